@@ -1,0 +1,148 @@
+"""`VariantStore`: append records, query views, take snapshots for training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+
+from pipeline.store import parts
+from pipeline.store.snapshot import Snapshot, load_snapshot
+from pipeline.store.views import create_views
+from schemas.arrow import arrow_schema, to_table
+from schemas.exceptions import StoreError
+from schemas.records import RECORDS, Problem, Record, Run, Setting, Variant, utc_now
+
+R = TypeVar("R", bound=Record)
+
+_IMAGE_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
+
+
+class VariantStore:
+    """A folder with one sub-folder of immutable Parquet parts a table.
+
+    Any number of processes append and read at once without a lock: a part appears by one rename.
+
+    Args:
+        root: the store's folder.
+        create: make the folder and its tables where they are missing.
+
+    Raises:
+        StoreError: there is no store at `root` and `create` is false.
+    """
+
+    def __init__(self, root: str | Path, *, create: bool = False) -> None:
+        self.root = Path(root).resolve()
+        if not create and not (self.root / Problem.table / parts.EMPTY_PART).exists():
+            raise StoreError(f"no store at {root}: make one with `diva ingest SOURCE --store {root}`")
+        for record in RECORDS:
+            folder = self.root / record.table
+            if not (folder / parts.EMPTY_PART).exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                parts.publish(folder, arrow_schema(record).empty_table(), parts.EMPTY_PART)
+
+    # --- writing
+
+    def append(self, records: Sequence[Record], *, recorded_at: datetime | None = None) -> None:
+        """Add records of one type as one part: all become visible at once, durable on return."""
+        if records:
+            table = to_table(records, recorded_at or utc_now())
+            parts.publish(self.root / records[0].table, table)
+
+    def put_image(self, content: bytes, image_format: str) -> str:
+        """Keep an image's bytes once; returns the SHA-256 that `image_path` finds them by."""
+        digest = hashlib.sha256(content).hexdigest()
+        suffix = _IMAGE_SUFFIXES.get(image_format, ".img")
+        parts.publish_bytes(self.root / "images" / digest[:2] / f"{digest}{suffix}", content)
+        return digest
+
+    def put_setting(self, name: str, value: str) -> None:
+        """Set a property of the store."""
+        self.append([Setting(name=name, value=value)])
+
+    @contextmanager
+    def run(self, kind: str, config: str, model: str | None = None) -> Iterator[Run]:
+        """Record one invocation of a verb in `runs`, with how it ended."""
+        run = new_run(kind, config, model)
+        self.append([run])
+        outcome = "failed"
+        try:
+            yield run
+            outcome = "ok"
+        except KeyboardInterrupt:
+            outcome = "interrupted"
+            raise
+        finally:
+            self.append([run.model_copy(update={"ended_at": utc_now(), "outcome": outcome})])
+
+    # --- reading
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A DuckDB connection, in memory, with this store's views. The caller closes it."""
+        connection = duckdb.connect()
+        for statement in create_views(self.root):
+            connection.execute(statement)
+        return connection
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a trusted query (for a user's own, see `run_select`)."""
+        with self.connect() as connection:
+            return connection.execute(sql, parameters).fetchall()
+
+    def read(self, record: type[R], where: str = "true", parameters: Sequence[object] = ()) -> list[R]:
+        """Records of one type as models, in the order of their keys."""
+        names = ", ".join(f'"{name}"' for name in record.model_fields)
+        key = ", ".join(f'"{name}"' for name in record.key)
+        rows = self.query(f"SELECT {names} FROM {record.table} WHERE {where} ORDER BY {key}", parameters)
+        return [record.model_validate(dict(zip(record.model_fields, row, strict=True))) for row in rows]
+
+    def setting(self, name: str) -> str | None:
+        """A property of the store, or None."""
+        rows = self.query("SELECT value FROM settings WHERE name = ?", [name])
+        return rows[0][0] if rows else None
+
+    def image_path(self, digest: str) -> Path:
+        """Where the bytes of an image lie.
+
+        Raises:
+            StoreError: the store has no such image.
+        """
+        found = next((self.root / "images" / digest[:2]).glob(f"{digest}.*"), None)
+        if found is None:
+            raise StoreError(f"image {digest[:12]} is missing from {self.root}: ingest its source again")
+        return found
+
+    def part_names(self, record: type[Record]) -> list[str]:
+        """Names of a table's parts, oldest first."""
+        return sorted(path.name for path in (self.root / record.table).glob("*.parquet"))
+
+    def snapshot(self, variant_parts: Sequence[str] | None = None) -> Snapshot:
+        """The accepted variants in memory, for selection during training.
+
+        Args:
+            variant_parts: the parts of `variants` to read, as an earlier snapshot names them
+                (a resumed run sees what it had seen); None reads all.
+        """
+        return load_snapshot(self.root, variant_parts or self.part_names(Variant))
+
+
+def new_run(kind: str, config: str, model: str | None = None) -> Run:
+    """The record that opens a run, with the versions of all that may change its outcome."""
+    packages = ("diva-grpo", "duckdb", "pyarrow", "openai", "torch", "transformers", "trl")
+    versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
+    return Run(
+        run_id=f"{kind}-{utc_now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}",
+        kind=kind,
+        model=model,
+        config=config,
+        versions=json.dumps(versions),
+    )

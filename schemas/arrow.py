@@ -1,0 +1,53 @@
+"""Arrow schemas, derived from the records so that writer and reader share one source of column names."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Union, get_args, get_origin
+
+import pyarrow as pa
+from pydantic import BaseModel
+
+from schemas.records import Record
+
+# The order of the records of a key: by time of the append, then by position in it.
+ORDER_FIELDS = (pa.field("recorded_at", pa.timestamp("us")), pa.field("record_no", pa.int32()))
+
+_SCALARS: dict[type, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    datetime: pa.timestamp("us"),
+}
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        inner = [arg for arg in get_args(annotation) if arg is not types.NoneType]
+        return _arrow_type(inner[0])
+    if origin is list:
+        return pa.list_(_arrow_type(get_args(annotation)[0]))
+    if hasattr(annotation, "__metadata__"):  # Annotated inside of an optional
+        return _arrow_type(annotation.__origin__)
+    if issubclass(annotation, BaseModel):
+        return pa.struct([(name, _arrow_type(f.annotation)) for name, f in annotation.model_fields.items()])
+    if issubclass(annotation, StrEnum):
+        return pa.string()
+    return _SCALARS[annotation]
+
+
+def arrow_schema(record: type[Record]) -> pa.Schema:
+    """The schema of a part file of this record's table, the two ordering columns last."""
+    fields = [pa.field(name, _arrow_type(f.annotation)) for name, f in record.model_fields.items()]
+    return pa.schema([*fields, *ORDER_FIELDS])
+
+
+def to_table(records: Sequence[Record], recorded_at: datetime) -> pa.Table:
+    """Records of one type as an Arrow table of their table's schema."""
+    rows = [{**r.model_dump(), "recorded_at": recorded_at, "record_no": i} for i, r in enumerate(records)]
+    return pa.Table.from_pylist(rows, schema=arrow_schema(type(records[0])))

@@ -227,7 +227,7 @@ def diva_advantages(
         r_max: Largest reachable reward, in the unit of the rewards.
         eps: Added to the deviation that a group is divided by.
         balance: `zscore` divides by the sample deviation over the batch (the mean is 0 as it is), `rms` by
-            the root mean square, `minmax` by the largest magnitude, each 0 counting as 1; `none` does nothing.
+            the root mean square, `minmax` by the largest magnitude, 0 counting as 1; `none` does nothing.
         rescale: `range` multiplies a group by (largest - smallest reward) / r_max (the paper's RRB);
             `low_reward` by 0.1 where all rewards are below 0.15 (the released code); `none` does nothing.
         local_weight: Weight of the local part.

@@ -293,13 +293,3 @@ RECORDS: tuple[type[Record], ...] = (
 def columns(record: type[Record]) -> dict[str, Any]:
     """Name and description of each column of a record's table, in order."""
     return {name: field.description for name, field in record.model_fields.items()}
-
-
-def with_hint(text: str, hint: list[str]) -> str:
-    """The question with the first steps of a solution behind it (method.md section 3, hard tier).
-
-    The one wording of a hint in the question: the trainer, the labels and the scripted teacher share it.
-    """
-    if not hint:
-        return text
-    return f"{text}\n\nThe first steps of a solution:\n" + "\n".join(hint) + "\nContinue from here."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,24 @@ from pipeline.store.views import create_views
 
 @dataclass(frozen=True, slots=True)
 class SnapshotVariant:
-    """An accepted variant as the trainer selects and shows it."""
+    """What a selector needs to know of an accepted variant.
 
+    Attributes:
+        number: its row in this snapshot, for `Snapshot.texts`.
+        pass_rate: its label by the store's `label_model`, None without one.
+    """
+
+    number: int
     variant_id: str
-    problem_id: str
     kind: str
     delta: float
     pass_rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class VariantText:
+    """What the policy is shown of a variant."""
+
     text: str
     hint: tuple[str, ...]
     recipe: str | None
@@ -48,32 +59,38 @@ class Snapshot:
     problem_count: int
     variant_count: int
     _connection: duckdb.DuckDBPyConnection
-    _problem_numbers: dict[str, int] = field(default_factory=dict)
+    _problem_numbers: dict[str, int]
 
     def candidates(self, problem_ids: Sequence[str]) -> dict[str, list[SnapshotVariant]]:
         """The accepted variants of the given problems, each list in the order of variant_id."""
-        numbers = [self._problem_numbers[p] for p in problem_ids if p in self._problem_numbers]
-        wanted = pa.table({"problem_no": pa.array(sorted(set(numbers)), pa.int32())})
-        self._connection.register("wanted", wanted)
-        rows = self._connection.execute(_CANDIDATES).fetchall()
-        self._connection.unregister("wanted")
+        by_number = {self._problem_numbers[p]: p for p in problem_ids if p in self._problem_numbers}
         found: dict[str, list[SnapshotVariant]] = {problem_id: [] for problem_id in problem_ids}
-        for variant_id, problem_id, kind, delta, pass_rate, text, hint, recipe in rows:
-            found[problem_id].append(
-                SnapshotVariant(variant_id, problem_id, kind, delta, pass_rate, text, tuple(hint), recipe)
-            )
+        for problem_no, *columns in self._rows(_CANDIDATES, "problem_no", list(by_number)):
+            found[by_number[problem_no]].append(SnapshotVariant(*columns))
         return found
+
+    def texts(self, numbers: Sequence[int]) -> dict[int, VariantText]:
+        """What is shown of variants, by `SnapshotVariant.number`."""
+        rows = self._rows(_TEXTS, "variant_no", sorted(set(numbers)))
+        return {number: VariantText(text, tuple(hint), recipe) for number, text, hint, recipe in rows}
 
     def labels(self) -> dict[str, float]:
         """Difficulty by problem_id, measured by the store's `label_model`."""
-        rows = self._connection.execute("SELECT problem_id, difficulty FROM original_labels").fetchall()
-        return dict(rows)
+        return dict(self._connection.execute("SELECT problem_id, difficulty FROM original_labels").fetchall())
+
+    def _rows(self, sql: str, column: str, numbers: Sequence[int]) -> list[tuple[Any, ...]]:
+        self._connection.register("wanted", pa.table({column: pa.array(numbers, pa.int32())}))
+        try:
+            return self._connection.execute(sql).fetchall()
+        finally:
+            self._connection.unregister("wanted")
 
 
 _CANDIDATES = """
-SELECT variant_id, problem_id, kind, delta, pass_rate, text, hint, recipe
+SELECT problem_no, variant_no, variant_id, kind, delta, pass_rate
 FROM accepted SEMI JOIN wanted USING (problem_no) ORDER BY variant_no
 """
+_TEXTS = "SELECT variant_no, text, hint, recipe FROM accepted SEMI JOIN wanted USING (variant_no)"
 
 _LOAD = """
 CREATE TABLE labelled AS

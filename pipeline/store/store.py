@@ -19,7 +19,7 @@ from pipeline.store import parts
 from pipeline.store.snapshot import Snapshot, load_snapshot
 from pipeline.store.views import create_views
 from schemas.arrow import arrow_schema, to_table
-from schemas.exceptions import StoreError
+from schemas.exceptions import ConfigError, StoreError
 from schemas.records import RECORDS, Problem, Record, Run, Setting, Variant, utc_now
 
 R = TypeVar("R", bound=Record)
@@ -70,13 +70,28 @@ class VariantStore:
         self.append([Setting(name=name, value=value)])
 
     @contextmanager
-    def run(self, kind: str, config: str, model: str | None = None) -> Iterator[Run]:
-        """Record one invocation of a verb in `runs`, with how it ended."""
-        run = new_run(kind, config, model)
+    def run(
+        self, kind: str, config: str, model: str | None = None, run_id: str | None = None
+    ) -> Iterator[str]:
+        """Record one invocation of a verb in `runs`, with how it ended; yields its run_id.
+
+        Args:
+            kind: the verb.
+            config: its settings, as JSON.
+            model: that it uses, if any.
+            run_id: of the run that is resumed; default a new one.
+        """
+        run = Run(
+            run_id=run_id or f"{kind}-{utc_now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}",
+            kind=kind,
+            model=model,
+            config=config,
+            versions=_versions(),
+        )
         self.append([run])
         outcome = "failed"
         try:
-            yield run
+            yield run.run_id
             outcome = "ok"
         except KeyboardInterrupt:
             outcome = "interrupted"
@@ -105,6 +120,28 @@ class VariantStore:
         rows = self.query(f"SELECT {names} FROM {record.table} WHERE {where} ORDER BY {key}", parameters)
         return [record.model_validate(dict(zip(record.model_fields, row, strict=True))) for row in rows]
 
+    def problems(
+        self, problem_ids: Sequence[str] | None = None, *, where: str | None = None, limit: int | None = None
+    ) -> list[Problem]:
+        """Problems in the order of their ids.
+
+        Args:
+            problem_ids: only these; default all.
+            where: an SQL condition on the columns of `problems`, such as `source = 'gsm8k'`.
+            limit: only the first so many.
+
+        Raises:
+            ConfigError: the condition is no SQL.
+        """
+        condition, parameters = f"({where or 'true'})", list[object]()
+        if problem_ids is not None:
+            condition += " AND problem_id IN (SELECT unnest(?))"
+            parameters = [list(problem_ids)]
+        try:
+            return self.read(Problem, condition, parameters)[:limit]
+        except duckdb.Error as error:
+            raise ConfigError(f"problem filter {where!r}: {str(error).splitlines()[0]}") from error
+
     def setting(self, name: str) -> str | None:
         """A property of the store, or None."""
         rows = self.query("SELECT value FROM settings WHERE name = ?", [name])
@@ -121,9 +158,9 @@ class VariantStore:
             raise StoreError(f"image {digest[:12]} is missing from {self.root}: ingest its source again")
         return found
 
-    def part_names(self, record: type[Record]) -> list[str]:
-        """Names of a table's parts, oldest first."""
-        return sorted(path.name for path in (self.root / record.table).glob("*.parquet"))
+    def variant_parts(self) -> list[str]:
+        """Names of the parts of `variants`, oldest first."""
+        return sorted(path.name for path in (self.root / Variant.table).glob("*.parquet"))
 
     def snapshot(self, variant_parts: Sequence[str] | None = None) -> Snapshot:
         """The accepted variants in memory, for selection during training.
@@ -132,17 +169,11 @@ class VariantStore:
             variant_parts: the parts of `variants` to read, as an earlier snapshot names them
                 (a resumed run sees what it had seen); None reads all.
         """
-        return load_snapshot(self.root, variant_parts or self.part_names(Variant))
+        return load_snapshot(self.root, variant_parts or self.variant_parts())
 
 
-def new_run(kind: str, config: str, model: str | None = None) -> Run:
-    """The record that opens a run, with the versions of all that may change its outcome."""
+def _versions() -> str:
+    """Versions of all that may change the outcome of a run, as JSON."""
     packages = ("diva-grpo", "duckdb", "pyarrow", "openai", "torch", "transformers", "trl")
     versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
-    return Run(
-        run_id=f"{kind}-{utc_now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}",
-        kind=kind,
-        model=model,
-        config=config,
-        versions=json.dumps(versions),
-    )
+    return json.dumps(versions)

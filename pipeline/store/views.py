@@ -104,7 +104,7 @@ def create_views(root: Path, *, variant_parts: Sequence[str] | None = None) -> l
         root: the store's folder.
         variant_parts: parts of `variants` to read instead of all, as a training snapshot names them.
     """
-    special = {
+    special: dict[type[Record], str] = {
         Variant: _VARIANTS.format(latest=_latest(root, Variant, variant_parts), z=_Z90),
         Rollout: _of_current_attempts(root, Rollout),
         DifficultyEvent: _of_current_attempts(root, DifficultyEvent),

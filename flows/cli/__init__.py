@@ -1,0 +1,54 @@
+"""The `diva` command: a thin layer over documented functions.
+
+Commands import what they need when they run, so that `diva --help` and the plain verbs never load Prefect,
+and only the training verbs load torch.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from flows.cli.data import generate, ingest, label, verify
+from flows.cli.query import sql, status
+from flows.cli.running import curate, demo, teacher
+from flows.cli.training import evaluate, train
+from schemas.exceptions import ConfigError, DivaError
+
+COMMANDS = (ingest, generate, verify, label, status, sql, curate, train, evaluate, teacher, demo)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="diva-grpo")
+def cli() -> None:
+    """Difficulty-adaptive variants for GRPO: write them, verify them, train on them.
+
+    \b
+    The loop, one command a step:
+      diva ingest problems.jsonl --preset gsm8k --store runs/store
+      diva generate --store runs/store --base-url URL --model NAME
+      diva verify   --store runs/store --base-url URL --model NAME
+      diva label    --store runs/store --base-url URL --model NAME
+      diva train    --config data/train_demo.yaml --store runs/store
+    Try it without an endpoint: diva demo
+    """
+
+
+for command in COMMANDS:
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Entry point: one line for an error that the user can act on; 1 work failed, 2 wrong usage."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted: what was done is kept; the same command goes on from there", err=True)
+        sys.exit(130)
+    except DivaError as error:
+        click.echo(f"diva: {error}", err=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)

@@ -1,0 +1,179 @@
+"""Verbs on the data that need no Prefect: ingest, generate, verify, label."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.cli.options import (
+    config_options,
+    limit_option,
+    made,
+    progress_bar,
+    store_option,
+    take,
+    teacher_of,
+    teacher_options,
+)
+from schemas.config import GenerateConfig, LabelConfig, VerifyConfig
+from schemas.mapping import PRESETS, ColumnMapping
+
+_COLUMN_FLAGS = ("id", "problem", "answer", "images", "options", "solution", "level")
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "nothing to do"
+
+
+def _column_options(command: Any) -> Any:
+    for name in reversed(_COLUMN_FLAGS):
+        command = click.option(f"--{name}-column", metavar="COLUMN", help=f"Column with the {name}.")(command)
+    return command
+
+
+@click.command()
+@click.argument("source")
+@store_option
+@click.option("--preset", type=click.Choice(sorted(PRESETS)), help="Known columns of a data set.")
+@_column_options
+@click.option("--source-name", help="Name in the store.  [default: the preset's, or the file's]")
+@click.option("--split", help="Split of the rows.  [default: the source's, or train]")
+@limit_option
+def ingest(
+    source: str,
+    store_dir: Path,
+    preset: str | None,
+    source_name: str | None,
+    split: str | None,
+    limit: int | None,
+    **columns: str | None,
+) -> None:
+    """Bring problems into a store: a JSONL, JSON, Parquet or CSV file, a saved dataset, or a hub name.
+
+    Bad rows become rejects with their line and reason; what is there already is not added again.
+
+    \b
+    examples: diva ingest problems.jsonl --preset gsm8k --store runs/store
+              diva ingest openai/gsm8k --preset gsm8k --store runs/store
+              diva ingest mine.parquet --id-column id --problem-column q --answer-column a --store runs/store
+    """
+    from pipeline.ingest import ingest as run
+    from pipeline.store import VariantStore
+
+    base = PRESETS[preset] if preset else ColumnMapping()
+    given = {name: columns[f"{name}_column"] for name in _COLUMN_FLAGS if columns[f"{name}_column"]}
+    mapping = base.model_copy(update=given)
+    store = VariantStore(store_dir, create=True)
+    with store.run("ingest", mapping.model_dump_json(), None), progress_bar(0, "rows") as progress:
+        report = run(
+            store,
+            source,
+            mapping,
+            source_name=source_name,
+            split=split,
+            limit=limit,
+            progress=progress,
+        )
+    line = f"{report.added} problems added, {report.already_there} there already, {report.rejected} rejected"
+    if report.rejected:
+        line += f': diva sql "select row_number, reason from rejects" --store {store_dir}'
+    click.echo(line)
+
+
+@click.command()
+@store_option
+@teacher_options
+@config_options(GenerateConfig)
+@limit_option
+def generate(store_dir: Path, limit: int | None, **values: Any) -> None:
+    """Ask a teacher for variants of every problem that has none of these kinds yet.
+
+    \b
+    example: diva generate --store runs/store --base-url http://localhost:8000/v1 --model qwen \\
+                 --kinds reword,think_step --limit 50
+    """
+    from pipeline.generate import generate as run
+    from pipeline.store import VariantStore
+
+    store, config = VariantStore(store_dir), made(GenerateConfig, take(values, GenerateConfig))
+    teacher = teacher_of(values)
+    total = len(store.problems(limit=limit))
+    with (
+        store.run("generate", config.model_dump_json(), teacher.model),
+        progress_bar(total, "problems") as progress,
+    ):
+        counts = run(store, teacher, config, limit=limit, progress=progress)
+    click.echo(f"variants: {_counted(counts)}")
+
+
+@click.command()
+@store_option
+@teacher_options
+@config_options(VerifyConfig)
+def verify(store_dir: Path, **values: Any) -> None:
+    """Check every candidate; accept it, or reject it with a reason.
+
+    \b
+    example: diva verify --store runs/store --base-url http://localhost:8000/v1 --model qwen
+    """
+    from pipeline.solve import TeacherSolver
+    from pipeline.store import VariantStore
+    from pipeline.verify import verify as run
+
+    store, config = VariantStore(store_dir), made(VerifyConfig, take(values, VerifyConfig))
+    teacher = teacher_of(values)
+    with (
+        store.run("verify", config.model_dump_json(), teacher.model),
+        progress_bar(len(store.problems()), "problems") as progress,
+    ):
+        counts = run(store, TeacherSolver(store, teacher), config, progress=progress)
+    click.echo(f"variants: {_counted(counts)}")
+
+
+@click.command()
+@store_option
+@teacher_options
+@config_options(LabelConfig)
+@click.option("--policy", metavar="PATH", help="Label with this local model instead of an endpoint.")
+@click.option(
+    "--hint-style",
+    type=click.Choice(["prompt", "prefix"]),
+    default="prompt",
+    show_default=True,
+    help="With --policy: where hints stand, as in training.",
+)
+@limit_option
+def label(store_dir: Path, limit: int | None, policy: str | None, hint_style: Any, **values: Any) -> None:
+    """Measure the difficulty of problems and accepted variants by a solver's pass rate.
+
+    \b
+    examples: diva label --store runs/store --base-url http://localhost:8000/v1 --model qwen --samples 4
+              diva label --store runs/store --policy data/demo_model --samples 8 --hint-style prefix
+    """
+    from pipeline.label import label as run
+    from pipeline.solve import Solver, TeacherSolver
+    from pipeline.store import VariantStore
+
+    store, config = VariantStore(store_dir), made(LabelConfig, take(values, LabelConfig))
+    solver: Solver
+    if policy:
+        from trainer.policy import PolicySolver
+
+        max_tokens, temperature = values["max_tokens"] or 512, values["temperature"]
+        solver = PolicySolver(
+            policy,
+            hint_style=hint_style,
+            max_new_tokens=max_tokens,
+            temperature=1.0 if temperature is None else temperature,
+        )
+    else:
+        solver = TeacherSolver(store, teacher_of(values))
+    with (
+        store.run("label", config.model_dump_json(), solver.model),
+        progress_bar(len(store.problems(limit=limit)), "problems") as progress,
+    ):
+        counts = run(store, solver, config, limit=limit, progress=progress)
+    click.echo(f"labels: {_counted(counts)}")

@@ -1,0 +1,117 @@
+"""Options shared by commands, made from the fields of the configuration models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import click
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from schemas.config import Config, TeacherConfig
+from schemas.exceptions import ConfigError
+
+C = TypeVar("C", bound=BaseModel)
+Command = Callable[..., Any]
+
+store_option = click.option(
+    "--store", "store_dir", required=True, type=click.Path(path_type=Path), help="Folder of the store."
+)
+limit_option = click.option("--limit", type=click.IntRange(min=1), help="Only the first problems, by id.")
+
+
+def _click_type(field: FieldInfo) -> Any:
+    """The type of an option's value; lists are given with commas, and split by `made`."""
+    annotation = field.annotation
+    choices = [arg for arg in get_args(annotation) if arg is not type(None)]
+    if get_origin(annotation) is Literal:
+        return click.Choice([str(choice) for choice in get_args(annotation)])
+    if get_origin(annotation) is tuple:
+        return str
+    simple = choices[0] if choices else annotation
+    return click.Path(path_type=Path) if simple is Path else simple
+
+
+def _shown_default(field: FieldInfo) -> Any:
+    if isinstance(field.default, tuple):
+        return ",".join(map(str, field.default))
+    return field.default if field.default not in (None, PydanticUndefined) else None
+
+
+def config_options(model: type[BaseModel], *skip: str) -> Callable[[Command], Command]:
+    """One option for each field of a configuration, with the field's description as its help.
+
+    An option that is not given is None, so that a file's value or the model's default holds.
+    """
+
+    def decorate(command: Command) -> Command:
+        for name, field in reversed(model.model_fields.items()):
+            if name in skip:
+                continue
+            default = _shown_default(field)
+            help_text = f"{field.description}" + (f"  [default: {default}]" if default is not None else "")
+            flag = f"--{name.replace('_', '-')}"
+            if field.annotation is bool:
+                command = click.option(flag, name, is_flag=True, default=None, help=help_text)(command)
+            else:
+                command = click.option(flag, name, type=_click_type(field), help=help_text)(command)
+        return command
+
+    return decorate
+
+
+def made(model: type[C], values: dict[str, Any], file: Path | None = None) -> C:
+    """A configuration from a YAML file and from options, which win.
+
+    Raises:
+        ConfigError: a value that does not fit, named in one line.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    for name, value in given.items():
+        if get_origin(model.model_fields[name].annotation) is tuple and isinstance(value, str):
+            given[name] = tuple(part.strip() for part in value.split(",") if part.strip())
+    try:
+        from_file = yaml.safe_load(file.read_text("utf-8")) if file else {}
+        return model.model_validate({**(from_file or {}), **given})
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]).replace("_", "-")
+        hint = f"give --{name}" if first["type"] == "missing" else f"--{name}: {first['msg']}"
+        raise ConfigError(hint) from error
+
+
+def teacher_options(command: Command) -> Command:
+    """The endpoint's options, and `--teacher-config` for a file with them."""
+    file_option = click.option(
+        "--teacher-config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="YAML file with these settings; options win.",
+    )
+    return config_options(TeacherConfig)(file_option(command))
+
+
+def take(values: dict[str, Any], model: type[Config]) -> dict[str, Any]:
+    """The values of a command that belong to a configuration, removed from `values`."""
+    return {name: values.pop(name) for name in model.model_fields if name in values}
+
+
+def teacher_of(values: dict[str, Any]) -> TeacherConfig:
+    """The endpoint of a command's options, removed from `values`."""
+    file = values.pop("teacher_config")
+    return made(TeacherConfig, take(values, TeacherConfig), file)
+
+
+@contextmanager
+def progress_bar(total: int, unit: str) -> Any:
+    """A progress bar on standard error; yields what to tell of work done."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=f" {unit}", disable=None) as bar:
+        yield bar.update

@@ -1,0 +1,108 @@
+"""Commands that run flows and servers: curate, teacher, demo."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.cli.options import config_options, made, store_option, take, teacher_of, teacher_options
+from schemas.config import CurateConfig, GenerateConfig, LabelConfig, VerifyConfig
+
+
+@click.command()
+@store_option
+@teacher_options
+@config_options(GenerateConfig)
+@config_options(VerifyConfig)
+@config_options(LabelConfig)
+@config_options(CurateConfig, "store", "teacher", "generate", "verify", "label")
+@click.option("--no-labels", is_flag=True, help="Leave the labels to another run.")
+def curate(store_dir: Path, no_labels: bool, **values: Any) -> None:
+    """Generate, verify and label as one Prefect flow; run again, it does only what is missing.
+
+    \b
+    example: diva curate --store runs/store --base-url http://localhost:8000/v1 --model qwen --samples 4
+    """
+    from flows.curate import curate as flow
+
+    config = made(
+        CurateConfig,
+        {
+            "store": store_dir,
+            "teacher": teacher_of(values),
+            "generate": made(GenerateConfig, take(values, GenerateConfig)),
+            "verify": made(VerifyConfig, take(values, VerifyConfig)),
+            "label": None if no_labels else made(LabelConfig, take(values, LabelConfig)),
+            **take(values, CurateConfig),
+        },
+    )
+    counts = flow(config if not no_labels else config.model_copy(update={"label": None}))
+    for stage, by_name in counts.items():
+        numbers = ", ".join(f"{n} {name}" for name, n in sorted(by_name.items())) or "nothing to do"
+        click.echo(f"{stage}: {numbers}")
+
+
+@click.command()
+@store_option
+@click.option("--port", default=8710, show_default=True, type=click.IntRange(0, 65535), help="0: a free one.")
+@click.option(
+    "--wrong-share",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of wrong answers.",
+)
+@click.option(
+    "--error-share",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of 429s and 503s.",
+)
+@click.option("--seed", default=0, show_default=True, help="Makes the slips.")
+def teacher(store_dir: Path, port: int, wrong_share: float, error_share: float, seed: int) -> None:
+    """Serve the scripted teacher: an OpenAI-compatible endpoint that needs no model.
+
+    It answers from the solutions of the store's problems and from wording templates, and is wrong a set
+    share of the time. Ends with Ctrl-C.
+
+    \b
+    example: diva teacher --store runs/store --port 8710
+             diva generate --store runs/store --base-url http://127.0.0.1:8710/v1 --model scripted-teacher
+    """
+    from pipeline.scripted_teacher import ScriptedTeacher, create_app, serve
+    from pipeline.store import VariantStore
+
+    problems = VariantStore(store_dir).problems()
+    script = ScriptedTeacher(problems, wrong_share=wrong_share, seed=seed)
+    try:
+        with serve(create_app(script, error_share=error_share, seed=seed), port) as url:
+            click.echo(f"scripted teacher for {len(problems)} problems at {url} (Ctrl-C ends it)")
+            threading.Event().wait()
+    except OSError as error:
+        raise click.ClickException(f"port {port}: {error.strerror}; choose another with --port") from error
+
+
+@click.command()
+@click.option(
+    "--data",
+    "data_dir",
+    default="data",
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The project's data folder.",
+)
+@click.option("--store", "store_dir", type=click.Path(path_type=Path), help="Default: a new folder in runs/.")
+@click.option("--short", is_flag=True, help="Fewer problems and steps: about a minute.")
+def demo(data_dir: Path, store_dir: Path | None, short: bool) -> None:
+    """The whole loop without an endpoint: scripted teacher, curation, training, one screen of results.
+
+    \b
+    example: diva demo --short
+    """
+    from flows.demo import run_demo
+
+    click.echo(run_demo(data_dir, store_dir, short=short))

@@ -1,0 +1,55 @@
+"""The flow `curate`: generate, verify and label, one task for all stages of a shard of problems.
+
+Runs without a Prefect server started by hand (Prefect starts one for the run), and with one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from prefect import flow, get_run_logger, task
+
+from pipeline.generate import generate
+from pipeline.label import label
+from pipeline.solve import TeacherSolver
+from pipeline.store import VariantStore
+from pipeline.verify import verify
+from pipeline.work import shards
+from schemas.config import CurateConfig
+
+Counts = dict[str, dict[str, int]]
+
+
+@task(name="curate-shard", task_run_name="shard {number}", retries=2, retry_delay_seconds=[10, 60])
+def curate_shard(config: CurateConfig, problem_ids: list[str], number: int) -> Counts:
+    """All stages of one shard; run again, it does only what is missing."""
+    store = VariantStore(config.store)
+    solver = TeacherSolver(store, config.teacher)
+    generated = generate(store, config.teacher, config.generate, problem_ids=problem_ids)
+    verified = verify(store, solver, config.verify, problem_ids=problem_ids)
+    labelled = label(store, solver, config.label, problem_ids=problem_ids) if config.label else Counter()
+    return {"generated": dict(generated), "verified": dict(verified), "labelled": dict(labelled)}
+
+
+@flow(name="curate", flow_run_name="curate {config.store.name} with {config.teacher.model}")
+def curate(config: CurateConfig) -> Counts:
+    """Curate the problems of a store.
+
+    Args:
+        config: store, endpoint and what each stage does.
+
+    Returns:
+        By stage: new variants or labels by status or kind.
+    """
+    log = get_run_logger()
+    store = VariantStore(config.store)
+    totals: dict[str, Counter[str]] = {"generated": Counter(), "verified": Counter(), "labelled": Counter()}
+    with store.run("curate", config.model_dump_json(), config.teacher.model):
+        problems = store.problems(where=config.problem_filter, limit=config.limit)
+        slices = list(shards([problem.problem_id for problem in problems], config.shard_size))
+        # In turn: the endpoint's limits are then just those of the configuration.
+        for number, shard in enumerate(slices, 1):
+            for stage, counts in curate_shard(config, list(shard), number).items():
+                totals[stage].update(counts)
+            log.info("shard %d of %d: %d problems done", number, len(slices), len(shard))
+    return {stage: dict(counts) for stage, counts in totals.items()}

@@ -1,0 +1,113 @@
+"""Measure difficulty: a solver's pass rate on originals and accepted variants."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from scipy.stats import beta
+
+from pipeline.grade import grade
+from pipeline.solve import Solver
+from pipeline.store import VariantStore
+from pipeline.verify import question_of
+from pipeline.work import Progress, shards
+from schemas.config import LabelConfig
+from schemas.question import Question
+from schemas.records import ORIGINAL, Label, Variant
+from schemas.replies import Answer, Reply
+
+LABEL_MODEL = "label_model"
+"""Setting of the store: the solver whose labels drive measured deltas and `difficulty_init=labels`."""
+
+
+def difficulty_of(correct: int, samples: int) -> tuple[float, float, float]:
+    """Difficulty and its 90 % interval from `correct` of `samples` (contract.md, Difficulty).
+
+    Returns:
+        (difficulty, low, high) in levels: 9 - 8 p with p = (c + 1) / (s + 2), and the 95 % and 5 %
+        quantiles of Beta(c + 1, s - c + 1) through the same line.
+    """
+    posterior = beta(correct + 1, samples - correct + 1)
+    mean = (correct + 1) / (samples + 2)
+    return 9 - 8 * mean, 9 - 8 * float(posterior.ppf(0.95)), 9 - 8 * float(posterior.ppf(0.05))
+
+
+def label(
+    store: VariantStore,
+    solver: Solver,
+    config: LabelConfig,
+    *,
+    problem_ids: Sequence[str] | None = None,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Counter[str]:
+    """Label every problem and every accepted variant that this solver has not labelled yet.
+
+    The first solver of a store becomes its `label_model`; `config.label_model` makes this one it.
+
+    Returns:
+        Labels written by kind (`original` or a variant's), and `unjudged`: subjects to which no answer
+        could be judged.
+    """
+    counts: Counter[str] = Counter()
+    for shard in shards(store.problems(problem_ids, limit=limit)):
+        ids = [problem.problem_id for problem in shard]
+        of_shard = "problem_id IN (SELECT unnest(?)) AND status = 'accepted'"
+        variants: defaultdict[str, list[Variant]] = defaultdict(list)
+        for variant in store.read(Variant, of_shard, [ids]):
+            variants[variant.problem_id].append(variant)
+        subjects = [
+            (kind, question)
+            for problem in shard
+            for kind, question in [
+                (ORIGINAL, question_of(problem)),
+                *((str(v.kind), question_of(problem, v)) for v in variants[problem.problem_id]),
+            ]
+        ]
+        done = _labelled(store, solver.model, [q.subject_id for _, q in subjects], config.samples)
+        subjects = [(kind, question) for kind, question in subjects if question.subject_id not in done]
+        answers = solver.solve([question for _, question in subjects], config.samples)
+        labels = []
+        for (kind, question), given in zip(subjects, answers, strict=True):
+            made = _label(kind, question, given, solver.model)
+            counts[kind if made else "unjudged"] += 1
+            labels += [made] if made else []
+        store.append(labels)
+        if progress:
+            progress(len(shard))
+    if config.label_model or store.setting(LABEL_MODEL) is None:
+        store.put_setting(LABEL_MODEL, solver.model)
+    return counts
+
+
+def _labelled(store: VariantStore, model: str, subject_ids: Sequence[str], samples: int) -> set[str]:
+    rows = store.query(
+        "SELECT subject_id FROM labels WHERE solver_model = ? AND samples >= ? "
+        "AND subject_id IN (SELECT unnest(?))",
+        [model, samples, list(subject_ids)],
+    )
+    return {subject_id for (subject_id,) in rows}
+
+
+def _label(kind: str, question: Question, given: Sequence[Answer[Reply]], model: str) -> Label | None:
+    """The label of one subject; None where no answer could be judged."""
+    outcomes = [
+        grade(a.text, question.answer, options=question.options).outcome for a in given if not a.failure
+    ]
+    judged = [outcome for outcome in outcomes if outcome != "error"]
+    if not judged:
+        return None
+    correct = judged.count("correct")
+    difficulty, low, high = difficulty_of(correct, len(judged))
+    return Label(
+        subject_id=question.subject_id,
+        solver_model=model,
+        subject_kind=kind,
+        samples=len(judged),
+        correct=correct,
+        pass_rate=correct / len(judged),
+        difficulty=difficulty,
+        difficulty_low=low,
+        difficulty_high=high,
+    )

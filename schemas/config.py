@@ -1,0 +1,94 @@
+"""Configuration of the pipeline's verbs. Field descriptions are the help that a user sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.records import Kind
+
+TEXT_KINDS = (Kind.REWORD, Kind.HARDER, Kind.THINK_STEP)
+"""Kinds that a teacher writes; images are perturbed when they are used."""
+
+CheckName = Literal["format", "leak", "duplicate", "answer"]
+
+
+class Config(BaseModel):
+    """Base of configurations: immutable, and a misspelt field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TeacherConfig(Config):
+    """An OpenAI-compatible endpoint and how to call it."""
+
+    model: str = Field(description="Model name, as the endpoint knows it.")
+    base_url: str | None = Field(
+        default=None, description="URL ending in /v1; default: OPENAI_BASE_URL, then OpenAI's own."
+    )
+    endpoint: str | None = Field(
+        default=None,
+        description="Name of the endpoint in the journal; equal URLs may share one. Default: the URL.",
+    )
+    concurrency: int = Field(default=16, ge=1, description="Requests in flight at once.")
+    timeout_s: float = Field(default=120.0, gt=0, description="Seconds a request may take.")
+    max_retries: int = Field(
+        default=6, ge=0, description="Retries of 408, 409, 429, 5xx and lost connections."
+    )
+    output_mode: Literal["json_schema", "json_object", "text"] = Field(
+        default="json_schema", description="How structured answers are asked for."
+    )
+    temperature: float = Field(default=1.0, ge=0, description="Sampling temperature.")
+    max_tokens: int = Field(default=2048, ge=1, description="Longest answer, in tokens.")
+    prices: Path | None = Field(
+        default=None,
+        description="YAML file of dollars a million tokens by model; default: the shipped table.",
+    )
+
+
+class GenerateConfig(Config):
+    """Which variants to ask the teacher for."""
+
+    kinds: tuple[Kind, ...] = Field(default=(Kind.REWORD, Kind.THINK_STEP), description="Kinds to make.")
+    rewordings: int = Field(default=5, ge=1, description="Wordings a problem (the paper: 5).")
+    harder: int = Field(default=2, ge=1, description="Harder texts a problem.")
+    retry_failed: bool = Field(default=False, description="Ask again where the teacher failed before.")
+
+
+class VerifyConfig(Config):
+    """Which checks a variant must pass to be accepted."""
+
+    checks: tuple[CheckName, ...] = Field(
+        default=("format", "leak", "duplicate", "answer"),
+        description="Checks in order; the first that fails ends the matter.",
+    )
+    solver_samples: int = Field(default=1, ge=1, description="Independent solutions; their majority decides.")
+
+
+class LabelConfig(Config):
+    """How difficulty is measured."""
+
+    samples: int = Field(default=4, ge=1, description="Answers of the solver to each question.")
+    label_model: bool = Field(
+        default=False,
+        description="Make this solver the one whose labels drive deltas; the first solver is it by default.",
+    )
+
+
+class CurateConfig(Config):
+    """A whole curation: generate, verify and label."""
+
+    store: Path = Field(description="Folder of the store.")
+    teacher: TeacherConfig
+    generate: GenerateConfig = GenerateConfig()
+    verify: VerifyConfig = VerifyConfig()
+    label: LabelConfig | None = Field(
+        default=LabelConfig(), description="None leaves the labels to another run."
+    )
+    shard_size: int = Field(default=200, ge=1, description="Problems a task.")
+    problem_filter: str | None = Field(
+        default=None, description="SQL condition on `problems`, such as source = 'gsm8k'."
+    )
+    limit: int | None = Field(default=None, ge=1, description="Only the first so many problems, by id.")

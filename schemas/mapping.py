@@ -1,0 +1,89 @@
+"""Which column of a source holds what, and the presets of known data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class AnswerFormat(StrEnum):
+    """How a source's answer column is written."""
+
+    PLAIN = "plain"
+    """The reference answer and nothing else."""
+    GSM8K = "gsm8k"
+    """A worked solution, a step a line, then `####` and the answer."""
+
+
+class ColumnMapping(BaseModel):
+    """Names of a source's columns; None where the source has no such column."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str | None = Field(default=None, description="the preset's name, default of the source's name")
+    id: str | None = Field(default=None, description="id within the source; None: a hash of the content")
+    problem: str = Field(default="problem", description="the question")
+    answer: str = Field(default="answer", description="the reference answer, see answer_format")
+    images: str | None = Field(
+        default=None,
+        description="one image or a list: paths relative to the file, bytes, or {bytes, path} structs",
+    )
+    images_fallback: str | None = Field(
+        default=None, description="read instead of `images` in rows that have no such column"
+    )
+    options: str | None = Field(default=None, description="texts of the choices A, B, ..., a list")
+    solution: str | None = Field(default=None, description="worked solution: a list, or a step a line")
+    level: str | None = Field(default=None, description="difficulty as the source states it, a number")
+    split: str | None = Field(default=None, description="split of each row")
+    answer_format: AnswerFormat = AnswerFormat.PLAIN
+    labelled_figures: bool = Field(
+        default=False,
+        description="one picture holds all figures of a question, each labelled in it: <image1>, ...",
+    )
+    hub: str | None = Field(default=None, description="the data set's name on the Hugging Face hub")
+    hub_config: str | None = Field(default=None, description="its configuration there")
+    hub_split: str | None = Field(default=None, description="split read from there where none is named")
+
+
+PRESETS: Mapping[str, ColumnMapping] = MappingProxyType(
+    {
+        "gsm8k": ColumnMapping(
+            name="gsm8k",
+            problem="question",
+            answer="answer",
+            answer_format=AnswerFormat.GSM8K,
+            hub="openai/gsm8k",
+            hub_config="main",
+            hub_split="train",
+        ),
+        "mathvision": ColumnMapping(
+            name="mathvision",
+            id="id",
+            problem="question",
+            answer="answer",
+            # The hub's rows have both: the picture itself, and its path in an archive that is not there.
+            images="decoded_image",
+            images_fallback="image",
+            options="options",
+            solution="solution",
+            level="level",
+            labelled_figures=True,
+            hub="MathLLMs/MathVision",
+            hub_split="test",
+        ),
+        "sharevl": ColumnMapping(
+            name="sharevl",
+            id="id",
+            problem="problem",
+            answer="answer",
+            images="images",
+            hub="HuanjinYao/R1-ShareVL-52K",
+            hub_split="train",
+        ),
+    }
+)
+"""Mappings of known data sets by name: GSM8K (arXiv 2110.14168), MATH-Vision (arXiv 2402.14804) and
+R1-ShareVL-52K (arXiv 2505.16673), the training set of the paper."""

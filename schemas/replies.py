@@ -1,0 +1,49 @@
+"""Answers of teachers and solvers; the JSON schemas of the structured ones go to the endpoint."""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Reply(BaseModel):
+    """Base of structured answers: no other fields, as strict JSON schemas demand."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Rewordings(Reply):
+    """Other wordings of one question."""
+
+    rewordings: list[str] = Field(description="distinct wordings, each a complete question")
+
+
+class HarderTexts(Reply):
+    """Harder readings of one question with the same answer."""
+
+    texts: list[str] = Field(description="distinct texts, each a complete question")
+
+
+class ThinkSteps(Reply):
+    """A worked solution."""
+
+    steps: list[str] = Field(description="the solution in order, one short step each")
+    answer: str = Field(description="the final answer alone")
+
+
+T = TypeVar("T", bound=Reply)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T]):
+    """What came of one request to a teacher or one question to a solver.
+
+    Attributes:
+        value: the parsed answer; None for a plain-text request and for a failure.
+        text: the answer's text.
+        failure: None, or "<type>: <what it said>".
+    """
+
+    value: T | None
+    text: str
+    failure: str | None = None

@@ -1,0 +1,12 @@
+"""`accelerate launch -m trainer ...`: the training command on every process."""
+
+import sys
+
+from schemas.exceptions import ConfigError, DivaError
+from trainer.train import main
+
+try:
+    main(sys.argv[1:])
+except DivaError as error:
+    print(f"diva train: {error}", file=sys.stderr)
+    sys.exit(2 if isinstance(error, ConfigError) else 1)

@@ -1,0 +1,134 @@
+"""`DivaGRPOConfig`: the options of the method, on top of TRL's `GRPOConfig`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Literal, get_args, get_origin, get_type_hints
+
+from trl import GRPOConfig
+
+from schemas.exceptions import ConfigError
+from trainer.advantages import ADVANTAGES, Balance, Rescale
+from trainer.prompts import HintStyle
+from trainer.selection import SELECTORS
+
+_NAMED = {"selector": SELECTORS, "advantage": ADVANTAGES}
+
+
+@dataclass
+class DivaGRPOConfig(GRPOConfig):
+    """Options of DIVA-GRPO (arXiv 2603.01106) for `DivaGRPOTrainer`.
+
+    The paper's settings are the defaults, but for what GRPOConfig decides (number of generations, learning
+    rate). All fields of GRPOConfig keep their meaning; `num_generations` is the number of rollouts of
+    *one prompt* (the paper's n), so a problem has `num_generations * (num_variants + 1)` rollouts.
+
+    Raises:
+        ConfigError: a combination that cannot work; the message names numbers that would.
+    """
+
+    num_variants: int = field(
+        default=1, metadata={"help": "Variants of a problem beside its original (M), 0 to 8."}
+    )
+    selector: str = field(
+        default="paper",
+        metadata={"help": "How variants are chosen by live difficulty: paper, tier, posterior or uniform."},
+    )
+    difficulty_rule: Literal["paper", "bands", "posterior"] = field(
+        default="paper",
+        metadata={
+            "help": "How live difficulty moves: paper (eta), bands (released code) or posterior (Beta)."
+        },
+    )
+    difficulty_eta: float = field(default=4.0, metadata={"help": "Step of the rule `paper`, in levels."})
+    difficulty_from: Literal["original", "group"] = field(
+        default="original",
+        metadata={"help": "Which rollouts move it: those of the original prompt, or of the whole group."},
+    )
+    difficulty_init: Literal["paper", "labels"] = field(
+        default="paper",
+        metadata={
+            "help": "Where it starts: paper (5 for all) or labels (measured by the store's label_model)."
+        },
+    )
+    hint_style: HintStyle = field(
+        default="prompt",
+        metadata={
+            "help": "Think steps stand in the question (prompt), or open the answer and are not trained on "
+            "(prefix)."
+        },
+    )
+    hint_opening: str = field(
+        default="", metadata={"help": "Text before the steps with hint_style=prefix, such as '<think>'."}
+    )
+    advantage: str = field(
+        default="diva",
+        metadata={"help": "Advantage function: diva, dgpo (2601.20614) or dr_grpo (2503.20783)."},
+    )
+    weight_k: float = field(default=0.1, metadata={"help": "Strength k of the difficulty weight; 0 is off."})
+    balance: Balance = field(
+        default="zscore",
+        metadata={"help": "Local-global balance over the batch: zscore, minmax, rms or none."},
+    )
+    rescale: Rescale = field(
+        default="range",
+        metadata={"help": "Reward-range rescaling: range, low_reward (released code) or none."},
+    )
+    local_weight: float = field(default=1.0, metadata={"help": "Weight of the local advantage."})
+    global_weight: float = field(default=1.0, metadata={"help": "Weight of the global advantage."})
+    advantage_eps: float = field(default=1e-6, metadata={"help": "Added to the deviation of each group."})
+    reward_max: float | None = field(
+        default=None, metadata={"help": "Largest reachable reward; default: the sum of the reward weights."}
+    )
+    accuracy_from: str = field(
+        default="accuracy_reward",
+        metadata={"help": "Name of the reward function that says right (above 0.5) or wrong."},
+    )
+    variant_warmup_steps: int = field(
+        default=0, metadata={"help": "First steps as plain GRPO, all rollouts on the original prompt."}
+    )
+    store_refresh_steps: int = field(
+        default=50, metadata={"help": "Steps after which new accepted variants of the store are seen."}
+    )
+    store_flush_steps: int = field(
+        default=50,
+        metadata={"help": "Steps after which rollouts go to the store, at the latest at a checkpoint."},
+    )
+    refill_rounds: int = field(
+        default=0,
+        metadata={
+            "help": "Times a batch's problems without a signal are replaced by others (DAPO); 0 is off."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        literals = {
+            f.name: get_args(hints[f.name]) for f in fields(self) if get_origin(hints[f.name]) is Literal
+        }
+        for name, choices in {**literals, **_NAMED}.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        if not 0 <= self.num_variants <= 8:
+            raise ConfigError(f"num_variants={self.num_variants}: from 0 to 8")
+        for name in ("store_refresh_steps", "store_flush_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: at least 1")
+        if self.refill_rounds < 0 or self.variant_warmup_steps < 0:
+            raise ConfigError("refill_rounds and variant_warmup_steps are not negative")
+        # Columns such as the answer and the problem's id must reach the rewards and the selection.
+        self.remove_unused_columns = False
+        super().__post_init__()
+        block = self.num_generations * (self.num_variants + 1)
+        size = self.generation_batch_size
+        if size % block:
+            raise ConfigError(
+                f"generation_batch_size={size} is not divisible by num_generations * (num_variants + 1) = "
+                f"{self.num_generations} * {self.num_variants + 1} = {block}: "
+                f"{max(block, size // block * block)} or {(size // block + 1) * block} would work"
+            )
+
+    @property
+    def rollouts_per_problem(self) -> int:
+        """n (M + 1): consecutive rows of the generation batch that share a problem."""
+        return int(self.num_generations * (self.num_variants + 1))

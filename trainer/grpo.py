@@ -1,0 +1,424 @@
+"""`DivaGRPOTrainer`: DIVA-GRPO (arXiv 2603.01106) as a subclass of TRL's `GRPOTrainer`.
+
+What is overridden, and why:
+
+- `_get_train_sampler`: one row a problem, repeated n (M + 1) times in a row; the order is known by epoch.
+- `_generate_and_score_completions`: chooses the variants by live difficulty and swaps the prompts before TRL
+  generates; puts DIVA's advantages in the place of GRPO's behind it; moves the live difficulty.
+- `_calculate_rewards`: keeps the rewards of all processes, which TRL gathers there.
+- `_tokenize_prompts`, `_generate`: with `hint_style="prefix"` the steps open the answer. They are generated
+  from as part of the prompt, then moved to the front of the completion and masked from the loss, as TRL masks
+  tokens of tools; rewards see steps and completion together.
+- `_save_checkpoint`, `_load_optimizer_and_scheduler`: the live state goes with the checkpoint, and the
+  buffered generation where a checkpoint falls between two generations.
+
+All else, the clipped loss included, is TRL's. These methods are private, so TRL is pinned to one minor version;
+`tests/test_trl_contract.py` names what is relied on. Where we depart from the paper: DESIGN.md, The method.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from torch.utils.data import Sampler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import GRPOTrainer
+
+from pipeline.store import Snapshot, VariantStore
+from schemas.exceptions import ConfigError
+from trainer.advantages import ADVANTAGES, AdvantageSettings, DivaAdvantages, diva_advantages
+from trainer.config import DivaGRPOConfig
+from trainer.live import LiveDifficulty
+from trainer.plan import Layout, make_plan, planned_rows
+from trainer.prompts import PromptBuilder
+from trainer.recorder import Recorder
+from trainer.rollouts import RolloutBatch, event_records
+from trainer.sampler import EpochRepeatSampler
+from trainer.selection import SELECTORS, Draw
+
+STATE_FILE = "diva_state.pt"
+
+
+class DivaGRPOTrainer(GRPOTrainer):
+    """GRPO on a problem and its variants, chosen by live difficulty from the store.
+
+    Args:
+        model: as `GRPOTrainer`.
+        reward_funcs: as `GRPOTrainer`; the one named by `args.accuracy_from` says right or wrong.
+        args: options.
+        train_dataset: one row a problem: `problem_id`, `prompt`, `answer` and what the rewards need.
+        store: where variants come from and records go; None with `num_variants=0` alone.
+        prompts: builds the prompts of variants; must be the one that built the dataset's.
+        run_id: under which records are kept.
+        **kwargs: as `GRPOTrainer`.
+
+    Raises:
+        ConfigError: settings, data and store that do not go together.
+    """
+
+    args: DivaGRPOConfig
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any,
+        args: DivaGRPOConfig,
+        train_dataset: Dataset,
+        *,
+        store: VariantStore | None = None,
+        prompts: PromptBuilder | None = None,
+        run_id: str = "train",
+        **kwargs: Any,
+    ) -> None:
+        _check_dataset(train_dataset)
+        super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
+        if args.accuracy_from not in self.reward_func_names:
+            raise ConfigError(
+                f"accuracy_from={args.accuracy_from!r} is none of the reward functions: choose one of "
+                f"{', '.join(self.reward_func_names)}"
+            )
+        self._layout = Layout(args.num_generations, args.num_variants)
+        self._problem_ids: list[str] = list(train_dataset["problem_id"])
+        self._problem_numbers = {problem_id: i for i, problem_id in enumerate(self._problem_ids)}
+        self._prompts = prompts or PromptBuilder(chat=not isinstance(train_dataset[0]["prompt"], str))
+        self._store = store
+        self._snapshot = self._take_snapshot(None)
+        self._refreshed_at = 0
+        labels = self._snapshot.labels() if self._snapshot and args.difficulty_init == "labels" else None
+        self._check_store(labels)
+        self.live = LiveDifficulty.starting(
+            self._problem_ids, labels, args.difficulty_rule, args.difficulty_eta
+        )
+        own_store = store if self.accelerator.is_main_process else None
+        self.recorder = Recorder(own_store, run_id, args.store_flush_steps)
+        self.add_callback(_RecorderCallback(self.recorder))
+        self._prefixes: list[str] = []
+        self._reward_BF = torch.empty(0, len(self.reward_funcs))
+
+    # --- start-up
+
+    def _check_store(self, labels: dict[str, float] | None) -> None:
+        if self.args.num_variants and not (self._snapshot and self._snapshot.variant_count):
+            where = f"the store {self._store.root}" if self._store else "there is no store, which"
+            raise ConfigError(
+                f"num_variants={self.args.num_variants}, but {where} has no accepted variant: run `diva "
+                "generate` and `diva verify` first, or train with --num_variants 0"
+            )
+        if self.args.difficulty_init == "labels" and not labels:
+            raise ConfigError(
+                "difficulty_init=labels, but the store has no labels: run `diva label` first, or train with "
+                "--difficulty_init paper"
+            )
+
+    def _take_snapshot(self, parts: list[str] | None) -> Snapshot | None:
+        """A snapshot of the same parts on every process."""
+        if self._store is None:
+            return None
+        named = [parts or (self._store.variant_parts() if self.accelerator.is_main_process else None)]
+        return self._store.snapshot(broadcast_object_list(named)[0])
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> Sampler[int]:
+        block = self._layout.block
+        return EpochRepeatSampler(
+            data_source=self.train_dataset if dataset is None else dataset,
+            mini_repeat_count=block,
+            batch_size=self.args.generation_batch_size // block,
+            repeat_count=self.num_iterations * self.args.steps_per_generation,
+            shuffle=bool(self.shuffle_dataset),
+            seed=self.args.seed,
+        )
+
+    # --- a generation batch
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self.model.training:
+            return dict(super()._generate_and_score_completions(inputs))
+        self._refresh_snapshot()
+        batch = self._generated(inputs)
+        for round_number in range(1, self.args.refill_rounds + 1):
+            dead_P = batch.dead_P()
+            if not dead_P.any():
+                break
+            other = self._generated(self._replacements(batch, inputs, round_number))
+            take_P = dead_P & ~other.dead_P()
+            self._record(batch, None, take_P)
+            self._record(other, None, ~take_P)
+            first_row = self.accelerator.process_index * len(inputs)
+            pad_id = self._tokenizer.pad_token_id
+            batch = batch.refilled(other, take_P, self._layout, first_row, pad_id)
+            loss_mask = batch.output["completion_mask"] * batch.output.get("tool_mask", 1)
+            batch.output["num_items_in_batch"] = self.accelerator.gather(loss_mask.sum()).sum()
+        self._put_advantages(batch)
+        self.recorder.maybe_flush(self.state.global_step)
+        return batch.output
+
+    def _refresh_snapshot(self) -> None:
+        step = self.state.global_step
+        if self._store is not None and step - self._refreshed_at >= self.args.store_refresh_steps:
+            self._refreshed_at = step
+            self._snapshot = self._take_snapshot(None)
+
+    def _generated(self, inputs: list[dict[str, Any]]) -> RolloutBatch:
+        """Choose variants, generate, score, and learn the difficulty from it."""
+        args, layout, device = self.args, self._layout, self.accelerator.device
+        first_row = self.accelerator.process_index * len(inputs)
+        numbers = torch.tensor([self._problem_numbers[row["problem_id"]] for row in inputs], device=device)
+        problem_P = self.accelerator.gather(numbers).cpu().numpy()[:: layout.block]
+        warmup = self.state.global_step < args.variant_warmup_steps
+        plan = make_plan(
+            problem_P,
+            self._problem_ids,
+            layout,
+            self._snapshot,
+            self.live,
+            SELECTORS[args.selector],
+            seed=args.seed,
+            step=self.state.global_step,
+            warmup=warmup,
+        )
+        rows, self._prefixes = planned_rows(inputs, plan, layout, first_row, self._prompts)
+        output = super()._generate_and_score_completions(rows)
+        self._prefixes = []
+        own = output["completion_mask"] * output.get("tool_mask", 1)
+        shape = (len(problem_P), layout.variants + 1, layout.generations)
+        batch = RolloutBatch(
+            plan,
+            self._reward_B().cpu().numpy().reshape(shape),
+            self._accuracy_B().cpu().numpy().reshape(shape),
+            self.accelerator.gather(own.sum(dim=1)).cpu().numpy().reshape(shape),
+            dict(output),
+        )
+        learnt = batch.learn(self.live, of_group=args.difficulty_from == "group")
+        if self.recorder.active:
+            events = event_records(batch, learnt, self.live, self._problem_ids, **self._shared_columns())
+            self.recorder.add([], list(events))
+        return batch
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, ids: Any) -> torch.Tensor:
+        self._reward_BF = super()._calculate_rewards(inputs, prompts, completions, ids)
+        return self._reward_BF
+
+    def _reward_B(self) -> torch.Tensor:
+        weighted_BF: torch.Tensor = self._reward_BF.double() * self.reward_weights.to(self._reward_BF.device)
+        unjudged_B = torch.isnan(self._reward_BF).all(dim=1)
+        return weighted_BF.nansum(dim=1).masked_fill(unjudged_B, torch.nan)
+
+    def _accuracy_B(self) -> torch.Tensor:
+        value_B: torch.Tensor = self._reward_BF[
+            :, self.reward_func_names.index(self.args.accuracy_from)
+        ].double()
+        return torch.where(torch.isnan(value_B), value_B, (value_B > 0.5).double())
+
+    def _replacements(
+        self, batch: RolloutBatch, inputs: list[dict[str, Any]], round_number: int
+    ) -> list[dict[str, Any]]:
+        """As many rows of problems that are not in the batch, drawn alike on every process."""
+        taken = set(batch.plan.problem_P.tolist())
+        draw = Draw(self.args.seed, self.state.global_step, "refill")
+        order = np.random.default_rng(draw.index(2**52, round_number, "order")).permutation(
+            len(self._problem_ids)
+        )
+        fresh = [int(number) for number in order if number not in taken]
+        # A data set hardly larger than the batch has too few others: the same problems then get a new try.
+        numbers = (fresh + batch.plan.problem_P.tolist())[: len(batch.plan.problem_P)]
+        first_row = self.accelerator.process_index * len(inputs)
+        places = [(first_row + offset) // self._layout.block for offset in range(len(inputs))]
+        return [dict(self.train_dataset[numbers[place]]) for place in places]
+
+    def _put_advantages(self, batch: RolloutBatch) -> None:
+        """Replace TRL's advantages, in the loss and in its log, and record the rollouts."""
+        args, layout = self.args, self._layout
+        rewards_B = torch.from_numpy(batch.reward_PVN.reshape(-1))
+        rows = len(rewards_B)
+        local_B, global_B = torch.from_numpy(layout.prompts(rows)), torch.from_numpy(layout.problems(rows))
+        difficulty_B = torch.from_numpy(np.repeat(batch.plan.difficulty_PV.reshape(-1), layout.generations))
+        settings = self._advantage_settings()
+        if self.state.global_step < args.variant_warmup_steps:
+            # All slots hold the original: one group of n (M + 1) rollouts, as GRPO would have it.
+            total_B = diva_advantages(
+                rewards_B, global_B, global_B, difficulty_B,
+                k=0.0, eps=args.advantage_eps, balance="none", rescale="none", global_weight=0.0,
+            )  # fmt: skip
+        else:
+            function = ADVANTAGES[args.advantage]
+            total_B = function(rewards_B, local_B, global_B, difficulty_B, settings=settings)
+        mine = slice(
+            self.accelerator.process_index * len(batch.output["advantages"]),
+            (self.accelerator.process_index + 1) * len(batch.output["advantages"]),
+        )
+        old = batch.output["advantages"]
+        batch.output["advantages"] = total_B[mine].to(old)
+        self._logs["advantages"].extend(total_B.tolist())  # holds one generation batch: TRL's own drop out
+        parts = diva_advantages(
+            rewards_B, local_B, global_B, difficulty_B, **_diva_options(settings), return_parts=True
+        )
+        self._log_batch(batch, parts)
+        self._record(
+            batch, total_B.numpy().reshape(batch.reward_PVN.shape), np.ones(len(batch.reward_PVN), bool)
+        )
+
+    def _advantage_settings(self) -> AdvantageSettings:
+        args = self.args
+        reward_max = args.reward_max if args.reward_max is not None else float(self.reward_weights.sum())
+        return AdvantageSettings(
+            k=args.weight_k,
+            r_max=reward_max,
+            eps=args.advantage_eps,
+            balance=args.balance,
+            rescale=args.rescale,
+            local_weight=args.local_weight,
+            global_weight=args.global_weight,
+        )
+
+    # --- hints that open the answer
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, dict[str, Any]]:
+        prompt_ids, images, fields = super()._tokenize_prompts(prompts)
+        if any(self._prefixes):
+            opening = self._prefix_ids()
+            prompt_ids = [[*ids, *more] for ids, more in zip(prompt_ids, opening, strict=True)]
+            # Fields with a value for each token (token_type_ids) grow with them.
+            for name, values in fields.items():
+                if isinstance(values, list) and values and isinstance(values[0], list):
+                    fields[name] = [[*v, *[0] * len(more)] for v, more in zip(values, opening, strict=True)]
+        return prompt_ids, images, fields
+
+    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+        generated = super()._generate(prompts)
+        if not any(self._prefixes):
+            return tuple(generated)
+        prompt_ids, completion_ids, _, completions, logprobs, extra, images, tool_images = generated
+        opening = self._prefix_ids()
+        mask = [[0] * len(more) + [1] * len(ids) for more, ids in zip(opening, completion_ids, strict=True)]
+        prompt_ids = [ids[: len(ids) - len(more)] for ids, more in zip(prompt_ids, opening, strict=True)]
+        completion_ids = [[*more, *ids] for more, ids in zip(opening, completion_ids, strict=True)]
+        if logprobs is not None:
+            logprobs = [[*[0.0] * len(more), *lp] for more, lp in zip(opening, logprobs, strict=True)]
+        completions = [_with_opening(p, c) for p, c in zip(self._prefixes, completions, strict=True)]
+        return prompt_ids, completion_ids, mask, completions, logprobs, extra, images, tool_images
+
+    def _prefix_ids(self) -> list[list[int]]:
+        return [
+            self._tokenizer(prefix, add_special_tokens=False)["input_ids"] if prefix else []
+            for prefix in self._prefixes
+        ]
+
+    # --- records and metrics
+
+    def _shared_columns(self) -> dict[str, Any]:
+        return {
+            "run_id": self.recorder.run_id,
+            "step": self.state.global_step,
+            "attempt": self.recorder.attempt,
+        }
+
+    def _record(self, batch: RolloutBatch, advantage_PVN: Any, only_P: Any) -> None:
+        if self.recorder.active:
+            shared = self._shared_columns()
+            records = batch.rollout_records(self._problem_ids, advantage_PVN, only_P=only_P, **shared)
+            self.recorder.add(list(records), [])
+
+    def _log_batch(self, batch: RolloutBatch, parts: DivaAdvantages) -> None:
+        values = {f"groups_without_signal/{name}": share for name, share in batch.dead_share().items()}
+        values |= {f"pass_rate/{kind}": rate for kind, rate in batch.pass_rates().items()}
+        values["difficulty"] = float(self.live.difficulty[batch.plan.problem_P].mean())
+        values["advantage_abs/local"] = float(parts.local_rescaled.abs().mean())
+        values["advantage_abs/global"] = float(parts.global_rescaled.abs().mean())
+        values["variant_shortage"] = float(batch.plan.shortage)
+        if self._snapshot is not None:
+            values["snapshot_age_s"] = time.monotonic() - self._snapshot.taken_at
+        for name, value in values.items():
+            self._metrics["train"][f"diva/{name}"].append(value)
+
+    # --- checkpoints
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Our files come first: trainer_state.json, which TRL writes last, says that a checkpoint is whole.
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.recorder.flush(self.state.global_step)
+        between = self._step % (self.args.steps_per_generation * self.num_iterations)
+        state = {
+            "problem_ids": self._problem_ids,
+            "live": self.live.state(),
+            "run_id": self.recorder.run_id,
+            "micro_step": self._step,
+            "refreshed_at": self._refreshed_at,
+            "variant_parts": self._snapshot.parts if self._snapshot else None,
+            # A generation that has steps to go is kept, or the resumed run would make another.
+            "buffered": self._buffered_inputs if between else None,
+        }
+        torch.save(state, folder / _state_name(self.accelerator.process_index))
+        super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        path = Path(checkpoint or "") / _state_name(self.accelerator.process_index)
+        if checkpoint is None or not path.exists():
+            return
+        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        if state["problem_ids"] != self._problem_ids:
+            raise ConfigError(
+                f"{checkpoint} was made with other problems: resume with the same store and split"
+            )
+        self.live.restore(state["live"])
+        self.recorder.run_id = state["run_id"]
+        self._step = state["micro_step"]
+        self._buffered_inputs = state["buffered"]
+        self._refreshed_at = state["refreshed_at"]
+        if state["variant_parts"] is not None:
+            self._snapshot = self._take_snapshot(state["variant_parts"])
+
+
+class _RecorderCallback(TrainerCallback):
+    """Opens an attempt when training starts or resumes, and writes what is left when it ends."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open an attempt."""
+        self._recorder.start_attempt(state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write what is left."""
+        self._recorder.flush(state.global_step)
+
+
+def _state_name(process_index: int) -> str:
+    return STATE_FILE if process_index == 0 else f"diva_state_{process_index}.pt"
+
+
+def _check_dataset(dataset: Any) -> None:
+    if not isinstance(dataset, Dataset):
+        raise ConfigError("DIVA-GRPO needs a map-style dataset: an iterable one has no row to come back to")
+    missing = {"problem_id", "prompt"} - set(dataset.column_names)
+    if missing:
+        raise ConfigError(f"the training data has no column {', '.join(sorted(missing))}")
+    if len(set(dataset["problem_id"])) != len(dataset):
+        raise ConfigError("a problem_id stands twice in the training data: one row a problem")
+
+
+def _with_opening(prefix: str, completion: Any) -> Any:
+    """A completion, plain or conversational, with its opening in front."""
+    if isinstance(completion, str):
+        return prefix + completion
+    first, *rest = completion
+    return [{**first, "content": prefix + (first.get("content") or "")}, *rest]
+
+
+def _diva_options(settings: AdvantageSettings) -> dict[str, Any]:
+    names: Sequence[str] = ("k", "r_max", "eps", "balance", "rescale", "local_weight", "global_weight")
+    return {name: getattr(settings, name) for name in names}

@@ -1,0 +1,166 @@
+"""Which prompt each row of a generation batch gets: the problem's own, or that of a chosen variant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.store import Snapshot, SnapshotVariant, VariantText
+from schemas.records import ORIGINAL
+from trainer.difficulty import BetaCounts, variant_difficulty
+from trainer.live import LiveDifficulty
+from trainer.prompts import PromptBuilder
+from trainer.selection import Candidate, Draw, Selector
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How rows of the global batch divide: n rows a prompt, n (M + 1) rows a problem, in this order."""
+
+    generations: int
+    variants: int
+
+    @property
+    def block(self) -> int:
+        """Rows of one problem."""
+        return self.generations * (self.variants + 1)
+
+    def slots(self, rows: int) -> IntArray:
+        """(B,) prompt of each row within its problem; 0 is the original."""
+        return np.arange(rows) // self.generations % (self.variants + 1)
+
+    def samples(self, rows: int) -> IntArray:
+        """(B,) number of each row within its prompt."""
+        return np.arange(rows) % self.generations
+
+    def prompts(self, rows: int) -> IntArray:
+        """(B,) number of each row's prompt: the local group."""
+        return np.arange(rows) // self.generations
+
+    def problems(self, rows: int) -> IntArray:
+        """(B,) number of each row's problem within the batch: the global group."""
+        return np.arange(rows) // self.block
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The chosen variants of one generation batch; the same on every process.
+
+    Attributes:
+        problem_P: row numbers of the batch's problems in the training data.
+        variant_PV: for each problem, the variant of each slot 0..M; None is the original.
+        texts: what is shown of the chosen variants, by their number in the snapshot.
+        difficulty_PV: (P, M+1) live difficulty of each prompt, before this visit.
+        shortage: slots that got the original for want of a variant.
+    """
+
+    problem_P: IntArray
+    variant_PV: list[list[SnapshotVariant | None]]
+    texts: dict[int, VariantText]
+    difficulty_PV: npt.NDArray[np.float64]
+    shortage: int
+
+    def kind(self, problem: int, slot: int) -> str:
+        """Kind of a slot's prompt, `original` included."""
+        variant = self.variant_PV[problem][slot]
+        return variant.kind if variant else ORIGINAL
+
+    def variant_id(self, problem: int, slot: int) -> str:
+        """As recorded with a rollout."""
+        variant = self.variant_PV[problem][slot]
+        return variant.variant_id if variant else ORIGINAL
+
+
+def make_plan(
+    problem_P: IntArray,
+    problem_ids: Sequence[str],
+    layout: Layout,
+    snapshot: Snapshot | None,
+    live: LiveDifficulty,
+    selector: Selector,
+    *,
+    seed: int,
+    step: int,
+    warmup: bool,
+) -> Plan:
+    """Choose the variants of a batch's problems by their live difficulty.
+
+    Args:
+        problem_P: row numbers of the problems in the training data.
+        problem_ids: of the whole training data, by row number.
+        layout: of the batch.
+        snapshot: the accepted variants; None is without any.
+        live: difficulties and counts.
+        selector: one of `trainer.selection.SELECTORS`.
+        seed: of the run.
+        step: TRL's global_step.
+        warmup: all slots get the original (plain GRPO).
+    """
+    count = 0 if warmup or snapshot is None else layout.variants
+    ids = [problem_ids[number] for number in problem_P]
+    candidates = snapshot.candidates(ids) if snapshot and count else {problem_id: [] for problem_id in ids}
+    variant_PV: list[list[SnapshotVariant | None]] = []
+    shortage = 0
+    for number, problem_id in zip(problem_P, ids, strict=True):
+        known = {variant.variant_id: variant for variant in candidates[problem_id]}
+        chosen = selector(
+            float(live.difficulty[number]),
+            [_candidate(variant, live) for variant in known.values()],
+            count,
+            Draw(seed, step, problem_id),
+        )
+        slots: list[SnapshotVariant | None] = [None, *(known[choice.variant_id] for choice in chosen)]
+        shortage += count - len(chosen)
+        variant_PV.append(slots + [None] * (layout.variants + 1 - len(slots)))
+    delta_PV = np.array([[v.delta if v else 0.0 for v in slots] for slots in variant_PV]).reshape(
+        len(ids), layout.variants + 1
+    )
+    return Plan(
+        problem_P,
+        variant_PV,
+        snapshot.texts([v.number for slots in variant_PV for v in slots if v]) if snapshot else {},
+        variant_difficulty(live.difficulty[problem_P][:, None], delta_PV),
+        shortage,
+    )
+
+
+def _candidate(variant: SnapshotVariant, live: LiveDifficulty) -> Candidate:
+    right, wrong = live.variants.get(variant.variant_id, BetaCounts())
+    return Candidate(variant.variant_id, variant.kind, variant.delta, variant.pass_rate, right, wrong)
+
+
+def planned_rows(
+    inputs: Sequence[dict[str, Any]], plan: Plan, layout: Layout, first_row: int, prompts: PromptBuilder
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of one process with the prompts that the plan gives them.
+
+    Args:
+        inputs: rows of the training data, as the sampler repeated them.
+        plan: of the global batch.
+        layout: of the global batch.
+        first_row: position of the first row in the global batch.
+        prompts: builds a variant's prompt.
+
+    Returns:
+        New rows, and the opening of each row's answer (empty without one).
+    """
+    rows, prefixes = [], []
+    for offset, row in enumerate(inputs):
+        position = first_row + offset
+        slot = position // layout.generations % (layout.variants + 1)
+        variant = plan.variant_PV[position // layout.block][slot]
+        if variant is None:
+            rows.append(dict(row))
+            prefixes.append("")
+        else:
+            shown = plan.texts[variant.number]
+            prompt = prompts.prompt(shown.text, row.get("options") or (), shown.hint)
+            rows.append({**row, "prompt": prompt})
+            prefixes.append(prompts.prefix(shown.hint))
+    return rows, prefixes

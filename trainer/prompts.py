@@ -1,0 +1,50 @@
+"""How a question becomes a prompt of the policy, with a chat template or without one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from schemas.question import Question, render_question
+
+HintStyle = Literal["prompt", "prefix"]
+Prompt = str | list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptBuilder:
+    """Builds the prompts of originals and variants alike, in training, labelling and evaluation.
+
+    Attributes:
+        chat: whether prompts are conversations (the tokenizer has a chat template) or plain text.
+        system: system message of a conversation, if any.
+        instruction: added behind the question, such as where to put the answer.
+        hint_style: `prompt` (steps in the question) or `prefix` (steps open the answer).
+        hint_opening: text before the steps that open an answer.
+    """
+
+    chat: bool
+    system: str | None = None
+    instruction: str = ""
+    hint_style: HintStyle = "prompt"
+    hint_opening: str = ""
+
+    def prompt(self, text: str, options: Sequence[str] = (), hint: Sequence[str] = ()) -> Prompt:
+        """The prompt of a question; the hint is left out where it opens the answer instead."""
+        shown = hint if self.hint_style == "prompt" else ()
+        question = render_question(text, options=options, hint=shown) + self.instruction
+        if not self.chat:
+            return question + "\n"
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        return [*messages, {"role": "user", "content": question}]
+
+    def prefix(self, hint: Sequence[str]) -> str:
+        """The opening of the answer that a hint gives; empty where it stands in the question."""
+        if not hint or self.hint_style == "prompt":
+            return ""
+        return self.hint_opening + "\n".join(hint) + "\n"
+
+    def of_question(self, question: Question) -> tuple[Prompt, str]:
+        """Prompt and opening of the answer, for a solver's question."""
+        return self.prompt(question.text, question.options, question.hint), self.prefix(question.hint)

@@ -1,0 +1,224 @@
+"""A generation batch after its rewards are known: what is learnt from it, recorded of it, refilled in it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from schemas.records import DifficultyEvent, Rollout
+from trainer.live import LiveDifficulty
+from trainer.plan import IntArray, Layout, Plan
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutBatch:
+    """One generation batch. Axes: P problems, V = M+1 prompts of each, N rollouts of a prompt.
+
+    Attributes:
+        plan: the prompts that were used.
+        reward_PVN: weighted sum of the rewards, NaN where no function judged.
+        accuracy_PVN: 1 right, 0 wrong, NaN not judged.
+        tokens_PVN: tokens that the policy generated.
+        output: TRL's tensors of this process's rows.
+    """
+
+    plan: Plan
+    reward_PVN: FloatArray
+    accuracy_PVN: FloatArray
+    tokens_PVN: IntArray
+    output: dict[str, Any]
+
+    def dead_P(self) -> BoolArray:
+        """Problems whose rollouts all have the same reward: nothing to learn from."""
+        return ~_varies(self.reward_PVN.reshape(len(self.reward_PVN), -1))
+
+    def dead_share(self) -> dict[str, float]:
+        """Shares of groups without a signal, by what the group is of."""
+        flat_QN = self.reward_PVN.reshape(-1, self.reward_PVN.shape[-1])
+        return {
+            "local": float(1 - _varies(flat_QN).mean()),
+            "global": float(self.dead_P().mean()),
+            "original": float(1 - _varies(self.reward_PVN[:, 0]).mean()),
+        }
+
+    def pass_rates(self) -> dict[str, float]:
+        """Share of right rollouts by kind of prompt."""
+        right: defaultdict[str, float] = defaultdict(float)
+        judged: defaultdict[str, int] = defaultdict(int)
+        for problem, slot in self._prompts():
+            values_N = self.accuracy_PVN[problem, slot]
+            right[self.plan.kind(problem, slot)] += float(np.nansum(values_N))
+            judged[self.plan.kind(problem, slot)] += int((~np.isnan(values_N)).sum())
+        return {kind: right[kind] / judged[kind] for kind in sorted(right) if judged[kind]}
+
+    def learn(self, live: LiveDifficulty, *, of_group: bool) -> tuple[FloatArray, FloatArray, IntArray]:
+        """Move the live difficulty of the batch's problems, and remember the rollouts of its variants.
+
+        Args:
+            live: updated in place.
+            of_group: count all rollouts of a problem, instead of those of its original prompt alone.
+
+        Returns:
+            (P,) old difficulty, (P,) accuracy (NaN: nothing judged), (P,) judged rollouts.
+        """
+        judged_PVN = ~np.isnan(self.accuracy_PVN)
+        right_PV = np.nansum(self.accuracy_PVN, axis=2)
+        judged_PV = judged_PVN.sum(axis=2).astype(np.float64)
+        counted_PV = np.ones_like(judged_PV, dtype=bool)
+        for problem, slot in self._prompts():
+            variant = self.plan.variant_PV[problem][slot]
+            if variant is not None:
+                counted_PV[problem, slot] = of_group
+                right = float(right_PV[problem, slot])
+                live.visit_variant(variant.variant_id, right, float(judged_PV[problem, slot]) - right)
+        right_P, judged_P = (np.where(counted_PV, x, 0).sum(axis=1) for x in (right_PV, judged_PV))
+        old_P = live.difficulty[self.plan.problem_P].copy()
+        live.visit(self.plan.problem_P, right_P, judged_P)
+        accuracy_P = np.divide(right_P, judged_P, out=np.full(len(right_P), np.nan), where=judged_P > 0)
+        return old_P, accuracy_P, judged_P.astype(np.int64)
+
+    def rollout_records(
+        self,
+        problem_ids: Sequence[str],
+        advantage_PVN: FloatArray | None,
+        *,
+        only_P: BoolArray,
+        **shared: Any,
+    ) -> Iterator[Rollout]:
+        """Rollouts of the problems in `only_P`; without advantages they count as 0 (refilled, not trained on).
+
+        Args:
+            problem_ids: of the training data, by row number.
+            advantage_PVN: what the loss sees.
+            only_P: which problems.
+            shared: run_id, step and attempt.
+        """
+        for problem, slot in self._prompts():
+            if only_P[problem]:
+                for sample in range(self.reward_PVN.shape[2]):
+                    where = (problem, slot, sample)
+                    yield Rollout(
+                        problem_id=problem_ids[self.plan.problem_P[problem]],
+                        slot=slot,
+                        sample=sample,
+                        variant_id=self.plan.variant_id(problem, slot),
+                        reward=_or_none(self.reward_PVN[where]),
+                        accuracy=_or_none(self.accuracy_PVN[where]),
+                        advantage=0.0 if advantage_PVN is None else float(advantage_PVN[where]),
+                        completion_tokens=int(self.tokens_PVN[where]),
+                        **shared,
+                    )
+
+    def refilled(
+        self, other: RolloutBatch, take_P: BoolArray, layout: Layout, first_row: int, pad_id: int
+    ) -> RolloutBatch:
+        """This batch with the problems in `take_P` replaced by those of `other` at the same places.
+
+        No row moves between processes: place p of one batch is filled from place p of the other.
+
+        Args:
+            other: a batch of the same layout.
+            take_P: which places.
+            layout: of both.
+            first_row: position of this process's first row in the global batch.
+            pad_id: padding token.
+        """
+        rows = len(self.output["prompt_ids"])
+        take_rows = torch.from_numpy(take_P[(np.arange(rows) + first_row) // layout.block])
+        pick = [(theirs if take else ours) for take, ours, theirs in zip(
+            take_P, self.plan.variant_PV, other.plan.variant_PV, strict=True)]  # fmt: skip
+        where_P = take_P[:, None]
+        plan = Plan(
+            np.where(take_P, other.plan.problem_P, self.plan.problem_P),
+            pick,
+            {},
+            np.where(where_P, other.plan.difficulty_PV, self.plan.difficulty_PV),
+            self.plan.shortage,
+        )
+        where_PVN = take_P[:, None, None]
+        return RolloutBatch(
+            plan,
+            np.where(where_PVN, other.reward_PVN, self.reward_PVN),
+            np.where(where_PVN, other.accuracy_PVN, self.accuracy_PVN),
+            np.where(where_PVN, other.tokens_PVN, self.tokens_PVN),
+            _merged_tensors(self.output, other.output, take_rows, pad_id),
+        )
+
+    def _prompts(self) -> Iterator[tuple[int, int]]:
+        problems, slots, _ = self.reward_PVN.shape
+        return ((problem, slot) for problem in range(problems) for slot in range(slots))
+
+
+def event_records(
+    batch: RolloutBatch,
+    learnt: tuple[FloatArray, FloatArray, IntArray],
+    live: LiveDifficulty,
+    problem_ids: Sequence[str],
+    **shared: Any,
+) -> Iterator[DifficultyEvent]:
+    """What `RolloutBatch.learn` changed, one event a problem."""
+    old_P, accuracy_P, judged_P = learnt
+    for place, number in enumerate(batch.plan.problem_P):
+        yield DifficultyEvent(
+            problem_id=problem_ids[number],
+            old_difficulty=float(old_P[place]),
+            new_difficulty=float(live.difficulty[number]),
+            accuracy=_or_none(accuracy_P[place]),
+            rollouts=int(judged_P[place]),
+            rule=live.rule,
+            uncertainty=_or_none(live.uncertainty[number]),
+            **shared,
+        )
+
+
+def _varies(values_QN: FloatArray) -> BoolArray:
+    """(Q,) whether the judged values of a group differ at all."""
+    low = np.where(np.isnan(values_QN), np.inf, values_QN).min(axis=1)
+    high = np.where(np.isnan(values_QN), -np.inf, values_QN).max(axis=1)
+    varies: BoolArray = high > low
+    return varies
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+_LEFT_PADDED = frozenset({"prompt_ids", "prompt_mask"})
+_PADDED_WITH_TOKEN = frozenset({"prompt_ids", "completion_ids"})
+_TOOL_MASK = "tool_mask"
+
+
+def _merged_tensors(
+    ours: dict[str, Any], theirs: dict[str, Any], take_rows: torch.Tensor, pad_id: int
+) -> dict[str, Any]:
+    """Rows of two of TRL's output dictionaries, those in `take_rows` from `theirs`."""
+    merged: dict[str, Any] = {}
+    for name in ours.keys() | theirs.keys():
+        if name == "num_items_in_batch":
+            continue
+        # A batch without any opening has no mask of tokens to leave out: all of its tokens count.
+        a, b = (
+            side[name] if name in side else torch.ones_like(side["completion_mask"])
+            for side in (ours, theirs)
+        )
+        if a.dim() == 2:
+            width = max(a.shape[1], b.shape[1])
+            value = pad_id if name in _PADDED_WITH_TOKEN else 1 if name == _TOOL_MASK else 0
+            a, b = (_padded(x, width, value, left=name in _LEFT_PADDED) for x in (a, b))
+        take = take_rows.to(a.device)
+        merged[name] = torch.where(take[:, None] if a.dim() == 2 else take, b, a)
+    return merged
+
+
+def _padded(tensor: torch.Tensor, width: int, value: int, *, left: bool) -> torch.Tensor:
+    missing = width - tensor.shape[1]
+    return torch.nn.functional.pad(tensor, (missing, 0) if left else (0, missing), value=value)

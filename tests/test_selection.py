@@ -166,8 +166,9 @@ def test_tier_of_several_empties_its_kinds_first() -> None:
 
 
 def test_ties_of_measured_deltas_ignore_rounding_errors() -> None:
-    candidates = rewords(0.1 + 0.2, 0.3)
-    assert len({ids(SELECTORS["paper"](5.0, candidates, 1, draw))[0] for draw in draws(50)}) == 2
+    candidates = rewords(0.0, 1.4)
+    assert abs(0.0 - wanted_delta(5.3)) != abs(1.4 - wanted_delta(5.3)), "0.7 each, but for rounding"
+    assert len({ids(SELECTORS["paper"](5.3, candidates, 1, draw))[0] for draw in draws(50)}) == 2
 
 
 # --- paper with several variants ---
@@ -194,6 +195,12 @@ def test_a_second_draw_below_the_problem_becomes_a_delta_of_0_to_3() -> None:
         assert first.delta < 0, "the mean target at D = 9 is 3"
         seen.add(second.delta)
     assert seen == {0, 1, 2, 3}
+
+
+def test_a_draw_of_the_problems_own_level_asks_for_no_hint() -> None:
+    ladder = rewords(*(target - 6.3 for target in range(1, 10)))
+    pairs = [[c.delta for c in SELECTORS["paper"](6.3, ladder, 2, draw)] for draw in draws(100)]
+    assert any(first == 6 - 6.3 and second < 5 - 6.3 + 1e-9 for first, second in pairs)
 
 
 @given(

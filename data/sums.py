@@ -1,0 +1,62 @@
+"""Chained sums of two-digit terms: their text, worked steps and answer.
+
+Shared by ``make_problems.py``, which writes the training and test problems, and ``make_demo_model.py``, which
+warms a model up on others.
+"""
+
+import random
+import re
+from dataclasses import dataclass
+
+_TERM = re.compile(r"([+-]?)\s*(\d+)")
+
+
+@dataclass(frozen=True)
+class ChainedSum:
+    """A sum such as 12 + 34 - 5.
+
+    Attributes:
+        terms: The terms with their signs, at least two: ``(12, 34, -5)``. The first is not negative.
+    """
+
+    terms: tuple[int, ...]
+
+    @classmethod
+    def draw(cls, rng: random.Random, length: int) -> "ChainedSum":
+        """Draw a sum of ``length`` two-digit terms, each sign after the first as likely plus as minus."""
+        first, *rest = (rng.randint(10, 99) for _ in range(length))
+        return cls((first, *(rng.choice((1, -1)) * term for term in rest)))
+
+    @classmethod
+    def parse(cls, expression: str) -> "ChainedSum":
+        """Read an expression such as ``"12 + 34 - 5"``."""
+        return cls(tuple(int(sign + digits) for sign, digits in _TERM.findall(expression)))
+
+    @property
+    def expression(self) -> str:
+        """The sum as written: ``"12 + 34 - 5"``."""
+        return str(self.terms[0]) + "".join(map(_signed, self.terms[1:]))
+
+    @property
+    def problem(self) -> str:
+        """The problem's text: ``"What is 12 + 34 - 5?"``."""
+        return f"What is {self.expression}?"
+
+    @property
+    def steps(self) -> list[str]:
+        """The worked solution, one operation a step: ``["12 + 34 = 46", "46 - 5 = 41"]``."""
+        steps = []
+        total = self.terms[0]
+        for term in self.terms[1:]:
+            steps.append(f"{total}{_signed(term)} = {total + term}")
+            total += term
+        return steps
+
+    @property
+    def answer(self) -> str:
+        """The value as text: ``"41"``."""
+        return str(sum(self.terms))
+
+
+def _signed(term: int) -> str:
+    return f" {'-' if term < 0 else '+'} {abs(term)}"

@@ -1,0 +1,79 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything imports them: no network, no telemetry, one thread, so that runs are quiet and repeatable.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+from pipeline.scripted_teacher import ScriptedTeacher, create_app, serve
+from pipeline.store import VariantStore
+from schemas.config import TeacherConfig
+from schemas.records import Problem
+from tests.tiny import tiny_model
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real problems, by the variable DIVA_REAL_DATA; its tests are skipped without it."""
+    folder = os.environ.get("DIVA_REAL_DATA")
+    if folder is None:
+        pytest.skip("DIVA_REAL_DATA is not set")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with plain prompts."""
+    return tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def chat_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with a chat template."""
+    return tiny_model(tmp_path_factory.mktemp("tiny-chat"), chat=True)
+
+
+@pytest.fixture
+def word_problems() -> list[Problem]:
+    """Four problems with solutions, and one without."""
+    texts = [
+        (
+            "Tom has 3 apples. He buys 4 more. How many apples has he now?",
+            "7",
+            ["Tom starts with 3.", "3 + 4 = 7"],
+        ),
+        ("A box holds 6 eggs. How many eggs are in 5 boxes?", "30", ["One box: 6 eggs.", "5 * 6 = 30"]),
+        ("Ann reads 12 pages a day. How many pages in 3 days?", "36", ["A day: 12 pages.", "3 * 12 = 36"]),
+        ("There are 20 birds. 8 fly away. How many stay?", "12", ["20 birds at first.", "20 - 8 = 12"]),
+        ("How many corners has the shape?", "5", []),
+    ]
+    return [
+        Problem(
+            problem_id=f"w/{i}", source="w", split="train", text=text, answer=answer, solution_steps=steps
+        )
+        for i, (text, answer, steps) in enumerate(texts)
+    ]
+
+
+@pytest.fixture
+def store(tmp_path: Path, word_problems: list[Problem]) -> VariantStore:
+    """A store with the word problems."""
+    made = VariantStore(tmp_path / "store", create=True)
+    made.append(word_problems)
+    return made
+
+
+@pytest.fixture
+def endpoint(word_problems: list[Problem]) -> Iterator[TeacherConfig]:
+    """A scripted teacher on loopback that makes no mistakes."""
+    with serve(create_app(ScriptedTeacher(word_problems, wrong_share=0.0))) as url:
+        yield TeacherConfig(model="scripted-teacher", base_url=url, endpoint="test", max_retries=2)

@@ -1,0 +1,41 @@
+"""A training run on several processes: `torchrun --nproc_per_node 2 -m tests.distributed_run STORE MODEL OUT`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch.distributed
+
+from pipeline.store import VariantStore
+from tests.training import make_trainer
+
+
+def main() -> None:
+    store, model, output = sys.argv[1:4]
+    trainer = make_trainer(
+        VariantStore(store),
+        Path(model),
+        Path(output),
+        per_device_train_batch_size=8,
+        difficulty_init="labels",
+    )
+    seen: list[list[float]] = []
+    original = trainer._compute_loss
+
+    def spy(model: Any, inputs: dict[str, Any]) -> Any:
+        seen.append(inputs["advantages"].tolist())
+        return original(model, inputs)
+
+    trainer._compute_loss = spy
+    trainer.train()
+    rank = trainer.accelerator.process_index
+    report = {"advantages": seen, "difficulty": trainer.live.difficulty.tolist()}
+    Path(output, f"rank{rank}.json").write_text(json.dumps(report))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Trainers for tests: real TRL steps on a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.store import VariantStore
+from schemas.records import Problem
+from trainer.config import DivaGRPOConfig
+from trainer.data import problems_dataset
+from trainer.grpo import DivaGRPOTrainer
+from trainer.policy import load_tokenizer
+from trainer.prompts import PromptBuilder
+
+SETTINGS: dict[str, Any] = {
+    "per_device_train_batch_size": 16,
+    "num_generations": 4,
+    "max_completion_length": 6,
+    "max_steps": 4,
+    "learning_rate": 1e-3,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "accuracy_from": "coin_reward",
+    "seed": 3,
+}
+
+
+def coin_reward(completions: list[Any], **columns: Any) -> list[float | None]:
+    """Right or wrong by the text alone, about evenly: groups of a random model then have a signal."""
+    texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+    return [float(sum(text.encode()) % 2) for text in texts]
+
+
+def make_trainer(
+    store: VariantStore, model: Path, output: Path, *, rewards: Any = coin_reward, **overrides: Any
+) -> DivaGRPOTrainer:
+    """A trainer over all problems of a store, as `trainer.train.train` builds it."""
+    config = DivaGRPOConfig(**{**SETTINGS, "output_dir": str(output), **overrides})
+    tokenizer = load_tokenizer(str(model))
+    prompts = PromptBuilder(chat=tokenizer.chat_template is not None, hint_style=config.hint_style)
+    return DivaGRPOTrainer(
+        str(model),
+        rewards,
+        config,
+        problems_dataset(store.read(Problem), prompts),
+        store=store,
+        prompts=prompts,
+        run_id="test",
+        processing_class=tokenizer,
+    )

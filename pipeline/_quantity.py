@@ -1,0 +1,291 @@
+"""Numbers as people write them, read exactly: `$1,234.50`, `33 \\frac{1}{3} %`, `2.5 \\times 10^{-3} m`, `3:5`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+# Python turns 1e999999999 into an integer of a gigabyte: beyond these sizes a text is not read as a number here.
+MAX_DIGITS = 1_000
+_MAX_EXPONENT = 1_000
+# Decimals that agree to so many places differ by floating-point noise only (math-verify's default).
+_NOISE_PLACES = 6
+
+
+class Unit(NamedTuple):
+    """A unit as a multiple of its family's base: cm^2 is ("length", 2, 1/10000)."""
+
+    family: str
+    power: int
+    factor: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number with what was written around it.
+
+    Attributes:
+        value: the number as written, before `scale` and `unit`.
+        scale: 1/100 after a percent sign, 10**6 after "million", else 1.
+        unit: a unit of the table, or None where there was none, or one that cannot be converted.
+        places: digits after the decimal point, or None for an integer or a fraction.
+        digits: significant digits as written.
+    """
+
+    value: Fraction
+    scale: Fraction = Fraction(1)
+    unit: Unit | None = None
+    places: int | None = None
+    digits: int = 0
+
+
+def _unit_table() -> dict[str, Unit]:
+    inch, pound = Fraction(254, 10_000), Fraction(45_359_237, 100_000)
+    sizes: dict[str, dict[str, Fraction | int]] = {
+        "length": {
+            "mm millimeter millimetre": Fraction(1, 1000),
+            "cm centimeter centimetre": Fraction(1, 100),
+            "dm decimeter decimetre": Fraction(1, 10),
+            "m meter metre": 1,
+            "km kilometer kilometre": 1000,
+            "in inch inche": inch,
+            "ft foot feet": 12 * inch,
+            "yd yard": 36 * inch,
+            "mi mile": 63_360 * inch,
+        },
+        "mass": {
+            "mg milligram": Fraction(1, 1000),
+            "g gram": 1,
+            "kg kilogram": 1000,
+            "lb pound": pound,
+            "oz ounce": pound / 16,
+        },
+        "time": {
+            "s sec second": 1,
+            "min minute": 60,
+            "h hr hour": 3600,
+            "day": 86_400,
+            "week": 604_800,
+        },
+        "money": {"dollar usd": 1, "cent": Fraction(1, 100)},
+        "angle": {"degree": 1},
+    }
+    table = {
+        name: Unit(family, 1, Fraction(factor))
+        for family, units in sizes.items()
+        for names, factor in units.items()
+        for name in names.split()
+    }
+    litre = Fraction(1, 1000)
+    for names, factor in {"ml milliliter millilitre": litre / 1000, "l liter litre": litre}.items():
+        table |= {name: Unit("length", 3, factor) for name in names.split()}
+    return table
+
+
+_UNITS = _unit_table()
+_SCALES = {
+    "%": Fraction(1, 100),
+    "percent": Fraction(1, 100),
+    "pct": Fraction(1, 100),
+    "hundred": Fraction(100),
+    "thousand": Fraction(1_000),
+    "million": Fraction(10**6),
+    "billion": Fraction(10**9),
+    "dozen": Fraction(12),
+}
+_NUMBER_WORDS = {
+    word: Fraction(i)
+    for i, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+        " seventeen eighteen nineteen twenty".split()
+    )
+}
+# Words after a number that carry the mathematics on, so that the number alone is not the answer.
+_NOT_UNITS = frozenset(
+    "and or to plus minus times over by mod is are sin cos tan cot sec csc log ln exp sqrt pi factorial choose".split()
+)
+
+_INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?:[ ]\d{3})+(?!\d)|\d+)"
+_DECIMAL = rf"(?:{_INTEGER}(?:\.\d*)?|\.\d+)"
+_NUMBER = re.compile(
+    rf"""
+    [€£¥₹]?\s*(?P<sign>[-+]?)\s*[€£¥₹]?\s*
+    (?:
+        (?:(?P<whole>{_INTEGER})\s*)?
+        \\frac\s*(?:\{{\s*(?P<top>-?{_DECIMAL})\s*\}}|(?P<top1>\d))\s*(?:\{{\s*(?P<low>{_DECIMAL})\s*\}}|(?P<low1>\d))
+      | (?:(?P<whole2>\d+)\s+(?:and\s+)?)?(?P<top2>{_DECIMAL})\s*[/]\s*(?P<low2>{_DECIMAL})
+      | (?P<left>{_DECIMAL})\s*(?::|\bto\b|\\colon)\s*(?P<right>{_DECIMAL})
+      | (?P<ten>10)\s*\^\s*(?:\{{\s*(?P<ten_exp>[-+]?\d+)\s*\}}|(?P<ten_exp1>[-+]?\d+))
+      | (?P<decimal>{_DECIMAL})
+        (?:
+            [eE](?P<exp>[-+]?\d+)(?![A-Za-z])
+          | \s*(?:\\times|\\cdot|\*|[xX])\s*10\s*\^\s*(?:\{{\s*(?P<exp1>[-+]?\d+)\s*\}}|\(?(?P<exp2>[-+]?\d+)\)?)
+        )?
+    )
+    """,
+    re.VERBOSE,
+)
+_TRAILING_UNIT = re.compile(
+    r"(?:(?<=[\s\d)}])(?:square\s+|sq\.?\s+|cubic\s+)?(?P<name>[A-Za-z]+)(?:\s*\^\s*(?:\{\s*\d\s*\}|\d))?"
+    r"|\^\s*\{?\s*\\circ\s*\}?)$"
+)
+_UNIT_TEXT = re.compile(r"\(?[A-Za-z€£¥₹][A-Za-z ./'€£¥₹-]*(?:\^[-]?[23])?(?:/[A-Za-z ]+(?:\^[23])?)?\)?")
+
+
+def read_quantity(undressed: str, glued_units: bool = True) -> Quantity | None:
+    """Reads a whole text as one number with its unit; None where it is anything else, or too large to hold.
+
+    Args:
+        undressed: the text, as `undress` leaves it.
+        glued_units: whether `5m` is five metres, as an answer means it, or, as in a reference, 5 times m.
+    """
+    if len(undressed) > MAX_DIGITS:
+        return None
+    word = _NUMBER_WORDS.get(undressed.casefold())
+    if word is not None:
+        return Quantity(word)
+    found = _NUMBER.match(undressed)
+    number = _number(found) if found else None
+    if found is None or number is None:
+        return None
+    rest = undressed[found.end() :]
+    suffix = _read_suffix(rest)
+    if suffix is None or (not glued_units and len(rest) == 1 and rest.isalpha()):
+        return None
+    scale, unit = suffix
+    return Quantity(number.value, scale, unit, number.places, number.digits)
+
+
+def drop_unit(undressed: str) -> str:
+    """A text without a unit of the table at its end: `2 \\pi cm^{2}` as `2 \\pi`. Single letters are variables."""
+    found = _TRAILING_UNIT.search(undressed)
+    if not found or not undressed[: found.start()].strip():
+        return undressed
+    name = found["name"]
+    is_unit = name is None or (len(name) > 1 and (name in _UNITS or name.casefold().rstrip("s") in _UNITS))
+    return undressed[: found.start()].strip() if is_unit else undressed
+
+
+def same_quantity(answer: Quantity, reference: Quantity) -> bool:
+    """Whether an answer states the reference's number.
+
+    A percent sign, a scale word or a unit that only one of the two bears does not count: 25 % is both 25 and
+    0.25. Units of one family are converted; a length is not a mass. A decimal reference of two or more places
+    and three or more digits also takes what rounds to it, and a decimal answer of four or more digits stands
+    for the fraction or irrational reference that it is cut off or rounded from.
+    """
+    factor = Fraction(1)
+    if answer.unit and reference.unit:
+        if answer.unit.family != reference.unit.family:
+            return False
+        if answer.unit.power == reference.unit.power:
+            factor = answer.unit.factor / reference.unit.factor
+    if _close(answer, reference, factor * answer.scale, reference.scale):
+        return True
+    # 25 % against 0.25 was compared above, 25 % against 25 is here.
+    return (
+        answer.scale != reference.scale
+        and 1 in (answer.scale, reference.scale)
+        and _close(answer, reference, factor, Fraction(1))
+    )
+
+
+def _close(answer: Quantity, reference: Quantity, answer_scale: Fraction, reference_scale: Fraction) -> bool:
+    given, wanted = answer.value * answer_scale, reference.value * reference_scale
+    if given == wanted:
+        return True
+    if (given < 0) != (wanted < 0):
+        return False
+    gap = abs(wanted) - abs(given)
+    places = max(answer.places or 0, reference.places or 0)
+    if places >= _NOISE_PLACES and abs(gap) * 2 <= Fraction(1, 10**_NOISE_PLACES):
+        return True
+    if reference.places is not None and reference.places >= 2 and reference.digits >= 3:
+        last = abs(reference_scale) / 10**reference.places
+        if abs(gap) * 2 <= last:
+            return True
+    if answer.places is not None and answer.places >= 2 and answer.digits >= 4:
+        exact = reference.places is None and reference.value.denominator > 1
+        finer = reference.places is not None and reference.places > answer.places
+        last = abs(answer_scale) / 10**answer.places
+        return (exact or finer) and -last <= 2 * gap < 2 * last
+    return False
+
+
+def _number(found: re.Match[str]) -> Quantity | None:
+    part = found.groupdict()
+    sign = -1 if part["sign"] == "-" else 1
+    low = part["low"] or part["low1"] or part["low2"]
+    if low:
+        top = part["top"] or part["top1"] or part["top2"] or "0"
+        whole = _fraction(part["whole"] or part["whole2"] or "0")
+        divisor = _fraction(low)
+        return Quantity(sign * (whole + _fraction(top) / divisor)) if divisor else None
+    if part["right"]:
+        right = _fraction(part["right"])
+        return Quantity(sign * _fraction(part["left"] or "0") / right) if right else None
+    decimal = part["decimal"] or "1"
+    exponent_text = part["exp"] or part["exp1"] or part["exp2"] or part["ten_exp"] or part["ten_exp1"] or "0"
+    # The length first: int() itself refuses thousands of digits.
+    if len(exponent_text) > 6 or abs(int(exponent_text)) > _MAX_EXPONENT:
+        return None
+    exponent = int(exponent_text)
+    mantissa = decimal.replace(",", "").replace(" ", "")
+    after_point = len(mantissa.partition(".")[2])
+    return Quantity(
+        sign * _fraction(decimal) * Fraction(10) ** exponent,
+        places=max(after_point - exponent, 0) if "." in mantissa else None,
+        digits=len(mantissa.replace(".", "").lstrip("0")),
+    )
+
+
+def _fraction(decimal: str) -> Fraction:
+    return Fraction(decimal.replace(",", "").replace(" ", "").rstrip(".") or "0")
+
+
+def _read_suffix(suffix: str) -> tuple[Fraction, Unit | None] | None:
+    """Scale and unit that follow a number; None where the rest is not a unit, so that the number is not all."""
+    glued = suffix[:1].isalpha()
+    text = suffix.strip()
+    scale = Fraction(1)
+    for name, factor in _SCALES.items():
+        if text.casefold().startswith(name) and not text[len(name) : len(name) + 1].isalpha():
+            scale, text, glued = factor, text[len(name) :].strip(), False
+            break
+    text = re.sub(r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree|\\circ", "degrees", text).strip()
+    text = re.sub(r"\^\s*\{\s*(-?\d)\s*\}", r"^\1", text)
+    text = re.sub(r"\s*\^\s*", "^", text)
+    if not text:
+        return scale, None
+    if not _UNIT_TEXT.fullmatch(text):
+        return None
+    unit = _unit(text.strip("(). "))
+    if unit:
+        return scale, unit
+    words = re.findall(r"[A-Za-z]+", text.casefold())
+    # Glued or single letters are variables (10h, 2ab); a plain word is what was counted.
+    plain = (
+        not glued and all(word not in _NOT_UNITS for word in words) and any(len(word) > 2 for word in words)
+    )
+    return (scale, None) if plain or text[0] in "€£¥₹" else None
+
+
+def _unit(text: str) -> Unit | None:
+    """A unit of the table, with its power from `cm^2`, `square cm`, `cubic inches`."""
+    found = re.fullmatch(
+        r"(?:(square|sq|cubic|cu)\.?\s+)?([A-Za-z]+)\.?(?:\^([23]))?(?:\s+(squared|cubed))?", text
+    )
+    if not found:
+        return None
+    before, name, power_text, after = found.groups()
+    singular = name if name in _UNITS else name.casefold().rstrip("s")
+    base = _UNITS.get(singular)
+    if base is None:
+        return None
+    power = int(
+        power_text
+        or {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}.get(before or after or "", 1)
+    )
+    return Unit(base.family, base.power * power, base.factor**power)

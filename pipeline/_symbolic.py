@@ -1,0 +1,183 @@
+"""Computer algebra under a deadline, from any thread or process.
+
+SymPy can compute for ever, math-verify's own time-outs need the main thread's signals, and a trainer's process
+must not be forked. So the algebra runs in a process of its own (`pipeline._symbolic_worker`), started at the
+first need by `subprocess`, which executes no Python between fork and exec. It serves all threads at once, and
+forked children of the caller too, since each request brings its own pipe for the reply.
+
+Linux only (SOCK_SEQPACKET between processes).
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from pipeline._symbolic_worker import DIFFERENT, EQUAL, MAX_PACKET, READY
+
+logger = logging.getLogger(__name__)
+
+# A comparison that ended without a verdict so short before its deadline was ended by its timer.
+_TIMER_SLACK_S = 0.05
+
+
+class UndecidedError(RuntimeError):
+    """A comparison was cut off by its deadline, by memory or by a crash: neither equal nor different is known."""
+
+
+class SymbolicWorker:
+    """The process that compares by algebra; started when first used, replaced when it has died. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+        self._ready = False
+
+    def any_equal(self, pairs: Sequence[tuple[str, str]], deadline: float) -> bool:
+        """Whether any pair of (answer, reference) is equal.
+
+        Args:
+            pairs: undressed answers, as `pipeline._compare` leaves them.
+            deadline: the `time.monotonic()` by which this returns or raises.
+
+        Raises:
+            UndecidedError: when that is not known by the deadline, or the comparison failed.
+        """
+        seconds = max(deadline - time.monotonic(), 0.001)
+        packet = json.dumps({"seconds": seconds, "pairs": list(pairs)}).encode()
+        if len(packet) > MAX_PACKET:
+            raise UndecidedError("too long to compare symbolically")
+        reading, writing = os.pipe()
+        try:
+            try:
+                self._send(packet, writing, deadline)
+            finally:
+                os.close(writing)
+            return self._receive(reading, deadline)
+        finally:
+            os.close(reading)
+
+    def start(self, deadline: float) -> None:
+        """Starts the process, if it is not running, and waits until it can serve.
+
+        Raises:
+            UndecidedError: when it is not ready by the deadline (it goes on starting), or cannot start.
+        """
+        self._acquire(deadline)
+        try:
+            self._start(deadline)
+        finally:
+            self._lock.release()
+
+    def pid(self) -> int | None:
+        """Process id of the running worker, or None."""
+        return self._process.pid if self._process else None
+
+    def close(self) -> None:
+        """Ends the process; a later call starts another."""
+        with self._lock:
+            self._close()
+
+    def after_fork(self) -> None:
+        """Makes this usable in a forked child: another thread may have held the lock, or be starting the process."""
+        self._lock = threading.Lock()
+        if not self._ready:
+            self._process, self._channel = None, None
+
+    def _send(self, packet: bytes, writing: int, deadline: float) -> None:
+        self._acquire(deadline)
+        try:
+            for attempt in (1, 2):
+                channel = self._start(deadline)
+                try:
+                    socket.send_fds(channel, [packet], [writing], socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+                    return
+                except BlockingIOError as error:
+                    raise UndecidedError("the symbolic worker is overloaded") from error
+                except OSError as error:  # it died since its last reply, say under memory pressure
+                    self._close()
+                    if attempt == 2:
+                        raise UndecidedError(f"the symbolic worker does not answer: {error}") from error
+                    logger.warning("the symbolic worker died and is replaced (%s)", error)
+        finally:
+            self._lock.release()
+
+    def _receive(self, reading: int, deadline: float) -> bool:
+        if not _readable(reading, deadline):
+            raise UndecidedError("deadline")
+        verdict = os.read(reading, len(DIFFERENT))
+        if verdict not in (EQUAL, DIFFERENT):
+            late = time.monotonic() > deadline - _TIMER_SLACK_S
+            raise UndecidedError("deadline" if late else "the comparison crashed or ran out of memory")
+        return verdict == EQUAL
+
+    def _acquire(self, deadline: float) -> None:
+        # The lock is held for as long as a send takes, or a start.
+        if not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
+            raise UndecidedError("deadline: the symbolic worker is still starting")
+
+    def _start(self, deadline: float) -> socket.socket:
+        """The channel to a ready process. The lock is held."""
+        channel = self._channel or self._spawn()
+        if not self._ready:
+            if not _readable(channel.fileno(), deadline):
+                raise UndecidedError("deadline: the symbolic worker is still starting")
+            if channel.recv(len(READY)) != READY:
+                self._close()
+                raise UndecidedError("the symbolic worker did not start; its error output says why")
+            self._ready = True
+        return channel
+
+    def _spawn(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # The child finds the same packages as this process, however that came by them, and nothing else (-P).
+        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "pipeline._symbolic_worker"],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,  # an interrupt of the terminal is for the caller to handle
+            )
+        except OSError as error:
+            ours.close()
+            raise UndecidedError(f"the symbolic worker did not start: {error}") from error
+        finally:
+            theirs.close()
+        self._channel, self._ready = ours, False
+        return ours
+
+    def _close(self) -> None:
+        if self._channel:
+            self._channel.close()
+        if self._process:
+            try:
+                self._process.wait(timeout=1.0)  # it ends with its channel
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._process, self._channel, self._ready = None, None, False
+
+
+def _readable(descriptor: int, deadline: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(max(deadline - time.monotonic(), 0.0) * 1_000))
+
+
+WORKER = SymbolicWorker()
+"""The one worker of this process: starting it costs a second and 70 MB, so all callers share it."""
+
+atexit.register(WORKER.close)
+os.register_at_fork(after_in_child=WORKER.after_fork)

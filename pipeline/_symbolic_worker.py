@@ -1,0 +1,188 @@
+"""The process that runs computer algebra for `pipeline._symbolic`. Not to be imported elsewhere.
+
+    python -m pipeline._symbolic_worker      (standard input: a SOCK_SEQPACKET socket)
+
+It imports SymPy and math-verify once, then forks a child for each request. The child alone touches the answers;
+the kernel's interval timer ends it at the deadline wherever it is, be it in the middle of one multiplication of
+huge integers, which no Python signal handler or thread could interrupt. So this process never hangs, never grows,
+and every request meets the same state.
+
+A request is one packet, a JSON object with `seconds` and `pairs` of (answer, reference), and one file descriptor
+for the reply, which is `equal` or `different`; closing it without a reply means that the child died.
+When its peer is gone, be it by SIGKILL, the socket reports its end and the process exits.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import resource
+import select
+import signal
+import socket
+import sys
+from fractions import Fraction
+
+from pipeline._answer_text import closing
+from pipeline._quantity import Quantity, read_quantity, same_quantity
+
+MAX_PACKET = 131_072
+READY = b"ready"
+EQUAL = b"equal"
+DIFFERENT = b"different"
+# Constants are evaluated to so many digits, and are the same number when they agree to two thirds of them. What is
+# exactly zero evaluates to something far below the second gap.
+_DIGITS = 30
+_RELATIVE_GAP = Fraction(1, 10**20)
+_GAP_OF_ZEROS = Fraction(1, 10**40)
+_IDLE_S = 0.05
+_MEMORY_BYTES = 2 << 30
+# Nested answers recurse deeply in the parser; too deep, and the child dies instead of the parse failing silently.
+_RECURSION_LIMIT = 20_000
+_WARM_UP = (
+    (r"\frac{\sqrt{3}}{2}+1", r"1-\frac{3x}{2\sqrt[3]{5}}"),
+    (r"(1, 2] \cup [3, \infty)", r"1 < x \le 2"),
+    (r"2x^{2}+\sin(\theta)", r"\pi r^2-\{1, 2\}"),
+    (r"\frac{4}{5}(\sqrt{2}-1)", r"(4-\sqrt{3})\sqrt{3}"),
+    (r"2^{20} + 2 \cdot 3^{14}", r"\frac{40}{3} \pi r+16"),
+    (r"\frac{3}{4}AB^2", r"(x+1)(x-2)"),
+)
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_COMMAND_OR_CAPITAL = re.compile(r"\\[A-Za-z]+|[A-Z]")
+_PLAIN = (
+    (re.compile(r"\*\*"), "^"),
+    (re.compile(r"\*"), r"\\cdot "),
+    (re.compile(r"<="), r"\\le "),
+    (re.compile(r">="), r"\\ge "),
+    (re.compile(r"!="), r"\\ne "),
+    (re.compile(r"(?<![A-Za-z\\])(pi|sin|cos|tan|log|ln|exp)(?![a-z])"), r"\\\1 "),
+    (re.compile(r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![a-z])"), r"\\infty "),
+    (re.compile(r",?\s(?:and|or)\s"), ", "),
+)
+
+
+def to_latex(undressed: str) -> str:
+    """Plain-text mathematics as the LaTeX that math-verify reads: `2*pi`, `x**2`, `x^(1/3)`, `x <= 2`."""
+    text = undressed
+    for pattern, replacement in _PLAIN:
+        text = pattern.sub(replacement, text)
+    start = text.find("^(")
+    while start >= 0:
+        end = closing(text, start + 1, "()")
+        if end is None:
+            break
+        text = f"{text[: start + 1]}{{{text[start + 2 : end]}}}{text[end + 1 :]}"
+        start = text.find("^(", start + 1)
+    return text
+
+
+def distinguish_cases(texts: list[str]) -> list[str]:
+    """Capitals renamed where a text also holds the small letter: math-verify takes S and s for the same symbol."""
+    clashes = {
+        capital
+        for text in texts
+        for bare in [_COMMAND.sub(" ", text)]
+        for capital in set(re.findall(r"[A-Z]", bare))
+        if capital.lower() in bare
+    }
+    return [
+        _COMMAND_OR_CAPITAL.sub(lambda m: f"{m[0]}_{{9}}" if m[0] in clashes else m[0], text)
+        for text in texts
+    ]
+
+
+def equal(answer: str, reference: str) -> bool:
+    """Whether two undressed answers are equal for math-verify, or as numbers when one is a decimal."""
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    def read(text: str) -> list[object]:
+        # Without its time-outs, which need the main thread's signals: the caller's timer stands over all of it.
+        return list(parse(f"${to_latex(text)}$", [LatexExtractionConfig()], parsing_timeout=None))
+
+    given, wanted = (read(text) for text in distinguish_cases([answer, reference]))
+    given_number = read_quantity(answer) or _evaluate(given)
+    wanted_number = read_quantity(reference) or _evaluate(wanted)
+    if given_number and wanted_number:  # numbers that differ need no simplification to tell so
+        return _same_number(given_number, wanted_number)
+    return bool(verify(wanted, given, timeout_seconds=None, allow_set_relation_comp=True))
+
+
+def _evaluate(parsed: list[object]) -> Quantity | None:
+    """A parsed real number to `_DIGITS` digits, as a form without decimal places."""
+    from sympy import Expr, N
+
+    expression = parsed[0] if parsed else None
+    if not isinstance(expression, Expr) or expression.free_symbols:
+        return None
+    try:
+        number = N(expression.doit(), _DIGITS)
+    except (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError):
+        return None  # SymPy's ways to say that it cannot; `verify` has others
+    if not (number.is_Float or number.is_Rational) or not number.is_finite:
+        return None
+    return Quantity(Fraction(int(number.p), int(number.q)) if number.is_Rational else Fraction(str(number)))
+
+
+def _same_number(given: Quantity, wanted: Quantity) -> bool:
+    gap = abs(given.value - wanted.value)
+    if gap <= max(abs(given.value), abs(wanted.value)) * _RELATIVE_GAP or gap <= _GAP_OF_ZEROS:
+        return True
+    return same_quantity(given, wanted)
+
+
+def _answer(packet: bytes, reply: int) -> None:
+    """Serves one request; runs in the child."""
+    request = json.loads(packet)
+    signal.setitimer(signal.ITIMER_REAL, request["seconds"])
+    is_equal = any(equal(given, wanted) for given, wanted in request["pairs"])
+    os.write(reply, EQUAL if is_equal else DIFFERENT)
+
+
+def _serve(channel: socket.socket) -> None:
+    warm_ups = list(_WARM_UP)
+    while True:
+        # Children inherit what the parser learns about its grammar; requests go first.
+        if warm_ups and not select.select([channel], [], [], _IDLE_S)[0]:
+            equal(*warm_ups.pop(0))
+            continue
+        packet, descriptors, _, _ = socket.recv_fds(channel, MAX_PACKET, 1)
+        if not packet:
+            return
+        if os.fork() == 0:
+            try:
+                channel.close()
+                _answer(packet, descriptors[0])
+            finally:  # an error ends here as well: the caller sees that there is no reply
+                os._exit(0)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def main() -> None:
+    """Loads the algebra, says so, and serves until the peer is gone."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    memory = _MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(hard, _MEMORY_BYTES)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The default action of SIGALRM ends a process without running any Python. A parent may have ignored or blocked it.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
+    sys.setrecursionlimit(_RECURSION_LIMIT)
+    import math_verify  # noqa: F401 - loaded once, for all children
+
+    logging.disable(logging.CRITICAL)  # it warns that its time-outs are off
+    channel = socket.socket(fileno=os.dup(0))
+    # Failures to start are for the user to see; what the parser prints about odd answers is not.
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(quiet, stream)
+    channel.send(READY)
+    _serve(channel)
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(0)

@@ -1,0 +1,181 @@
+r"""Grades a response against a reference answer; every call ends within its deadline.
+
+    >>> grade(r"Therefore the side is \boxed{\frac{1}{2}} cm.", "0.5")
+    Grade(outcome='correct', answer='\\frac{1}{2}', how='boxed')
+    >>> grade("The correct answer is (B).", "12 cm", options=["10 cm", "12 cm"]).outcome
+    'correct'
+
+Text and exact fractions decide most answers. What they leave open goes to math-verify, in a process of its own
+(`pipeline._symbolic`), so nothing here imports SymPy and no answer can stop the caller.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline._answer_text import key, undress
+from pipeline._compare import MAX_ANSWER_CHARS, compare
+from pipeline._extract import Extraction, find_answer
+from pipeline._symbolic import WORKER, UndecidedError
+
+__all__ = ["Grade", "UndecidedError", "equal_answers", "extract_answer", "grade", "warm_up"]
+
+DEADLINE_S = 5.0
+_LETTERS = "ABCDEFGHIJ"
+_LETTER = re.compile(r"[A-J]")
+_LAST_LABEL = re.compile(r"\(\s*([A-J])\s*\)$")
+_CHOICE = re.compile(
+    r"(?:(?:option|choice|answer)\s+)?(?:\(?\s*(?P<closed>[A-J])\s*\)|(?P<bare>[A-J])(?![A-Z]))\s*(?P<rest>.*)",
+    re.DOTALL | re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """The outcome of grading one response.
+
+    Attributes:
+        outcome: `correct`; `wrong`; `no_answer` where the response states none; `error` where it could not be
+            decided, which says nothing about the response.
+        answer: the answer as it stands in the response, or None.
+        how: how the answer was found (tag, boxed, hashes, stated, option_letter, option_text, last_formula,
+            last_number, whole); for `no_answer` and `error`, why.
+    """
+
+    outcome: Literal["correct", "wrong", "no_answer", "error"]
+    answer: str | None
+    how: str
+
+    @property
+    def score(self) -> float | None:
+        """Accuracy: 1 for `correct`, 0 for `wrong` and `no_answer`, None for `error`, which is not to be scored."""
+        return None if self.outcome == "error" else float(self.outcome == "correct")
+
+
+def grade(
+    response: str, reference: str, *, options: Sequence[str] = (), deadline_s: float = DEADLINE_S
+) -> Grade:
+    """Grades one response. Safe in any thread, and in a process that holds a model.
+
+    Args:
+        response: a model's text, of any length.
+        reference: the right answer: a value, or with `options` a letter or an option's text.
+        options: texts of the choices in order A, B, C, ...; the response may give the letter or the value.
+        deadline_s: seconds after which an undecided comparison ends as `error`. The first call that needs
+            algebra also starts its process, in about a second: see `warm_up`.
+    """
+    deadline = time.monotonic() + deadline_s
+    if not reference.strip():
+        return Grade("error", None, "the reference is empty")
+    found = _repeats(response, reference) or find_answer(response, options)
+    if found is None:
+        return Grade("no_answer", None, "nothing reads as an answer")
+    try:
+        equal = _matches(found.answer, reference, options, deadline)
+    except UndecidedError as error:
+        return Grade("error", found.answer, str(error))
+    return Grade("correct" if equal else "wrong", found.answer, found.how)
+
+
+def extract_answer(response: str, *, options: Sequence[str] = ()) -> str | None:
+    """The final answer of a response as it stands there, or None.
+
+    Args:
+        response: a model's text.
+        options: texts of the choices, if there are any.
+    """
+    found = find_answer(response, options)
+    return found.answer if found else None
+
+
+def equal_answers(
+    answer: str, reference: str, *, options: Sequence[str] = (), deadline_s: float = DEADLINE_S
+) -> bool:
+    """Whether two answers, without text around them, are equal.
+
+    Args:
+        answer: the answer in question.
+        reference: the answer to compare with. Not symmetric: a decimal reference takes what rounds to it.
+        options: texts of the choices, if there are any.
+        deadline_s: seconds that the comparison may take.
+
+    Raises:
+        UndecidedError: if it was not decided by the deadline.
+    """
+    return _matches(answer, reference, options, time.monotonic() + deadline_s)
+
+
+def warm_up(timeout_s: float = 60.0) -> None:
+    """Starts the process for symbolic comparisons, so that no call's deadline is spent on it.
+
+    Raises:
+        UndecidedError: if it cannot start.
+    """
+    WORKER.start(time.monotonic() + timeout_s)
+
+
+def _repeats(response: str, reference: str) -> Extraction | None:
+    """A response that is the reference itself, whatever that looks like."""
+    if len(response) > MAX_ANSWER_CHARS or response.strip() != reference.strip():
+        return None
+    return Extraction(response.strip(), "whole")
+
+
+def _matches(answer: str, reference: str, options: Sequence[str], deadline: float) -> bool:
+    if not options:
+        letter, wanted_letter = _choice(answer, ()), _choice(reference, ())
+        if wanted_letter is not None and letter is not None:
+            return letter == wanted_letter
+        return _equal(answer, reference, deadline)
+    wanted = _option_of(reference, options)
+    if wanted is None:
+        return _equal(answer, reference, deadline)
+    given = _option_of(answer, options)
+    if given is not None:
+        return given == wanted
+    return _equal(answer, options[wanted], deadline)
+
+
+def _option_of(answer: str, options: Sequence[str]) -> int | None:
+    """Index of the option that an answer names by its letter or repeats."""
+    if len(answer) > MAX_ANSWER_CHARS:
+        return None
+    plain = key(undress(answer))
+    if not _LETTER.fullmatch(plain):
+        same_text = [i for i, option in enumerate(options) if key(undress(option)) == plain]
+        same = same_text or [i for i, option in enumerate(options) if compare(answer, option).equal]
+        if len(same) == 1:
+            return same[0]
+    return _choice(answer, options)
+
+
+def _choice(answer: str, options: Sequence[str]) -> int | None:
+    """Index of the letter of `B`, `(B)`, `B.`, `(B) 5 cm`, `Option B`; None for what is no choice."""
+    if len(answer) > MAX_ANSWER_CHARS:
+        return None
+    text = undress(answer)
+    found = _CHOICE.fullmatch(text)
+    if found and found["bare"]:
+        letter = found["bare"]
+        # `A 5` could be anything, `A. 5` is a label; without options a small letter alone is a variable.
+        if (found["rest"] and found["rest"][0] not in ".:") or (letter.islower() and not options):
+            return None
+    elif found:
+        letter = found["closed"]
+    elif options and (last := _LAST_LABEL.search(text)):
+        letter = last[1]
+    else:
+        return None
+    index = _LETTERS.index(letter.upper())
+    return index if index < (len(options) or len(_LETTERS)) else None
+
+
+def _equal(answer: str, reference: str, deadline: float) -> bool:
+    comparison = compare(answer, reference)
+    if comparison.equal is None:
+        return WORKER.any_equal(comparison.open_pairs, deadline)
+    return comparison.equal

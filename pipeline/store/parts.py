@@ -23,6 +23,11 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that no reader's glob matches and no other writer has."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
 def publish(folder: Path, table: pa.Table, name: str | None = None) -> str:
     """Write `table` as a new part of `folder`, visible to readers all at once and durable on return.
 
@@ -35,7 +40,7 @@ def publish(folder: Path, table: pa.Table, name: str | None = None) -> str:
         OSError: the folder cannot be written.
     """
     name = name or f"{time.time_ns():020d}-{uuid.uuid4().hex[:12]}.parquet"
-    temporary = folder / f".{name}.tmp"
+    temporary = _temporary(folder / name)
     try:
         with temporary.open("wb") as out:
             pq.write_table(table, out, compression="zstd")
@@ -54,7 +59,7 @@ def publish_bytes(path: Path, content: bytes) -> None:
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _temporary(path)
     with temporary.open("wb") as out:
         out.write(content)
         out.flush()

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from pipeline.store.views import create_views
+from pipeline.store.views import connect
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,38 +60,38 @@ class Snapshot:
     variant_count: int
     _connection: duckdb.DuckDBPyConnection
     _problem_numbers: dict[str, int]
+    _texts: pa.Table
 
     def candidates(self, problem_ids: Sequence[str]) -> dict[str, list[SnapshotVariant]]:
         """The accepted variants of the given problems, each list in the order of variant_id."""
         by_number = {self._problem_numbers[p]: p for p in problem_ids if p in self._problem_numbers}
         found: dict[str, list[SnapshotVariant]] = {problem_id: [] for problem_id in problem_ids}
-        for problem_no, *columns in self._rows(_CANDIDATES, "problem_no", list(by_number)):
+        wanted = pa.table({"problem_no": pa.array(list(by_number), pa.int32())})
+        self._connection.register("wanted", wanted)
+        rows = self._connection.execute(_CANDIDATES).fetchall()
+        self._connection.unregister("wanted")
+        for problem_no, *columns in rows:
             found[by_number[problem_no]].append(SnapshotVariant(*columns))
         return found
 
     def texts(self, numbers: Sequence[int]) -> dict[int, VariantText]:
         """What is shown of variants, by `SnapshotVariant.number`."""
-        rows = self._rows(_TEXTS, "variant_no", sorted(set(numbers)))
-        return {number: VariantText(text, tuple(hint), recipe) for number, text, hint, recipe in rows}
+        distinct = sorted(set(numbers))
+        rows = self._texts.take(pa.array(distinct, pa.int64())).to_pylist()
+        return {
+            number: VariantText(row["text"], tuple(row["hint"]), row["recipe"])
+            for number, row in zip(distinct, rows, strict=True)
+        }
 
     def labels(self) -> dict[str, float]:
         """Difficulty by problem_id, measured by the store's `label_model`."""
         return dict(self._connection.execute("SELECT problem_id, difficulty FROM original_labels").fetchall())
-
-    def _rows(self, sql: str, column: str, numbers: Sequence[int]) -> list[tuple[Any, ...]]:
-        self._connection.register("wanted", pa.table({column: pa.array(numbers, pa.int32())}))
-        try:
-            return self._connection.execute(sql).fetchall()
-        finally:
-            self._connection.unregister("wanted")
 
 
 _CANDIDATES = """
 SELECT problem_no, variant_no, variant_id, kind, delta, pass_rate
 FROM accepted SEMI JOIN wanted USING (problem_no) ORDER BY variant_no
 """
-_TEXTS = "SELECT variant_no, text, hint, recipe FROM accepted SEMI JOIN wanted USING (variant_no)"
-
 _LOAD = """
 CREATE TABLE labelled AS
     SELECT subject_id, pass_rate, difficulty FROM store.labels
@@ -101,23 +101,31 @@ CREATE TABLE original_labels AS
 CREATE TABLE accepted AS
     SELECT (dense_rank() OVER (ORDER BY v.problem_id))::INTEGER - 1 AS problem_no,
            (row_number() OVER (ORDER BY v.problem_id, v.variant_id))::INTEGER - 1 AS variant_no,
-           v.variant_id, v.problem_id, v.kind, v.delta, l.pass_rate, v.text, v.hint, v.recipe
+           v.variant_id, v.problem_id, v.kind, v.delta, l.pass_rate, v.text, v.hint, v.recipe::VARCHAR AS recipe
     FROM store.variants v LEFT JOIN labelled l ON l.subject_id = v.variant_id
-    WHERE v.status = 'accepted' ORDER BY problem_no, variant_no;
+    WHERE v.status = 'accepted' ORDER BY variant_no;
 DROP TABLE labelled;
 """
 
 
 def load_snapshot(root: Path, variant_parts: Sequence[str]) -> Snapshot:
-    """Read the accepted variants of the named parts, and the labels, into memory."""
-    connection = duckdb.connect()
-    connection.execute("CREATE SCHEMA store; SET schema = 'store'")
-    for statement in create_views(root, variant_parts=variant_parts):
-        connection.execute(statement)
-    connection.execute("SET schema = 'main'")
+    """Read the accepted variants of the named parts, and the labels, into memory.
+
+    Raises:
+        StoreError: a part is damaged or missing.
+    """
+    connection = connect(root, variant_parts=variant_parts, schema="store")
     connection.execute(_LOAD)
     rows: list[tuple[Any, ...]] = connection.execute(
         "SELECT DISTINCT problem_id, problem_no FROM accepted"
     ).fetchall()
     [(count,)] = connection.execute("SELECT count(*) FROM accepted").fetchall()
-    return Snapshot(list(variant_parts), time.monotonic(), len(rows), count, connection, dict(rows))
+    # Texts are found by their row in an Arrow table, which costs nothing beside a scan of long strings.
+    texts = (
+        connection.sql("SELECT text, hint, recipe FROM accepted ORDER BY variant_no")
+        .to_arrow_table()
+        .combine_chunks()
+    )
+    for column in texts.column_names:
+        connection.execute(f"ALTER TABLE accepted DROP COLUMN {column}")
+    return Snapshot(list(variant_parts), time.monotonic(), len(rows), count, connection, dict(rows), texts)

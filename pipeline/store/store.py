@@ -17,14 +17,21 @@ import duckdb
 
 from pipeline.store import parts
 from pipeline.store.snapshot import Snapshot, load_snapshot
-from pipeline.store.views import create_views
+from pipeline.store.views import connect
 from schemas.arrow import arrow_schema, to_table
 from schemas.exceptions import ConfigError, StoreError
 from schemas.records import RECORDS, Problem, Record, Run, Setting, Variant, utc_now
 
 R = TypeVar("R", bound=Record)
 
-_IMAGE_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
+_IMAGE_SUFFIXES = {
+    "PNG": ".png",
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "WEBP": ".webp",
+    "GIF": ".gif",
+    "BMP": ".bmp",
+}
 
 
 class VariantStore:
@@ -37,18 +44,21 @@ class VariantStore:
         create: make the folder and its tables where they are missing.
 
     Raises:
-        StoreError: there is no store at `root` and `create` is false.
+        StoreError: there is no store at `root` and `create` is false, or its folder cannot be written.
     """
 
     def __init__(self, root: str | Path, *, create: bool = False) -> None:
         self.root = Path(root).resolve()
         if not create and not (self.root / Problem.table / parts.EMPTY_PART).exists():
             raise StoreError(f"no store at {root}: make one with `diva ingest SOURCE --store {root}`")
-        for record in RECORDS:
-            folder = self.root / record.table
-            if not (folder / parts.EMPTY_PART).exists():
-                folder.mkdir(parents=True, exist_ok=True)
-                parts.publish(folder, arrow_schema(record).empty_table(), parts.EMPTY_PART)
+        try:
+            for record in RECORDS:
+                folder = self.root / record.table
+                if not (folder / parts.EMPTY_PART).exists():
+                    folder.mkdir(parents=True, exist_ok=True)
+                    parts.publish(folder, arrow_schema(record).empty_table(), parts.EMPTY_PART)
+        except OSError as error:
+            raise StoreError(f"no store can be made at {root}: {error.strerror}") from error
 
     # --- writing
 
@@ -102,22 +112,31 @@ class VariantStore:
     # --- reading
 
     def connect(self) -> duckdb.DuckDBPyConnection:
-        """A DuckDB connection, in memory, with this store's views. The caller closes it."""
-        connection = duckdb.connect()
-        for statement in create_views(self.root):
-            connection.execute(statement)
-        return connection
+        """A DuckDB connection, in memory, with this store's views. The caller closes it.
+
+        Raises:
+            StoreError: a part file is damaged.
+        """
+        return connect(self.root)
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Rows of a trusted query (for a user's own, see `run_select`)."""
         with self.connect() as connection:
             return connection.execute(sql, parameters).fetchall()
 
-    def read(self, record: type[R], where: str = "true", parameters: Sequence[object] = ()) -> list[R]:
+    def read(
+        self,
+        record: type[R],
+        where: str = "true",
+        parameters: Sequence[object] = (),
+        *,
+        limit: int | None = None,
+    ) -> list[R]:
         """Records of one type as models, in the order of their keys."""
         names = ", ".join(f'"{name}"' for name in record.model_fields)
         key = ", ".join(f'"{name}"' for name in record.key)
-        rows = self.query(f"SELECT {names} FROM {record.table} WHERE {where} ORDER BY {key}", parameters)
+        sql = f"SELECT {names} FROM {record.table} WHERE {where} ORDER BY {key}"
+        rows = self.query(sql if limit is None else f"{sql} LIMIT {limit}", parameters)
         return [record.model_validate(dict(zip(record.model_fields, row, strict=True))) for row in rows]
 
     def problems(
@@ -138,8 +157,10 @@ class VariantStore:
             condition += " AND problem_id IN (SELECT unnest(?))"
             parameters = [list(problem_ids)]
         try:
-            return self.read(Problem, condition, parameters)[:limit]
+            return self.read(Problem, condition, parameters, limit=limit)
         except duckdb.Error as error:
+            if where is None:
+                raise
             raise ConfigError(f"problem filter {where!r}: {str(error).splitlines()[0]}") from error
 
     def setting(self, name: str) -> str | None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import duckdb
+
+from schemas.exceptions import StoreError
 from schemas.records import RECORDS, DifficultyEvent, JsonText, Record, Rollout, Variant
 
 # Quantile of the standard normal for a two-sided interval of 90 %.
@@ -42,7 +45,7 @@ def _column_list(record: type[Record]) -> str:
 def _latest(root: Path, record: type[Record], parts: Sequence[str] | None, where: str = "true") -> str:
     key = ", ".join(f'"{name}"' for name in record.key)
     return (
-        f"SELECT {_column_list(record)} FROM {_source(root, record.table, parts)} WHERE {where} "
+        f"SELECT {_column_list(record)} FROM {_source(root, record.table, parts)} t WHERE {where} "
         f"QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY recorded_at DESC, record_no DESC) = 1"
     )
 
@@ -53,7 +56,8 @@ def _of_current_attempts(root: Path, record: type[Record]) -> str:
         "SELECT 1 FROM attempts a WHERE a.run_id = t.run_id AND a.attempt > t.attempt "
         "AND t.step >= a.resumed_step"
     )
-    return f"SELECT * FROM ({_latest(root, record, None)}) t WHERE NOT EXISTS ({superseded})"
+    # Before the latest of a key is taken: else a superseded row that was written late would hide its successor.
+    return _latest(root, record, None, f"NOT EXISTS ({superseded})")
 
 
 # contract.md, Difficulty: measured delta with its variance from both Beta posteriors (times 64), and
@@ -76,7 +80,7 @@ SELECT v.variant_id, v.problem_id, v.kind, v.text, v.hint_steps::INTEGER AS hint
        v.delta_designed, m.delta AS delta_measured,
        m.delta - {z} * sqrt(m.variance) AS delta_low, m.delta + {z} * sqrt(m.variance) AS delta_high,
        coalesce((m.delta / m.variance + v.delta_designed / 4) / (1 / m.variance + 1.0 / 4),
-                v.delta_designed) AS delta,
+                v.delta_designed, m.delta) AS delta,
        v.status, v.reason, v.generator_model, v.prompt_version, v.created_at,
        v.hint_total::INTEGER AS hint_total, v.solution_answer
 FROM ({latest}) v LEFT JOIN measured m USING (variant_id)
@@ -114,3 +118,28 @@ def create_views(root: Path, *, variant_parts: Sequence[str] | None = None) -> l
     bodies |= {record.table: body for record, body in special.items()}
     bodies[LIVE_DIFFICULTY] = _LIVE_DIFFICULTY
     return [f"CREATE OR REPLACE VIEW {name} AS {body}" for name, body in bodies.items()]
+
+
+def connect(
+    root: Path, *, variant_parts: Sequence[str] | None = None, schema: str = "main"
+) -> duckdb.DuckDBPyConnection:
+    """An in-memory connection with a store's views in one of its schemas.
+
+    Args:
+        root: the store's folder.
+        variant_parts: see `create_views`.
+        schema: where the views go.
+
+    Raises:
+        StoreError: a part file is damaged or missing.
+    """
+    connection = duckdb.connect()
+    try:
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}; SET schema = '{schema}'")
+        for statement in create_views(root, variant_parts=variant_parts):
+            connection.execute(statement)
+        connection.execute("SET schema = 'main'")
+    except duckdb.Error as error:
+        connection.close()
+        raise StoreError(f"store {root} cannot be read: {str(error).strip().splitlines()[0]}") from error
+    return connection

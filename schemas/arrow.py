@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Union, get_args, get_origin
@@ -51,3 +51,27 @@ def to_table(records: Sequence[Record], recorded_at: datetime) -> pa.Table:
     """Records of one type as an Arrow table of their table's schema."""
     rows = [{**r.model_dump(), "recorded_at": recorded_at, "record_no": i} for i, r in enumerate(records)]
     return pa.Table.from_pylist(rows, schema=arrow_schema(type(records[0])))
+
+
+def columns_to_table(
+    record: type[Record], batches: Sequence[Mapping[str, Any]], recorded_at: datetime
+) -> pa.Table:
+    """Rows given as columns (or one value for all rows of a batch), as a table of the record's schema.
+
+    Raises:
+        KeyError: a column is missing.
+        pyarrow.ArrowInvalid: a value is not of its column's type.
+    """
+    schema = arrow_schema(record)
+    tables, total = [], 0
+    for batch in batches:
+        rows = max(len(values) for values in batch.values() if not isinstance(values, str | int))
+        order = {"recorded_at": [recorded_at] * rows, "record_no": range(total, total + rows)}
+        spread = {
+            name: [value] * rows if isinstance(value, str | int) else value
+            for name, value in {**batch, **order}.items()
+        }
+        arrays = [pa.array(spread[field.name], field.type) for field in schema]
+        tables.append(pa.table(arrays, schema=schema))
+        total += rows
+    return pa.concat_tables(tables)

@@ -8,7 +8,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 from trl import GRPOConfig
 
 from schemas.exceptions import ConfigError
-from trainer.advantages import ADVANTAGES, Balance, Rescale
+from trainer.advantages import ADVANTAGES, AdvantageSettings, Balance, Rescale
 from trainer.prompts import HintStyle
 from trainer.selection import SELECTORS
 
@@ -132,3 +132,19 @@ class DivaGRPOConfig(GRPOConfig):
     def rollouts_per_problem(self) -> int:
         """n (M + 1): consecutive rows of the generation batch that share a problem."""
         return int(self.num_generations * (self.num_variants + 1))
+
+    def advantage_settings(self, reward_max: float) -> AdvantageSettings:
+        """The knobs of the advantage functions.
+
+        Args:
+            reward_max: largest reachable reward.
+        """
+        return AdvantageSettings(
+            k=self.weight_k,
+            r_max=reward_max,
+            eps=self.advantage_eps,
+            balance=self.balance,
+            rescale=self.rescale,
+            local_weight=self.local_weight,
+            global_weight=self.global_weight,
+        )

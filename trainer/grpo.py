@@ -6,9 +6,8 @@ What is overridden, and why:
 - `_generate_and_score_completions`: chooses the variants by live difficulty and swaps the prompts before TRL
   generates; puts DIVA's advantages in the place of GRPO's behind it; moves the live difficulty.
 - `_calculate_rewards`: keeps the rewards of all processes, which TRL gathers there.
-- `_tokenize_prompts`, `_generate`: with `hint_style="prefix"` the steps open the answer. They are generated
-  from as part of the prompt, then moved to the front of the completion and masked from the loss, as TRL masks
-  tokens of tools; rewards see steps and completion together.
+- `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the steps open the answer
+  and are not trained on.
 - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the live state goes with the checkpoint, and the
   buffered generation where a checkpoint falls between two generations.
 
@@ -19,7 +18,6 @@ All else, the clipped loss included, is TRL's. These methods are private, so TRL
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +28,24 @@ from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOTrainer
 
 from pipeline.store import Snapshot, VariantStore
 from schemas.exceptions import ConfigError
-from trainer.advantages import ADVANTAGES, AdvantageSettings, DivaAdvantages, diva_advantages
+from schemas.records import DifficultyEvent, Rollout
 from trainer.config import DivaGRPOConfig
 from trainer.live import LiveDifficulty
+from trainer.openings import OpenedGRPOTrainer
 from trainer.plan import Layout, make_plan, planned_rows
 from trainer.prompts import PromptBuilder
 from trainer.recorder import Recorder
-from trainer.rollouts import RolloutBatch, event_records
+from trainer.rollouts import RolloutBatch
 from trainer.sampler import EpochRepeatSampler
 from trainer.selection import SELECTORS, Draw
 
 STATE_FILE = "diva_state.pt"
 
 
-class DivaGRPOTrainer(GRPOTrainer):
+class DivaGRPOTrainer(OpenedGRPOTrainer):
     """GRPO on a problem and its variants, chosen by live difficulty from the store.
 
     Args:
@@ -100,7 +98,7 @@ class DivaGRPOTrainer(GRPOTrainer):
         own_store = store if self.accelerator.is_main_process else None
         self.recorder = Recorder(own_store, run_id, args.store_flush_steps)
         self.add_callback(_RecorderCallback(self.recorder))
-        self._prefixes: list[str] = []
+        self.openings = []
         self._reward_BF = torch.empty(0, len(self.reward_funcs))
 
     # --- start-up
@@ -184,9 +182,9 @@ class DivaGRPOTrainer(GRPOTrainer):
             step=self.state.global_step,
             warmup=warmup,
         )
-        rows, self._prefixes = planned_rows(inputs, plan, layout, first_row, self._prompts)
+        rows, self.openings = planned_rows(inputs, plan, layout, first_row, self._prompts)
         output = super()._generate_and_score_completions(rows)
-        self._prefixes = []
+        self.openings = []
         own = output["completion_mask"] * output.get("tool_mask", 1)
         shape = (len(problem_P), layout.variants + 1, layout.generations)
         batch = RolloutBatch(
@@ -198,8 +196,8 @@ class DivaGRPOTrainer(GRPOTrainer):
         )
         learnt = batch.learn(self.live, of_group=args.difficulty_from == "group")
         if self.recorder.active:
-            events = event_records(batch, learnt, self.live, self._problem_ids, **self._shared_columns())
-            self.recorder.add([], list(events))
+            columns = batch.event_columns(learnt, self.live, self._problem_ids)
+            self.recorder.add(DifficultyEvent, self.state.global_step, columns)
         return batch
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, ids: Any) -> torch.Tensor:
@@ -235,108 +233,28 @@ class DivaGRPOTrainer(GRPOTrainer):
 
     def _put_advantages(self, batch: RolloutBatch) -> None:
         """Replace TRL's advantages, in the loss and in its log, and record the rollouts."""
-        args, layout = self.args, self._layout
-        rewards_B = torch.from_numpy(batch.reward_PVN.reshape(-1))
-        rows = len(rewards_B)
-        local_B, global_B = torch.from_numpy(layout.prompts(rows)), torch.from_numpy(layout.problems(rows))
-        difficulty_B = torch.from_numpy(np.repeat(batch.plan.difficulty_PV.reshape(-1), layout.generations))
-        settings = self._advantage_settings()
-        if self.state.global_step < args.variant_warmup_steps:
-            # All slots hold the original: one group of n (M + 1) rollouts, as GRPO would have it.
-            total_B = diva_advantages(
-                rewards_B, global_B, global_B, difficulty_B,
-                k=0.0, eps=args.advantage_eps, balance="none", rescale="none", global_weight=0.0,
-            )  # fmt: skip
-        else:
-            function = ADVANTAGES[args.advantage]
-            total_B = function(rewards_B, local_B, global_B, difficulty_B, settings=settings)
-        mine = slice(
-            self.accelerator.process_index * len(batch.output["advantages"]),
-            (self.accelerator.process_index + 1) * len(batch.output["advantages"]),
+        reward_max = self.args.reward_max
+        settings = self.args.advantage_settings(
+            float(self.reward_weights.sum()) if reward_max is None else reward_max
         )
-        old = batch.output["advantages"]
-        batch.output["advantages"] = total_B[mine].to(old)
+        warmup = self.state.global_step < self.args.variant_warmup_steps
+        total_B = batch.advantages("grpo" if warmup else self.args.advantage, settings)
+        theirs = batch.output["advantages"]
+        first_row = self.accelerator.process_index * len(theirs)
+        batch.output["advantages"] = total_B[first_row : first_row + len(theirs)].to(theirs)
         self._logs["advantages"].extend(total_B.tolist())  # holds one generation batch: TRL's own drop out
-        parts = diva_advantages(
-            rewards_B, local_B, global_B, difficulty_B, **_diva_options(settings), return_parts=True
-        )
-        self._log_batch(batch, parts)
-        self._record(
-            batch, total_B.numpy().reshape(batch.reward_PVN.shape), np.ones(len(batch.reward_PVN), bool)
-        )
-
-    def _advantage_settings(self) -> AdvantageSettings:
-        args = self.args
-        reward_max = args.reward_max if args.reward_max is not None else float(self.reward_weights.sum())
-        return AdvantageSettings(
-            k=args.weight_k,
-            r_max=reward_max,
-            eps=args.advantage_eps,
-            balance=args.balance,
-            rescale=args.rescale,
-            local_weight=args.local_weight,
-            global_weight=args.global_weight,
-        )
-
-    # --- hints that open the answer
-
-    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, dict[str, Any]]:
-        prompt_ids, images, fields = super()._tokenize_prompts(prompts)
-        if any(self._prefixes):
-            opening = self._prefix_ids()
-            prompt_ids = [[*ids, *more] for ids, more in zip(prompt_ids, opening, strict=True)]
-            # Fields with a value for each token (token_type_ids) grow with them.
-            for name, values in fields.items():
-                if isinstance(values, list) and values and isinstance(values[0], list):
-                    fields[name] = [[*v, *[0] * len(more)] for v, more in zip(values, opening, strict=True)]
-        return prompt_ids, images, fields
-
-    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-        generated = super()._generate(prompts)
-        if not any(self._prefixes):
-            return tuple(generated)
-        prompt_ids, completion_ids, _, completions, logprobs, extra, images, tool_images = generated
-        opening = self._prefix_ids()
-        mask = [[0] * len(more) + [1] * len(ids) for more, ids in zip(opening, completion_ids, strict=True)]
-        prompt_ids = [ids[: len(ids) - len(more)] for ids, more in zip(prompt_ids, opening, strict=True)]
-        completion_ids = [[*more, *ids] for more, ids in zip(opening, completion_ids, strict=True)]
-        if logprobs is not None:
-            logprobs = [[*[0.0] * len(more), *lp] for more, lp in zip(opening, logprobs, strict=True)]
-        completions = [_with_opening(p, c) for p, c in zip(self._prefixes, completions, strict=True)]
-        return prompt_ids, completion_ids, mask, completions, logprobs, extra, images, tool_images
-
-    def _prefix_ids(self) -> list[list[int]]:
-        return [
-            self._tokenizer(prefix, add_special_tokens=False)["input_ids"] if prefix else []
-            for prefix in self._prefixes
-        ]
-
-    # --- records and metrics
-
-    def _shared_columns(self) -> dict[str, Any]:
-        return {
-            "run_id": self.recorder.run_id,
-            "step": self.state.global_step,
-            "attempt": self.recorder.attempt,
-        }
+        for name, value in batch.metrics(settings, self.live).items():
+            self._metrics["train"][f"diva/{name}"].append(value)
+        if self._snapshot is not None:
+            age_s = time.monotonic() - self._snapshot.taken_at
+            self._metrics["train"]["diva/snapshot_age_s"].append(age_s)
+        everything_P = np.ones(len(batch.reward_PVN), dtype=bool)
+        self._record(batch, total_B.numpy().reshape(batch.reward_PVN.shape), everything_P)
 
     def _record(self, batch: RolloutBatch, advantage_PVN: Any, only_P: Any) -> None:
         if self.recorder.active:
-            shared = self._shared_columns()
-            records = batch.rollout_records(self._problem_ids, advantage_PVN, only_P=only_P, **shared)
-            self.recorder.add(list(records), [])
-
-    def _log_batch(self, batch: RolloutBatch, parts: DivaAdvantages) -> None:
-        values = {f"groups_without_signal/{name}": share for name, share in batch.dead_share().items()}
-        values |= {f"pass_rate/{kind}": rate for kind, rate in batch.pass_rates().items()}
-        values["difficulty"] = float(self.live.difficulty[batch.plan.problem_P].mean())
-        values["advantage_abs/local"] = float(parts.local_rescaled.abs().mean())
-        values["advantage_abs/global"] = float(parts.global_rescaled.abs().mean())
-        values["variant_shortage"] = float(batch.plan.shortage)
-        if self._snapshot is not None:
-            values["snapshot_age_s"] = time.monotonic() - self._snapshot.taken_at
-        for name, value in values.items():
-            self._metrics["train"][f"diva/{name}"].append(value)
+            columns = batch.rollout_columns(self._problem_ids, advantage_PVN, only_P)
+            self.recorder.add(Rollout, self.state.global_step, columns)
 
     # --- checkpoints
 
@@ -409,16 +327,3 @@ def _check_dataset(dataset: Any) -> None:
         raise ConfigError(f"the training data has no column {', '.join(sorted(missing))}")
     if len(set(dataset["problem_id"])) != len(dataset):
         raise ConfigError("a problem_id stands twice in the training data: one row a problem")
-
-
-def _with_opening(prefix: str, completion: Any) -> Any:
-    """A completion, plain or conversational, with its opening in front."""
-    if isinstance(completion, str):
-        return prefix + completion
-    first, *rest = completion
-    return [{**first, "content": prefix + (first.get("content") or "")}, *rest]
-
-
-def _diva_options(settings: AdvantageSettings) -> dict[str, Any]:
-    names: Sequence[str] = ("k", "r_max", "eps", "balance", "rescale", "local_weight", "global_weight")
-    return {name: getattr(settings, name) for name in names}

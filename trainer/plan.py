@@ -31,22 +31,6 @@ class Layout:
         """Rows of one problem."""
         return self.generations * (self.variants + 1)
 
-    def slots(self, rows: int) -> IntArray:
-        """(B,) prompt of each row within its problem; 0 is the original."""
-        return np.arange(rows) // self.generations % (self.variants + 1)
-
-    def samples(self, rows: int) -> IntArray:
-        """(B,) number of each row within its prompt."""
-        return np.arange(rows) % self.generations
-
-    def prompts(self, rows: int) -> IntArray:
-        """(B,) number of each row's prompt: the local group."""
-        return np.arange(rows) // self.generations
-
-    def problems(self, rows: int) -> IntArray:
-        """(B,) number of each row's problem within the batch: the global group."""
-        return np.arange(rows) // self.block
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:

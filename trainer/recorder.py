@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
 
 from pipeline.store import VariantStore
-from schemas.records import Attempt, DifficultyEvent, Rollout
+from schemas.records import Attempt, DifficultyEvent, Record, Rollout
 
 
 class Recorder:
@@ -20,8 +22,7 @@ class Recorder:
     def __init__(self, store: VariantStore | None, run_id: str, flush_steps: int) -> None:
         self._store, self.run_id, self._flush_steps = store, run_id, flush_steps
         self.attempt = 0
-        self._rollouts: list[Rollout] = []
-        self._events: list[DifficultyEvent] = []
+        self._waiting: defaultdict[type[Record], list[Mapping[str, Any]]] = defaultdict(list)
         self._flushed_at = 0
 
     @property
@@ -39,10 +40,12 @@ class Recorder:
             self.attempt = last + 1
             self._store.append([Attempt(run_id=self.run_id, attempt=self.attempt, resumed_step=resumed_step)])
 
-    def add(self, rollouts: Sequence[Rollout], events: Sequence[DifficultyEvent]) -> None:
-        """Keep records for the next flush."""
-        self._rollouts += rollouts
-        self._events += events
+    def add(
+        self, record: type[Rollout] | type[DifficultyEvent], step: int, columns: Mapping[str, Any]
+    ) -> None:
+        """Keep rows for the next flush; run_id, step and attempt are the recorder's to say."""
+        shared = {"run_id": self.run_id, "step": step, "attempt": self.attempt}
+        self._waiting[record].append({**columns, **shared})
 
     def maybe_flush(self, step: int) -> None:
         """Write, if `flush_steps` have passed since the last time."""
@@ -53,6 +56,6 @@ class Recorder:
         """Write what there is."""
         self._flushed_at = step
         if self._store is not None:
-            self._store.append(self._rollouts)
-            self._store.append(self._events)
-            self._rollouts, self._events = [], []
+            for record, batches in self._waiting.items():
+                self._store.append_columns(record, batches)
+        self._waiting.clear()

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 
-from schemas.records import DifficultyEvent, Rollout
+from trainer.advantages import ADVANTAGES, AdvantageSettings, diva_advantages
 from trainer.live import LiveDifficulty
 from trainer.plan import IntArray, Layout, Plan
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+
+
+class Learnt(NamedTuple):
+    """What a visit said of its problems: difficulty before, accuracy (NaN: not judged), judged rollouts."""
+
+    old_P: FloatArray
+    accuracy_P: FloatArray
+    judged_P: IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +69,54 @@ class RolloutBatch:
             judged[self.plan.kind(problem, slot)] += int((~np.isnan(values_N)).sum())
         return {kind: right[kind] / judged[kind] for kind in sorted(right) if judged[kind]}
 
-    def learn(self, live: LiveDifficulty, *, of_group: bool) -> tuple[FloatArray, FloatArray, IntArray]:
+    def advantages(self, name: str, settings: AdvantageSettings) -> torch.Tensor:
+        """(B,) advantages of all rollouts, float64.
+
+        Args:
+            name: one of `trainer.advantages.ADVANTAGES`, or `grpo`: all rollouts of a problem as one group,
+                for the warm-up, in which all are of its original prompt.
+            settings: the knobs.
+        """
+        if name == "grpo":
+            plain = replace(
+                settings, k=0.0, balance="none", rescale="none", local_weight=0.0, global_weight=1.0
+            )
+            return ADVANTAGES["diva"](*self._tensors(), settings=plain)
+        return ADVANTAGES[name](*self._tensors(), settings=settings)
+
+    def metrics(self, settings: AdvantageSettings, live: LiveDifficulty) -> dict[str, float]:
+        """What is logged of a batch."""
+        parts = diva_advantages(
+            *self._tensors(),
+            k=settings.k,
+            r_max=settings.r_max,
+            eps=settings.eps,
+            balance=settings.balance,
+            rescale=settings.rescale,
+            return_parts=True,
+        )
+        return {
+            **{f"groups_without_signal/{name}": share for name, share in self.dead_share().items()},
+            **{f"pass_rate/{kind}": rate for kind, rate in self.pass_rates().items()},
+            "difficulty": float(live.difficulty[self.plan.problem_P].mean()),
+            "advantage_abs/local": float(parts.local_rescaled.abs().mean()),
+            "advantage_abs/global": float(parts.global_rescaled.abs().mean()),
+            "variant_shortage": float(self.plan.shortage),
+        }
+
+    def _tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rewards, local groups, global groups and difficulties of all rollouts, each (B,)."""
+        problems, slots, samples = self.reward_PVN.shape
+        prompt_B = torch.arange(problems * slots).repeat_interleave(samples)
+        difficulty_B = torch.from_numpy(self.plan.difficulty_PV.reshape(-1)).repeat_interleave(samples)
+        return torch.from_numpy(self.reward_PVN.reshape(-1)), prompt_B, prompt_B // slots, difficulty_B
+
+    def learn(self, live: LiveDifficulty, *, of_group: bool) -> Learnt:
         """Move the live difficulty of the batch's problems, and remember the rollouts of its variants.
 
         Args:
             live: updated in place.
             of_group: count all rollouts of a problem, instead of those of its original prompt alone.
-
-        Returns:
-            (P,) old difficulty, (P,) accuracy (NaN: nothing judged), (P,) judged rollouts.
         """
         judged_PVN = ~np.isnan(self.accuracy_PVN)
         right_PV = np.nansum(self.accuracy_PVN, axis=2)
@@ -84,39 +132,53 @@ class RolloutBatch:
         old_P = live.difficulty[self.plan.problem_P].copy()
         live.visit(self.plan.problem_P, right_P, judged_P)
         accuracy_P = np.divide(right_P, judged_P, out=np.full(len(right_P), np.nan), where=judged_P > 0)
-        return old_P, accuracy_P, judged_P.astype(np.int64)
+        return Learnt(old_P, accuracy_P, judged_P.astype(np.int64))
 
-    def rollout_records(
-        self,
-        problem_ids: Sequence[str],
-        advantage_PVN: FloatArray | None,
-        *,
-        only_P: BoolArray,
-        **shared: Any,
-    ) -> Iterator[Rollout]:
-        """Rollouts of the problems in `only_P`; without advantages they count as 0 (refilled, not trained on).
+    def rollout_columns(
+        self, problem_ids: Sequence[str], advantage_PVN: FloatArray | None, only_P: BoolArray
+    ) -> dict[str, Any]:
+        """Columns of `rollouts`, for the problems in `only_P`, but for run_id, step and attempt.
 
         Args:
             problem_ids: of the training data, by row number.
-            advantage_PVN: what the loss sees.
+            advantage_PVN: what the loss sees; None where the rollouts are not trained on, and count as 0.
             only_P: which problems.
-            shared: run_id, step and attempt.
         """
-        for problem, slot in self._prompts():
-            if only_P[problem]:
-                for sample in range(self.reward_PVN.shape[2]):
-                    where = (problem, slot, sample)
-                    yield Rollout(
-                        problem_id=problem_ids[self.plan.problem_P[problem]],
-                        slot=slot,
-                        sample=sample,
-                        variant_id=self.plan.variant_id(problem, slot),
-                        reward=_or_none(self.reward_PVN[where]),
-                        accuracy=_or_none(self.accuracy_PVN[where]),
-                        advantage=0.0 if advantage_PVN is None else float(advantage_PVN[where]),
-                        completion_tokens=int(self.tokens_PVN[where]),
-                        **shared,
-                    )
+        places = np.flatnonzero(only_P).tolist()
+        _, slots, samples = self.reward_PVN.shape
+        prompts = [(place, slot) for place in places for slot in range(slots)]
+        advantages = np.zeros_like(self.reward_PVN) if advantage_PVN is None else advantage_PVN
+        per_prompt = {
+            "problem_id": [problem_ids[self.plan.problem_P[place]] for place, _ in prompts],
+            "slot": [slot for _, slot in prompts],
+            "variant_id": [self.plan.variant_id(place, slot) for place, slot in prompts],
+        }
+        return {
+            **{
+                name: [value for value in values for _ in range(samples)]
+                for name, values in per_prompt.items()
+            },
+            "sample": np.tile(np.arange(samples), len(prompts)),
+            "reward": pa.array(self.reward_PVN[places].reshape(-1), from_pandas=True),
+            "accuracy": pa.array(self.accuracy_PVN[places].reshape(-1), from_pandas=True),
+            "advantage": advantages[places].reshape(-1),
+            "completion_tokens": self.tokens_PVN[places].reshape(-1),
+        }
+
+    def event_columns(
+        self, learnt: Learnt, live: LiveDifficulty, problem_ids: Sequence[str]
+    ) -> dict[str, Any]:
+        """Columns of `difficulty_events`, one row a problem, but for run_id, step and attempt."""
+        numbers = self.plan.problem_P
+        return {
+            "problem_id": [problem_ids[number] for number in numbers],
+            "old_difficulty": learnt.old_P,
+            "new_difficulty": live.difficulty[numbers],
+            "accuracy": pa.array(learnt.accuracy_P, from_pandas=True),
+            "rollouts": learnt.judged_P,
+            "rule": [live.rule] * len(numbers),
+            "uncertainty": pa.array(live.uncertainty[numbers], from_pandas=True),
+        }
 
     def refilled(
         self, other: RolloutBatch, take_P: BoolArray, layout: Layout, first_row: int, pad_id: int
@@ -158,38 +220,12 @@ class RolloutBatch:
         return ((problem, slot) for problem in range(problems) for slot in range(slots))
 
 
-def event_records(
-    batch: RolloutBatch,
-    learnt: tuple[FloatArray, FloatArray, IntArray],
-    live: LiveDifficulty,
-    problem_ids: Sequence[str],
-    **shared: Any,
-) -> Iterator[DifficultyEvent]:
-    """What `RolloutBatch.learn` changed, one event a problem."""
-    old_P, accuracy_P, judged_P = learnt
-    for place, number in enumerate(batch.plan.problem_P):
-        yield DifficultyEvent(
-            problem_id=problem_ids[number],
-            old_difficulty=float(old_P[place]),
-            new_difficulty=float(live.difficulty[number]),
-            accuracy=_or_none(accuracy_P[place]),
-            rollouts=int(judged_P[place]),
-            rule=live.rule,
-            uncertainty=_or_none(live.uncertainty[number]),
-            **shared,
-        )
-
-
 def _varies(values_QN: FloatArray) -> BoolArray:
     """(Q,) whether the judged values of a group differ at all."""
     low = np.where(np.isnan(values_QN), np.inf, values_QN).min(axis=1)
     high = np.where(np.isnan(values_QN), -np.inf, values_QN).max(axis=1)
     varies: BoolArray = high > low
     return varies
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 _LEFT_PADDED = frozenset({"prompt_ids", "prompt_mask"})

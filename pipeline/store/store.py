@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
@@ -18,7 +18,7 @@ import duckdb
 from pipeline.store import parts
 from pipeline.store.snapshot import Snapshot, load_snapshot
 from pipeline.store.views import connect
-from schemas.arrow import arrow_schema, to_table
+from schemas.arrow import arrow_schema, columns_to_table, to_table
 from schemas.exceptions import ConfigError, StoreError
 from schemas.records import RECORDS, Problem, Record, Run, Setting, Variant, utc_now
 
@@ -67,6 +67,20 @@ class VariantStore:
         if records:
             table = to_table(records, recorded_at or utc_now())
             parts.publish(self.root / records[0].table, table)
+
+    def append_columns(self, record: type[Record], batches: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows given as columns, without a model for each: for a trainer's thousands of rollouts a step.
+
+        Args:
+            record: of which table.
+            batches: by column name, values of all rows, or one value for them all.
+
+        Raises:
+            KeyError: a column is missing.
+            pyarrow.ArrowInvalid: a value is not of its column's type.
+        """
+        if batches:
+            parts.publish(self.root / record.table, columns_to_table(record, batches, utc_now()))
 
     def put_image(self, content: bytes, image_format: str) -> str:
         """Keep an image's bytes once; returns the SHA-256 that `image_path` finds them by."""

@@ -1,0 +1,62 @@
+"""Answers that open with given text: generated from, shown to the rewards, but not trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trl import GRPOTrainer
+
+
+class OpenedGRPOTrainer(GRPOTrainer):
+    """`GRPOTrainer` whose completions may begin with a text that the policy did not write.
+
+    A trailing assistant message would be closed by the chat template, so the opening is appended to the
+    prompt as tokens (`_tokenize_prompts`). Behind the generation it is moved to the front of the completion
+    and masked from the loss as TRL masks the tokens of tools (`_generate`), so that prompt fields of vision
+    models stay as they are and rewards see opening and completion together.
+
+    Attributes:
+        openings: text for each row of this process's next generation; empty texts, or an empty list, open
+            nothing.
+    """
+
+    openings: list[str]
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, dict[str, Any]]:
+        prompt_ids, images, fields = super()._tokenize_prompts(prompts)
+        if any(self.openings):
+            opening = self._opening_ids()
+            prompt_ids = [[*ids, *more] for ids, more in zip(prompt_ids, opening, strict=True)]
+            # Fields with a value for each token (token_type_ids) grow with them.
+            for name, values in fields.items():
+                if isinstance(values, list) and values and isinstance(values[0], list):
+                    fields[name] = [[*v, *[0] * len(more)] for v, more in zip(values, opening, strict=True)]
+        return prompt_ids, images, fields
+
+    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+        generated = super()._generate(prompts)
+        if not any(self.openings):
+            return tuple(generated)
+        prompt_ids, completion_ids, _, completions, logprobs, extra, images, tool_images = generated
+        opening = self._opening_ids()
+        mask = [[0] * len(more) + [1] * len(ids) for more, ids in zip(opening, completion_ids, strict=True)]
+        prompt_ids = [ids[: len(ids) - len(more)] for ids, more in zip(prompt_ids, opening, strict=True)]
+        completion_ids = [[*more, *ids] for more, ids in zip(opening, completion_ids, strict=True)]
+        if logprobs is not None:
+            logprobs = [[*[0.0] * len(more), *lp] for more, lp in zip(opening, logprobs, strict=True)]
+        completions = [_opened(text, c) for text, c in zip(self.openings, completions, strict=True)]
+        return prompt_ids, completion_ids, mask, completions, logprobs, extra, images, tool_images
+
+    def _opening_ids(self) -> list[list[int]]:
+        return [
+            self._tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+            for text in self.openings
+        ]
+
+
+def _opened(opening: str, completion: Any) -> Any:
+    """A completion, plain or conversational, with its opening in front."""
+    if isinstance(completion, str):
+        return opening + completion
+    first, *rest = completion
+    return [{**first, "content": opening + (first.get("content") or "")}, *rest]

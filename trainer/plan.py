@@ -13,7 +13,7 @@ from pipeline.store import Snapshot, SnapshotVariant, VariantText
 from schemas.records import ORIGINAL
 from trainer.difficulty import BetaCounts, variant_difficulty
 from trainer.live import LiveDifficulty
-from trainer.prompts import PromptBuilder
+from trainer.prompts import Prompt, PromptBuilder
 from trainer.selection import Candidate, Draw, Selector
 
 IntArray = npt.NDArray[np.int64]
@@ -134,17 +134,21 @@ def planned_rows(
     Returns:
         New rows, and the opening of each row's answer (empty without one).
     """
-    rows, prefixes = [], []
-    for offset, row in enumerate(inputs):
-        position = first_row + offset
-        slot = position // layout.generations % (layout.variants + 1)
-        variant = plan.variant_PV[position // layout.block][slot]
+    rows: list[dict[str, Any]] = []
+    openings: list[str] = []
+    shown: dict[tuple[int, int], tuple[Prompt, str]] = {}  # the n rows of a prompt share it
+    for position, row in enumerate(inputs, first_row):
+        place, slot = position // layout.block, position // layout.generations % (layout.variants + 1)
+        variant = plan.variant_PV[place][slot]
         if variant is None:
             rows.append(dict(row))
-            prefixes.append("")
-        else:
-            shown = plan.texts[variant.number]
-            prompt = prompts.prompt(shown.text, row.get("options") or (), shown.hint)
-            rows.append({**row, "prompt": prompt})
-            prefixes.append(prompts.prefix(shown.hint))
-    return rows, prefixes
+            openings.append("")
+            continue
+        if (place, slot) not in shown:
+            text = plan.texts[variant.number]
+            prompt = prompts.prompt(text.text, row.get("options") or (), text.hint)
+            shown[place, slot] = prompt, prompts.prefix(text.hint)
+        prompt, opening = shown[place, slot]
+        rows.append({**row, "prompt": prompt})
+        openings.append(opening)
+    return rows, openings

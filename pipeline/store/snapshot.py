@@ -66,10 +66,7 @@ class Snapshot:
         """The accepted variants of the given problems, each list in the order of variant_id."""
         by_number = {self._problem_numbers[p]: p for p in problem_ids if p in self._problem_numbers}
         found: dict[str, list[SnapshotVariant]] = {problem_id: [] for problem_id in problem_ids}
-        wanted = pa.table({"problem_no": pa.array(list(by_number), pa.int32())})
-        self._connection.register("wanted", wanted)
-        rows = self._connection.execute(_CANDIDATES).fetchall()
-        self._connection.unregister("wanted")
+        rows = self._connection.execute(_CANDIDATES, [list(by_number)]).fetchall()
         for problem_no, *columns in rows:
             found[by_number[problem_no]].append(SnapshotVariant(*columns))
         return found
@@ -90,7 +87,7 @@ class Snapshot:
 
 _CANDIDATES = """
 SELECT problem_no, variant_no, variant_id, kind, delta, pass_rate
-FROM accepted SEMI JOIN wanted USING (problem_no) ORDER BY variant_no
+FROM accepted WHERE problem_no IN (SELECT unnest(?::INTEGER[])) ORDER BY variant_no
 """
 _LOAD = """
 CREATE TABLE labelled AS
@@ -128,4 +125,5 @@ def load_snapshot(root: Path, variant_parts: Sequence[str]) -> Snapshot:
     )
     for column in texts.column_names:
         connection.execute(f"ALTER TABLE accepted DROP COLUMN {column}")
+    connection.execute("CREATE INDEX accepted_problem ON accepted (problem_no)")
     return Snapshot(list(variant_parts), time.monotonic(), len(rows), count, connection, dict(rows), texts)

@@ -46,10 +46,11 @@ _ROWS = re.compile(r"\\begin\{")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z%$])")
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])\.?")
 _LAYOUT = re.compile(r"(\\\\)|\\(?:displaystyle|textstyle|limits|q?quad|indent|hfill)(?![A-Za-z])|\\[,;: ]|~")
+_BRACKETED_MATRIX = re.compile(r"(\\(?:begin|end)\s*\{)[bB]matrix")
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _DELIMITERS = re.compile(r"\\[()\[\]]|(?:\\?\$)+|\\!")
 _WRAPPERS = re.compile(
-    r"\\(?:boxed|fbox|text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|bb|cal)|operatorname\*?|mbox|hbox)\s*\{"
+    r"\\(?:boxed|fbox|text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|cal)|operatorname\*?|mbox|hbox)\s*\{"
 )
 _ROOT_CALL = re.compile(r"(?<![A-Za-z])\\?sqrt\s*\(")
 _ROOT_BARE = re.compile(r"(?<![A-Za-z\\])sqrt\s*(\d+|[A-Za-z](?![A-Za-z])|(?=\{))")
@@ -84,7 +85,7 @@ def undress(text: str) -> str:
     text = _RAISED.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text).translate(_SIGNS)
     if not _ROWS.search(text):  # inside a matrix a double backslash ends a row
         text = _DOUBLED.sub(r"\\", text)
-    text = _DELIMITERS.sub("", text)
+    text = _DELIMITERS.sub("", _BRACKETED_MATRIX.sub(r"\1pmatrix", text))
     text = _LAYOUT.sub(r"\1 ", _SIZES.sub("", _FRACTIONS.sub(r"\\frac", text)))
     text = text.replace("{,}", ",").replace(r"\%", "%").replace(r"\varnothing", r"\emptyset")
     text = _unwrap(text).replace("{}", "")

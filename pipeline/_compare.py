@@ -103,9 +103,10 @@ def _readings(given: str, wanted: str) -> list[tuple[str, str]]:
     left, *right = _EQUALS.split(wanted)
     if len(right) == 1 and _NAME.fullmatch(left.strip()) and not _RELATION.search(given):
         references.append(right[0].strip())
-    numerals = _NUMERAL.findall(answers[-1])
-    if len(numerals) == 1 and is_prose(answers[-1]) and not is_prose(wanted):
-        answers.append(numerals[0])
+    bare, numerals = drop_unit(answers[-1]), _NUMERAL.findall(answers[-1])
+    if is_prose(answers[-1]) and not is_prose(wanted):
+        answers += [bare] if not is_prose(bare) else []
+        answers += numerals if len(numerals) == 1 else []
     return [(a, r) for a in dict.fromkeys(answers) for r in dict.fromkeys(references) if a and r]
 
 

@@ -29,7 +29,7 @@ _STATED = re.compile(
     (?:\b(?P<noun>answer|choice|option)\b
         (?:\s{1,3}(?:to|for|of)\b[^.\n:=]{0,80}?)?
         [*_\s]{0,9}
-        (?:\b(?:is|are|was|equals|(?:would|should|must|will)\s+be)\b[*_\s]{0,9}:?|[:=])
+        (?:\b(?:is|are|was|equals|(?:would|should|must|will)\s+be)\b[*_\s]{0,9}:?|[:=]|-\s)
       | ^[*_ \t]{0,9}A:)
     [*_:\s]{0,20}(?P<value>[^*_:\s])
     """,
@@ -42,6 +42,7 @@ _LETTER_IS_RIGHT = re.compile(
 _LEADING_LETTER = re.compile(r"(\(?[A-J]\)|[A-J])(?=[*_.:,]*(?:\s|$))(?!\s+[a-z])")
 _NAMED_LETTER = re.compile(r"\(\s*([A-J])\s*\)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+\(?([A-J])\b")
 _BARE_LETTER = re.compile(r"(?<![A-Za-z\\{$'’])([A-J])(?![A-Za-z'’(_^}$]|\s*[-+*/=]|\s+[a-z])")
+_ENDING_LETTER = re.compile(r"(?<![A-Za-z\\{$'’])[A-J][.!*\s]*$")
 _MATHS = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\$([^$\n]+)\$|\\\((.+?)\\\)", re.DOTALL)
 _JOINT = re.compile(r"\s*(?:,|,?\s*(?:and|or))\s*(?=\$|\\\(|\\\[)")
 _VALUE = re.compile(r"\d|[-+*/^=]|\\(?:pi|sqrt|frac|infty)")
@@ -49,7 +50,7 @@ _PLAIN_WORD = re.compile(r"(?<![A-Za-z\\])(?!(?:and|or|sin|cos|tan|log|ln|pi)\b)
 _DANGLING = re.compile(r"[-+*/=,(]\s*$")
 _NUMERAL = re.compile(
     r"""
-    (?:(?<![\w.)}\]])-\s?)?[$€£¥]?(?<![\d.])
+    (?:(?<![\w.)}\]])-\s?)?[$€£¥]?(?<![\d.^_])(?<!\^\{)
     (?:\d+[ ]\d+/\d+|\d+/\d+(?![\d/])|\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)
     (?:[eE][-+]?\d+)?(?:\s?%)?
     """,
@@ -229,9 +230,12 @@ def _chosen_option(text: str, options: Sequence[str]) -> Extraction | None:
     longest = max(stated, key=len, default="")
     if stated and all(undress(option) in undress(longest) for option in stated):
         return Extraction(longest, "option_text")
+    if not all(undress(option).strip("( )") in letters for option in options):
+        # Capitals may be points of a figure: only one that ends the text, without a number beside it, is a choice.
+        sentences = [s for s in sentences[-1:] if _ENDING_LETTER.search(s) and not re.search(r"\d", s)]
     for sentence in reversed(sentences):
         bare = [m[1] for m in _BARE_LETTER.finditer(sentence) if m[1] in letters]
-        if bare and all(undress(o).strip("( )") in letters for o in options):
+        if bare:
             return Extraction(bare[-1], "option_letter")
     return None
 

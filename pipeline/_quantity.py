@@ -127,8 +127,12 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE,
 )
+TRIGONOMETRY = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_REPEATING = re.compile(
+    r"(?P<sign>-?)(?P<whole>\d*)\.(?P<once>\d*)\\(?:overline|bar|dot)\s*\{(?P<again>\d+)\}"
+)
 _TRAILING_UNIT = re.compile(
-    r"(?:(?<=[\s\d)}])(?:square\s+|sq\.?\s+|cubic\s+)?(?P<name>[A-Za-z]+)(?:\s*\^\s*(?:\{\s*\d\s*\}|\d))?"
+    r"(?:(?<=[\s\d)}])(?P<words>[A-Za-z]{2,}(?:[\s/]+[A-Za-z]+)*)(?:\s*\^\s*(?:\{\s*\d\s*\}|\d))?"
     r"|\^\s*\{?\s*\\circ\s*\}?)$"
 )
 _UNIT_TEXT = re.compile(r"\(?[A-Za-z€£¥₹][A-Za-z ./'€£¥₹-]*(?:\^[-]?[23])?(?:/[A-Za-z ]+(?:\^[23])?)?\)?")
@@ -146,6 +150,9 @@ def read_quantity(undressed: str, glued_units: bool = True) -> Quantity | None:
     word = _NUMBER_WORDS.get(undressed.casefold())
     if word is not None:
         return Quantity(word)
+    repeating = _REPEATING.fullmatch(undressed)
+    if repeating:
+        return _repeating(repeating)
     found = _NUMBER.match(undressed)
     number = _number(found) if found else None
     if found is None or number is None:
@@ -159,13 +166,19 @@ def read_quantity(undressed: str, glued_units: bool = True) -> Quantity | None:
 
 
 def drop_unit(undressed: str) -> str:
-    """A text without a unit of the table at its end: `2 \\pi cm^{2}` as `2 \\pi`. Single letters are variables."""
+    """A text without the unit or words at its end: `2 \\pi cm^{2}` as `2 \\pi`. Single letters are variables."""
     found = _TRAILING_UNIT.search(undressed)
     if not found or not undressed[: found.start()].strip():
         return undressed
-    name = found["name"]
-    is_unit = name is None or (len(name) > 1 and (name in _UNITS or name.casefold().rstrip("s") in _UNITS))
+    if found["words"] is None and TRIGONOMETRY.search(undressed):
+        return undressed  # the degrees of an argument
+    words = re.findall(r"[A-Za-z]+", found["words"] or "")
+    is_unit = all(_is_unit(word) or (len(word) > 2 and word not in _NOT_UNITS) for word in words)
     return undressed[: found.start()].strip() if is_unit else undressed
+
+
+def _is_unit(word: str) -> bool:
+    return word in _UNITS or word.casefold().rstrip("s") in _UNITS
 
 
 def same_quantity(answer: Quantity, reference: Quantity) -> bool:
@@ -241,6 +254,14 @@ def _number(found: re.Match[str]) -> Quantity | None:
     )
 
 
+def _repeating(found: re.Match[str]) -> Quantity:
+    r"""`0.1\overline{6}`: the digits under the line go on for ever."""
+    once, again = found["once"], found["again"]
+    tail = Fraction(int(again), 10 ** len(again) - 1)
+    value = int(found["whole"] or 0) + (int(once or 0) + tail) / Fraction(10 ** len(once))
+    return Quantity(-value if found["sign"] else value)
+
+
 def _fraction(decimal: str) -> Fraction:
     return Fraction(decimal.replace(",", "").replace(" ", "").rstrip(".") or "0")
 
@@ -266,10 +287,9 @@ def _read_suffix(suffix: str) -> tuple[Fraction, Unit | None] | None:
         return scale, unit
     words = re.findall(r"[A-Za-z]+", text.casefold())
     # Glued or single letters are variables (10h, 2ab); a plain word is what was counted.
-    plain = (
-        not glued and all(word not in _NOT_UNITS for word in words) and any(len(word) > 2 for word in words)
-    )
-    return (scale, None) if plain or text[0] in "€£¥₹" else None
+    counted = not glued and not _NOT_UNITS.intersection(words) and any(len(word) > 2 for word in words)
+    quotient = "/" in text and all(_is_unit(word) for word in words)
+    return (scale, None) if counted or quotient or text[0] in "€£¥₹" else None
 
 
 def _unit(text: str) -> Unit | None:

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 # A comparison that ended without a verdict so short before its deadline was ended by its timer.
 _TIMER_SLACK_S = 0.05
+_REMEMBERED = 10_000
 
 
 class UndecidedError(RuntimeError):
@@ -42,6 +43,7 @@ class SymbolicWorker:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._ready = False
+        self._decided: dict[tuple[tuple[str, str], ...], bool] = {}
 
     def any_equal(self, pairs: Sequence[tuple[str, str]], deadline: float) -> bool:
         """Whether any pair of (answer, reference) is equal.
@@ -53,19 +55,23 @@ class SymbolicWorker:
         Raises:
             UndecidedError: when that is not known by the deadline, or the comparison failed.
         """
+        decided = self._decided.get(tuple(pairs))
+        if decided is not None:  # the rollouts of one problem repeat each other's answers
+            return decided
         seconds = max(deadline - time.monotonic(), 0.001)
         packet = json.dumps({"seconds": seconds, "pairs": list(pairs)}).encode()
         if len(packet) > MAX_PACKET:
             raise UndecidedError("too long to compare symbolically")
-        reading, writing = os.pipe()
-        try:
-            try:
-                self._send(packet, writing, deadline)
-            finally:
-                os.close(writing)
-            return self._receive(reading, deadline)
-        finally:
-            os.close(reading)
+        verdict = self._ask(packet, deadline)
+        if not verdict and self._has_died():
+            verdict = self._ask(packet, deadline)
+        if not verdict:
+            late = time.monotonic() > deadline - _TIMER_SLACK_S
+            raise UndecidedError("deadline" if late else "the comparison crashed or ran out of memory")
+        if len(self._decided) >= _REMEMBERED:
+            self._decided.clear()
+        self._decided[tuple(pairs)] = verdict == EQUAL
+        return verdict == EQUAL
 
     def start(self, deadline: float) -> None:
         """Starts the process, if it is not running, and waits until it can serve.
@@ -94,6 +100,25 @@ class SymbolicWorker:
         if not self._ready:
             self._process, self._channel = None, None
 
+    def _ask(self, packet: bytes, deadline: float) -> bytes:
+        """Sends a request and waits for the verdict; empty when the comparison died."""
+        reading, writing = os.pipe()
+        try:
+            try:
+                self._send(packet, writing, deadline)
+            finally:
+                os.close(writing)
+            if not _readable(reading, deadline):
+                raise UndecidedError("deadline")
+            return os.read(reading, max(len(EQUAL), len(DIFFERENT)))
+        finally:
+            os.close(reading)
+
+    def _has_died(self) -> bool:
+        """Whether the process itself is gone, and not only the child that compared."""
+        channel = self._channel
+        return channel is None or _readable(channel.fileno(), time.monotonic() + _TIMER_SLACK_S)
+
     def _send(self, packet: bytes, writing: int, deadline: float) -> None:
         self._acquire(deadline)
         try:
@@ -111,15 +136,6 @@ class SymbolicWorker:
                     logger.warning("the symbolic worker died and is replaced (%s)", error)
         finally:
             self._lock.release()
-
-    def _receive(self, reading: int, deadline: float) -> bool:
-        if not _readable(reading, deadline):
-            raise UndecidedError("deadline")
-        verdict = os.read(reading, len(DIFFERENT))
-        if verdict not in (EQUAL, DIFFERENT):
-            late = time.monotonic() > deadline - _TIMER_SLACK_S
-            raise UndecidedError("deadline" if late else "the comparison crashed or ran out of memory")
-        return verdict == EQUAL
 
     def _acquire(self, deadline: float) -> None:
         # The lock is held for as long as a send takes, or a start.

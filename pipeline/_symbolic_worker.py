@@ -26,7 +26,7 @@ import sys
 from fractions import Fraction
 
 from pipeline._answer_text import closing
-from pipeline._quantity import Quantity, read_quantity, same_quantity
+from pipeline._quantity import TRIGONOMETRY, Quantity, read_quantity, same_quantity
 
 MAX_PACKET = 131_072
 READY = b"ready"
@@ -49,6 +49,9 @@ _WARM_UP = (
     (r"2^{20} + 2 \cdot 3^{14}", r"\frac{40}{3} \pi r+16"),
     (r"\frac{3}{4}AB^2", r"(x+1)(x-2)"),
 )
+_INEQUALITY = re.compile(r"[<>]|\\[lg]eq?(?![A-Za-z])")
+_OR = re.compile(r"\s+or\s+|\\(?:lor|vee)(?![A-Za-z])")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _COMMAND_OR_CAPITAL = re.compile(r"\\[A-Za-z]+|[A-Z]")
 _PLAIN = (
@@ -64,8 +67,13 @@ _PLAIN = (
 
 
 def to_latex(undressed: str) -> str:
-    """Plain-text mathematics as the LaTeX that math-verify reads: `2*pi`, `x**2`, `x^(1/3)`, `x <= 2`."""
+    """Plain-text mathematics as the LaTeX that math-verify reads: `2*pi`, `x**2`, `x^(1/3)`, `x <= 2`.
+
+    Degrees in the argument of a function become radians; elsewhere they are units.
+    """
     text = undressed
+    if TRIGONOMETRY.search(text):
+        text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
     for pattern, replacement in _PLAIN:
         text = pattern.sub(replacement, text)
     start = text.find("^(")
@@ -95,18 +103,38 @@ def distinguish_cases(texts: list[str]) -> list[str]:
 
 def equal(answer: str, reference: str) -> bool:
     """Whether two undressed answers are equal for math-verify, or as numbers when one is a decimal."""
-    from math_verify import LatexExtractionConfig, parse, verify
+    from math_verify import LatexExtractionConfig, LatexNormalizationConfig, parse, verify
+
+    # Units are dropped already, with more care: to math-verify the s of 4s is a unit.
+    reading = LatexExtractionConfig(
+        normalization_config=LatexNormalizationConfig(
+            basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+        )
+    )
 
     def read(text: str) -> list[object]:
+        if _INEQUALITY.search(text) and len(parts := _OR.split(text)) > 1:
+            return _union([read(part) for part in parts])
         # Without its time-outs, which need the main thread's signals: the caller's timer stands over all of it.
-        return list(parse(f"${to_latex(text)}$", [LatexExtractionConfig()], parsing_timeout=None))
+        return list(parse(f"${to_latex(text)}$", [reading], parsing_timeout=None))
 
     given, wanted = (read(text) for text in distinguish_cases([answer, reference]))
     given_number = read_quantity(answer) or _evaluate(given)
-    wanted_number = read_quantity(reference) or _evaluate(wanted)
+    wanted_number = read_quantity(reference, glued_units=False) or _evaluate(wanted)
     if given_number and wanted_number:  # numbers that differ need no simplification to tell so
         return _same_number(given_number, wanted_number)
     return bool(verify(wanted, given, timeout_seconds=None, allow_set_relation_comp=True))
+
+
+def _union(parts: list[list[object]]) -> list[object]:
+    """Inequalities joined by `or` as one set of numbers; nothing where one is no inequality in one variable."""
+    from sympy import Union
+    from sympy.core.relational import Relational
+
+    relations = [part[0] for part in parts if part and isinstance(part[0], Relational)]
+    if len(relations) < len(parts) or any(len(relation.free_symbols) != 1 for relation in relations):
+        return []
+    return [Union(*(relation.as_set() for relation in relations))]
 
 
 def _evaluate(parsed: list[object]) -> Quantity | None:

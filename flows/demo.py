@@ -83,8 +83,9 @@ def _chosen(store: VariantStore, size: Size) -> str:
 
 def _curate(store: VariantStore, condition: str) -> None:
     """The flow `curate` against the scripted teacher, a real server on loopback."""
-    # Prefect's own lines would drown the demo's; `diva curate` shows them.
+    # Prefect's own lines would drown the demo's; `diva curate` shows them. Nothing is sent anywhere.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     from flows.curate import curate
 
     script = ScriptedTeacher(store.problems(), wrong_share=0.1)

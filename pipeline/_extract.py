@@ -26,7 +26,7 @@ _HEADING = re.compile(
 )
 _STATED = re.compile(
     r"""
-    (?:\b(?P<noun>answer|choice|option)\b
+    (?:\b(?P<noun>answers?|choice|option)\b
         (?:\s{1,3}(?:to|for|of)\b[^.\n:=]{0,80}?)?
         [*_\s]{0,9}
         (?:\b(?:is|are|was|equals|(?:would|should|must|will)\s+be)\b[*_\s]{0,9}:?|[:=]|-\s)
@@ -44,6 +44,7 @@ _NAMED_LETTER = re.compile(r"\(\s*([A-J])\s*\)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswe
 _BARE_LETTER = re.compile(r"(?<![A-Za-z\\{$'’])([A-J])(?![A-Za-z'’(_^}$]|\s*[-+*/=]|\s+[a-z])")
 _ENDING_LETTER = re.compile(r"(?<![A-Za-z\\{$'’])[A-J][.!*\s]*$")
 _MATHS = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\$([^$\n]+)\$|\\\((.+?)\\\)", re.DOTALL)
+_RANGE = re.compile(r"\bbetween\b|\d\s(?:or|to)\s\d")
 _JOINT = re.compile(r"\s*(?:,|,?\s*(?:and|or))\s*(?=\$|\\\(|\\\[)")
 _VALUE = re.compile(r"\d|[-+*/^=]|\\(?:pi|sqrt|frac|infty)")
 _PLAIN_WORD = re.compile(r"(?<![A-Za-z\\])(?!(?:and|or|sin|cos|tan|log|ln|pi)\b)[A-Za-z]{2,}")
@@ -163,8 +164,9 @@ def _after_statement(mark: re.Match[str], with_options: bool) -> str | None:
     if mark["noun"] is None:
         if with_options or _CHOICE_LINE.search(text, mark.end(), mark.end() + _STATEMENT):
             return None  # `A:` begins a list of choices
-    elif not with_options and mark["noun"].casefold() != "answer":
-        return None  # "the best option is to wait"
+    elif not with_options and not mark["noun"].casefold().startswith("answer"):
+        letter = _LEADING_LETTER.match(text, at)
+        return letter.group() if letter else None  # "the best option is to wait"
     return _narrow(text[at : at + _STATEMENT], with_options)
 
 
@@ -184,6 +186,8 @@ def _narrow(statement: str, with_options: bool) -> str | None:
         return None
     plain = undress(phrase)
     if read_quantity(plain) or not is_prose(plain):
+        return phrase
+    if _RANGE.search(phrase):
         return phrase
     leading = _NUMERAL.match(phrase)
     if leading and "=" not in phrase:

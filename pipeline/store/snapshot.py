@@ -111,7 +111,7 @@ def load_snapshot(root: Path, variant_parts: Sequence[str]) -> Snapshot:
     Raises:
         StoreError: a part is damaged or missing.
     """
-    connection = connect(root, variant_parts=variant_parts, schema="store")
+    connection = connect(root, variant_parts=variant_parts, query=_LOAD, schema="store")
     connection.execute(_LOAD)
     rows: list[tuple[Any, ...]] = connection.execute(
         "SELECT DISTINCT problem_id, problem_no FROM accepted"

@@ -135,7 +135,7 @@ class VariantStore:
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Rows of a trusted query (for a user's own, see `run_select`)."""
-        with self.connect() as connection:
+        with connect(self.root, query=sql) as connection:
             return connection.execute(sql, parameters).fetchall()
 
     def read(

@@ -6,7 +6,8 @@ A view shows the latest record of each key. `variants`, `rollouts`, `difficulty_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -101,12 +102,16 @@ def view_names() -> list[str]:
     return names
 
 
-def create_views(root: Path, *, variant_parts: Sequence[str] | None = None) -> list[str]:
+def create_views(
+    root: Path, *, variant_parts: Sequence[str] | None = None, query: str | None = None
+) -> list[str]:
     """The CREATE VIEW statements of a store, in an order in which each finds what it reads.
 
     Args:
         root: the store's folder.
         variant_parts: parts of `variants` to read instead of all, as a training snapshot names them.
+        query: make only the views that this text names, and those that they read: to make a view, DuckDB
+            opens every part of its table.
     """
     special: dict[type[Record], str] = {
         Variant: _VARIANTS.format(latest=_latest(root, Variant, variant_parts), z=_Z90),
@@ -117,17 +122,35 @@ def create_views(root: Path, *, variant_parts: Sequence[str] | None = None) -> l
     bodies = {record.table: _latest(root, record, None) for record in plain}
     bodies |= {record.table: body for record, body in special.items()}
     bodies[LIVE_DIFFICULTY] = _LIVE_DIFFICULTY
-    return [f"CREATE OR REPLACE VIEW {name} AS {body}" for name, body in bodies.items()]
+    wanted = set(bodies) if query is None else _named(query, bodies)
+    return [f"CREATE OR REPLACE VIEW {name} AS {body}" for name, body in bodies.items() if name in wanted]
+
+
+def _named(query: str, bodies: Mapping[str, str]) -> set[str]:
+    """Views that a query names, and those that their bodies name in turn."""
+    found: set[str] = set()
+    texts = [query]
+    while texts:
+        words = set(re.findall(r"\w+", texts.pop().lower()))
+        new = (words & bodies.keys()) - found
+        found |= new
+        texts += [bodies[name] for name in new]
+    return found
 
 
 def connect(
-    root: Path, *, variant_parts: Sequence[str] | None = None, schema: str = "main"
+    root: Path,
+    *,
+    variant_parts: Sequence[str] | None = None,
+    query: str | None = None,
+    schema: str = "main",
 ) -> duckdb.DuckDBPyConnection:
     """An in-memory connection with a store's views in one of its schemas.
 
     Args:
         root: the store's folder.
         variant_parts: see `create_views`.
+        query: see `create_views`.
         schema: where the views go.
 
     Raises:
@@ -136,7 +159,7 @@ def connect(
     connection = duckdb.connect()
     try:
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}; SET schema = '{schema}'")
-        for statement in create_views(root, variant_parts=variant_parts):
+        for statement in create_views(root, variant_parts=variant_parts, query=query):
             connection.execute(statement)
         connection.execute("SET schema = 'main'")
     except duckdb.Error as error:

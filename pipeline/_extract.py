@@ -39,7 +39,7 @@ _CHOICE_LINE = re.compile(r"^[*_ \t]{0,9}B[:.)]", re.MULTILINE)
 _LETTER_IS_RIGHT = re.compile(
     r"(?:\b(?:option|choice|answer)\s+)?(?<![A-Za-z])(?P<value>\(?[A-J]\)?)[*\s]+is\s+(?:the\s+)?(?:correct|right)\b"
 )
-_LEADING_LETTER = re.compile(r"(\(?[A-J]\)|[A-J])(?=[*_.:,]*(?:\s|$))(?!\s+[a-z])")
+_LEADING_LETTER = re.compile(r"\(?[A-J]\)(?=[*_.:,]*(?:\s|$))|[A-J](?=[*_.:,]*(?:\s|$))(?!\s+[a-z])")
 _NAMED_LETTER = re.compile(r"\(\s*([A-J])\s*\)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+\(?([A-J])\b")
 _BARE_LETTER = re.compile(r"(?<![A-Za-z\\{$'’])([A-J])(?![A-Za-z'’(_^}$]|\s*[-+*/=]|\s+[a-z])")
 _ENDING_LETTER = re.compile(r"(?<![A-Za-z\\{$'’])[A-J][.!*\s]*$")

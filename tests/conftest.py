@@ -11,8 +11,12 @@ import pytest
 # Before anything imports them: no network, no telemetry, one thread, so that runs are quiet and repeatable.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
 from pipeline.scripted_teacher import ScriptedTeacher, create_app, serve
 from pipeline.store import VariantStore

@@ -360,3 +360,32 @@ def test_variants_wanted_of_an_empty_store(model_path: Path, tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="no accepted variant"):
         make_trainer(store, model_path, tmp_path / "out")
     make_trainer(store, model_path, tmp_path / "out", num_variants=0, max_steps=1).train()
+
+
+def test_evaluation_during_training_and_tensorboard(
+    sums: VariantStore, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    trainer = make_trainer(
+        sums,
+        model_path,
+        tmp_path / "out",
+        eval_strategy="steps",
+        eval_steps=2,
+        per_device_eval_batch_size=8,
+        report_to="tensorboard",
+        eval_problems=4,
+    )
+    trainer.train()
+    evaluated = [log for log in trainer.state.log_history if "eval_reward" in log]
+    assert [log["step"] for log in evaluated] == [2, 4]
+    assert all("eval_diva/difficulty" not in log for log in evaluated)
+    assert sums.query("SELECT max(step), count(DISTINCT step) FROM rollouts") == [(3, 4)]
+    assert list((tmp_path / "board").rglob("events.out.tfevents.*"))
+
+
+def test_logged_advantages_are_ours(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(sums, model_path, tmp_path / "out", max_steps=1)
+    trainer.train()
+    recorded = sums.query("SELECT advantage FROM rollouts ORDER BY problem_id, slot, sample")
+    assert sorted(trainer._logs["advantages"]) == pytest.approx(sorted(a for (a,) in recorded))

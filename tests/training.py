@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.store import VariantStore
 from schemas.records import Problem
 from trainer.config import DivaGRPOConfig
@@ -24,7 +26,7 @@ SETTINGS: dict[str, Any] = {
     "report_to": "none",
     "bf16": False,
     "gradient_checkpointing": False,
-    "use_cpu": True,
+    "use_cpu": not torch.cuda.is_available(),
     "disable_tqdm": True,
     "accuracy_from": "coin_reward",
     "seed": 3,
@@ -38,17 +40,25 @@ def coin_reward(completions: list[Any], **columns: Any) -> list[float | None]:
 
 
 def make_trainer(
-    store: VariantStore, model: Path, output: Path, *, rewards: Any = coin_reward, **overrides: Any
+    store: VariantStore,
+    model: Path,
+    output: Path,
+    *,
+    rewards: Any = coin_reward,
+    eval_problems: int = 0,
+    **overrides: Any,
 ) -> DivaGRPOTrainer:
     """A trainer over all problems of a store, as `trainer.train.train` builds it."""
     config = DivaGRPOConfig(**{**SETTINGS, "output_dir": str(output), **overrides})
     tokenizer = load_tokenizer(str(model))
     prompts = PromptBuilder(chat=tokenizer.chat_template is not None, hint_style=config.hint_style)
+    dataset = problems_dataset(store.read(Problem), prompts)
     return DivaGRPOTrainer(
         str(model),
         rewards,
         config,
-        problems_dataset(store.read(Problem), prompts),
+        dataset,
+        eval_dataset=dataset.select(range(eval_problems)) if eval_problems else None,
         store=store,
         prompts=prompts,
         run_id="test",

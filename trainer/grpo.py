@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, send_to_device
 from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -282,7 +282,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         path = Path(checkpoint or "") / _state_name(self.accelerator.process_index)
         if checkpoint is None or not path.exists():
             return
-        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         if state["problem_ids"] != self._problem_ids:
             raise ConfigError(
                 f"{checkpoint} was made with other problems: resume with the same store and split"
@@ -290,7 +290,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         self.live.restore(state["live"])
         self.recorder.run_id = state["run_id"]
         self._step = state["micro_step"]
-        self._buffered_inputs = state["buffered"]
+        self._buffered_inputs = send_to_device(state["buffered"], self.accelerator.device)
         self._refreshed_at = state["refreshed_at"]
         if state["variant_parts"] is not None:
             self._snapshot = self._take_snapshot(state["variant_parts"])

@@ -35,6 +35,9 @@ class TrainArguments:
 
     store: str = field(metadata={"help": "Folder of the store."})
     split: str = field(default="train", metadata={"help": "Split of the problems."})
+    eval_split: str = field(
+        default="test", metadata={"help": "Split for evaluation during training, with --eval_strategy."}
+    )
     problem_filter: str | None = field(
         default=None, metadata={"help": "SQL condition on `problems`, such as \"source = 'gsm8k'\"."}
     )
@@ -121,6 +124,9 @@ def train(train_args: TrainArguments, config: DivaGRPOConfig, model_args: ModelC
     problems = training_problems(
         store, split=train_args.split, where=train_args.problem_filter, limit=train_args.max_problems
     )
+    eval_dataset = None
+    if config.eval_strategy != "no":
+        eval_dataset = problems_dataset(training_problems(store, split=train_args.eval_split), prompts)
     rewards, weights = load_rewards(train_args.rewards)
     if weights and config.reward_weights is None:
         config.reward_weights = weights
@@ -148,6 +154,7 @@ def train(train_args: TrainArguments, config: DivaGRPOConfig, model_args: ModelC
             store=store,
             prompts=prompts,
             run_id=run_id,
+            eval_dataset=eval_dataset,
             processing_class=tokenizer,
             peft_config=get_peft_config(model_args),
             quantization_config=get_quantization_config(model_args),

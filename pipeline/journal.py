@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.store import VariantStore
+from schemas.exceptions import StoreError
 from schemas.records import Call, utc_now
 
 
@@ -57,24 +58,36 @@ def request_hash(identity: dict[str, Any]) -> str:
 
 _COLUMNS = tuple(f.name for f in fields(Entry))
 
+_SET_UP = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",  # a commit survives a crash of the machine
+    "CREATE TABLE IF NOT EXISTS entries (request_hash TEXT PRIMARY KEY, purpose TEXT, endpoint TEXT, "
+    "model TEXT, problem_id TEXT, content TEXT, outcome TEXT, detail TEXT, prompt_tokens INTEGER, "
+    "completion_tokens INTEGER, cost_usd REAL, latency_s REAL, attempts INTEGER, output_mode TEXT, "
+    "created_at TEXT, in_ledger INTEGER NOT NULL DEFAULT 0)",
+    # Few entries are not in the ledger; without an index each shard would read all that were ever made.
+    "CREATE INDEX IF NOT EXISTS not_in_ledger ON entries (created_at) WHERE in_ledger = 0",
+)
+
 
 class Journal:
     """Answers on disk. One process may hold several; several processes may share the file.
 
     Args:
         path: the SQLite file, made where it is missing.
+
+    Raises:
+        StoreError: it is no such file.
     """
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path, timeout=60.0, isolation_level=None)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")  # a commit survives a crash of the machine
-        self._connection.execute(
-            "CREATE TABLE IF NOT EXISTS entries (request_hash TEXT PRIMARY KEY, purpose TEXT, endpoint TEXT, "
-            "model TEXT, problem_id TEXT, content TEXT, outcome TEXT, detail TEXT, prompt_tokens INTEGER, "
-            "completion_tokens INTEGER, cost_usd REAL, latency_s REAL, attempts INTEGER, output_mode TEXT, "
-            "created_at TEXT, in_ledger INTEGER NOT NULL DEFAULT 0)"
-        )
+        try:
+            for statement in _SET_UP:
+                self._connection.execute(statement)
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise StoreError(f"the journal {path} cannot be used: {error}") from error
 
     @classmethod
     def of_store(cls, store: VariantStore) -> Self:
@@ -124,9 +137,13 @@ class Journal:
             for row in rows
         ]
         store.append(calls)
+        self._connection.execute("BEGIN IMMEDIATE")
         self._connection.executemany(
-            "UPDATE entries SET in_ledger = 1 WHERE request_hash = ?", [[call.request_hash] for call in calls]
+            # An entry that another process has replaced in the meantime is not in the ledger yet.
+            "UPDATE entries SET in_ledger = 1 WHERE request_hash = ? AND created_at = ?",
+            [[row[0], row[-1]] for row in rows],
         )
+        self._connection.execute("COMMIT")
         return len(calls)
 
 

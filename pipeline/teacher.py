@@ -10,10 +10,10 @@ import asyncio
 import base64
 import json
 import os
+import textwrap
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
@@ -21,17 +21,43 @@ from typing import Any, Self, TypeVar
 
 import openai
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline.journal import Entry, Journal, now_text, request_hash
 from pipeline.prompts import Prompt
 from schemas.config import TeacherConfig
-from schemas.exceptions import ConfigError
+from schemas.exceptions import ConfigError, TeacherError
 from schemas.replies import Answer, Reply
 
 T = TypeVar("T", bound=Reply)
 
 _MIME = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif"}
+
+
+GIVE_UP_AFTER = 16
+"""Requests without any answer after which an endpoint that has never answered is given up."""
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Completion(BaseModel):
+    """What is read of a chat completion; the `openai` package does not check a body's shape."""
+
+    choices: list[_Choice]
+    usage: _Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +79,20 @@ def image_part(path: Path) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": f"data:{mime};base64,{data}"}}
 
 
+def endpoint_url(config: TeacherConfig) -> str | None:
+    """The endpoint's URL by the configuration, else by OPENAI_BASE_URL; None for OpenAI's own.
+
+    Raises:
+        ConfigError: neither a URL nor an API key is set, or the URL is none.
+    """
+    url = config.base_url or os.environ.get("OPENAI_BASE_URL") or None
+    if url is None and not os.environ.get("OPENAI_API_KEY"):
+        raise ConfigError("no endpoint: set OPENAI_API_KEY, or give --base-url (try `diva demo` without one)")
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise ConfigError(f"base URL {url!r}: it must begin with http:// or https://")
+    return url
+
+
 class Teacher:
     """Asks one endpoint, at most `config.concurrency` requests at once.
 
@@ -63,27 +103,25 @@ class Teacher:
         journal: where every answer is committed before it is used.
 
     Raises:
-        ConfigError: no API key for an endpoint that needs one, or an unreadable price table.
+        ConfigError: no API key for an endpoint that needs one, no URL, or an unreadable price table.
     """
 
     def __init__(self, config: TeacherConfig, journal: Journal) -> None:
         self.config = config
         self._journal = journal
-        base_url = config.base_url or os.environ.get("OPENAI_BASE_URL")
-        key = os.environ.get("OPENAI_API_KEY")
-        if key is None and base_url is None:
-            raise ConfigError(
-                "no endpoint: set OPENAI_API_KEY, or give --base-url (try `diva demo` without one)"
-            )
+        base_url = endpoint_url(config)
         self.endpoint = config.endpoint or (base_url or "https://api.openai.com/v1").rstrip("/")
         self._client = openai.AsyncOpenAI(
             # Local servers take any key, and the client wants one.
-            api_key=key or "none",
+            api_key=os.environ.get("OPENAI_API_KEY") or "none",
             base_url=base_url,
             timeout=config.timeout_s,
             max_retries=config.max_retries,
         )
         self._slots = asyncio.Semaphore(config.concurrency)
+        self._prices = _prices(config.prices)
+        self._unanswered: int | None = 0
+        """Requests that failed before the first answer; None as soon as there was one."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -114,33 +152,37 @@ class Teacher:
             shape: the model of a structured answer; None for plain text.
             images: images in order, sent before the text.
             sample: number of the answer among independent ones to the same question.
+
+        Raises:
+            TeacherError: of the first `GIVE_UP_AFTER` requests none was answered.
         """
-        parameters = self._parameters(prompt, values, shape, images, sample)
-        key = request_hash({"endpoint": self.endpoint, "sample": sample, **parameters})
-        entry = self._journal.answer(key)
-        if entry is None:
-            async with self._slots:
+        # The slot comes first: a shard's images, all encoded at once, would fill the memory.
+        async with self._slots:
+            parameters = self._parameters(prompt, values, shape, images, sample)
+            key = request_hash({"endpoint": self.endpoint, "sample": sample, **parameters})
+            entry = self._journal.answer(key)
+            if entry is None:
                 started = time.monotonic()
                 outcome = _checked(await self._exchange(parameters), shape)
-                latency_s = time.monotonic() - started
-            entry = Entry(
-                request_hash=key,
-                purpose=purpose,
-                endpoint=self.endpoint,
-                model=self.config.model,
-                problem_id=problem_id,
-                content=outcome.content,
-                outcome=outcome.outcome,
-                detail=outcome.detail,
-                prompt_tokens=outcome.prompt_tokens,
-                completion_tokens=outcome.completion_tokens,
-                cost_usd=self._cost(outcome),
-                latency_s=latency_s,
-                attempts=outcome.attempts,
-                output_mode=self.config.output_mode if shape else "text",
-                created_at=now_text(),
-            )
-            self._journal.commit(entry)
+                entry = Entry(
+                    request_hash=key,
+                    purpose=purpose,
+                    endpoint=self.endpoint,
+                    model=self.config.model,
+                    problem_id=problem_id,
+                    content=outcome.content,
+                    outcome=outcome.outcome,
+                    detail=outcome.detail,
+                    prompt_tokens=outcome.prompt_tokens,
+                    completion_tokens=outcome.completion_tokens,
+                    cost_usd=self._cost(outcome),
+                    latency_s=time.monotonic() - started,
+                    attempts=outcome.attempts,
+                    output_mode=self.config.output_mode if shape else "text",
+                    created_at=now_text(),
+                )
+                self._journal.commit(entry)
+                self._give_up_in_time(outcome)
         text = entry.content or ""
         if entry.outcome != "ok":
             return Answer(None, text, f"{entry.outcome}: {entry.detail or 'no detail'}")
@@ -180,15 +222,20 @@ class Teacher:
     async def _exchange(self, parameters: dict[str, Any]) -> _Outcome:
         try:
             raw = await self._client.chat.completions.with_raw_response.create(**parameters)
-            completion = raw.parse()
-        except openai.APITimeoutError as error:
-            return _Outcome(None, "timeout", str(error), attempts=1 + self.config.max_retries)
-        except openai.APIConnectionError as error:
-            return _Outcome(None, "network", str(error), attempts=1 + self.config.max_retries)
+        except openai.APIConnectionError as error:  # or a timeout
+            failure = "timeout" if isinstance(error, openai.APITimeoutError) else "network"
+            return _Outcome(None, failure, _line(error.__cause__ or error), attempts=_attempts(error))
         except openai.APIStatusError as error:
-            return _Outcome(None, f"http_{error.status_code}", error.message)
-        usage = completion.usage
-        outcome, detail, content = "ok", None, None
+            return _Outcome(
+                None, f"http_{error.status_code}", _line(error.message), attempts=_attempts(error)
+            )
+        attempts = 1 + raw.retries_taken
+        try:
+            completion = _Completion.model_validate_json(raw.content)
+        except ValidationError as error:
+            body = raw.content.decode("utf-8", "replace")
+            return _Outcome(body, "parse", f"no chat completion: {_fault(error)[1]}", attempts=attempts)
+        content, outcome, detail = None, "ok", None
         if not completion.choices:
             outcome, detail = "parse", "the answer has no choices"
         else:
@@ -200,29 +247,54 @@ class Teacher:
                 outcome, detail = "length", f"cut at {self.config.max_tokens} tokens: raise --max-tokens"
             elif content is None:
                 outcome, detail = "parse", "the answer has no content"
-        return _Outcome(
-            content,
-            outcome,
-            detail,
-            usage.prompt_tokens if usage else None,
-            usage.completion_tokens if usage else None,
-            1 + raw.retries_taken,
-        )
+        usage = completion.usage or _Usage()
+        return _Outcome(content, outcome, detail, usage.prompt_tokens, usage.completion_tokens, attempts)
 
-    @cached_property
-    def _prices(self) -> dict[str, tuple[float, float]]:
-        path = self.config.prices
-        try:
-            text = path.read_text("utf-8") if path else (files("pipeline") / "prices.yaml").read_text("utf-8")
-            return {str(name): (float(p), float(c)) for name, (p, c) in yaml.safe_load(text).items()}
-        except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-            raise ConfigError(f"price table {path}: {error}") from error
+    def _give_up_in_time(self, outcome: _Outcome) -> None:
+        """Else a wrong URL or key would cost hours: each request waits for all of its retries."""
+        if self._unanswered is None:
+            return
+        if outcome.outcome not in ("network", "timeout") and not outcome.outcome.startswith("http_"):
+            self._unanswered = None
+            return
+        self._unanswered += 1
+        if self._unanswered >= GIVE_UP_AFTER:
+            raise TeacherError(
+                f"{self.endpoint} answered none of {self._unanswered} requests "
+                f"({outcome.outcome}: {outcome.detail}): check the URL, the key and the model's name"
+            )
 
     def _cost(self, outcome: _Outcome) -> float | None:
         price = self._prices.get(self.config.model)
         if price is None or outcome.prompt_tokens is None or outcome.completion_tokens is None:
             return None
         return (outcome.prompt_tokens * price[0] + outcome.completion_tokens * price[1]) / 1e6
+
+
+def _prices(path: Path | None) -> dict[str, tuple[float, float]]:
+    """Dollars a million tokens of prompt and of completion, by model."""
+    try:
+        text = path.read_text("utf-8") if path else (files("pipeline") / "prices.yaml").read_text("utf-8")
+        return {str(name): (float(p), float(c)) for name, (p, c) in yaml.safe_load(text).items()}
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise ConfigError(f"price table {path}: {_line(error)}") from error
+
+
+def _line(message: object) -> str:
+    """A message on one line; a server may send a whole page."""
+    return textwrap.shorten(str(message), 300, placeholder=" ...") or type(message).__name__
+
+
+def _attempts(error: openai.APIError) -> int:
+    """How often a request was sent, by the header in which the `openai` package counts its retries."""
+    return 1 + int(error.request.headers.get("x-stainless-retry-count", 0))
+
+
+def _fault(error: ValidationError) -> tuple[str, str]:
+    """Type and message of the first fault that pydantic found."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return first["type"], _line(f"{where}: {first['msg']}" if where else first["msg"])
 
 
 def _json_of(text: str) -> str:
@@ -238,16 +310,6 @@ def _checked(outcome: _Outcome, shape: type[Reply] | None) -> _Outcome:
     try:
         shape.model_validate_json(_json_of(outcome.content or ""))
     except ValidationError as error:
-        first = error.errors()[0]
-        failure = "parse" if first["type"] == "json_invalid" else "schema"
-        where = ".".join(map(str, first["loc"]))
-        detail = f"{where}: {first['msg']}" if where else first["msg"]
-        return _Outcome(
-            outcome.content,
-            failure,
-            detail,
-            outcome.prompt_tokens,
-            outcome.completion_tokens,
-            outcome.attempts,
-        )
+        kind, detail = _fault(error)
+        return replace(outcome, outcome="parse" if kind == "json_invalid" else "schema", detail=detail)
     return outcome

@@ -36,6 +36,11 @@ def with_teacher(
 
     Every answer is in the journal before a job sees it, and in the store's `calls` when this returns or
     raises. Works inside of a running event loop too (a notebook's).
+
+    Raises:
+        TeacherError: the endpoint answers nothing at all.
+        ConfigError: the teacher's settings cannot work.
+        StoreError: an image or the journal is missing or damaged.
     """
 
     async def run() -> list[R]:
@@ -44,17 +49,26 @@ def with_teacher(
                 async with Teacher(config, journal) as teacher, asyncio.TaskGroup() as group:
                     tasks = [group.create_task(_told(job(teacher), progress)) for job in jobs]
                 return [task.result() for task in tasks]
+            except ExceptionGroup as errors:
+                # The first says what to do; the others are of jobs that failed in the same moment.
+                raise errors.exceptions[0] from errors
             finally:
                 journal.to_ledger(store)
 
     if not jobs:
         return []
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _in_event_loop():
         return asyncio.run(run())
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, run()).result()
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _told(job: Awaitable[R], progress: Progress | None) -> R:

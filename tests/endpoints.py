@@ -1,0 +1,124 @@
+"""An OpenAI-compatible endpoint on loopback that does what a test tells it, faults included."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply. `cut` announces more bytes than are sent; `drop` closes the connection without any."""
+
+    body: bytes = b""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    delay_s: float = 0.0
+    cut: bool = False
+    drop: bool = False
+
+
+def body(content: str | None, *, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
+    """A chat completion as a dictionary."""
+    return {
+        "id": "c",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": finish_reason,
+                "message": {"role": "assistant", "content": content, **message},
+            }
+        ],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
+    }
+
+
+def completion(content: str | None, **options: Any) -> Reply:
+    return Reply(json.dumps(body(content, **options)).encode())
+
+
+def json_reply(value: object, status: int = 200, **headers: str) -> Reply:
+    return Reply(json.dumps(value).encode(), status, headers)
+
+
+class Endpoint:
+    """What it was asked, and what it answers next; the last reply is given again and again."""
+
+    def __init__(self, *replies: Reply) -> None:
+        self.url = ""
+        self.replies = list(replies) or [completion("42")]
+        self.requests: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.most_at_once = 0
+        self._at_once = 0
+        self._lock = threading.Lock()
+
+    def next(self, request: dict[str, Any], key: str | None) -> Reply:
+        with self._lock:
+            self.requests.append(request)
+            self.keys.append(key)
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+            return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+
+    def done(self) -> None:
+        with self._lock:
+            self._at_once -= 1
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+    endpoint: Endpoint
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that go away are part of the tests."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        reply = self.server.endpoint.next(asked, self.headers["Authorization"])
+        time.sleep(reply.delay_s)
+        self.server.endpoint.done()
+        if reply.drop:
+            self.close_connection = True
+            return
+        self.send_response(reply.status)
+        for name, value in ({"content-type": "application/json"} | reply.headers).items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(reply.body) + 100 * reply.cut))
+        self.end_headers()
+        self.wfile.write(reply.body)
+        self.close_connection = reply.cut
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+@contextmanager
+def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
+    """Serve while the context is open; the URL is in `endpoint.url`."""
+    server = _Server(("127.0.0.1", 0), _Handler)
+    server.endpoint = endpoint
+    endpoint.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield endpoint
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,347 @@
+"""The journal: what its key knows, what it never reuses, and that a kill costs no answer that was received."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.journal import Entry, Journal, request_hash
+from pipeline.prompts import Prompt
+from pipeline.store import VariantStore
+from pipeline.teacher import Teacher
+from pipeline.work import with_teacher
+from schemas.config import TeacherConfig
+from schemas.exceptions import StoreError
+from schemas.replies import Answer, HarderTexts, Reply, Rewordings
+from tests.endpoints import Endpoint, completion, serving
+
+STRUCTURED = completion('{"rewordings": ["a"]}')
+
+
+@dataclass(frozen=True)
+class Request:
+    """All that a request is made of; those below the line do not determine its answer."""
+
+    endpoint: str = "test"
+    model: str = "m"
+    system: str = "You help."
+    word: str = "x"
+    images: tuple[str, ...] = ()
+    shape: type[Reply] | None = None
+    output_mode: str = "json_schema"
+    temperature: float = 1.0
+    max_tokens: int = 100
+    sample: int = 0
+    # ---
+    purpose: str = "test"
+    problem_id: str = "p"
+    version: str = "test-1"
+    concurrency: int = 4
+    timeout_s: float = 5.0
+    max_retries: int = 0
+
+
+def _send(store: VariantStore, url: str, requests: Sequence[Request]) -> list[Answer[Reply]]:
+    """Ask one after the other, each by a teacher of its own settings."""
+
+    async def one(request: Request, teacher: Teacher) -> Answer[Reply]:
+        values: dict[str, object] = {"word": request.word}
+        return await teacher.ask(
+            Prompt(request.version, request.system, "Say $word."),
+            values,
+            purpose=request.purpose,
+            problem_id=request.problem_id,
+            shape=request.shape,
+            images=[_image(store, content) for content in request.images],
+            sample=request.sample,
+        )
+
+    names = set(TeacherConfig.model_fields) & set(Request.__dataclass_fields__)
+    answers = []
+    for request in requests:
+        config = TeacherConfig.model_validate(
+            {"base_url": url} | {name: getattr(request, name) for name in names}
+        )
+        answers += with_teacher(store, config, [partial(one, request)])
+    return answers
+
+
+def _image(store: VariantStore, content: str) -> Path:
+    path = store.root / f"{content}.png"
+    path.write_text(content)
+    return path
+
+
+SAME = Request(images=("one", "two"), shape=Rewordings)
+
+CHANGES: dict[str, Request] = {
+    "endpoint": replace(SAME, endpoint="another"),
+    "model": replace(SAME, model="n"),
+    "system prompt": replace(SAME, system="You help!"),
+    "user message": replace(SAME, word="y"),
+    "no images": replace(SAME, images=()),
+    "another image": replace(SAME, images=("one", "three")),
+    "order of images": replace(SAME, images=("two", "one")),
+    "schema": replace(SAME, shape=HarderTexts),
+    "no schema": replace(SAME, shape=None),
+    "output mode": replace(SAME, output_mode="json_object"),
+    "temperature": replace(SAME, temperature=0.5),
+    "max tokens": replace(SAME, max_tokens=101),
+    "sample": replace(SAME, sample=1),
+}
+NO_CHANGES: dict[str, Request] = {
+    "nothing": SAME,
+    "purpose": replace(SAME, purpose="another"),
+    "problem": replace(SAME, problem_id="another"),
+    "version of the prompt": replace(SAME, version="test-2"),  # its wording is
+    "concurrency": replace(SAME, concurrency=1),
+    "timeout": replace(SAME, timeout_s=6.0),
+    "retries": replace(SAME, max_retries=3),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_determines_an_answer_is_in_the_key(store: VariantStore, change: str) -> None:
+    with serving(Endpoint(STRUCTURED)) as endpoint:
+        _send(store, endpoint.url, [SAME, CHANGES[change]])
+    assert len(endpoint.requests) == 2
+
+
+@pytest.mark.parametrize("change", NO_CHANGES)
+def test_what_does_not_determine_an_answer_is_not_in_the_key(store: VariantStore, change: str) -> None:
+    with serving(Endpoint(STRUCTURED)) as endpoint:
+        _send(store, endpoint.url, [SAME, NO_CHANGES[change]])
+    assert len(endpoint.requests) == 1
+
+
+def test_api_key_is_not_in_the_key(store: VariantStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(Endpoint()) as endpoint:
+        for key in ("old", "new"):
+            monkeypatch.setenv("OPENAI_API_KEY", key)
+            _send(store, endpoint.url, [Request()])
+    assert endpoint.keys == ["Bearer old"]
+
+
+def test_named_endpoint_may_move(store: VariantStore) -> None:
+    with serving(Endpoint()) as first, serving(Endpoint()) as second:
+        _send(store, first.url, [Request()])
+        _send(store, second.url, [Request()])
+    assert (len(first.requests), len(second.requests)) == (1, 0)
+
+
+_REQUESTS = st.builds(
+    Request,
+    endpoint=st.sampled_from(["a", "b"]),
+    model=st.sampled_from(["m", "n"]),
+    system=st.sampled_from(["", "s", "s\nm"]),
+    word=st.text(max_size=3),
+    images=st.lists(st.sampled_from(["one", "two"]), max_size=2).map(tuple),
+    shape=st.sampled_from([None, Rewordings]),
+    temperature=st.sampled_from([0.0, 1.0]),
+    max_tokens=st.integers(1, 3),
+    sample=st.integers(0, 2),
+    purpose=st.sampled_from(["p", "q"]),
+)
+
+
+def _identity(request: Request) -> Request:
+    return replace(request, purpose="test")
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(requests=st.lists(_REQUESTS, min_size=2, max_size=6), data=st.data())
+def test_each_distinct_request_is_sent_once_in_any_order(
+    requests: list[Request], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = VariantStore(tmp_path_factory.mktemp("keys") / "store", create=True)
+    with serving(Endpoint(STRUCTURED)) as endpoint:
+        _send(store, endpoint.url, requests)
+        _send(store, endpoint.url, data.draw(st.permutations(requests)))
+    assert len(endpoint.requests) == len(set(map(_identity, requests)))
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(first=st.dictionaries(st.text(max_size=3), _JSON), second=st.dictionaries(st.text(max_size=3), _JSON))
+def test_hash_is_equal_for_equal_identities_alone(first: dict[str, Any], second: dict[str, Any]) -> None:
+    def canonical(value: Any) -> str:
+        return json.dumps(value, sort_keys=True)
+
+    assert (request_hash(first) == request_hash(second)) == (canonical(first) == canonical(second))
+    assert request_hash(first) == request_hash(dict(reversed(list(first.items()))))
+
+
+def test_many_requests_in_another_order_and_at_another_concurrency_are_all_found(store: VariantStore) -> None:
+    async def one(word: str, teacher: Teacher) -> str:
+        prompt = Prompt("test-1", "s", "Say $word.")
+        return (await teacher.ask(prompt, {"word": word}, purpose="test", problem_id=word)).text
+
+    jobs: list[Callable[[Teacher], Any]] = [partial(one, str(i)) for i in range(30)]
+    with serving(Endpoint()) as endpoint:
+        for concurrency, work in ((7, jobs), (1, jobs[::-1])):
+            config = TeacherConfig(model="m", base_url=endpoint.url, concurrency=concurrency)
+            assert with_teacher(store, config, work) == ["42"] * 30
+    assert len(endpoint.requests) == 30
+
+
+# --- entries
+
+
+def _entry(key: str = "k", outcome: str = "ok", **values: Any) -> Entry:
+    defaults: dict[str, Any] = {
+        "request_hash": key,
+        "purpose": "test",
+        "endpoint": "e",
+        "model": "m",
+        "problem_id": "p",
+        "content": outcome,
+        "outcome": outcome,
+        "detail": None,
+        "prompt_tokens": 1,
+        "completion_tokens": 2,
+        "cost_usd": None,
+        "latency_s": 0.1,
+        "attempts": 1,
+        "output_mode": "text",
+        "created_at": "2026-01-02T03:04:05.000006",
+    }
+    return Entry(**defaults | values)
+
+
+@pytest.fixture
+def journal(store: VariantStore) -> Journal:
+    return Journal.of_store(store)
+
+
+@pytest.mark.parametrize(
+    "outcome", ["network", "timeout", "http_500", "refusal", "length", "parse", "schema"]
+)
+def test_failed_entry_is_never_an_answer(journal: Journal, outcome: str) -> None:
+    journal.commit(_entry(outcome=outcome))
+    assert journal.answer("k") is None
+
+
+def test_good_entry_takes_the_place_of_a_failed_one(journal: Journal) -> None:
+    journal.commit(_entry(outcome="network"))
+    good = _entry(content="the answer")
+    journal.commit(good)
+    assert journal.answer("k") == good
+
+
+@pytest.mark.parametrize("outcome", ["ok", "network"])
+def test_good_entry_is_never_overwritten(journal: Journal, outcome: str) -> None:
+    first = _entry(content="first")
+    journal.commit(first)
+    journal.commit(_entry(outcome=outcome, content="second"))
+    assert journal.answer("k") == first
+
+
+def test_failed_request_is_asked_again_and_a_good_one_is_not(store: VariantStore) -> None:
+    with serving(Endpoint(completion("cut", finish_reason="length"), completion("whole"))) as endpoint:
+        answers = [_send(store, endpoint.url, [Request()])[0] for _ in range(3)]
+    assert [answer.text for answer in answers] == ["cut", "whole", "whole"]
+    assert [bool(answer.failure) for answer in answers] == [True, False, False]
+    assert len(endpoint.requests) == 2
+
+
+def test_entry_is_on_disk_when_commit_returns(store: VariantStore, journal: Journal) -> None:
+    journal.commit(_entry(content="½ ≤ 漢字\0"))
+    with Journal.of_store(store) as other:
+        assert other.answer("k") == _entry(content="½ ≤ 漢字\0")
+
+
+def test_ledger_has_each_call_once(store: VariantStore, journal: Journal) -> None:
+    for key in "abc":
+        journal.commit(_entry(key))
+    assert [journal.to_ledger(store), journal.to_ledger(store)] == [3, 0]
+    journal.commit(_entry("d"))
+    assert journal.to_ledger(store) == 1
+    assert store.query("SELECT request_hash, count(*) FROM calls GROUP BY ALL ORDER BY 1") == [
+        (k, 1) for k in "abcd"
+    ]
+
+
+def test_ledger_shows_the_last_outcome_of_a_request(store: VariantStore, journal: Journal) -> None:
+    journal.commit(_entry(outcome="timeout", created_at="2026-01-01T00:00:00"))
+    journal.to_ledger(store)
+    journal.commit(_entry(outcome="ok"))
+    journal.to_ledger(store)
+    assert store.query("SELECT outcome FROM calls") == [("ok",)]
+
+
+def test_crash_before_the_mark_shows_a_call_once_all_the_same(store: VariantStore, journal: Journal) -> None:
+    journal.commit(_entry())
+    journal.to_ledger(store)
+    with sqlite3.connect(store.root / "journal.sqlite") as connection:
+        connection.execute("UPDATE entries SET in_ledger = 0")
+    assert journal.to_ledger(store) == 1
+    assert store.query("SELECT count(*) FROM calls") == [(1,)]
+
+
+def test_damaged_journal_is_one_line(store: VariantStore) -> None:
+    (store.root / "journal.sqlite").write_bytes(b"no database" * 100)
+    with pytest.raises(StoreError, match=r"journal\.sqlite cannot be used") as caught:
+        Journal.of_store(store)
+    assert "\n" not in str(caught.value)
+
+
+# --- a process that is killed
+
+_RUN = """
+import sys
+from functools import partial
+from pipeline.prompts import Prompt
+from pipeline.store import VariantStore
+from pipeline.work import with_teacher
+from schemas.config import TeacherConfig
+
+async def one(word, teacher):
+    prompt = Prompt("test-1", "s", "Say $word.")
+    return (await teacher.ask(prompt, {"word": word}, purpose="test", problem_id=word)).text
+
+config = TeacherConfig(model="m", base_url=sys.argv[2], concurrency=8, endpoint="test")
+answers = with_teacher(VariantStore(sys.argv[1]), config, [partial(one, str(i)) for i in range(200)])
+assert answers == ["42"] * 200
+"""
+
+
+def _committed(store: VariantStore) -> int:
+    with sqlite3.connect(store.root / "journal.sqlite") as connection:
+        return int(connection.execute("SELECT count(*) FROM entries WHERE outcome = 'ok'").fetchone()[0])
+
+
+def test_no_committed_answer_is_asked_for_again_after_a_kill(store: VariantStore) -> None:
+    with serving(Endpoint(replace(completion("42"), delay_s=0.02))) as endpoint:
+        command = [sys.executable, "-c", _RUN, str(store.root), endpoint.url]
+        process = subprocess.Popen(command)
+        while len(endpoint.requests) < 100:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        time.sleep(0.1)  # requests on their way still arrive
+        sent, kept = len(endpoint.requests), _committed(store)
+        assert 100 - 8 <= kept < 200
+        assert sent - kept <= 8, "more was lost than what was in flight"
+        subprocess.run(command, check=True)
+    assert len(endpoint.requests) - sent == 200 - kept
+    assert store.query("SELECT count(*), count(DISTINCT problem_id) FROM calls WHERE outcome = 'ok'") == [
+        (200, 200)
+    ]

@@ -70,10 +70,11 @@ def check_leak(variant: Variant, problem: Problem) -> Finding:
         if variant.hint_steps == variant.hint_total:
             return PASSED
         shown = "\n".join(variant.hint)
-        # The letter of a choice stands in any text by chance; the value that it stands for does not.
-        answers = [problem.answer] if len(problem.answer) > 1 or not problem.answer.isalpha() else []
-        index = ord(problem.answer[:1] or " ") - ord("A")
-        answers += problem.options[index : index + 1] if 0 <= index < len(problem.options) else []
+        answers = [problem.answer]
+        if re.fullmatch("[A-Za-z]", problem.answer):
+            # The letter of a choice stands in any text by chance; the value that it stands for does not.
+            index = ord(problem.answer.upper()) - ord("A")
+            answers = problem.options[index : index + 1]
         leaked = next((answer for answer in answers if _states(shown, answer)), None)
         return Finding(False, f"the hint states the answer {leaked!r}") if leaked else PASSED
     pattern = rf"\banswer (?:is|=|:)\s*\$?{re.escape(problem.answer)}(?!\w)"

@@ -49,7 +49,7 @@ def generate(
         config: kinds and how many of each.
         problem_ids: only these; default all.
         limit: only the first so many, by id.
-        progress: told of every problem done.
+        progress: told of every kind of a problem that is done, now or before.
 
     Returns:
         New rows by status: `candidate`, or `failed` with the teacher's reason.
@@ -71,11 +71,11 @@ def generate(
             for kind in config.kinds
             if (problem.problem_id, kind) not in done
         ]
-        variants = list(chain.from_iterable(with_teacher(store, teacher, jobs)))
+        if progress:
+            progress(len(shard) * len(config.kinds) - len(jobs))
+        variants = list(chain.from_iterable(with_teacher(store, teacher, jobs, progress)))
         store.append(variants)
         counts.update(str(variant.status) for variant in variants)
-        if progress:
-            progress(len(shard))
     return counts
 
 
@@ -133,7 +133,9 @@ class _Maker:
         self._prefix = f"{problem.problem_id}:{kind}:{made_by}"
 
     def failed(self, reason: str) -> Variant:
-        return self._variant(0, status=Status.FAILED, reason=reason)
+        # Under the first number that an answer would get, so that a later answer takes its place.
+        first = 1 if self._kind == Kind.THINK_STEP else 0
+        return self._variant(first, status=Status.FAILED, reason=reason)
 
     def texts(self, texts: Sequence[str]) -> list[Variant]:
         delta = designed_delta(self._kind)

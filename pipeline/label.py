@@ -20,6 +20,9 @@ from schemas.replies import Answer, Reply
 LABEL_MODEL = "label_model"
 """Setting of the store: the solver whose labels drive measured deltas and `difficulty_init=labels`."""
 
+UNJUDGED = "unjudged"
+"""Counted in the place of a kind: subjects to which no answer could be judged."""
+
 
 def difficulty_of(correct: int, samples: int) -> tuple[float, float, float]:
     """Difficulty and its 90 % interval from `correct` of `samples` (contract.md, Difficulty).
@@ -44,11 +47,19 @@ def label(
 ) -> Counter[str]:
     """Label every problem and every accepted variant that this solver has not labelled yet.
 
-    The first solver of a store becomes its `label_model`; `config.label_model` makes this one it.
+    The first solver that has labelled anything becomes the store's `label_model`; `config.label_model` makes
+    this one it.
+
+    Args:
+        store: where questions come from and labels go.
+        solver: answers the questions.
+        config: how often each is asked.
+        problem_ids: only these and their variants; default all.
+        limit: only the first so many problems, by id.
+        progress: told of every answer.
 
     Returns:
-        Labels written by kind (`original` or a variant's), and `unjudged`: subjects to which no answer
-        could be judged.
+        Labels written by kind (`original` or a variant's), and `unjudged`.
     """
     counts: Counter[str] = Counter()
     for shard in shards(store.problems(problem_ids, limit=limit)):
@@ -67,18 +78,22 @@ def label(
         ]
         done = _labelled(store, solver.model, [q.subject_id for _, q in subjects], config.samples)
         subjects = [(kind, question) for kind, question in subjects if question.subject_id not in done]
-        answers = solver.solve([question for _, question in subjects], config.samples)
+        answers = solver.solve([question for _, question in subjects], config.samples, progress)
         labels = []
         for (kind, question), given in zip(subjects, answers, strict=True):
             made = _label(kind, question, given, solver.model)
-            counts[kind if made else "unjudged"] += 1
+            counts[kind if made else UNJUDGED] += 1
             labels += [made] if made else []
         store.append(labels)
-        if progress:
-            progress(len(shard))
-    if config.label_model or store.setting(LABEL_MODEL) is None:
+    label_model = store.setting(LABEL_MODEL)
+    wanted = config.label_model or (label_model is None and _has_labelled(store, solver.model))
+    if wanted and label_model != solver.model:
         store.put_setting(LABEL_MODEL, solver.model)
     return counts
+
+
+def _has_labelled(store: VariantStore, model: str) -> bool:
+    return bool(store.query("SELECT 1 FROM labels WHERE solver_model = ? LIMIT 1", [model]))
 
 
 def _labelled(store: VariantStore, model: str, subject_ids: Sequence[str], samples: int) -> set[str]:

@@ -41,24 +41,35 @@ def verify(
 
     Cheap checks run first and spare the solver; `verdicts` keeps what each check said.
 
+    Args:
+        store: where candidates come from and verdicts go.
+        solver: for the `answer` check of rewritten texts.
+        config: the checks.
+        problem_ids: only variants of these; default all.
+        progress: told of every answer of the solver.
+
     Returns:
         Variants by new status.
     """
     counts: Counter[str] = Counter()
     ids = [problem.problem_id for problem in store.problems(problem_ids)]
     for shard in shards(ids):
-        counts += _verify_shard(store, solver, config, shard)
-        if progress:
-            progress(len(shard))
+        counts += _verify_shard(store, solver, config, shard, progress)
     return counts
 
 
 def _verify_shard(
-    store: VariantStore, solver: Solver, config: VerifyConfig, problem_ids: Sequence[str]
+    store: VariantStore,
+    solver: Solver,
+    config: VerifyConfig,
+    problem_ids: Sequence[str],
+    progress: Progress | None,
 ) -> Counter[str]:
-    where = "problem_id IN (SELECT unnest(?)) AND status IN ('candidate', 'accepted')"
+    # A failed variant without a text is one that the teacher did not write: `generate` asks for it again.
+    where = "problem_id IN (SELECT unnest(?)) AND status <> 'rejected' AND NOT (status = 'failed' AND text IS NULL)"
     variants = store.read(Variant, where, [list(problem_ids)])
-    candidates = [v for v in variants if v.status == Status.CANDIDATE]
+    undecided = {Status.CANDIDATE, Status.FAILED} if config.retry_failed else {Status.CANDIDATE}
+    candidates = [v for v in variants if v.status in undecided]
     if not candidates:
         return Counter()
     problems = {p.problem_id: p for p in store.problems(sorted({v.problem_id for v in candidates}))}
@@ -74,7 +85,13 @@ def _verify_shard(
             seen[variant.problem_id].add(identity(variant))
             waiting.append(variant)
     if "answer" in config.checks:
-        _check_answers(decided, waiting, problems, solver, config.solver_samples)
+        texts = _check_own_answers(decided, waiting, problems)
+        questions = [question_of(problems[v.problem_id], v) for v in texts]
+        answers = solver.solve(questions, config.solver_samples, progress)
+        for variant, given in zip(texts, answers, strict=True):
+            finding = _majority(given, problems[variant.problem_id])
+            if decided.note(variant, "answer", finding, solver.model):
+                decided.accept(variant)
     else:
         for variant in waiting:
             decided.accept(variant)
@@ -130,25 +147,17 @@ class _Decisions:
         self.variants.append(variant.model_copy(update={"status": status.value, "reason": reason}))
 
 
-def _check_answers(
-    decided: _Decisions,
-    variants: Sequence[Variant],
-    problems: dict[str, Problem],
-    solver: Solver,
-    samples: int,
-) -> None:
-    """The `answer` check: a solution's own answer for think steps, independent solving for texts."""
-    texts = [v for v in variants if v.kind != Kind.THINK_STEP]
+def _check_own_answers(
+    decided: _Decisions, variants: Sequence[Variant], problems: dict[str, Problem]
+) -> list[Variant]:
+    """The `answer` check of think steps, whose solution states its own; returns the others."""
+    texts = []
     for variant in variants:
-        if variant.kind == Kind.THINK_STEP and decided.note(
-            variant, "answer", _own_answer(variant, problems[variant.problem_id])
-        ):
+        if variant.kind != Kind.THINK_STEP:
+            texts.append(variant)
+        elif decided.note(variant, "answer", _own_answer(variant, problems[variant.problem_id])):
             decided.accept(variant)
-    answers = solver.solve([question_of(problems[v.problem_id], v) for v in texts], samples)
-    for variant, given in zip(texts, answers, strict=True):
-        finding = _majority(given, problems[variant.problem_id])
-        if decided.note(variant, "answer", finding, solver.model):
-            decided.accept(variant)
+    return texts
 
 
 def _own_answer(variant: Variant, problem: Problem) -> Finding:
@@ -162,7 +171,7 @@ def _own_answer(variant: Variant, problem: Problem) -> Finding:
 
 
 def _majority(given: Sequence[Answer[Reply]], problem: Problem) -> Finding:
-    """Whether the most common of independent answers is the reference; a tie decides nothing."""
+    """Whether the most common of independent answers is the reference, without a tie."""
     failures = [answer.failure for answer in given if answer.failure]
     graded = [grade(a.text, problem.answer, options=problem.options) for a in given if not a.failure]
     votes = Counter(

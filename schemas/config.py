@@ -65,6 +65,7 @@ class VerifyConfig(Config):
         description="Checks in order; the first that fails ends the matter.",
     )
     solver_samples: int = Field(default=1, ge=1, description="Independent solutions; their majority decides.")
+    retry_failed: bool = Field(default=False, description="Try again where no verdict was reached before.")
 
 
 class LabelConfig(Config):

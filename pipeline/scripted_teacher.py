@@ -24,6 +24,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.prompts import NAMES, load_prompt
 from pipeline.scripted_wordings import harder, rewordings
@@ -34,6 +35,33 @@ MODEL = "scripted-teacher"
 NO_SOLUTION = "the scripted teacher has no solution for this problem"
 
 _NUMBER = re.compile(r"\d+")
+
+
+class _Part(BaseModel):
+    type: str
+    text: str = ""
+
+
+class Message(BaseModel):
+    """A message of a conversation, as the protocol has it."""
+
+    role: str
+    content: str | list[_Part] | None = None
+
+    @property
+    def text(self) -> str:
+        """The message's text, without its images."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content if part.type == "text")
+        return self.content or ""
+
+
+class _Body(BaseModel):
+    """What is read of a request."""
+
+    model: str = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1)
+    seed: int | None = None
 
 
 class _RefusalError(Exception):
@@ -77,16 +105,22 @@ class ScriptedTeacher:
         self._wrong_share, self._seed = wrong_share, seed
         self._tasks = {load_prompt(name).system: name for name in NAMES}
         self._known: dict[str, _Known] = {}
-        for problem in problems:
-            for text in (problem.text, *rewordings(problem.text), *harder(problem.text)):
-                self._learn(text, _Known(problem, altered=False))
-                self._learn(_altered(text), _Known(problem, altered=True))
+        texts = [
+            (problem, text)
+            for problem in problems
+            for text in (problem.text, *rewordings(problem.text), *harder(problem.text))
+        ]
+        for problem, text in texts:
+            self._learn(text, _Known(problem, altered=False))
+        # After all that is right: a slip in one problem may well be another problem.
+        for problem, text in texts:
+            self._learn(_altered(text), _Known(problem, altered=True))
 
     def _learn(self, text: str, known: _Known) -> None:
         for options in ((), known.problem.options):
             self._known.setdefault(_key(render_question(text, options=options)), known)
 
-    def answer(self, messages: Sequence[dict[str, Any]], sample: int) -> str:
+    def answer(self, messages: Sequence[Message], sample: int) -> str:
         """The content of the reply to a conversation.
 
         Raises:
@@ -111,8 +145,9 @@ class ScriptedTeacher:
         if slip:
             place = rng.randrange(len(texts))
             texts[place] = _altered(texts[place])
-        count = int(re.findall(r"Write (\d+)", user)[0])
-        return json.dumps({"rewordings" if task == "reword" else "texts": texts[:count]})
+        count = re.search(r"Write (\d+)", user)
+        wanted = texts[: int(count.group(1))] if count else texts
+        return json.dumps({"rewordings" if task == "reword" else "texts": wanted})
 
     def _solve(self, known: _Known, slip: bool) -> str:
         if not known.problem.solution_steps:
@@ -131,12 +166,9 @@ class ScriptedTeacher:
         return json.dumps({"steps": steps, "answer": answer})
 
 
-def _text_of(messages: Sequence[dict[str, Any]], role: str) -> str:
-    """The text of the last message of a role, without its images."""
-    content = next((m.get("content") for m in reversed(messages) if m.get("role") == role), "")
-    if isinstance(content, list):
-        return "".join(part.get("text", "") for part in content if part.get("type") == "text")
-    return content if isinstance(content, str) else ""
+def _text_of(messages: Sequence[Message], role: str) -> str:
+    """The text of the last message of a role."""
+    return next((message.text for message in reversed(messages) if message.role == role), "")
 
 
 def _tokens(text: str) -> int:
@@ -167,27 +199,25 @@ def create_app(teacher: ScriptedTeacher, *, error_share: float = 0.0, seed: int 
     @app.post("/v1/chat/completions", response_model=None)
     async def complete(request: Request) -> JSONResponse:
         try:
-            body = await request.json()
-        except ValueError:
-            return _error(400, "the body is not JSON")
-        messages = body.get("messages") if isinstance(body, dict) else None
-        if not isinstance(messages, list) or not messages or not body.get("model"):
-            return _error(400, "`model` and `messages` are required")
+            body = _Body.model_validate_json(await request.body())
+        except ValidationError as error:
+            first = error.errors()[0]
+            return _error(400, f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}")
         if luck.random() < error_share:
             limited = luck.random() < 0.5
             return _error(429, "slow down", {"Retry-After": "0"}) if limited else _error(503, "try again")
         message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
         try:
-            message["content"] = teacher.answer(messages, int(body.get("seed") or 0))
+            message["content"] = teacher.answer(body.messages, body.seed or 0)
         except _RefusalError as refusal:
             message["refusal"] = str(refusal)
-        prompt_tokens = sum(_tokens(_text_of([m], str(m.get("role")))) for m in messages)
+        prompt_tokens = sum(_tokens(m.text) for m in body.messages)
         completion_tokens = _tokens(message["content"] or message["refusal"])
         reply = {
-            "id": f"chatcmpl-{hashlib.sha256(repr(body).encode()).hexdigest()[:24]}",
+            "id": f"chatcmpl-{hashlib.sha256(body.model_dump_json().encode()).hexdigest()[:24]}",
             "object": "chat.completion",
             "created": int(time.time()),
-            "model": body["model"],
+            "model": body.model,
             "choices": [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}],
             "usage": {
                 "prompt_tokens": prompt_tokens,

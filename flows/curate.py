@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from prefect import flow, get_run_logger, task
+from prefect import State, Task, flow, get_run_logger, task
+from prefect.client.schemas import TaskRun
 
 from pipeline.generate import generate
 from pipeline.label import label
@@ -16,11 +17,23 @@ from pipeline.store import VariantStore
 from pipeline.verify import verify
 from pipeline.work import shards
 from schemas.config import CurateConfig
+from schemas.exceptions import ConfigError
 
 Counts = dict[str, dict[str, int]]
 
 
-@task(name="curate-shard", task_run_name="shard {number}", retries=2, retry_delay_seconds=[10, 60])
+def _may_pass(shard: Task[..., Counts], run: TaskRun, state: State[Counts]) -> bool:
+    """Whether to try again: an endpoint may come back, a wrong setting stays wrong."""
+    return not isinstance(state.result(raise_on_failure=False), ConfigError)
+
+
+@task(
+    name="curate-shard",
+    task_run_name="shard {number}",
+    retries=2,
+    retry_delay_seconds=[10, 60],
+    retry_condition_fn=_may_pass,
+)
 def curate_shard(config: CurateConfig, problem_ids: list[str], number: int) -> Counts:
     """All stages of one shard; run again, it does only what is missing."""
     store = VariantStore(config.store)

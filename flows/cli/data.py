@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,13 +19,30 @@ from flows.cli.options import (
     teacher_options,
 )
 from schemas.config import GenerateConfig, LabelConfig, VerifyConfig
+from schemas.exceptions import TeacherError
 from schemas.mapping import PRESETS, ColumnMapping
+from schemas.records import Status
+
+if TYPE_CHECKING:
+    from pipeline.store import VariantStore
 
 _COLUMN_FLAGS = ("id", "problem", "answer", "images", "options", "solution", "level")
 
 
 def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "nothing to do"
+
+
+def _report_variants(store: VariantStore, counts: Counter[str]) -> None:
+    """Say what came of a verb.
+
+    Raises:
+        TeacherError: not one variant got through, so that a script stops here.
+    """
+    click.echo(f"variants: {_counted(counts)}")
+    if set(counts) == {Status.FAILED}:
+        [(reason,)] = store.query("SELECT mode(reason) FROM variants WHERE status = 'failed'")
+        raise TeacherError(f"all failed, most often by {reason!r}: try again with --retry-failed")
 
 
 def _column_options(command: Any) -> Any:
@@ -100,13 +117,13 @@ def generate(store_dir: Path, limit: int | None, **values: Any) -> None:
 
     store, config = VariantStore(store_dir), made(GenerateConfig, take(values, GenerateConfig))
     teacher = teacher_of(values)
-    total = len(store.problems(limit=limit))
+    total = len(store.problems(limit=limit)) * len(config.kinds)
     with (
         store.run("generate", config.model_dump_json(), teacher.model),
-        progress_bar(total, "problems") as progress,
+        progress_bar(total, "requests") as progress,
     ):
         counts = run(store, teacher, config, limit=limit, progress=progress)
-    click.echo(f"variants: {_counted(counts)}")
+        _report_variants(store, counts)
 
 
 @click.command()
@@ -127,10 +144,10 @@ def verify(store_dir: Path, **values: Any) -> None:
     teacher = teacher_of(values)
     with (
         store.run("verify", config.model_dump_json(), teacher.model),
-        progress_bar(len(store.problems()), "problems") as progress,
+        progress_bar(None, "answers") as progress,
     ):
         counts = run(store, TeacherSolver(store, teacher), config, progress=progress)
-    click.echo(f"variants: {_counted(counts)}")
+        _report_variants(store, counts)
 
 
 @click.command()
@@ -153,6 +170,7 @@ def label(store_dir: Path, limit: int | None, policy: str | None, hint_style: An
     examples: diva label --store runs/store --base-url http://localhost:8000/v1 --model qwen --samples 4
               diva label --store runs/store --policy data/demo_model --samples 8 --hint-style prefix
     """
+    from pipeline.label import UNJUDGED
     from pipeline.label import label as run
     from pipeline.solve import Solver, TeacherSolver
     from pipeline.store import VariantStore
@@ -173,7 +191,11 @@ def label(store_dir: Path, limit: int | None, policy: str | None, hint_style: An
         solver = TeacherSolver(store, teacher_of(values))
     with (
         store.run("label", config.model_dump_json(), solver.model),
-        progress_bar(len(store.problems(limit=limit)), "problems") as progress,
+        progress_bar(None, "answers") as progress,
     ):
         counts = run(store, solver, config, limit=limit, progress=progress)
-    click.echo(f"labels: {_counted(counts)}")
+        click.echo(f"labels: {_counted(counts)}")
+        if set(counts) == {UNJUDGED}:
+            raise TeacherError(
+                f"no answer could be judged: `diva status --store {store_dir}` shows the calls"
+            )

@@ -75,16 +75,24 @@ def made(model: type[C], values: dict[str, Any], file: Path | None = None) -> C:
     for name, value in given.items():
         if get_origin(model.model_fields[name].annotation) is tuple and isinstance(value, str):
             given[name] = tuple(part.strip() for part in value.split(",") if part.strip())
+    from_file = _settings(file) if file else {}
     try:
-        from_file = yaml.safe_load(file.read_text("utf-8")) if file else {}
-        return model.model_validate({**(from_file or {}), **given})
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: {error}") from error
+        return model.model_validate({**from_file, **given})
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]).replace("_", "-")
-        hint = f"give --{name}" if first["type"] == "missing" else f"--{name}: {first['msg']}"
-        raise ConfigError(hint) from error
+        name = str(first["loc"][0]).replace("_", "-")
+        hint = f"--{name}: {first['msg']}, not {first['input']!r}"
+        raise ConfigError(f"give --{name}" if first["type"] == "missing" else hint) from error
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(file.read_text("utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{file} holds no settings: write one `name: value` a line")
+    return settings
 
 
 def teacher_options(command: Command) -> Command:
@@ -109,8 +117,8 @@ def teacher_of(values: dict[str, Any]) -> TeacherConfig:
 
 
 @contextmanager
-def progress_bar(total: int, unit: str) -> Any:
-    """A progress bar on standard error; yields what to tell of work done."""
+def progress_bar(total: int | None, unit: str) -> Any:
+    """A progress bar on standard error, or a count where no total is known; yields what to tell of work done."""
     from tqdm import tqdm
 
     with tqdm(total=total, unit=f" {unit}", disable=None) as bar:

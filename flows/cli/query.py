@@ -69,7 +69,14 @@ def status(store_dir: Path) -> None:
     help="Parquet needs --output.",
 )
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write.")
-@click.option("--timeout", "timeout_s", default=60.0, show_default=True, help="Seconds a query may take.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds a query may take.",
+)
 def sql(query: str, store_dir: Path, output_format: str, output: Path | None, timeout_s: float) -> None:
     """Run one SELECT over the store's views.
 
@@ -78,8 +85,8 @@ def sql(query: str, store_dir: Path, output_format: str, output: Path | None, ti
     """
     from pipeline.store import VariantStore, render, run_select
 
-    table = run_select(VariantStore(store_dir), query, timeout_s=timeout_s)
     if output_format == "parquet" and output is None:
         raise click.UsageError("--format parquet needs --output FILE")
+    table = run_select(VariantStore(store_dir), query, timeout_s=timeout_s)
     text = render(table, output_format, output)
     click.echo(text if text is not None else f"{table.num_rows} rows written to {output}")

@@ -16,7 +16,7 @@ from schemas.config import CurateConfig, GenerateConfig, LabelConfig, VerifyConf
 @store_option
 @teacher_options
 @config_options(GenerateConfig)
-@config_options(VerifyConfig)
+@config_options(VerifyConfig, "retry_failed")  # GenerateConfig's option stands for both
 @config_options(LabelConfig)
 @config_options(CurateConfig, "store", "teacher", "generate", "verify", "label")
 @click.option("--no-labels", is_flag=True, help="Leave the labels to another run.")
@@ -26,19 +26,26 @@ def curate(store_dir: Path, no_labels: bool, **values: Any) -> None:
     \b
     example: diva curate --store runs/store --base-url http://localhost:8000/v1 --model qwen --samples 4
     """
-    from flows.curate import curate as flow
+    from pipeline.store import VariantStore
+    from pipeline.teacher import endpoint_url
 
+    retry_failed = values["retry_failed"]
     config = made(
         CurateConfig,
         {
             "store": store_dir,
             "teacher": teacher_of(values),
             "generate": made(GenerateConfig, take(values, GenerateConfig)),
-            "verify": made(VerifyConfig, take(values, VerifyConfig)),
+            "verify": made(VerifyConfig, take(values, VerifyConfig) | {"retry_failed": retry_failed}),
             "label": None if no_labels else made(LabelConfig, take(values, LabelConfig)),
             **take(values, CurateConfig),
         },
     )
+    # What is wrong here is one line; within the flow it would be a log with a traceback.
+    endpoint_url(config.teacher)
+    VariantStore(store_dir).problems(where=config.problem_filter, limit=1)
+    from flows.curate import curate as flow
+
     counts = flow(config if not no_labels else config.model_copy(update={"label": None}))
     for stage, by_name in counts.items():
         numbers = ", ".join(f"{n} {name}" for name, n in sorted(by_name.items())) or "nothing to do"

@@ -25,6 +25,8 @@ from pipeline._symbolic import WORKER, UndecidedError
 __all__ = ["Grade", "UndecidedError", "equal_answers", "extract_answer", "grade", "warm_up"]
 
 DEADLINE_S = 5.0
+# Of a deadline, the part after which a comparison is cut off; the rest is for coming back from it.
+_COMPARING = 0.95
 _LETTERS = "ABCDEFGHIJ"
 _LETTER = re.compile(r"[A-J]")
 _LAST_LABEL = re.compile(r"\(\s*([A-J])\s*\)$")
@@ -65,10 +67,10 @@ def grade(
         response: a model's text, of any length.
         reference: the right answer: a value, or with `options` a letter or an option's text.
         options: texts of the choices in order A, B, C, ...; the response may give the letter or the value.
-        deadline_s: seconds after which an undecided comparison ends as `error`. The first call that needs
-            algebra also starts its process, in about a second: see `warm_up`.
+        deadline_s: seconds within which this returns; what is undecided by then is an `error`. The first call
+            that needs algebra also starts its process, in about a second: see `warm_up`.
     """
-    deadline = time.monotonic() + deadline_s
+    deadline = time.monotonic() + _COMPARING * deadline_s
     if not reference.strip():
         return Grade("error", None, "the reference is empty")
     found = _repeats(response, reference) or find_answer(response, options)
@@ -106,7 +108,7 @@ def equal_answers(
     Raises:
         UndecidedError: if it was not decided by the deadline.
     """
-    return _matches(answer, reference, options, time.monotonic() + deadline_s)
+    return _matches(answer, reference, options, time.monotonic() + _COMPARING * deadline_s)
 
 
 def warm_up(timeout_s: float = 60.0) -> None:

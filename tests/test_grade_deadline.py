@@ -252,9 +252,7 @@ def test_what_only_changes_looks_changes_no_grade() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(5_400)
-def test_ten_thousand_generated_and_mutated_answers_end_by_their_deadline(
-    record_property: Callable[[str, object], None],
-) -> None:
+def test_ten_thousand_generated_and_mutated_answers_end_by_their_deadline() -> None:
     """Half of the answers are generated, half mutated too; three in ten are graded against themselves."""
     deadline_s = 1.0
 
@@ -272,9 +270,9 @@ def test_ten_thousand_generated_and_mutated_answers_end_by_their_deadline(
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(one, range(10_000)))
     outcomes = Counter(g.how if g.outcome == "error" else g.outcome for _, g in results)
-    record_property("outcomes", dict(outcomes))
-    record_property("slowest_s", max(seconds for seconds, _ in results))
-    assert max(seconds for seconds, _ in results) < deadline_s + SLACK_S
+    slowest = max(seconds for seconds, _ in results)
+    print(f"slowest {slowest:.3f} s, {dict(outcomes)}")
+    assert slowest < deadline_s + 0.1
     assert set(outcomes) <= {"correct", "wrong", "no_answer", "deadline"}, outcomes  # no crash
     assert outcomes["deadline"] < 1_000, outcomes
 

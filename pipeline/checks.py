@@ -77,8 +77,8 @@ def check_leak(variant: Variant, problem: Problem) -> Finding:
             answers = problem.options[index : index + 1]
         leaked = next((answer for answer in answers if _states(shown, answer)), None)
         return Finding(False, f"the hint states the answer {leaked!r}") if leaked else PASSED
-    pattern = rf"\banswer (?:is|=|:)\s*\$?{re.escape(problem.answer)}(?!\w)"
-    if re.search(pattern, variant.text or "", re.I) and not re.search(pattern, problem.text, re.I):
+    stated = rf"(?:\banswer\s*(?:is|=|:)|\\boxed\{{)\s*\$?{re.escape(problem.answer)}(?!\w|[.,]\d)"
+    if re.search(stated, variant.text or "", re.I) and not re.search(stated, problem.text, re.I):
         return Finding(False, f"the text states the answer {problem.answer!r}")
     return PASSED
 

@@ -175,7 +175,9 @@ def _majority(given: Sequence[Answer[Reply]], problem: Problem) -> Finding:
     failures = [answer.failure for answer in given if answer.failure]
     graded = [grade(a.text, problem.answer, options=problem.options) for a in given if not a.failure]
     votes = Counter(
-        "reference" if g.outcome == "correct" else f"{g.answer!r}" for g in graded if g.outcome != "error"
+        "reference" if g.outcome == "correct" else repr(g.answer) if g.answer else "nothing"
+        for g in graded
+        if g.outcome != "error"
     )
     if not votes:
         return Finding(None, failures[0] if failures else "the grader could not decide")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch.distributed
 
 from pipeline.store import VariantStore
-from tests.training import make_trainer
+from tests.training import loss_inputs, make_trainer
 
 
 def main() -> None:
@@ -22,17 +21,13 @@ def main() -> None:
         per_device_train_batch_size=8,
         difficulty_init="labels",
     )
-    seen: list[list[float]] = []
-    original = trainer._compute_loss
-
-    def spy(model: Any, inputs: dict[str, Any]) -> Any:
-        seen.append(inputs["advantages"].tolist())
-        return original(model, inputs)
-
-    trainer._compute_loss = spy
+    inputs = loss_inputs(trainer)
     trainer.train()
     rank = trainer.accelerator.process_index
-    report = {"advantages": seen, "difficulty": trainer.live.difficulty.tolist()}
+    report = {
+        "advantages": [batch["advantages"].tolist() for batch in inputs],
+        "difficulty": trainer.live.difficulty.tolist(),
+    }
     Path(output, f"rank{rank}.json").write_text(json.dumps(report))
     torch.distributed.destroy_process_group()
 

@@ -11,7 +11,7 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 
 from tests.tiny import planted_store
-from tests.training import SETTINGS, coin_reward, make_trainer
+from tests.training import SETTINGS, coin_reward, loss_inputs, make_trainer
 from trainer.data import problems_dataset
 from trainer.policy import load_tokenizer
 from trainer.prompts import PromptBuilder
@@ -25,19 +25,6 @@ OFF: dict[str, Any] = {
     "advantage_eps": 1e-4,
 }
 STEPS = 20  # two epochs: 20 problems, two a step
-
-
-def _advantages(trainer: Any) -> list[list[float]]:
-    """Advantages of each step, as the loss sees them."""
-    seen: list[list[float]] = []
-    original = trainer._compute_loss
-
-    def spy(model: Any, inputs: dict[str, Any]) -> Any:
-        seen.append(inputs["advantages"].tolist())
-        return original(model, inputs)
-
-    trainer._compute_loss = spy
-    return seen
 
 
 def _weights(trainer: Any) -> list[torch.Tensor]:
@@ -72,9 +59,10 @@ def test_switched_off_it_is_grpo(extra: dict[str, Any], model_path: Path, tmp_pa
     seen, weights, losses = {}, {}, {}
     for name, make in makers.items():
         trainer = make()  # seeds the generators
-        seen[name] = _advantages(trainer)
+        inputs = loss_inputs(trainer)
         weights[name] = _weights(trainer)
         trainer.train()
+        seen[name] = [batch["advantages"].tolist() for batch in inputs]
         losses[name] = [log["loss"] for log in trainer.state.log_history if "loss" in log]
     assert len(seen["ours"]) == len(seen["theirs"]) == STEPS
     assert any(abs(value) > 0.1 for value in seen["theirs"][0])

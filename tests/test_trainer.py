@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from schemas.exceptions import ConfigError
 from schemas.records import ORIGINAL, DifficultyEvent, Rollout, Variant
 from tests.test_advantages import slow_diva
 from tests.tiny import add_labels, planted_store
-from tests.training import coin_reward, make_trainer
+from tests.training import coin_reward, loss_inputs, make_trainer
 
 
 @pytest.fixture
@@ -41,21 +40,6 @@ def keep_hints_alone(store: VariantStore) -> None:
     store.append([v.model_copy(update={"status": "rejected"}) for v in wordings])
 
 
-class Seen:
-    """Advantages and loss masks as the loss gets them, by what was generated."""
-
-    def __init__(self, trainer: Any) -> None:
-        self.batches: list[dict[str, torch.Tensor]] = []
-        original = trainer._compute_loss
-
-        def spy(model: Any, inputs: dict[str, Any]) -> Any:
-            if trainer.model.training:
-                self.batches.append(copy.copy(inputs))
-            return original(model, inputs)
-
-        trainer._compute_loss = spy
-
-
 def test_a_step_changes_every_parameter(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
     before = {k: v.clone() for k, v in AutoModelForCausalLM.from_pretrained(model_path).named_parameters()}
     trainer = make_trainer(sums, model_path, tmp_path / "out")
@@ -69,10 +53,10 @@ def test_recorded_rewards_give_the_advantages_that_the_loss_saw(
 ) -> None:
     add_labels(sums, 7.0)
     trainer = make_trainer(sums, model_path, tmp_path / "out", difficulty_init="labels", num_variants=1)
-    seen = Seen(trainer)
+    seen = loss_inputs(trainer)
     trainer.train()
-    assert len(seen.batches) == 4
-    for step, batch in enumerate(seen.batches):
+    assert len(seen) == 4
+    for step, batch in enumerate(seen):
         rollouts = sums.read(Rollout, "step = ?", [step])
         deltas = {v.variant_id: v.delta_designed for v in sums.read(Variant)}
         old = {e.problem_id: e.old_difficulty for e in sums.read(DifficultyEvent, "step = ?", [step])}
@@ -145,7 +129,7 @@ def test_hints_in_both_styles(
     coin.__name__ = "coin_reward"
     path = chat_model_path if chat else model_path
     trainer = make_trainer(store, path, tmp_path / "out", rewards=coin, hint_style=style, max_steps=1)
-    seen = Seen(trainer)
+    seen = loss_inputs(trainer)
     trainer.train()
     prompts, completions = zip(*(text.split(" → ") for text in texts), strict=True)
     hinted = [i for i in range(16) if i // 4 % 2]
@@ -153,7 +137,7 @@ def test_hints_in_both_styles(
     other = completions if style == "prompt" else prompts
     assert all("+ 3 = " in where[i] for i in hinted)
     assert not any("+ 3 = " in other[i] for i in range(16))
-    batch = seen.batches[0]
+    batch = seen[0]
     if style == "prompt":
         assert "tool_mask" not in batch
     else:
@@ -167,15 +151,9 @@ def test_given_steps_get_no_gradient(model_path: Path, tmp_path: Path) -> None:
     store = planted_store(tmp_path / "store", problems=2)
     keep_hints_alone(store)
     trainer = make_trainer(store, model_path, tmp_path / "out", hint_style="prefix", max_steps=1)
-    batch: dict[str, Any] = {}
-    original = trainer._compute_loss
-
-    def spy(model: Any, inputs: dict[str, Any]) -> Any:
-        batch.update(inputs)
-        return original(model, inputs)
-
-    trainer._compute_loss = spy
+    seen = loss_inputs(trainer)
     trainer.train()
+    [batch] = seen
     opening = batch["tool_mask"] == 0
     assert opening.any()
     logps, _, _ = trainer._get_per_token_logps_and_entropies(
@@ -186,7 +164,7 @@ def test_given_steps_get_no_gradient(model_path: Path, tmp_path: Path) -> None:
     )
     logps.retain_grad()
     trainer._get_per_token_logps_and_entropies = lambda *a, **k: (logps, torch.zeros_like(logps), None)
-    original(trainer.model, batch).backward()
+    trainer._compute_loss(trainer.model, batch).backward()
     assert logps.grad is not None
     assert torch.all(logps.grad[opening] == 0)
     assert torch.any(logps.grad[~opening] != 0)

@@ -64,3 +64,17 @@ def make_trainer(
         run_id="test",
         processing_class=tokenizer,
     )
+
+
+def loss_inputs(trainer: Any) -> list[dict[str, Any]]:
+    """A list that fills with what the loss of each training step is computed from."""
+    seen: list[dict[str, Any]] = []
+    original = trainer._compute_loss
+
+    def spy(model: Any, inputs: dict[str, Any]) -> Any:
+        if trainer.model.training:
+            seen.append(dict(inputs))
+        return original(model, inputs)
+
+    trainer._compute_loss = spy
+    return seen

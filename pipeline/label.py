@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from pipeline.grade import grade
 from pipeline.solve import Solver
@@ -31,9 +31,9 @@ def difficulty_of(correct: int, samples: int) -> tuple[float, float, float]:
         (difficulty, low, high) in levels: 9 - 8 p with p = (c + 1) / (s + 2), and the 95 % and 5 %
         quantiles of Beta(c + 1, s - c + 1) through the same line.
     """
-    posterior = beta(correct + 1, samples - correct + 1)
-    mean = (correct + 1) / (samples + 2)
-    return 9 - 8 * mean, 9 - 8 * float(posterior.ppf(0.95)), 9 - 8 * float(posterior.ppf(0.05))
+    a, b = correct + 1, samples - correct + 1
+    quantile_05, quantile_95 = (float(betaincinv(a, b, share)) for share in (0.05, 0.95))
+    return 9 - 8 * a / (a + b), 9 - 8 * quantile_95, 9 - 8 * quantile_05
 
 
 def label(

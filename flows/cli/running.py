@@ -10,6 +10,8 @@ import click
 
 from flows.cli.options import config_options, made, store_option, take, teacher_of, teacher_options
 from schemas.config import CurateConfig, GenerateConfig, LabelConfig, VerifyConfig
+from schemas.exceptions import TeacherError
+from schemas.records import Status
 
 
 @click.command()
@@ -50,6 +52,8 @@ def curate(store_dir: Path, no_labels: bool, **values: Any) -> None:
     for stage, by_name in counts.items():
         numbers = ", ".join(f"{n} {name}" for name, n in sorted(by_name.items())) or "nothing to do"
         click.echo(f"{stage}: {numbers}")
+    if set(counts["generated"]) == {Status.FAILED}:
+        raise TeacherError(f"no variant was written: `diva status --store {store_dir}` shows why")
 
 
 @click.command()

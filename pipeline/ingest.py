@@ -36,6 +36,7 @@ _ID_DIGITS = 12
 # Long: once for a problem, and a machine under load must not cost a good one.
 _OWN_ANSWER_DEADLINE_S = 30.0
 _PLACEHOLDER = re.compile(r"<image(\d{0,4})>")
+_UNDERSCORED = re.compile(r"<image_(\d{1,4})>")
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _LETTER = re.compile(r"\(?([A-Z])[.:]?\)?")
@@ -163,7 +164,7 @@ class _Intake:
         return IngestReport(self._added, self._already_there, self._rejected, self._absent_columns())
 
     def _admit(self, part: Part, row: Row) -> None:
-        split = part.split or self._split or DEFAULT_SPLIT
+        split = self._mapping.recorded_split or part.split or self._split or DEFAULT_SPLIT
         problem, pictures = read_problem(row.values, self._mapping, self._name, split, part.place)
         problem_id = problem.problem_id
         if problem_id in self._first_rows:
@@ -218,6 +219,7 @@ class _Intake:
     def _absent_columns(self) -> tuple[str, ...]:
         mapping = self._mapping
         optional = [mapping.images, mapping.options, mapping.solution, mapping.level, mapping.split]
+        optional += [mapping.context, mapping.unit, mapping.decimals]
         absent = [column for column in optional if column is not None and column not in self._columns]
         if mapping.images in absent and mapping.images_fallback in self._columns:
             absent.remove(mapping.images)
@@ -252,12 +254,14 @@ def read_problem(
     Raises:
         RowError: the row is not a problem; the message says why.
     """
-    text = _required(values, mapping.problem, "empty problem")
-    answer = _required(values, mapping.answer, "no answer")
+    text = _question(values, mapping)
+    answer = _answer(values, mapping.answer)
     steps = _steps(_cell(values, mapping.solution), mapping.solution)
     if mapping.answer_format == AnswerFormat.GSM8K:
         steps, answer = split_gsm8k(answer)
-    options = _texts(_cell(values, mapping.options), mapping.options)
+    options = [
+        _plain_placeholders(option) for option in _texts(_cell(values, mapping.options), mapping.options)
+    ]
     try:
         pictures = read_pictures(_image_cell(values, mapping), place)
     except ImageError as error:
@@ -343,8 +347,10 @@ def _name_figures(text: str, options: list[str]) -> tuple[str, list[str]]:
 
 def _check_placeholders(text: str, images: int) -> None:
     numbers = _PLACEHOLDER.findall(text)
-    if len(numbers) > images:
-        raise RowError(f"{len(numbers)} <image> placeholders, but {images or 'no'} images")
+    # A figure may be mentioned again by its number, but <image> stands for a new one each time.
+    wanted = numbers.count("") + len(set(numbers) - {""})
+    if wanted > images:
+        raise RowError(f"{wanted} <image> placeholders, but {images or 'no'} images")
     for number in numbers:
         if number and not 1 <= int(number) <= images:
             raise RowError(f"<image{number}> is none of the problem's images, which are counted from 1")
@@ -359,8 +365,41 @@ def _cell(values: Mapping[str, object], column: str | None) -> object:
 
 def _image_cell(values: Mapping[str, object], mapping: ColumnMapping) -> object:
     if mapping.images not in values and mapping.images_fallback is not None:
-        return values.get(mapping.images_fallback)
-    return _cell(values, mapping.images)
+        first = values.get(mapping.images_fallback)
+    else:
+        first = _cell(values, mapping.images)
+    more = [cell for cell in map(values.get, mapping.more_images) if cell not in (None, "")]
+    if not more:
+        return first
+    return [*(first if isinstance(first, list) else [first]), *more] if first not in (None, "") else more
+
+
+def _question(values: Mapping[str, object], mapping: ColumnMapping) -> str:
+    """The question, with what stands before it and with the form that its answer is asked in."""
+    text = _required(values, mapping.problem, "empty problem")
+    context, unit, decimals = (
+        _text(_cell(values, column), column) for column in (mapping.context, mapping.unit, mapping.decimals)
+    )
+    if context:
+        text = f"{context}\n{text}"
+    if unit:
+        text += f" (Unit: {unit})"
+    if decimals not in ("", "0"):
+        text += f"\nGive the answer with {decimals} decimal place{'' if decimals == '1' else 's'}."
+    return _plain_placeholders(text)
+
+
+def _plain_placeholders(text: str) -> str:
+    """<image_1> as <image1>, the form of the store."""
+    return _UNDERSCORED.sub(r"<image\1>", text)
+
+
+def _answer(values: Mapping[str, object], column: str) -> str:
+    """The reference answer; several in a list are joined by commas."""
+    cell = values.get(column)
+    if isinstance(cell, list) and cell:
+        return _required({column: ", ".join(_texts(cell, column))}, column, "no answer")
+    return _required(values, column, "no answer")
 
 
 def _required(values: Mapping[str, object], column: str, complaint: str) -> str:
@@ -389,17 +428,36 @@ def _text(value: Any, column: str | None) -> str:
 
 
 def _texts(value: object, column: str | None) -> list[str]:
-    """A list of texts; in a text cell (CSV) as a JSON array."""
+    """A list of texts; in a text cell as a JSON array (CSV), or as `A. one; B. two`."""
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
         except ValueError:
-            raise RowError(f"the column {column!r} is not a list (in text: a JSON array)") from None
+            value = split_options(str(value)) or value
     if isinstance(value, list):
         return [_text(item, column) for item in value]
     if not _text(value, column):
         return []
-    raise RowError(f"the column {column!r} is not a list (in text: a JSON array)")
+    raise RowError(f"the column {column!r} is not a list (in text: a JSON array, or A. one; B. two)")
+
+
+def split_options(text: str) -> list[str]:
+    """Choices that stand in one text, each behind its letter; empty where the text is none of that kind.
+
+    >>> split_options("A. 300, 400;B. 400, 300; C. No correct answer")
+    ['300, 400', '400, 300', 'No correct answer']
+    """
+    options: list[str] = []
+    rest = text.strip()
+    for letter in "ABCDEFGHIJ":
+        found = re.search(rf"(?:^|[;\s]){letter}[.:]", rest)
+        if found is None:
+            break
+        options.append(rest[: found.start()])
+        rest = rest[found.end() :]
+    before, *options = [*options, rest]
+    options = [option.strip("; \t\n") for option in options]
+    return options if len(options) > 1 and not before and all(options) else []
 
 
 def _steps(value: object, column: str | None) -> list[str]:

@@ -26,7 +26,9 @@ class ColumnMapping(BaseModel):
     name: str | None = Field(default=None, description="the preset's name, default of the source's name")
     id: str | None = Field(default=None, description="id within the source; None: a hash of the content")
     problem: str = Field(default="problem", description="the question")
-    answer: str = Field(default="answer", description="the reference answer, see answer_format")
+    answer: str = Field(
+        default="answer", description="the reference answer, or a list of them; see answer_format"
+    )
     images: str | None = Field(
         default=None,
         description="one image or a list: paths relative to the file, bytes, or {bytes, path} structs",
@@ -34,10 +36,23 @@ class ColumnMapping(BaseModel):
     images_fallback: str | None = Field(
         default=None, description="read instead of `images` in rows that have no such column"
     )
-    options: str | None = Field(default=None, description="texts of the choices A, B, ..., a list")
+    more_images: tuple[str, ...] = Field(
+        default=(), description="further columns with an image each, in order, behind those of `images`"
+    )
+    options: str | None = Field(
+        default=None, description="texts of the choices A, B, ...: a list, or `A. one; B. two` in one text"
+    )
+    context: str | None = Field(default=None, description="text that stands before the question")
+    unit: str | None = Field(default=None, description="unit of the answer, added to the question")
+    decimals: str | None = Field(
+        default=None, description="decimal places that the answer is asked with, added to the question"
+    )
     solution: str | None = Field(default=None, description="worked solution: a list, or a step a line")
     level: str | None = Field(default=None, description="difficulty as the source states it, a number")
     split: str | None = Field(default=None, description="split of each row")
+    recorded_split: str | None = Field(
+        default=None, description="split recorded for every row, whatever the source calls it"
+    )
     answer_format: AnswerFormat = AnswerFormat.PLAIN
     labelled_figures: bool = Field(
         default=False,

@@ -1,18 +1,55 @@
-"""The policy as a solver: a local model that answers questions, for labels and for evaluation."""
+"""The policy as a solver: a local model that answers questions, for labels and for evaluation.
+
+A language model answers questions of text alone. A vision-language model also sees their images, which are
+opened a batch at a time, so that memory does not grow with the number of questions.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from schemas.exceptions import ConfigError
 from schemas.question import Question
 from schemas.replies import Answer, Reply
 from trainer.prompts import HintStyle, PromptBuilder
+
+ImagePath = Callable[[str], Path]
+"""Where the image of a content hash lies, such as `VariantStore.image_path`."""
+
+TEXT_BATCH = 256
+VISION_BATCH = 16
+
+_PLACEHOLDER = re.compile(r"<image(\d*)>")
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_NO_IMAGES = "images: the model reads text alone"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _check_path(path: str) -> None:
+    if not Path(path).exists() and not _HUB_NAME.fullmatch(path):
+        raise ConfigError(f"model {path}: there is no such folder, and a name of the hub is owner/name")
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
@@ -21,30 +58,164 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     Raises:
         ConfigError: no such model.
     """
+    _check_path(path)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, padding_side="left")
-    except OSError as error:
-        raise ConfigError(f"model {path}: {str(error).strip().splitlines()[0]}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model {path}: {_first_line(error)}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def place_images(text: str, images: int) -> tuple[list[dict[str, str]], list[int]]:
+    """A question as the content of a message, its placeholders replaced by parts for its images.
+
+    `<image2>` is the second image, `<image>` the next that no number names; images without a placeholder go
+    first. A placeholder without an image, or the second of one image, stays a name: [image2].
+
+    >>> place_images("Is <image2> larger?", 2)[0]
+    [{'type': 'image'}, {'type': 'text', 'text': 'Is '}, {'type': 'image'}, {'type': 'text', 'text': ' larger?'}]
+
+    Args:
+        text: the question, with `<image>` or `<image1>` where its images stand.
+        images: how many it has.
+
+    Returns:
+        The parts, and the number (from 0) of the image that each image part stands for.
+    """
+    pieces = _PLACEHOLDER.split(text)
+    numbered = {int(number) - 1 for number in pieces[1::2] if number}
+    unnamed = iter([i for i in range(images) if i not in numbered])
+    shown: list[dict[str, str]] = []
+    order: list[int] = []
+    held = pieces[0]
+    for number, after in zip(pieces[1::2], pieces[2::2], strict=True):
+        place = int(number) - 1 if number else next(unnamed, images)
+        if not 0 <= place < images or place in order:
+            held += f"[image{number}]{after}"
+            continue
+        shown += [{"type": "text", "text": held}] if held else []
+        shown.append({"type": "image"})
+        order.append(place)
+        held = after
+    shown += [{"type": "text", "text": held}] if held else []
+    first = [i for i in range(images) if i not in order]
+    return [{"type": "image"} for _ in first] + shown, first + order
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A question as the model is to see it.
+
+    Attributes:
+        content: token ids, or text where images stand in it.
+        opening: the start of the answer that a hint gives; part of the content.
+        images: content hashes in the order of the content's image parts.
+    """
+
+    content: Any
+    opening: str
+    images: tuple[str, ...] = ()
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Prompts of alike order share a batch, so that little of it is padding."""
+        return len(self.images), len(self.content)
+
+
+class _Reader(Protocol):
+    """Turns questions into a model's inputs."""
+
+    tokenizer: Any
+
+    def prompt(self, question: Question) -> _Prompt:
+        """The prompt of a question."""
+
+    def batch(self, prompts: Sequence[_Prompt]) -> Any:
+        """Input tensors by name, padded on the left; of prompts with equally many images."""
+
+
+class _TextReader:
+    """Reads questions of text alone."""
+
+    def __init__(self, tokenizer: Any, prompts: PromptBuilder) -> None:
+        self.tokenizer = tokenizer
+        self._prompts = prompts
+
+    def prompt(self, question: Question) -> _Prompt:
+        prompt, opening = self._prompts.of_question(question)
+        if isinstance(prompt, str):
+            ids = self.tokenizer(prompt)["input_ids"]
+        else:
+            ids = self.tokenizer.apply_chat_template(
+                prompt, add_generation_prompt=True, return_dict=True, tokenize=True
+            )["input_ids"]
+        opened = self.tokenizer(opening, add_special_tokens=False)["input_ids"] if opening else []
+        return _Prompt([*ids, *opened], opening)
+
+    def batch(self, prompts: Sequence[_Prompt]) -> Any:
+        return self.tokenizer.pad({"input_ids": [p.content for p in prompts]}, return_tensors="pt")
+
+
+class _VisionReader:
+    """Reads questions with images, which are opened for one batch at a time."""
+
+    def __init__(self, processor: Any, prompts: PromptBuilder, images: ImagePath | None) -> None:
+        self.tokenizer = processor.tokenizer
+        self._processor = processor
+        self._prompts = prompts
+        self._image_path = images
+
+    def prompt(self, question: Question) -> _Prompt:
+        prompt, opening = self._prompts.of_question(question)
+        said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        messages, order = [], list[int]()
+        for message in said:
+            images = len(question.image_hashes) if message["role"] == "user" else 0
+            parts, places = place_images(message["content"], images)
+            messages.append({"role": message["role"], "content": parts})
+            order += places
+        text = self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return _Prompt(text + opening, opening, tuple(question.image_hashes[place] for place in order))
+
+    def batch(self, prompts: Sequence[_Prompt]) -> Any:
+        hashes = {digest for prompt in prompts for digest in prompt.images}
+        opened = {digest: self._open(digest) for digest in hashes}
+        images = [[opened[digest] for digest in prompt.images] for prompt in prompts]
+        return self._processor(
+            text=[prompt.content for prompt in prompts],
+            images=images if hashes else None,
+            padding=True,
+            add_special_tokens=False,  # the chat template has written them
+            return_tensors="pt",
+        )
+
+    def _open(self, digest: str) -> Image.Image:
+        if self._image_path is None:
+            raise ConfigError("the question has images: say where they lie (PolicySolver's `images`)")
+        with Image.open(self._image_path(digest)) as image:
+            return image.convert("RGB")
 
 
 class PolicySolver:
     """Answers by sampling from a model with the prompts that it is trained on.
 
     Args:
-        path: model folder or hub name.
-        prompts: default: a conversation where the tokenizer has a chat template, else plain text.
+        path: model folder, LoRA adapter folder, or hub name.
+        prompts: default: a conversation where the model has a chat template, else plain text.
         hint_style: of the default prompts, as in training.
+        system: system message of the default prompts, as in training.
+        instruction: of the default prompts, added behind each question.
         max_new_tokens: longest answer.
         temperature: of sampling; 0 takes the likeliest token.
-        batch_size: answers generated at once.
+        batch_size: answers generated at once; default 256, and 16 of a model that sees.
         seed: makes the samples.
         name: under which its labels are kept; default the path's last part.
+        images: finds the images of questions; without it, only questions of text alone are answered.
 
     Raises:
-        ConfigError: no such model.
+        ConfigError: no such model, or one that sees without a processor or a chat template.
     """
 
     def __init__(
@@ -53,28 +224,48 @@ class PolicySolver:
         prompts: PromptBuilder | None = None,
         *,
         hint_style: HintStyle = "prompt",
+        system: str | None = None,
+        instruction: str = "",
         max_new_tokens: int = 512,
         temperature: float = 1.0,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         seed: int = 0,
         name: str | None = None,
+        images: ImagePath | None = None,
     ) -> None:
-        self._tokenizer: Any = load_tokenizer(path)
-        chat = self._tokenizer.chat_template is not None
-        self._prompts = prompts or PromptBuilder(chat=chat, hint_style=hint_style)
+        sees = _sees(path)
+
+        def builder(*, chat: bool) -> PromptBuilder:
+            return prompts or PromptBuilder(
+                chat=chat, system=system, instruction=instruction, hint_style=hint_style
+            )
+
+        self._reader: _Reader
+        if sees:
+            self._reader = _VisionReader(_load_processor(path), builder(chat=True), images)
+        else:
+            tokenizer = load_tokenizer(path)
+            self._reader = _TextReader(tokenizer, builder(chat=tokenizer.chat_template is not None))
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model: Any = AutoModelForCausalLM.from_pretrained(path)
+        model: Any = _load_model(path, AutoModelForImageTextToText if sees else AutoModelForCausalLM)
         self._model = model.to(device).eval()
         self._sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
         if temperature > 0:
             self._sampling |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
-        self._batch_size, self._seed = batch_size, seed
+        self._batch_size = batch_size or (VISION_BATCH if sees else TEXT_BATCH)
+        self._seed = seed
         self._name = name or Path(path).name
+        self._reads_images = sees and images is not None
 
     @property
     def model(self) -> str:
         """Name of the policy."""
         return self._name
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether questions with images are answered."""
+        return self._reads_images
 
     def solve(
         self,
@@ -82,39 +273,93 @@ class PolicySolver:
         samples: int,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Answer[Reply]]]:
-        """`samples` answers to each question, in order; the opening that a hint gives is part of each."""
+        """`samples` answers to each question, in order; the opening that a hint gives is part of each.
+
+        A question with images that the model cannot see is not guessed at: its answers are failures.
+
+        Raises:
+            StoreError: an image is missing.
+        """
         torch.manual_seed(self._seed)
-        tokens, openings = [], []
-        for question in questions:
-            prompt, opening = self._prompts.of_question(question)
-            if isinstance(prompt, str):
-                ids = self._tokenizer(prompt)["input_ids"]
-            else:
-                ids = self._tokenizer.apply_chat_template(
-                    prompt, add_generation_prompt=True, return_dict=True, tokenize=True
-                )["input_ids"]
-            opened = self._tokenizer(opening, add_special_tokens=False)["input_ids"] if opening else []
-            tokens.append([*ids, *opened])
-            openings.append(opening)
+        prompts: dict[int, _Prompt] = {}
         answers: list[list[Answer[Reply]]] = [[] for _ in questions]
-        # Alike lengths share a batch, so that little of it is padding.
-        order = sorted((len(ids), i) for i, ids in enumerate(tokens) for _ in range(samples))
-        for start in range(0, len(order), self._batch_size):
-            places = [place for _, place in order[start : start + self._batch_size]]
-            for place, text in zip(places, self._generate([tokens[place] for place in places]), strict=True):
-                answers[place].append(Answer(None, openings[place] + text))
+        for place, question in enumerate(questions):
+            if question.image_hashes and not self.reads_images:
+                answers[place] = [Answer(None, "", _NO_IMAGES)] * samples
+            else:
+                prompts[place] = self._reader.prompt(question)
+        if progress and len(prompts) < len(questions):
+            progress(samples * (len(questions) - len(prompts)))
+        for places in self._batches(prompts, samples):
+            texts = self._generate([prompts[place] for place in places])
+            for place, text in zip(places, texts, strict=True):
+                answers[place].append(Answer(None, prompts[place].opening + text))
             if progress:
                 progress(len(places))
         return answers
 
+    def _batches(self, prompts: dict[int, _Prompt], samples: int) -> list[list[int]]:
+        """Places of the questions, each `samples` times, in batches of alike prompts."""
+        order = sorted(prompts, key=lambda place: (prompts[place].order, place))
+        repeated = [place for place in order for _ in range(samples)]
+        batches: list[list[int]] = []
+        for place in repeated:
+            last = batches[-1] if batches else []
+            alike = last and len(prompts[last[0]].images) == len(prompts[place].images)
+            if alike and len(last) < self._batch_size:
+                last.append(place)
+            else:
+                batches.append([place])
+        return batches
+
     @torch.inference_mode()
-    def _generate(self, prompts: list[list[int]]) -> list[str]:
-        batch = self._tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._model.device)
-        generated = self._model.generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            pad_token_id=self._tokenizer.pad_token_id,
-            **self._sampling,
-        )
-        new = generated[:, batch["input_ids"].shape[1] :]
-        return list(self._tokenizer.batch_decode(new, skip_special_tokens=True))
+    def _generate(self, prompts: Sequence[_Prompt]) -> list[str]:
+        tokenizer = self._reader.tokenizer
+        # Pixels take the model's precision, token ids stay integers.
+        inputs = self._reader.batch(prompts).to(self._model.device)
+        inputs = {
+            name: value.to(self._model.dtype) if torch.is_floating_point(value) else value
+            for name, value in inputs.items()
+        }
+        generated = self._model.generate(**inputs, pad_token_id=tokenizer.pad_token_id, **self._sampling)
+        new = generated[:, inputs["input_ids"].shape[1] :]
+        return list(tokenizer.batch_decode(new, skip_special_tokens=True))
+
+
+def _sees(path: str) -> bool:
+    """Whether a model is of an architecture that reads images; a LoRA adapter is of its base model's.
+
+    Raises:
+        ConfigError: no such model.
+    """
+    _check_path(path)
+    try:
+        adapter = find_adapter_config_file(path)
+        base = json.loads(Path(adapter).read_text("utf-8"))["base_model_name_or_path"] if adapter else path
+        config = AutoConfig.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model {path}: {_first_line(error)}") from error
+    return config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+
+def _load_model(path: str, kind: Any) -> Any:
+    try:
+        return kind.from_pretrained(path)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"model {path}: {_first_line(error)}") from error
+
+
+def _load_processor(path: str) -> Any:
+    auto: Any = AutoProcessor
+    try:
+        processor = auto.from_pretrained(path)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"processor of {path}: {_first_line(error)}") from error
+    if not isinstance(processor, ProcessorMixin):
+        raise ConfigError(f"{path} is a vision-language model without a processor: save it beside the model")
+    if processor.chat_template is None:
+        raise ConfigError(f"the processor of {path} has no chat template, which says where images stand")
+    processor.tokenizer.padding_side = "left"
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return processor

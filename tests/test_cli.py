@@ -223,25 +223,32 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What the lines of MISTAKES name; none of them gets as far as to write a variant."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    problem = Problem(problem_id="a/0", source="a", split="train", text="1 + 1?", answer="2")
+    VariantStore(folder / "store", create=True).append([problem])
+    pq.write_table(pa.table({"problem": ["1 + 1?"], "answer": ["2"]}), folder / "source.parquet")
+    contents = {"list": "- a\n", "bad": "{x: [", "misspelt": "modle: m\n", "fake": "not Parquet"}
+    names = {name: f"{name}.parquet" if name == "fake" else f"{name}.json" for name in contents}
+    for name, content in contents.items():
+        (folder / names[name]).write_text(content)
+    return {
+        **{name: folder / file for name, file in names.items()},
+        "store": folder / "store",
+        "source": folder / "source.parquet",
+        "url": "--base-url=http://127.0.0.1:9/v1",
+        "endless": "select+count(*)+from+range(10000000000)+a,range(10000000000)+b",
+    }
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistake_is_told_without_a_traceback(
-    diva: Diva, store: VariantStore, source: Path, tmp_path: Path, mistake: str
+    diva: Diva, places: dict[str, object], tmp_path: Path, mistake: str
 ) -> None:
     line, code, message = MISTAKES[mistake]
-    endless = "select+count(*)+from+range(10000000000)+a,range(10000000000)+b"
-    contents = {"list": "- a\n", "bad": "{x: [", "misspelt": "modle: m\n", "fake": "not Parquet"}
-    places: dict[str, object] = {
-        "store": store.root,
-        "source": source,
-        "tmp": tmp_path,
-        "url": "--base-url=http://127.0.0.1:9/v1",
-        "endless": endless,
-    }
-    for name, content in contents.items():
-        path = tmp_path / (f"{name}.parquet" if name == "fake" else f"{name}.json")
-        path.write_text(content)
-        places[name] = path
-    arguments = [part.replace("+", " ") for part in line.format(**places).split()]
+    arguments = [part.replace("+", " ") for part in line.format(tmp=tmp_path, **places).split()]
     outcome = diva(*arguments)
     assert outcome.code == code, outcome
     assert "Traceback" not in outcome.err
@@ -371,9 +378,9 @@ def test_plain_verbs_load_neither_prefect_nor_torch(store: VariantStore, endpoin
     assert process.stdout.splitlines()[-1] == "loaded: []"
 
 
-def test_interrupted_run_keeps_what_was_done_and_goes_on(store: VariantStore) -> None:
+def test_interrupted_run_keeps_what_was_done_and_goes_on(diva: Diva, store: VariantStore) -> None:
     answer = completion(json.dumps({"rewordings": ["How many apples has Tom?"]}))
-    with serving(Endpoint(Reply(answer.body, delay_s=0.3))) as served:
+    with serving(Endpoint(Reply(answer.body, delay_s=0.15))) as served:
         arguments = [
             "--store",
             str(store.root),
@@ -395,7 +402,7 @@ def test_interrupted_run_keeps_what_was_done_and_goes_on(store: VariantStore) ->
         assert message.strip() == "interrupted: what was done is kept; the same command goes on from there"
         assert store.query("SELECT outcome FROM runs") == [("interrupted",)]
         assert store.query("SELECT count(*) >= 2 FROM calls") == [(True,)]
-        subprocess.run(command, check=True, env=_environment(), capture_output=True)
+        assert diva(*command[1:]).code == 0
     assert len(served.requests) <= 6, "only the interrupted request is sent again"
     assert store.query("SELECT count(*) FROM variants") == [(5,)]
 

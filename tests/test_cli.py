@@ -186,7 +186,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "no option": ("status --store {store} --nope", 2, "No such option"),
     "--store forgotten": ("status", 2, "Missing option '--store'"),
     "no store": ("status --store {tmp}/none", 1, "no store at .*none: make one with `diva ingest"),
-    "store is a file": ("ingest {source} --store {source}", 1, "no store can be made at"),
+    "store is a file": ("ingest {source} --store {source}", 1, "cannot be written: Not a directory"),
     "unknown kind": ("generate --store {store} --model m --kinds rewrod", 2, "--kinds: .*'reword'.*not 'rewrod'"),
     "kind of images": ("generate --store {store} --model m --kinds image {url}", 2, "kind image is not written"),
     "model forgotten": ("generate --store {store} {url}", 2, "give --model"),

@@ -410,7 +410,7 @@ def test_no_store_is_one_line(tmp_path: Path) -> None:
 
 def test_store_in_a_place_that_cannot_be_one_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StoreError, match="no store can be made"):
+    with pytest.raises(StoreError, match="problems cannot be written: Not a directory"):
         VariantStore(tmp_path / "file", create=True)
 
 
@@ -420,6 +420,16 @@ def test_damaged_part_is_one_line(store: VariantStore, content: bytes) -> None:
     with pytest.raises(StoreError, match="cannot be read") as caught:
         store.setting("x")
     assert "\n" not in str(caught.value)
+
+
+def test_append_that_cannot_be_written_is_one_line_and_leaves_nothing(store: VariantStore) -> None:
+    (store.root / "verdicts").rename(store.root / "elsewhere")
+    (store.root / "verdicts").write_text("a file in the folder's place")
+    before = sorted(store.root.rglob("*"))
+    with pytest.raises(StoreError, match="verdicts cannot be written") as caught:
+        store.append([Verdict(variant_id="v", check_name="leak", passed=True)])
+    assert "\n" not in str(caught.value)
+    assert sorted(store.root.rglob("*")) == before
 
 
 def test_leftover_temporary_file_is_ignored(store: VariantStore) -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from schemas.exceptions import StoreError
 
 EMPTY_PART = "00000000000000000000-empty.parquet"
 """A part without rows in every table, so that a view always has a schema to read."""
@@ -23,45 +28,48 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _temporary(path: Path) -> Path:
-    """A name beside `path` that no reader's glob matches and no other writer has."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+@contextmanager
+def _published(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which is at `path` on leaving: all at once, and durably."""
+    # A name that no reader's glob matches and no other writer has.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(f"{path.parent} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def publish(folder: Path, table: pa.Table, name: str | None = None) -> str:
     """Write `table` as a new part of `folder`, visible to readers all at once and durable on return.
 
-    The file is written under a name that no reader's glob matches, synced, then renamed.
-
     Returns:
         The part's file name; names sort by the time of writing.
 
     Raises:
-        OSError: the folder cannot be written.
+        StoreError: the folder cannot be written, or the disk is full.
     """
     name = name or f"{time.time_ns():020d}-{uuid.uuid4().hex[:12]}.parquet"
-    temporary = _temporary(folder / name)
-    try:
-        with temporary.open("wb") as out:
-            pq.write_table(table, out, compression="zstd")
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(folder / name)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(folder)
+    with _published(folder / name) as out:
+        pq.write_table(table, out, compression="zstd")
     return name
 
 
 def publish_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file atomically; nothing is done where it exists (contents are addressed by hash)."""
+    """Write a whole file atomically; nothing is done where it exists (contents are addressed by hash).
+
+    Raises:
+        StoreError: the folder cannot be written, or the disk is full.
+    """
     if path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    with temporary.open("wb") as out:
+    with _published(path) as out:
         out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.replace(path)

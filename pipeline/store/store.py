@@ -51,14 +51,10 @@ class VariantStore:
         self.root = Path(root).resolve()
         if not create and not (self.root / Problem.table / parts.EMPTY_PART).exists():
             raise StoreError(f"no store at {root}: make one with `diva ingest SOURCE --store {root}`")
-        try:
-            for record in RECORDS:
-                folder = self.root / record.table
-                if not (folder / parts.EMPTY_PART).exists():
-                    folder.mkdir(parents=True, exist_ok=True)
-                    parts.publish(folder, arrow_schema(record).empty_table(), parts.EMPTY_PART)
-        except OSError as error:
-            raise StoreError(f"no store can be made at {root}: {error.strerror}") from error
+        for record in RECORDS:
+            folder = self.root / record.table
+            if not (folder / parts.EMPTY_PART).exists():
+                parts.publish(folder, arrow_schema(record).empty_table(), parts.EMPTY_PART)
 
     # --- writing
 

@@ -233,7 +233,7 @@ class Teacher:
         try:
             completion = _Completion.model_validate_json(raw.content)
         except ValidationError as error:
-            body = raw.content.decode("utf-8", "replace")
+            body = raw.content[:10_000].decode("utf-8", "replace")
             return _Outcome(body, "parse", f"no chat completion: {_fault(error)[1]}", attempts=attempts)
         content, outcome, detail = None, "ok", None
         if not completion.choices:

@@ -89,6 +89,7 @@ FAULTS: dict[str, tuple[Reply, str]] = {
         json_reply({"error": {"message": "no capacity"}, "choices": None}),
         "parse: .*choices",
     ),
+    "half of a character": (json_reply(body("\ud800")), "parse: no chat completion"),
     "no choices": (json_reply(body("x") | {"choices": []}), "parse: the answer has no choices"),
     "no message": (json_reply(body("x") | {"choices": [{}]}), "parse: .*message"),
     "no content": (completion(None), "parse: the answer has no content"),
@@ -117,6 +118,7 @@ STRUCTURE_FAULTS = {
     "another field": ('{"wordings": ["a"]}', "schema: rewordings: Field required"),
     "one field more": ('{"rewordings": ["a"], "note": "hm"}', "schema: note: "),
     "another type": ('{"rewordings": "a"}', "schema: rewordings: "),
+    "half of a character": ('{"rewordings": ["\\ud800"]}', "parse: "),
     "an element of another type": ('{"rewordings": ["a", 1]}', "schema: rewordings.1: "),
     "a list": ('["a", "b"]', "schema: "),
 }

@@ -12,7 +12,7 @@ from prefect.client.schemas import TaskRun
 
 from pipeline.generate import generate
 from pipeline.label import label
-from pipeline.solve import TeacherSolver
+from pipeline.solve import VERIFICATION, TeacherSolver
 from pipeline.store import VariantStore
 from pipeline.verify import verify
 from pipeline.work import shards
@@ -37,9 +37,12 @@ def _may_pass(shard: Task[..., Counts], run: TaskRun, state: State[Counts]) -> b
 def curate_shard(config: CurateConfig, problem_ids: list[str], number: int) -> Counts:
     """All stages of one shard; run again, it does only what is missing."""
     store = VariantStore(config.store)
-    solver = TeacherSolver(store, config.teacher)
+    solver, verifier = (
+        TeacherSolver(store, config.teacher),
+        TeacherSolver(store, config.teacher, VERIFICATION),
+    )
     generated = generate(store, config.teacher, config.generate, problem_ids=problem_ids)
-    verified = verify(store, solver, config.verify, problem_ids=problem_ids)
+    verified = verify(store, verifier, config.verify, problem_ids=problem_ids)
     labelled = label(store, solver, config.label, problem_ids=problem_ids) if config.label else Counter()
     return {"generated": dict(generated), "verified": dict(verified), "labelled": dict(labelled)}
 

@@ -82,6 +82,7 @@ def render_screen(store: VariantStore, run_id: str, before: Score, after: Score,
     gain = after.pass_at_1 - before.pass_at_1
     error = (before.standard_error**2 + after.standard_error**2) ** 0.5
     store_option = f"--store {store_dir}"
+    first, last = (f"{s.pass_at_1:.3f} ± {s.standard_error:.3f}" for s in (before, after))
     return f"""
 ── Variants ──────────────────────────────────────────────────────────────────────────────
 {variants}
@@ -96,8 +97,7 @@ def render_screen(store: VariantStore, run_id: str, before: Score, after: Score,
 
 ── Training ──────────────────────────────────────────────────────────────────────────────
 accuracy on {before.problems} held-out problems, {before.samples} answers each:
-  before {before.pass_at_1:.3f} ± {before.standard_error:.3f}    after {after.pass_at_1:.3f} ± {after.standard_error:.3f}\
-    gain {gain:+.3f}, {gain / error:.1f} standard errors
+  before {first}    after {last}    gain {gain:+.3f}, {gain / error:.1f} standard errors
 groups without a signal: {alone:.0%} of originals alone, {together:.0%} with their variants
 
 ── The store ─────────────────────────────────────────────────────────────────────────────

@@ -10,10 +10,9 @@ from scipy.special import betaincinv
 from pipeline.grade import grade
 from pipeline.solve import Solver
 from pipeline.store import VariantStore
-from pipeline.verify import question_of
 from pipeline.work import Progress, shards
 from schemas.config import LabelConfig
-from schemas.question import Question
+from schemas.question import Question, question_of
 from schemas.records import ORIGINAL, Label, Variant
 from schemas.replies import Answer, Reply
 

@@ -11,22 +11,9 @@ from pipeline.solve import Solver
 from pipeline.store import VariantStore
 from pipeline.work import Progress, shards
 from schemas.config import CheckName, VerifyConfig
-from schemas.question import Question
+from schemas.question import question_of
 from schemas.records import Kind, Problem, Status, Variant, Verdict
 from schemas.replies import Answer, Reply
-
-
-def question_of(problem: Problem, variant: Variant | None = None) -> Question:
-    """The original, or one of its variants, as it is put to a solver."""
-    return Question(
-        subject_id=problem.problem_id if variant is None else variant.variant_id,
-        problem_id=problem.problem_id,
-        text=problem.text if variant is None else variant.text or "",
-        answer=problem.answer,
-        options=tuple(problem.options),
-        hint=() if variant is None else tuple(variant.hint),
-        image_hashes=tuple(image.hash for image in problem.images),
-    )
 
 
 def verify(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from schemas.records import Problem, Variant
+
 HINT_OPENING = "\n\nThe first steps of a solution:\n"
 HINT_CLOSING = "\nContinue from here."
 
@@ -44,3 +46,16 @@ class Question:
     def rendered(self) -> str:
         """The text with options and hint, see `render_question`."""
         return render_question(self.text, options=self.options, hint=self.hint)
+
+
+def question_of(problem: Problem, variant: Variant | None = None) -> Question:
+    """The original, or one of its variants, as it is put to a solver."""
+    return Question(
+        subject_id=problem.problem_id if variant is None else variant.variant_id,
+        problem_id=problem.problem_id,
+        text=problem.text if variant is None else variant.text or "",
+        answer=problem.answer,
+        options=tuple(problem.options),
+        hint=() if variant is None else tuple(variant.hint),
+        image_hashes=tuple(image.hash for image in problem.images),
+    )

@@ -25,7 +25,7 @@ from pipeline.grade import grade
 from pipeline.store import VariantStore
 from schemas.config import TEXT_KINDS
 from schemas.exceptions import ConfigError
-from schemas.question import Question
+from schemas.question import Question, question_of
 from schemas.records import Evaluation, Problem, Status, Variant
 from schemas.replies import Answer, Reply
 from trainer.policy import PolicySolver
@@ -258,18 +258,6 @@ def _difficulty_bands(store: VariantStore, problems: Sequence[Problem]) -> dict[
 # --- evaluation
 
 
-def _question(problem: Problem, variant: Variant | None = None) -> Question:
-    return Question(
-        subject_id=problem.problem_id if variant is None else variant.variant_id,
-        problem_id=problem.problem_id,
-        text=problem.text if variant is None else variant.text or problem.text,
-        answer=problem.answer,
-        options=tuple(problem.options),
-        hint=() if variant is None else tuple(variant.hint),
-        image_hashes=tuple(image.hash for image in problem.images),
-    )
-
-
 def evaluate_fully(
     store: VariantStore,
     solver: PolicySolver,
@@ -298,8 +286,8 @@ def evaluate_fully(
         StoreError: an image is missing.
     """
     by_id = {problem.problem_id: problem for problem in problems}
-    questions = [_question(problem) for problem in problems]
-    questions += [_question(by_id[variant.problem_id], variant) for variant in variants]
+    questions = [question_of(problem) for problem in problems]
+    questions += [question_of(by_id[variant.problem_id], variant) for variant in variants]
     answers = solver.solve(questions, samples, progress)
     correct: dict[str, int] = {}
     ungraded = 0

@@ -95,6 +95,8 @@ def ingest(
             progress=progress,
         )
     line = f"{report.added} problems added, {report.already_there} there already, {report.rejected} rejected"
+    for column in report.absent_columns:
+        click.echo(f"no row has a column {column!r}: is its name right?", err=True)
     if report.rejected:
         line += f': diva sql "select row_number, reason from rejects" --store {store_dir}'
     click.echo(line)
@@ -136,7 +138,7 @@ def verify(store_dir: Path, **values: Any) -> None:
     \b
     example: diva verify --store runs/store --base-url http://localhost:8000/v1 --model qwen
     """
-    from pipeline.solve import TeacherSolver
+    from pipeline.solve import VERIFICATION, TeacherSolver
     from pipeline.store import VariantStore
     from pipeline.verify import verify as run
 
@@ -146,7 +148,7 @@ def verify(store_dir: Path, **values: Any) -> None:
         store.run("verify", config.model_dump_json(), teacher.model),
         progress_bar(None, "answers") as progress,
     ):
-        counts = run(store, TeacherSolver(store, teacher), config, progress=progress)
+        counts = run(store, TeacherSolver(store, teacher, VERIFICATION), config, progress=progress)
         _report_variants(store, counts)
 
 
@@ -183,6 +185,7 @@ def label(store_dir: Path, limit: int | None, policy: str | None, hint_style: An
         max_tokens, temperature = values["max_tokens"] or 512, values["temperature"]
         solver = PolicySolver(
             policy,
+            images=store.image_path,
             hint_style=hint_style,
             max_new_tokens=max_tokens,
             temperature=1.0 if temperature is None else temperature,

@@ -30,16 +30,25 @@ class Solver(Protocol):
         ...
 
 
+VERIFICATION = 1_000_000
+"""First sample of the answers that decide whether a variant is accepted.
+
+Labels count from 0. If they shared an answer, an accepted variant would be sure of one right sample in its
+label, and look easier than it is.
+"""
+
+
 class TeacherSolver:
     """A solver behind an OpenAI-compatible endpoint.
 
     Args:
         store: whose images and journal are used.
         config: the endpoint.
+        first_sample: number of the first answer to a question: 0, or `VERIFICATION`.
     """
 
-    def __init__(self, store: VariantStore, config: TeacherConfig) -> None:
-        self._store, self._config = store, config
+    def __init__(self, store: VariantStore, config: TeacherConfig, first_sample: int = 0) -> None:
+        self._store, self._config, self._first_sample = store, config, first_sample
 
     @property
     def model(self) -> str:
@@ -50,7 +59,8 @@ class TeacherSolver:
         self, questions: Sequence[Question], samples: int, progress: Progress | None = None
     ) -> list[list[Answer[Reply]]]:
         """`samples` answers to each question, in order."""
-        jobs = [partial(self._ask, question, i) for question in questions for i in range(samples)]
+        numbers = range(self._first_sample, self._first_sample + samples)
+        jobs = [partial(self._ask, question, number) for question in questions for number in numbers]
         answers = with_teacher(self._store, self._config, jobs, progress)
         return [answers[i * samples : (i + 1) * samples] for i in range(len(questions))]
 

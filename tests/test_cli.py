@@ -96,6 +96,9 @@ def test_the_loop_by_the_lines_of_the_readme(
         (0, "variants: 28 accepted, 5 failed\n"),
         (0, "labels: 4 original, 20 reword, 8 think_step, 1 unjudged\n"),
     ]
+    shared = "SELECT count(*) FROM calls WHERE purpose = 'solve' AND outcome = 'ok'"
+    # 20 wordings are verified by one answer each, and 4 originals and 28 variants labelled by four.
+    assert VariantStore(tmp_path / "DIR").query(shared) == [(20 + 32 * 4,)]
     status = diva("status", *store)
     assert status.code == 0
     for title in ("Problems", "Variants", "Not accepted because of", "Labels", "Calls", "Last runs"):

@@ -15,7 +15,7 @@ from scipy.stats import beta
 
 from pipeline.generate import designed_delta, generate
 from pipeline.label import difficulty_of, label
-from pipeline.solve import TeacherSolver
+from pipeline.solve import VERIFICATION, TeacherSolver
 from pipeline.store import VariantStore
 from pipeline.verify import verify
 from schemas.config import GenerateConfig, LabelConfig, TeacherConfig, VerifyConfig
@@ -439,6 +439,15 @@ def test_wording_of_a_choice_is_solved_with_its_options(store: VariantStore) -> 
         _verify(store, served)
     assert "(B) seven" in served.requests[0]["messages"][1]["content"]
     assert _outcome(store, variant) == ("accepted", None)
+
+
+def test_label_does_not_reuse_the_answer_that_accepted_a_variant(store: VariantStore) -> None:
+    _plant(store, 0, WORDING)
+    with serving(Endpoint(RIGHT, WRONG)) as served:
+        verify(store, TeacherSolver(store, _config(served), VERIFICATION), VerifyConfig())
+        label(store, TeacherSolver(store, _config(served)), LabelConfig(samples=2), problem_ids=["w/0"])
+    assert [request["seed"] for request in served.requests] == [VERIFICATION, 0, 1, 0, 1]
+    assert [row.correct for row in store.read(Label)] == [0, 0]
 
 
 # --- label

@@ -372,6 +372,7 @@ print("loaded:", sorted(heavy))
 """
 
 
+@pytest.mark.slow
 def test_plain_verbs_load_neither_prefect_nor_torch(store: VariantStore, endpoint: TeacherConfig) -> None:
     tail = f"--store {store.root} --base-url {endpoint.base_url} --model scripted-teacher"
     lines = [f"generate {tail}", f"verify {tail}", f"label {tail}", f"status --store {store.root}"]
@@ -381,6 +382,7 @@ def test_plain_verbs_load_neither_prefect_nor_torch(store: VariantStore, endpoin
     assert process.stdout.splitlines()[-1] == "loaded: []"
 
 
+@pytest.mark.slow
 def test_interrupted_run_keeps_what_was_done_and_goes_on(diva: Diva, store: VariantStore) -> None:
     answer = completion(json.dumps({"rewordings": ["How many apples has Tom?"]}))
     with serving(Endpoint(Reply(answer.body, delay_s=0.15))) as served:

@@ -161,7 +161,7 @@ def _identity(request: Request) -> Request:
     return replace(request, purpose="test")
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(requests=st.lists(_REQUESTS, min_size=2, max_size=6), data=st.data())
 def test_each_distinct_request_is_sent_once_in_any_order(
     requests: list[Request], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -328,6 +328,7 @@ def _committed(store: VariantStore) -> int:
         return int(connection.execute("SELECT count(*) FROM entries WHERE outcome = 'ok'").fetchone()[0])
 
 
+@pytest.mark.slow
 def test_no_committed_answer_is_asked_for_again_after_a_kill(store: VariantStore) -> None:
     with serving(Endpoint(replace(completion("42"), delay_s=0.02))) as endpoint:
         command = [sys.executable, "-c", _RUN, str(store.root), endpoint.url]

@@ -187,8 +187,8 @@ def _worked_steps(solution: str) -> list[str]:
 
 
 def _sums(seed: int, lengths: tuple[int, int], count: int, seen: set[str]) -> Iterator[dict[str, Any]]:
-    """Yield ``count`` sums whose text is not in ``seen``, and add their texts to it."""
-    size = 2 * count
+    """Yield ``count`` sums without a negative total whose text is not in ``seen``, and add their texts to it."""
+    size = 4 * count
     dataset = reasoning_gym.create_dataset(
         "chain_sum",
         min_terms=lengths[0],
@@ -201,7 +201,7 @@ def _sums(seed: int, lengths: tuple[int, int], count: int, seen: set[str]) -> It
     end = len(seen) + count
     for index in range(size):
         drawn = ChainedSum.parse(dataset[index]["metadata"]["expression"])
-        if drawn.problem in seen:
+        if min(drawn.totals) < 0 or drawn.problem in seen:
             continue
         seen.add(drawn.problem)
         yield {

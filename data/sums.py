@@ -4,6 +4,7 @@ Shared by ``make_problems.py``, which writes the training and test problems, and
 warms a model up on others.
 """
 
+import itertools
 import random
 import re
 from dataclasses import dataclass
@@ -23,9 +24,12 @@ class ChainedSum:
 
     @classmethod
     def draw(cls, rng: random.Random, length: int) -> "ChainedSum":
-        """Draw a sum of ``length`` two-digit terms, each sign after the first as likely plus as minus."""
-        first, *rest = (rng.randint(10, 99) for _ in range(length))
-        return cls((first, *(rng.choice((1, -1)) * term for term in rest)))
+        """Draw a sum of ``length`` two-digit terms with random signs, none of whose totals is negative."""
+        while True:
+            first, *rest = (rng.randint(10, 99) for _ in range(length))
+            drawn = cls((first, *(rng.choice((1, -1)) * term for term in rest)))
+            if min(drawn.totals) >= 0:
+                return drawn
 
     @classmethod
     def parse(cls, expression: str) -> "ChainedSum":
@@ -43,14 +47,18 @@ class ChainedSum:
         return f"What is {self.expression}?"
 
     @property
+    def totals(self) -> list[int]:
+        """The total after each term: ``[12, 46, 41]``."""
+        return list(itertools.accumulate(self.terms))
+
+    @property
     def steps(self) -> list[str]:
         """The worked solution, one operation a step: ``["12 + 34 = 46", "46 - 5 = 41"]``."""
-        steps = []
-        total = self.terms[0]
-        for term in self.terms[1:]:
-            steps.append(f"{total}{_signed(term)} = {total + term}")
-            total += term
-        return steps
+        totals = self.totals
+        return [
+            f"{before}{_signed(term)} = {after}"
+            for before, term, after in zip(totals[:-1], self.terms[1:], totals[1:], strict=True)
+        ]
 
     @property
     def answer(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,16 +14,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
-import torch
-
-if not torch.cuda.is_available():
+if not Path("/proc/driver/nvidia").exists():
     os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
 from pipeline.scripted_teacher import ScriptedTeacher, create_app, serve
 from pipeline.store import VariantStore
 from schemas.config import TeacherConfig
 from schemas.records import Problem
-from tests.tiny import tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -37,16 +35,20 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with plain prompts."""
+    from tests.tiny import tiny_model  # imports torch, which most tests do without
+
     return tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
 def chat_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with a chat template."""
+    from tests.tiny import tiny_model
+
     return tiny_model(tmp_path_factory.mktemp("tiny-chat"), chat=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def word_problems() -> list[Problem]:
     """Four problems with solutions, and one without."""
     texts = [
@@ -68,12 +70,18 @@ def word_problems() -> list[Problem]:
     ]
 
 
-@pytest.fixture
-def store(tmp_path: Path, word_problems: list[Problem]) -> VariantStore:
-    """A store with the word problems."""
-    made = VariantStore(tmp_path / "store", create=True)
+@pytest.fixture(scope="session")
+def template_store(tmp_path_factory: pytest.TempPathFactory, word_problems: list[Problem]) -> VariantStore:
+    """A store with the word problems, to be copied: making one syncs a dozen files."""
+    made = VariantStore(tmp_path_factory.mktemp("template") / "store", create=True)
     made.append(word_problems)
     return made
+
+
+@pytest.fixture
+def store(tmp_path: Path, template_store: VariantStore) -> VariantStore:
+    """A store with the word problems."""
+    return VariantStore(shutil.copytree(template_store.root, tmp_path / "store"))
 
 
 @pytest.fixture

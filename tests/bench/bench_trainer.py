@@ -149,9 +149,7 @@ def bench_step(problems: int, steps: int) -> None:
             f"{1000 * medians['ours']:.0f} ms, GRPOTrainer {1000 * medians['GRPOTrainer']:.0f} ms; our own part "
             f"{overhead_ms:.1f} ms = {overhead_ms / 10 / medians['GRPOTrainer']:.2f} %"
         )
-        print(
-            f"records of {steps} steps appended in {1000 * flush / steps:.1f} ms a step"
-        )
+        print(f"records of {steps} steps appended in {1000 * flush / steps:.1f} ms a step")
         print(f"trainer with its snapshot ready in {opened:.1f} s")
 
 

@@ -5,7 +5,12 @@ Runs without a Prefect server started by hand (Prefect starts one for the run), 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+
+# The server that Prefect starts for a run without one makes its database first: on a new or busy machine that
+# takes longer than the 20 s that Prefect would wait. A user's own setting wins.
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 
 from prefect import State, Task, flow, get_run_logger, task
 from prefect.client.schemas import TaskRun

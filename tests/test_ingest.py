@@ -1,7 +1,6 @@
 import csv
 import io
 import json
-import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -663,14 +662,6 @@ def test_only_thousands_separators_go(written: str, answer: str) -> None:
 
 
 # --- real data
-
-
-@pytest.fixture
-def real_data() -> Path:
-    folder = os.environ.get("DIVA_REAL_DATA")
-    if not folder:
-        pytest.skip("DIVA_REAL_DATA is not set")
-    return Path(folder)
 
 
 def test_real_gsm8k_all_in_with_steps(store: VariantStore, real_data: Path) -> None:

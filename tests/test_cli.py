@@ -167,7 +167,14 @@ def test_settings_of_the_teacher_may_come_from_a_file(
 
 @pytest.mark.parametrize("output_format", ["csv", "json", "table"])
 def test_sql_writes_a_file(diva: Diva, store: VariantStore, tmp_path: Path, output_format: str) -> None:
-    arguments = ["sql", "select problem_id from problems", "--store", store.root, "--format", output_format]
+    arguments = [
+        "sql",
+        "select problem_id from problems order by 1",
+        "--store",
+        store.root,
+        "--format",
+        output_format,
+    ]
     outcome = diva(*arguments, "--output", tmp_path / "out")
     assert (outcome.code, outcome.out) == (0, f"5 rows written to {tmp_path / 'out'}\n")
     assert (tmp_path / "out").read_text() == diva(*arguments).out
@@ -397,7 +404,9 @@ def test_interrupted_run_keeps_what_was_done_and_goes_on(diva: Diva, store: Vari
             "1",
         ]
         command = [DIVA, "generate", *arguments, "--kinds", "reword"]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=_environment())
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env=_environment(), preexec_fn=_hear_interrupts
+        )
         while len(served.requests) < 3:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
@@ -424,10 +433,17 @@ def test_reader_that_goes_away_is_no_error(store: VariantStore) -> None:
     process.wait()
 
 
+def _hear_interrupts() -> None:
+    """A shell starts its background jobs deaf to Ctrl-C, and their children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def teacher_process(store: VariantStore) -> Iterator[tuple[subprocess.Popen[str], str]]:
     command = [DIVA, "teacher", "--store", str(store.root), "--port", "0", "--wrong-share", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_interrupts
+    )
     assert process.stdout is not None
     found = re.search(r"scripted teacher for 5 problems at (\S+)", process.stdout.readline())
     assert found

@@ -1,7 +1,7 @@
 """The LLM client: any OpenAI-compatible endpoint, through the `openai` package and the journal.
 
 A failed answer is data, not an exception: `Teacher.ask` returns an `Answer` whose failure has a type by
-where it arose. Retries with growing delays and `Retry-After` are the `openai` package's own.
+where it arose. How requests reach the endpoint is the matter of an `Exchange`.
 """
 
 from __future__ import annotations
@@ -9,21 +9,20 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
-import textwrap
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import openai
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from pipeline.journal import Entry, Journal, now_text, request_hash
+from pipeline.live import LiveExchange, endpoint_name
+from pipeline.outcome import Exchange, Outcome, fault, one_line
 from pipeline.prompts import Prompt
 from schemas.config import TeacherConfig
 from schemas.exceptions import ConfigError, TeacherError
@@ -38,40 +37,6 @@ GIVE_UP_AFTER = 16
 """Requests without any answer after which an endpoint that has never answered is given up."""
 
 
-class _Message(BaseModel):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class _Completion(BaseModel):
-    """What is read of a chat completion; the `openai` package does not check a body's shape."""
-
-    choices: list[_Choice]
-    usage: _Usage | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """Of one exchange with the endpoint, before it becomes an entry of the journal."""
-
-    content: str | None
-    outcome: str
-    detail: str | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    attempts: int = 1
-
-
 def image_part(path: Path) -> dict[str, Any]:
     """An image as a message part, as a base64 data URL."""
     mime = _MIME.get(path.suffix, "application/octet-stream")
@@ -79,46 +44,26 @@ def image_part(path: Path) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": f"data:{mime};base64,{data}"}}
 
 
-def endpoint_url(config: TeacherConfig) -> str | None:
-    """The endpoint's URL by the configuration, else by OPENAI_BASE_URL; None for OpenAI's own.
-
-    Raises:
-        ConfigError: neither a URL nor an API key is set, or the URL is none.
-    """
-    url = config.base_url or os.environ.get("OPENAI_BASE_URL") or None
-    if url is None and not os.environ.get("OPENAI_API_KEY"):
-        raise ConfigError("no endpoint: set OPENAI_API_KEY, or give --base-url (try `diva demo` without one)")
-    if url is not None and not url.startswith(("http://", "https://")):
-        raise ConfigError(f"base URL {url!r}: it must begin with http:// or https://")
-    return url
-
-
 class Teacher:
-    """Asks one endpoint, at most `config.concurrency` requests at once.
+    """Asks one endpoint: renders a request, looks into the journal, else makes an exchange and keeps it.
 
     Use as an asynchronous context manager within one event loop.
 
     Args:
         config: endpoint, model and sampling parameters.
         journal: where every answer is committed before it is used.
+        exchange: how requests reach the endpoint, closed with the teacher; by default live.
 
     Raises:
         ConfigError: no API key for an endpoint that needs one, no URL, or an unreadable price table.
     """
 
-    def __init__(self, config: TeacherConfig, journal: Journal) -> None:
+    def __init__(self, config: TeacherConfig, journal: Journal, exchange: Exchange | None = None) -> None:
         self.config = config
         self._journal = journal
-        base_url = endpoint_url(config)
-        self.endpoint = config.endpoint or (base_url or "https://api.openai.com/v1").rstrip("/")
-        self._client = openai.AsyncOpenAI(
-            # Local servers take any key, and the client wants one.
-            api_key=os.environ.get("OPENAI_API_KEY") or "none",
-            base_url=base_url,
-            timeout=config.timeout_s,
-            max_retries=config.max_retries,
-        )
-        self._slots = asyncio.Semaphore(config.concurrency)
+        self.endpoint = endpoint_name(config)
+        self._exchange = exchange or LiveExchange(config)
+        self._slots = asyncio.Semaphore(self._exchange.concurrency)
         self._prices = _prices(config.prices)
         self._unanswered: int | None = 0
         """Requests that failed before the first answer; None as soon as there was one."""
@@ -129,7 +74,7 @@ class Teacher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._client.close()
+        await self._exchange.close()
 
     async def ask(
         self,
@@ -163,7 +108,7 @@ class Teacher:
             entry = self._journal.answer(key)
             if entry is None:
                 started = time.monotonic()
-                outcome = _checked(await self._exchange(parameters), shape)
+                outcome = _checked(await self._exchange.send(parameters, key), shape)
                 entry = Entry(
                     request_hash=key,
                     purpose=purpose,
@@ -219,38 +164,7 @@ class Teacher:
             parameters["response_format"] = {"type": "json_object"}
         return parameters
 
-    async def _exchange(self, parameters: dict[str, Any]) -> _Outcome:
-        try:
-            raw = await self._client.chat.completions.with_raw_response.create(**parameters)
-        except openai.APIConnectionError as error:  # or a timeout
-            failure = "timeout" if isinstance(error, openai.APITimeoutError) else "network"
-            return _Outcome(None, failure, _line(error.__cause__ or error), attempts=_attempts(error))
-        except openai.APIStatusError as error:
-            return _Outcome(
-                None, f"http_{error.status_code}", _line(error.message), attempts=_attempts(error)
-            )
-        attempts = 1 + raw.retries_taken
-        try:
-            completion = _Completion.model_validate_json(raw.content)
-        except ValidationError as error:
-            body = raw.content[:10_000].decode("utf-8", "replace")
-            return _Outcome(body, "parse", f"no chat completion: {_fault(error)[1]}", attempts=attempts)
-        content, outcome, detail = None, "ok", None
-        if not completion.choices:
-            outcome, detail = "parse", "the answer has no choices"
-        else:
-            choice = completion.choices[0]
-            content = choice.message.content
-            if choice.message.refusal or choice.finish_reason == "content_filter":
-                outcome, detail = "refusal", choice.message.refusal or "content filter"
-            elif choice.finish_reason == "length":
-                outcome, detail = "length", f"cut at {self.config.max_tokens} tokens: raise --max-tokens"
-            elif content is None:
-                outcome, detail = "parse", "the answer has no content"
-        usage = completion.usage or _Usage()
-        return _Outcome(content, outcome, detail, usage.prompt_tokens, usage.completion_tokens, attempts)
-
-    def _give_up_in_time(self, outcome: _Outcome) -> None:
+    def _give_up_in_time(self, outcome: Outcome) -> None:
         """Else a wrong URL or key would cost hours: each request waits for all of its retries."""
         if self._unanswered is None:
             return
@@ -264,11 +178,12 @@ class Teacher:
                 f"({outcome.outcome}: {outcome.detail}): check the URL, the key and the model's name"
             )
 
-    def _cost(self, outcome: _Outcome) -> float | None:
+    def _cost(self, outcome: Outcome) -> float | None:
         price = self._prices.get(self.config.model)
         if price is None or outcome.prompt_tokens is None or outcome.completion_tokens is None:
             return None
-        return (outcome.prompt_tokens * price[0] + outcome.completion_tokens * price[1]) / 1e6
+        dollars = (outcome.prompt_tokens * price[0] + outcome.completion_tokens * price[1]) / 1e6
+        return dollars * outcome.price_share
 
 
 def _prices(path: Path | None) -> dict[str, tuple[float, float]]:
@@ -277,24 +192,7 @@ def _prices(path: Path | None) -> dict[str, tuple[float, float]]:
         text = path.read_text("utf-8") if path else (files("pipeline") / "prices.yaml").read_text("utf-8")
         return {str(name): (float(p), float(c)) for name, (p, c) in yaml.safe_load(text).items()}
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise ConfigError(f"price table {path}: {_line(error)}") from error
-
-
-def _line(message: object) -> str:
-    """A message on one line; a server may send a whole page."""
-    return textwrap.shorten(str(message), 300, placeholder=" ...") or type(message).__name__
-
-
-def _attempts(error: openai.APIError) -> int:
-    """How often a request was sent, by the header in which the `openai` package counts its retries."""
-    return 1 + int(error.request.headers.get("x-stainless-retry-count", 0))
-
-
-def _fault(error: ValidationError) -> tuple[str, str]:
-    """Type and message of the first fault that pydantic found."""
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return first["type"], _line(f"{where}: {first['msg']}" if where else first["msg"])
+        raise ConfigError(f"price table {path}: {one_line(error)}") from error
 
 
 def _json_of(text: str) -> str:
@@ -303,13 +201,13 @@ def _json_of(text: str) -> str:
     return text[start : end + 1] if 0 <= start < end else text
 
 
-def _checked(outcome: _Outcome, shape: type[Reply] | None) -> _Outcome:
+def _checked(outcome: Outcome, shape: type[Reply] | None) -> Outcome:
     """The outcome with `parse` or `schema` in the place of `ok` where the text has not the asked shape."""
     if shape is None or outcome.outcome != "ok":
         return outcome
     try:
         shape.model_validate_json(_json_of(outcome.content or ""))
     except ValidationError as error:
-        kind, detail = _fault(error)
+        kind, detail = fault(error)
         return replace(outcome, outcome="parse" if kind == "json_invalid" else "schema", detail=detail)
     return outcome

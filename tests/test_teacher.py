@@ -95,7 +95,7 @@ FAULTS: dict[str, tuple[Reply, str]] = {
     "no content": (completion(None), "parse: the answer has no content"),
     "refusal": (completion(None, refusal="I cannot"), "refusal: I cannot"),
     "content filter": (completion("", finish_reason="content_filter"), "refusal: content filter"),
-    "length": (completion("half an ans", finish_reason="length"), "length: cut at 2048 tokens"),
+    "length": (completion("half an ans", finish_reason="length"), "length: cut at .*raise --max-tokens"),
 }
 
 

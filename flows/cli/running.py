@@ -28,8 +28,8 @@ def curate(store_dir: Path, no_labels: bool, **values: Any) -> None:
     \b
     example: diva curate --store runs/store --base-url http://localhost:8000/v1 --model qwen --samples 4
     """
+    from pipeline.live import endpoint_url
     from pipeline.store import VariantStore
-    from pipeline.teacher import endpoint_url
 
     retry_failed = values["retry_failed"]
     config = made(

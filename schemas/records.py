@@ -29,6 +29,15 @@ class Kind(StrEnum):
     COMPOSITE = "composite"
 
 
+class Aspect(StrEnum):
+    """What makes a `harder` text harder: three aspects of MQR (arXiv 2601.20614), and irrelevant facts."""
+
+    STORY = "story"
+    ABSTRACT = "abstract"
+    IRRELEVANT = "irrelevant"
+    SUB_QUESTION = "sub_question"
+
+
 ORIGINAL = "original"
 """Recorded as the variant of slot 0, and of a slot for which no variant was accepted."""
 
@@ -115,12 +124,30 @@ class Variant(Record):
     solution_answer: str | None = Field(
         default=None, description="final answer that the hint's solution states"
     )
+    aspect: Aspect | None = Field(default=None, description="of a harder text: what makes it harder")
     recipe: Json | None = Field(default=None, description="image operations, parameters and seed")
     delta_designed: float | None = Field(default=None, description="difficulty offset by design, in levels")
     status: Status = Status.CANDIDATE
     reason: str | None = Field(default=None, description="why it was not accepted")
-    generator_model: str
+    generator_model: str = Field(description="the teacher, or `source` for a solution that came with a problem")
     prompt_version: str
+    sample: int = Field(default=0, description="which request for this kind of its problem made it, from 0")
+    created_at: datetime = Field(default_factory=utc_now)
+
+
+class Shortage(Record):
+    """How a kind of a problem fell short of the accepted variants asked for; later `accepted >= wanted`."""
+
+    table: ClassVar = "shortages"
+    key: ClassVar = ("problem_id", "kind")
+
+    problem_id: str
+    kind: Kind
+    wanted: int = Field(description="accepted variants asked for")
+    accepted: int
+    tries: int = Field(description="requests that the teacher has had for this kind of the problem")
+    reason: str | None = Field(description="why others were not accepted, with counts; NULL when none is short")
+    generator_model: str
     created_at: datetime = Field(default_factory=utc_now)
 
 
@@ -285,7 +312,7 @@ class Setting(Record):
 
 
 RECORDS: tuple[type[Record], ...] = (
-    Problem, Reject, Variant, Verdict, Label, Call, Run, Attempt, Rollout,
+    Problem, Reject, Variant, Shortage, Verdict, Label, Call, Run, Attempt, Rollout,
     DifficultyEvent, Evaluation, Decision, Setting,
 )  # fmt: skip
 

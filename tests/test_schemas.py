@@ -49,12 +49,26 @@ ARROW = {
         hint: list<item: string>
         hint_total: int64
         solution_answer: string
+        aspect: string
         recipe: string
         delta_designed: double
         status: string
         reason: string
         generator_model: string
         prompt_version: string
+        sample: int64
+        created_at: timestamp[us]
+        recorded_at: timestamp[us]
+        record_no: int32
+    """,
+    "shortages": """
+        problem_id: string
+        kind: string
+        wanted: int64
+        accepted: int64
+        tries: int64
+        reason: string
+        generator_model: string
         created_at: timestamp[us]
         recorded_at: timestamp[us]
         record_no: int32
@@ -187,6 +201,7 @@ CONTRACT = {
     "rejects": "source row_number reason raw rejected_at",
     "variants": "variant_id problem_id kind text hint_steps hint recipe delta_designed delta_measured delta_low "
     "delta_high delta status reason generator_model prompt_version created_at",
+    "shortages": "problem_id kind",
     "verdicts": "variant_id check_name model sample passed detail created_at",
     "labels": "subject_id solver_model subject_kind samples correct pass_rate difficulty difficulty_low "
     "difficulty_high created_at",
@@ -203,6 +218,7 @@ KEYS = {
     "problems": "problem_id",
     "rejects": "source row_number",
     "variants": "variant_id",
+    "shortages": "problem_id kind",
     "verdicts": "variant_id check_name model sample",
     "labels": "subject_id solver_model",
     "calls": "request_hash",

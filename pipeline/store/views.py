@@ -83,7 +83,7 @@ SELECT v.variant_id, v.problem_id, v.kind, v.text, v.hint_steps::INTEGER AS hint
        coalesce((m.delta / m.variance + v.delta_designed / 4) / (1 / m.variance + 1.0 / 4),
                 v.delta_designed, m.delta) AS delta,
        v.status, v.reason, v.generator_model, v.prompt_version, v.created_at,
-       v.hint_total::INTEGER AS hint_total, v.solution_answer
+       v.hint_total::INTEGER AS hint_total, v.solution_answer, v.aspect, coalesce(v.sample, 0)::INTEGER AS sample
 FROM ({latest}) v LEFT JOIN measured m USING (variant_id)
 """
 

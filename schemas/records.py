@@ -129,7 +129,9 @@ class Variant(Record):
     delta_designed: float | None = Field(default=None, description="difficulty offset by design, in levels")
     status: Status = Status.CANDIDATE
     reason: str | None = Field(default=None, description="why it was not accepted")
-    generator_model: str = Field(description="the teacher, or `source` for a solution that came with a problem")
+    generator_model: str = Field(
+        description="the teacher, or `source` for a solution that came with a problem"
+    )
     prompt_version: str
     sample: int = Field(default=0, description="which request for this kind of its problem made it, from 0")
     created_at: datetime = Field(default_factory=utc_now)
@@ -146,7 +148,9 @@ class Shortage(Record):
     wanted: int = Field(description="accepted variants asked for")
     accepted: int
     tries: int = Field(description="requests that the teacher has had for this kind of the problem")
-    reason: str | None = Field(description="why others were not accepted, with counts; NULL when none is short")
+    reason: str | None = Field(
+        description="why others were not accepted, with counts; NULL when none is short"
+    )
     generator_model: str
     created_at: datetime = Field(default_factory=utc_now)
 

@@ -23,3 +23,7 @@ class QueryError(DivaError, ValueError):
 
 class TeacherError(DivaError, RuntimeError):
     """The LLM endpoint cannot be used at all (one failed answer is data, not an error)."""
+
+
+class RecipeError(DivaError, ValueError):
+    """A recipe that cannot be rendered on its problem's images."""

@@ -19,7 +19,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAY_IMPORT = {
     "schemas": {"schemas"},
     "pipeline": {"schemas", "pipeline"},
-    "trainer": {"schemas", "trainer", "pipeline.store", "pipeline.grade"},
+    "trainer": {
+        "schemas",
+        "trainer",
+        "pipeline.store",
+        "pipeline.grade",
+        "pipeline.perturb",
+        "pipeline.images",
+    },
     "flows": {"schemas", "pipeline", "trainer", "flows"},
 }
 FOREIGN = {

@@ -1,0 +1,111 @@
+"""A recipe becomes pixels, and the text follows the pixels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from PIL import Image
+
+from pipeline.perturb.drawing import with_question
+from pipeline.perturb.operations import OPERATIONS, Draws
+from schemas.exceptions import RecipeError
+from schemas.recipe import RENDERER, Operation, OperationName, Recipe
+
+_PLACEHOLDER = re.compile(r"<image(\d*)>")
+
+
+def render(recipe: Recipe, images: Sequence[Image.Image], text: str) -> tuple[list[Image.Image], str]:
+    """Perturb the images of a problem.
+
+    Bound the size of the images first (`max_pixels`): noise that is made before an image is made smaller is
+    averaged away.
+
+    Args:
+        recipe: what to do.
+        images: all images of the problem, in order, RGB; they are left as they are.
+        text: the problem's question, with the placeholders of its images, without options and hints.
+
+    Returns:
+        All images in order, RGB, and the question as the policy sees it: see `follow`.
+
+    Raises:
+        RecipeError: the recipe names an image that is not there, was made for another renderer, or has a
+            text drawn that no font has.
+    """
+    if recipe.renderer != RENDERER:
+        raise RecipeError(
+            f"the recipe was made for renderer {recipe.renderer}, this is {RENDERER}: generate its variant again"
+        )
+    chosen = chosen_images(recipe, len(images))
+    rendered = list(images)
+    for operation in recipe.operations:
+        apply = OPERATIONS[operation.name].apply
+        if apply is None:
+            first, question = chosen[0], drawn_text(text, len(images))
+            rendered[first] = with_question(rendered[first], question, operation.parameters)
+            continue
+        for position in chosen:
+            draws = Draws(recipe.seed, position, operation.name)
+            rendered[position] = apply(rendered[position], operation.parameters, draws)
+    return rendered, follow(recipe, text, len(images))
+
+
+def chosen_images(recipe: Recipe, count: int) -> list[int]:
+    """Positions of the images that a recipe changes, of `count`.
+
+    Raises:
+        RecipeError: there is no such image.
+    """
+    chosen = list(recipe.images or range(count))
+    if not chosen or max(chosen) >= count:
+        raise RecipeError(f"the recipe is for image {max(chosen, default=0) + 1}, the problem has {count}")
+    return chosen
+
+
+def follow(recipe: Recipe, text: str, count: int) -> str:
+    """The question as the policy sees it beside the perturbed images.
+
+    A question that is drawn into an image is left out of the text, but for the placeholders; a rotation is
+    told.
+
+    Args:
+        recipe: what is done to the images.
+        text: the problem's question.
+        count: images of the problem.
+    """
+    chosen = chosen_images(recipe, count)
+    for operation in recipe.operations:
+        if operation.name == OperationName.QUESTION:
+            placeholders = [match.group() for match in _PLACEHOLDER.finditer(text)]
+            image = "the image" if count == 1 else f"image {chosen[0] + 1}"
+            text = "\n".join([*placeholders, f"Answer the question that is written in {image}."])
+    turned = next((o for o in recipe.operations if o.name == OperationName.ROTATE), None)
+    return f"{text}\n{_rotation_note(turned, chosen, count)}" if turned else text
+
+
+def _rotation_note(operation: Operation, chosen: Sequence[int], count: int) -> str:
+    degrees = operation.parameters["degrees"]
+    angle = f"{abs(degrees):g} degrees {'clockwise' if degrees >= 0 else 'counter-clockwise'}"
+    if len(chosen) == 1:
+        return (
+            f"(The image is rotated by {angle}.)"
+            if count == 1
+            else f"(Image {chosen[0] + 1} is rotated by {angle}.)"
+        )
+    if len(chosen) == count:
+        return f"(The images are rotated by {angle}.)"
+    numbers = ", ".join(str(position + 1) for position in chosen[:-1])
+    return f"(Images {numbers} and {chosen[-1] + 1} are rotated by {angle}.)"
+
+
+def drawn_text(text: str, count: int) -> str:
+    """A question as it is drawn: placeholders are left out, or name their image where there are several."""
+    numbered = {int(number) for number in _PLACEHOLDER.findall(text) if number}
+    unnamed = (i for i in range(1, count + 1) if i not in numbered)
+
+    def named(match: re.Match[str]) -> str:
+        return f"(image {match.group(1) or next(unnamed, count)})" if count > 1 else ""
+
+    lines = (re.sub(r"\s+", " ", line).strip() for line in _PLACEHOLDER.sub(named, text).splitlines())
+    return re.sub(r" ([,.;:?!])", r"\1", "\n".join(line for line in lines if line))

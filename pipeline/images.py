@@ -1,4 +1,8 @@
-"""The images of a source's row: found, fully decoded once, and kept as the bytes that they came as."""
+"""Images: opened in one safe way wherever they are used, and found in a source's row.
+
+The bytes are kept as they came. `open_rgb` gives the picture that a browser would show of them, or refuses
+with a reason: what cannot be decoded whole, what is larger than any policy reads, what has several frames.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,20 @@ import hashlib
 import io
 import json
 import os
+import re
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image as PillowImage
-from PIL import UnidentifiedImageError
+from PIL import ImageOps, UnidentifiedImageError
 
+from schemas.exceptions import DivaError
 from schemas.records import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -23,11 +32,20 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 # What Pillow's readers raise on damaged bytes: the first three by fuzzing them, the others by their code.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 
+_MAX_PIXELS = PillowImage.MAX_IMAGE_PIXELS or 0
+_TOO_LARGE = f"more than {_MAX_PIXELS:,} pixels"
+_DIGEST = re.compile("[0-9a-f]{64}")
+
 # Of a path, in a reason: the column may hold something else, such as an image in base64.
 _SHOWN_CHARS = 100
 
 
-class ImageError(ValueError):
+# `open_rgb` refuses such images itself, and may be called by several threads, among which the filters of
+# `warnings` cannot be changed for one.
+warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
+
+
+class ImageError(DivaError, ValueError):
     """An image that cannot be found or decoded; the message is a reason that a user understands."""
 
 
@@ -51,6 +69,87 @@ class Picture:
     content: bytes
     image_format: str
     record: Image
+
+
+def open_rgb(source: Path | bytes) -> PillowImage.Image:
+    """The picture, upright, in RGB with 8 bits a channel.
+
+    Transparent pixels are white, 16 bits are scaled to 8, and the orientation that EXIF states is applied.
+
+    Args:
+        source: bytes, or a file. A file named by its SHA-256, as all are in a store, must have it still:
+            no format tells every damage to itself.
+
+    Raises:
+        ImageError: the image is missing, damaged, animated, too large, or of another format.
+    """
+    if isinstance(source, bytes):
+        return _opened(source)[0]
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise ImageError(f"image {source.name} cannot be read: {error.strerror}") from error
+    try:
+        if _DIGEST.fullmatch(source.stem) and hashlib.sha256(content).hexdigest() != source.stem:
+            raise ImageError("damaged: its bytes are no longer those that were ingested")
+        return _opened(content)[0]
+    except ImageError as error:
+        raise ImageError(f"image {source.name}: {error}") from error
+
+
+def _opened(content: bytes) -> tuple[PillowImage.Image, str]:
+    """The picture, and Pillow's name of its format."""
+    with _reasons():
+        # Apart, since it reads the file to its end: checksums of PNG, which decoding passes over.
+        with PillowImage.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check_size(image)
+            image.verify()
+        with PillowImage.open(io.BytesIO(content), formats=FORMATS) as image:
+            image_format = image.format or ""
+            # A JPEG of several pictures (MPO) is one photograph with its previews; the first is the photograph.
+            if getattr(image, "n_frames", 1) > 1 and image_format != "MPO":
+                raise ImageError("animated: which of its frames is meant is not known")
+            image.load()
+            return _rgb(ImageOps.exif_transpose(image)), image_format
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """What Pillow raises on damaged or hostile bytes, as an ImageError."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except PillowImage.DecompressionBombError as error:
+        raise ImageError(_TOO_LARGE) from error
+    except UnidentifiedImageError as error:
+        raise ImageError("not a readable PNG, JPEG, WebP, GIF or BMP image") from error
+    except _DECODE_ERRORS as error:
+        raise ImageError(f"damaged: {error}") from error
+
+
+def _check_size(image: PillowImage.Image) -> None:
+    if image.width * image.height > _MAX_PIXELS:
+        raise ImageError(_TOO_LARGE)
+    if not image.width or not image.height:
+        raise ImageError("without a pixel")
+
+
+def _rgb(image: PillowImage.Image) -> PillowImage.Image:
+    """In RGB, on white where it is transparent."""
+    if image.mode.startswith("I"):
+        # Pillow would cut off what is above 255. PNG is the only format here with such grey levels.
+        levels = np.asarray(image).astype(np.uint32)
+        grey = PillowImage.fromarray(((levels * 255 + 32_767) // 65_535).astype(np.uint8))
+        clear = image.info.get("transparency")
+        if clear is not None:
+            grey.putalpha(PillowImage.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
+        image = grey
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    ground = PillowImage.new("RGBA", layer.size, "white")
+    return PillowImage.alpha_composite(ground, layer).convert("RGB")
 
 
 def read_pictures(value: object, place: Place) -> list[Picture]:
@@ -110,22 +209,7 @@ def _content(item: object, place: Place) -> bytes:
 
 
 def _decode(content: bytes) -> Picture:
-    """Decode every pixel once: `verify` finds damage that a lenient reader would pass over."""
-    try:
-        with warnings.catch_warnings():
-            # From this warning on, an image is larger than any that a policy reads: a decompression bomb.
-            warnings.simplefilter("error", PillowImage.DecompressionBombWarning)
-            with PillowImage.open(io.BytesIO(content), formats=FORMATS) as image:
-                image.verify()
-            with PillowImage.open(io.BytesIO(content), formats=FORMATS) as image:
-                image.load()
-                image_format = image.format or ""
-                width, height = image.size
-    except (PillowImage.DecompressionBombWarning, PillowImage.DecompressionBombError) as error:
-        raise ImageError(f"more than {PillowImage.MAX_IMAGE_PIXELS:,} pixels") from error
-    except UnidentifiedImageError as error:
-        raise ImageError("not a readable PNG, JPEG, WebP, GIF or BMP image") from error
-    except _DECODE_ERRORS as error:
-        raise ImageError(f"damaged: {error}") from error
+    """Decode every pixel once, so that nothing but what can be used is kept."""
+    image, image_format = _opened(content)
     digest = hashlib.sha256(content).hexdigest()
-    return Picture(content, image_format, Image(hash=digest, width=width, height=height))
+    return Picture(content, image_format, Image(hash=digest, width=image.width, height=image.height))

@@ -27,14 +27,17 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.prompts import NAMES, load_prompt
-from pipeline.scripted_wordings import harder, rewordings
+from pipeline.scripted_wordings import harder_in, rewordings
 from schemas.question import HINT_OPENING, render_question
-from schemas.records import Problem
+from schemas.records import Aspect, Problem
 
 MODEL = "scripted-teacher"
 NO_SOLUTION = "the scripted teacher has no solution for this problem"
 
 _NUMBER = re.compile(r"\d+")
+_COUNT = re.compile(r"Write (\d+)")
+_ASPECTS = re.compile(r"in this order: (.*)\.$", re.MULTILINE)
+_EXISTING = re.compile(r"<existing>\n(.*)\n</existing>", re.DOTALL)
 
 
 class _Part(BaseModel):
@@ -108,7 +111,7 @@ class ScriptedTeacher:
         texts = [
             (problem, text)
             for problem in problems
-            for text in (problem.text, *rewordings(problem.text), *harder(problem.text))
+            for text in (problem.text, *rewordings(problem.text), *_harder(problem.text, tuple(Aspect)))
         ]
         for problem, text in texts:
             self._learn(text, _Known(problem, altered=False))
@@ -141,13 +144,12 @@ class ScriptedTeacher:
             return self._solve(known, slip)
         if task == "think_step":
             return self._think_steps(known.problem, slip)
-        texts = rewordings(known.problem.text) if task == "reword" else harder(known.problem.text)
-        if slip:
-            place = rng.randrange(len(texts))
-            texts[place] = _altered(texts[place])
-        count = re.search(r"Write (\d+)", user)
-        wanted = texts[: int(count.group(1))] if count else texts
-        return json.dumps({"rewordings" if task == "reword" else "texts": wanted})
+        if task == "reword":
+            return json.dumps({"rewordings": _slipped(_new_rewordings(known.problem, user), rng, slip)})
+        aspects = [Aspect(name) for name in _ASPECTS.findall(user)[0].split(", ")]
+        texts = _slipped(_harder(known.problem.text, aspects), rng, slip)
+        named = [{"aspect": aspect, "text": text} for aspect, text in zip(aspects, texts, strict=True)]
+        return json.dumps({"texts": named})
 
     def _solve(self, known: _Known, slip: bool) -> str:
         if not known.problem.solution_steps:
@@ -164,6 +166,22 @@ class ScriptedTeacher:
             answer = _wrong(answer)
             steps[-1] = steps[-1].replace(problem.answer, answer)
         return json.dumps({"steps": steps, "answer": answer})
+
+
+def _harder(text: str, aspects: Sequence[Aspect]) -> list[str]:
+    return [harder_in(text, aspect) for aspect in aspects]
+
+
+def _new_rewordings(problem: Problem, user: str) -> list[str]:
+    """As many rewordings as asked for, those that exist already only where there are no others."""
+    [existing], [count] = _EXISTING.findall(user), _COUNT.findall(user)
+    return sorted(rewordings(problem.text), key=lambda text: text in existing)[: int(count)]
+
+
+def _slipped(texts: list[str], rng: random.Random, slip: bool) -> list[str]:
+    """The texts, one of them altered where there is a slip."""
+    place = rng.randrange(len(texts)) if slip else -1
+    return [_altered(text) if i == place else text for i, text in enumerate(texts)]
 
 
 def _text_of(messages: Sequence[Message], role: str) -> str:

@@ -12,6 +12,8 @@ import re
 from typing import NamedTuple
 from zlib import crc32
 
+from schemas.records import Aspect
+
 ARITHMETIC_FRAMES = (
     "What is the value of {expression}?",
     "Calculate {expression}.",
@@ -35,6 +37,17 @@ IRRELEVANT_FACTS = (
     "The nearest library is 460 metres away.",
     "This notebook has 196 pages.",
     "Last month it rained on 11 days.",
+)
+
+_ABSTRACT = (
+    "Denote by x the quantity that is asked for in this statement: {text} Determine x.",
+    "Let Q be the value that satisfies all conditions of the following. {text} State Q.",
+)
+
+_SUB_QUESTIONS = (
+    "First say which facts the following states and which of them the answer needs; then, by means of these, "
+    "answer it. {text}",
+    "Name the first step towards an answer to what follows, carry it out, and then go on to the answer. {text}",
 )
 
 _STORIES = (
@@ -124,14 +137,29 @@ def harder(text: str) -> list[str]:
     Raises:
         ValueError: If ``text`` is blank.
     """
+    return [harder_in(text, Aspect.IRRELEVANT), harder_in(text, Aspect.STORY)]
+
+
+def harder_in(text: str, aspect: Aspect) -> str:
+    """Return the text that is harder in one way, with the answer of ``text``; the same one at every call.
+
+    Args:
+        text: The problem's text, with image placeholders in place.
+        aspect: What makes it harder.
+
+    Raises:
+        ValueError: If ``text`` is blank.
+    """
     text = _stripped(text)
-    body, question = split_question(text)
-    fact = _choice(IRRELEVANT_FACTS, text)
-    distracted = f"{body} {fact} {question}" if body else f"{fact} {question}"
+    if aspect == Aspect.IRRELEVANT:
+        body, question = split_question(text)
+        fact = _choice(IRRELEVANT_FACTS, text)
+        return f"{body} {fact} {question}" if body else f"{fact} {question}"
     expression = _arithmetic_expression(text)
-    if expression is not None:
-        return [distracted, _choice(ARITHMETIC_STORIES, text).format(expression=expression)]
-    return [distracted, _choice(_STORIES, text).format(text=text)]
+    if aspect == Aspect.STORY and expression is not None:
+        return _choice(ARITHMETIC_STORIES, text).format(expression=expression)
+    frames = {Aspect.STORY: _STORIES, Aspect.ABSTRACT: _ABSTRACT, Aspect.SUB_QUESTION: _SUB_QUESTIONS}
+    return _choice(frames[aspect], text).format(text=text)
 
 
 def split_question(text: str) -> tuple[str, str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from schemas.records import Kind
+from schemas.records import Aspect, Kind
 
 TEXT_KINDS = (Kind.REWORD, Kind.HARDER, Kind.THINK_STEP)
 """Kinds that a teacher writes; images are perturbed when they are used."""
@@ -48,13 +48,42 @@ class TeacherConfig(Config):
     )
 
 
+def _counts(value: object) -> object:
+    """`5` or `reword=5,harder=2`, as a command line has it."""
+    if not isinstance(value, str) or "=" not in value:
+        return value
+    return {kind.strip(): count for kind, _, count in (part.partition("=") for part in value.split(","))}
+
+
+Count = Annotated[int, Field(ge=1)]
+
+
 class GenerateConfig(Config):
     """Which variants to ask the teacher for."""
 
     kinds: tuple[Kind, ...] = Field(default=(Kind.REWORD, Kind.THINK_STEP), description="Kinds to make.")
     rewordings: int = Field(default=5, ge=1, description="Wordings a problem (the paper: 5).")
     harder: int = Field(default=2, ge=1, description="Harder texts a problem.")
+    aspects: tuple[Aspect, ...] = Field(
+        default=tuple(Aspect), min_length=1, description="What makes harder texts harder, in turn."
+    )
+    steps_from: Literal["teacher", "source"] = Field(
+        default="teacher",
+        description="Who writes think steps; source: the problem's own worked solution, where it has one.",
+    )
+    accepted: Annotated[Count | dict[Kind, Count] | None, BeforeValidator(_counts)] = Field(
+        default=None,
+        description="Verify too, and ask again until each problem has so many accepted variants of each kind, "
+        "such as 5 or reword=5,think_step=3.",
+    )
+    tries: int = Field(default=4, ge=1, description="Requests for a kind of a problem, with `accepted`.")
     retry_failed: bool = Field(default=False, description="Ask again where the teacher failed before.")
+
+    def wanted(self, kind: Kind) -> int:
+        """Accepted variants of a kind that `accepted` asks for; 0 where it says nothing of it."""
+        if self.accepted is None or kind not in self.kinds:
+            return 0
+        return self.accepted if isinstance(self.accepted, int) else self.accepted.get(kind, 0)
 
 
 class VerifyConfig(Config):

@@ -5,6 +5,8 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.records import Aspect
+
 
 class Reply(BaseModel):
     """Base of structured answers: no other fields, as strict JSON schemas demand."""
@@ -18,16 +20,23 @@ class Rewordings(Reply):
     rewordings: list[str] = Field(description="distinct wordings, each a complete question")
 
 
+class HarderText(Reply):
+    """A harder reading of a question with the same answer."""
+
+    aspect: Aspect = Field(description="what makes it harder, as asked for")
+    text: str = Field(description="a complete question")
+
+
 class HarderTexts(Reply):
     """Harder readings of one question with the same answer."""
 
-    texts: list[str] = Field(description="distinct texts, each a complete question")
+    texts: list[HarderText] = Field(description="distinct texts, one for each aspect asked for")
 
 
 class ThinkSteps(Reply):
     """A worked solution."""
 
-    steps: list[str] = Field(description="the solution in order, one short step each")
+    steps: list[str] = Field(description="the solution in order: three to five labelled steps, a line each")
     answer: str = Field(description="the final answer alone")
 
 

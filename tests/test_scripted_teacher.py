@@ -16,17 +16,18 @@ from pipeline.grade import grade
 from pipeline.prompts import load_prompt
 from pipeline.scripted_teacher import MODEL, NO_SOLUTION, Message, ScriptedTeacher, create_app, serve
 from schemas.question import Question, render_question
-from schemas.records import Problem
+from schemas.records import Aspect, Problem
 
 
 def _messages(task: str, text: str, **values: object) -> list[dict[str, Any]]:
     prompt = load_prompt(task)
-    user = prompt.fill(problem=text, **({"count": 5} | values))
+    defaults = {"count": 5, "aspects": "story, irrelevant", "existing": "(none)"}
+    user = prompt.fill(problem=text, **(defaults | values))
     return [{"role": "system", "content": prompt.system}, {"role": "user", "content": user}]
 
 
-def _answer(teacher: ScriptedTeacher, task: str, text: str, sample: int = 0) -> str:
-    return teacher.answer([Message.model_validate(m) for m in _messages(task, text)], sample)
+def _answer(teacher: ScriptedTeacher, task: str, text: str, sample: int = 0, **values: object) -> str:
+    return teacher.answer([Message.model_validate(m) for m in _messages(task, text, **values)], sample)
 
 
 def _sums(count: int) -> list[Problem]:
@@ -74,10 +75,12 @@ def test_solves_as_the_problem_is_solved(client: openai.OpenAI, word_problems: l
 def test_solves_what_it_has_worded_itself_and_with_a_hint(word_problems: list[Problem]) -> None:
     teacher = ScriptedTeacher(word_problems, wrong_share=0.0)
     problem = word_problems[0]
-    for task, field in (("reword", "rewordings"), ("harder", "texts")):
-        for text in json.loads(_answer(teacher, task, problem.text))[field]:
-            hinted = render_question(text, hint=problem.solution_steps[:1])
-            assert grade(_answer(teacher, "solve", hinted), problem.answer).outcome == "correct", text
+    wordings = json.loads(_answer(teacher, "reword", problem.text))["rewordings"]
+    harder = json.loads(_answer(teacher, "harder", problem.text, aspects=", ".join(Aspect)))["texts"]
+    assert [text["aspect"] for text in harder] == list(Aspect)
+    for text in [*wordings, *(text["text"] for text in harder)]:
+        hinted = render_question(text, hint=problem.solution_steps[:1])
+        assert grade(_answer(teacher, "solve", hinted), problem.answer).outcome == "correct", text
 
 
 def test_writes_five_different_rewordings(client: openai.OpenAI, word_problems: list[Problem]) -> None:
@@ -90,6 +93,15 @@ def test_writes_as_many_as_it_is_asked_for(word_problems: list[Problem]) -> None
     teacher = ScriptedTeacher(word_problems, wrong_share=0.0)
     messages = [Message.model_validate(m) for m in _messages("reword", word_problems[0].text, count=2)]
     assert len(json.loads(teacher.answer(messages, 0))["rewordings"]) == 2
+
+
+def test_writes_what_does_not_exist_yet(word_problems: list[Problem]) -> None:
+    teacher = ScriptedTeacher(word_problems, wrong_share=0.0)
+    text = word_problems[0].text
+    first = json.loads(_answer(teacher, "reword", text))["rewordings"]
+    existing = "\n\n".join(first[:4])
+    more = json.loads(_answer(teacher, "reword", text, sample=1, count=1, existing=existing))["rewordings"]
+    assert more == first[4:]
 
 
 def test_gives_the_solution_as_think_steps(client: openai.OpenAI, word_problems: list[Problem]) -> None:

@@ -105,7 +105,7 @@ def ingest(
 @click.command()
 @store_option
 @teacher_options
-@config_options(GenerateConfig)
+@config_options(GenerateConfig, "accepted", "tries")
 @limit_option
 def generate(store_dir: Path, limit: int | None, **values: Any) -> None:
     """Ask a teacher for variants of every problem that has none of these kinds yet.

@@ -33,6 +33,8 @@ def _click_type(field: FieldInfo) -> Any:
         return click.Choice([str(choice) for choice in get_args(annotation)])
     if get_origin(annotation) is tuple:
         return str
+    if len(choices) > 1:
+        return str  # of several forms: the model reads it
     simple = choices[0] if choices else annotation
     return click.Path(path_type=Path) if simple is Path else simple
 

@@ -17,7 +17,7 @@ from schemas.records import Status
 @click.command()
 @store_option
 @teacher_options
-@config_options(GenerateConfig)
+@config_options(GenerateConfig, "accepted", "tries")
 @config_options(VerifyConfig, "retry_failed")  # GenerateConfig's option stands for both
 @config_options(LabelConfig)
 @config_options(CurateConfig, "store", "teacher", "generate", "verify", "label")

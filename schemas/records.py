@@ -92,7 +92,7 @@ class Problem(Record):
     images: list[Image] = Field(default=[], description="images in order, kept under images/ by hash")
     solution_steps: list[str] = Field(default=[], description="worked solution, a step each (may be empty)")
     human_level: float | None = Field(default=None, description="difficulty as the source states it")
-    ingested_at: datetime = Field(default_factory=utc_now)
+    ingested_at: datetime = Field(default_factory=utc_now, description="when it was first read, UTC")
 
 
 class Reject(Record):
@@ -103,9 +103,9 @@ class Reject(Record):
 
     source: str = Field(description="path or name of the source as given")
     row_number: int = Field(description="line of the file where the row begins, or row of the table, from 1")
-    reason: str
+    reason: str = Field(description="why the row is not a problem")
     raw: str = Field(description="the row as read, cut at 2,000 characters")
-    rejected_at: datetime = Field(default_factory=utc_now)
+    rejected_at: datetime = Field(default_factory=utc_now, description="when it was rejected, UTC")
 
 
 class Variant(Record):
@@ -114,9 +114,9 @@ class Variant(Record):
     table: ClassVar = "variants"
     key: ClassVar = ("variant_id",)
 
-    variant_id: str
-    problem_id: str
-    kind: Kind
+    variant_id: str = Field(description="problem_id:kind:maker:number, the same on every run")
+    problem_id: str = Field(description="the problem that it has the answer of")
+    kind: Kind = Field(description="reword, harder, think_step, image, image_text or composite")
     text: str | None = Field(default=None, description="the question as the policy sees it, without the hint")
     hint_steps: int | None = Field(default=None, description="think steps given, j")
     hint: list[str] = Field(default=[], description="the j think steps")
@@ -127,14 +127,14 @@ class Variant(Record):
     aspect: Aspect | None = Field(default=None, description="of a harder text: what makes it harder")
     recipe: Json | None = Field(default=None, description="image operations, parameters and seed")
     delta_designed: float | None = Field(default=None, description="difficulty offset by design, in levels")
-    status: Status = Status.CANDIDATE
+    status: Status = Field(default=Status.CANDIDATE, description="candidate, accepted, rejected or failed")
     reason: str | None = Field(default=None, description="why it was not accepted")
     generator_model: str = Field(
         description="the teacher, or `source` for a solution that came with a problem"
     )
-    prompt_version: str
+    prompt_version: str = Field(description="version of the prompt that it was asked with")
     sample: int = Field(default=0, description="which request for this kind of its problem made it, from 0")
-    created_at: datetime = Field(default_factory=utc_now)
+    created_at: datetime = Field(default_factory=utc_now, description="when this record of it was made, UTC")
 
 
 class Shortage(Record):
@@ -143,16 +143,16 @@ class Shortage(Record):
     table: ClassVar = "shortages"
     key: ClassVar = ("problem_id", "kind")
 
-    problem_id: str
-    kind: Kind
+    problem_id: str = Field(description="the problem")
+    kind: Kind = Field(description="kind of the variants")
     wanted: int = Field(description="accepted variants asked for")
-    accepted: int
+    accepted: int = Field(description="accepted variants that there are")
     tries: int = Field(description="requests that the teacher has had for this kind of the problem")
     reason: str | None = Field(
         description="why others were not accepted, with counts; NULL when none is short"
     )
-    generator_model: str
-    created_at: datetime = Field(default_factory=utc_now)
+    generator_model: str = Field(description="teacher that was asked")
+    created_at: datetime = Field(default_factory=utc_now, description="when this record of it was made, UTC")
 
 
 class Verdict(Record):
@@ -161,13 +161,13 @@ class Verdict(Record):
     table: ClassVar = "verdicts"
     key: ClassVar = ("variant_id", "check_name", "model", "sample")
 
-    variant_id: str
-    check_name: str
+    variant_id: str = Field(description="the variant that was checked")
+    check_name: str = Field(description="format, leak, duplicate, answer, ...")
     model: str = Field(default="", description="model that judged; empty for a check without one")
-    sample: int = 0
+    sample: int = Field(default=0, description="number of the solution that a solver gave, from 0")
     passed: bool | None = Field(description="NULL where the check could not decide")
-    detail: str | None = None
-    created_at: datetime = Field(default_factory=utc_now)
+    detail: str | None = Field(default=None, description="what the check saw, such as the solver's answer")
+    created_at: datetime = Field(default_factory=utc_now, description="when it was checked, UTC")
 
 
 class Label(Record):
@@ -177,15 +177,15 @@ class Label(Record):
     key: ClassVar = ("subject_id", "solver_model")
 
     subject_id: str = Field(description="a problem_id or a variant_id")
-    solver_model: str
+    solver_model: str = Field(description="model that answered")
     subject_kind: str = Field(description="original, or the variant's kind")
     samples: int = Field(description="judged answers")
-    correct: int
+    correct: int = Field(description="judged answers that were right")
     pass_rate: float = Field(description="correct / samples")
     difficulty: float = Field(description="9 - 8 (correct + 1) / (samples + 2)")
     difficulty_low: float = Field(description="lower end of the 90 % interval")
     difficulty_high: float = Field(description="upper end of the 90 % interval")
-    created_at: datetime = Field(default_factory=utc_now)
+    created_at: datetime = Field(default_factory=utc_now, description="when it was measured, UTC")
 
 
 class Call(Record):
@@ -194,19 +194,21 @@ class Call(Record):
     table: ClassVar = "calls"
     key: ClassVar = ("request_hash",)
 
-    request_hash: str
+    request_hash: str = Field(description="SHA-256 of all that determines the answer")
     purpose: str = Field(description="reword, harder, think_step, solve, ...")
-    endpoint: str
-    model: str
-    problem_id: str
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    endpoint: str = Field(description="name or URL of the endpoint")
+    model: str = Field(description="model that was asked")
+    problem_id: str = Field(description="the problem that it was asked for")
+    prompt_tokens: int | None = Field(default=None, description="tokens sent, as the endpoint counts them")
+    completion_tokens: int | None = Field(
+        default=None, description="tokens answered, as the endpoint counts them"
+    )
     cost_usd: float | None = Field(default=None, description="NULL where the price table has no such model")
-    latency_s: float
-    attempts: int
+    latency_s: float = Field(description="seconds from the request to its answer, retries included")
+    attempts: int = Field(description="requests that were sent, retries included")
     outcome: str = Field(description="ok, or the type of the failure")
     output_mode: str = Field(description="json_schema, json_object or text")
-    created_at: datetime = Field(default_factory=utc_now)
+    created_at: datetime = Field(default_factory=utc_now, description="when the answer came, UTC")
 
 
 class Run(Record):
@@ -215,13 +217,15 @@ class Run(Record):
     table: ClassVar = "runs"
     key: ClassVar = ("run_id",)
 
-    run_id: str
+    run_id: str = Field(description="verb, time and a random part")
     kind: str = Field(description="the verb")
-    model: str | None = None
-    config: Json = "{}"
-    versions: Json = "{}"
-    started_at: datetime = Field(default_factory=utc_now)
-    ended_at: datetime | None = None
+    model: str | None = Field(default=None, description="teacher, solver or policy of the run, if any")
+    config: Json = Field(default="{}", description="settings of the run")
+    versions: Json = Field(default="{}", description="versions of Python and of the packages that matter")
+    started_at: datetime = Field(default_factory=utc_now, description="when it began, UTC")
+    ended_at: datetime | None = Field(
+        default=None, description="when it ended, UTC; NULL while it runs or where it was killed"
+    )
     outcome: str = Field(default="running", description="running, ok, failed or interrupted")
 
 
@@ -231,10 +235,10 @@ class Attempt(Record):
     table: ClassVar = "attempts"
     key: ClassVar = ("run_id", "attempt")
 
-    run_id: str
-    attempt: int
-    resumed_step: int
-    started_at: datetime = Field(default_factory=utc_now)
+    run_id: str = Field(description="the training run")
+    attempt: int = Field(description="0 the first start, then 1, 2, ... for each resume")
+    resumed_step: int = Field(description="step from which rows of earlier attempts are superseded")
+    started_at: datetime = Field(default_factory=utc_now, description="when it began, UTC")
 
 
 class Rollout(Record):
@@ -243,17 +247,17 @@ class Rollout(Record):
     table: ClassVar = "rollouts"
     key: ClassVar = ("run_id", "step", "problem_id", "slot", "sample")
 
-    run_id: str
+    run_id: str = Field(description="the training run")
     step: int = Field(description="TRL's global_step when the rollouts were generated")
-    problem_id: str
+    problem_id: str = Field(description="the problem that was answered")
     slot: int = Field(description="0 the original, 1 to M its variants")
-    sample: int
+    sample: int = Field(description="number of the completion of this prompt, from 0")
     variant_id: str = Field(description="`original` for slot 0 and where no variant was accepted")
-    reward: float | None
+    reward: float | None = Field(description="weighted sum of the rewards; NULL where none was given")
     accuracy: float | None = Field(description="1 right, 0 wrong, NULL not judged")
-    advantage: float
-    completion_tokens: int
-    attempt: int
+    advantage: float = Field(description="advantage that it was trained with")
+    completion_tokens: int = Field(description="tokens of the completion")
+    attempt: int = Field(description="start or resume of the run that made it")
 
 
 class DifficultyEvent(Record):
@@ -262,16 +266,16 @@ class DifficultyEvent(Record):
     table: ClassVar = "difficulty_events"
     key: ClassVar = ("run_id", "step", "problem_id")
 
-    run_id: str
-    step: int
-    problem_id: str
-    old_difficulty: float
-    new_difficulty: float
-    accuracy: float | None
+    run_id: str = Field(description="the training run")
+    step: int = Field(description="TRL's global_step when the rollouts were generated")
+    problem_id: str = Field(description="the problem")
+    old_difficulty: float = Field(description="before the step, 1 to 9")
+    new_difficulty: float = Field(description="after the step, 1 to 9")
+    accuracy: float | None = Field(description="share of right rollouts; NULL where none was judged")
     rollouts: int = Field(description="judged rollouts that the accuracy is of")
-    rule: str
+    rule: str = Field(description="paper, bands or posterior")
     uncertainty: float | None = Field(default=None, description="standard deviation in levels, where known")
-    attempt: int
+    attempt: int = Field(description="start or resume of the run that made it")
 
 
 class Evaluation(Record):
@@ -280,12 +284,12 @@ class Evaluation(Record):
     table: ClassVar = "evaluations"
     key: ClassVar = ("run_id", "step", "split", "problem_id")
 
-    run_id: str
-    step: int
-    split: str
-    problem_id: str
-    samples: int
-    correct: int
+    run_id: str = Field(description="run of `diva eval`, or the training run of a checkpoint")
+    step: int = Field(description="training step of the checkpoint, 0 for a model without one")
+    split: str = Field(description="split of the problem")
+    problem_id: str = Field(description="the problem")
+    samples: int = Field(description="judged answers")
+    correct: int = Field(description="judged answers that were right")
 
 
 class Decision(Record):
@@ -294,15 +298,17 @@ class Decision(Record):
     table: ClassVar = "decisions"
     key: ClassVar = ("flow_run_id", "problem_id")
 
-    flow_run_id: str
-    problem_id: str
-    wanted_delta: float
-    nearest_delta: float | None
-    kinds: list[str]
-    requested: int
-    made: int
-    accepted: int
-    created_at: datetime = Field(default_factory=utc_now)
+    flow_run_id: str = Field(description="run of the top-up flow")
+    problem_id: str = Field(description="the problem with a shortage")
+    wanted_delta: float = Field(description="offset that the selection would have liked")
+    nearest_delta: float | None = Field(
+        description="offset of its nearest accepted variant; NULL without one"
+    )
+    kinds: list[str] = Field(description="kinds that were asked for")
+    requested: int = Field(description="variants asked for")
+    made: int = Field(description="variants that came")
+    accepted: int = Field(description="variants that passed the checks")
+    created_at: datetime = Field(default_factory=utc_now, description="when it was decided, UTC")
 
 
 class Setting(Record):
@@ -311,8 +317,8 @@ class Setting(Record):
     table: ClassVar = "settings"
     key: ClassVar = ("name",)
 
-    name: str
-    value: str
+    name: str = Field(description="label_model, or license:<source>")
+    value: str = Field(description="its value")
 
 
 RECORDS: tuple[type[Record], ...] = (

@@ -1,4 +1,4 @@
-"""A user's own SQL: results in every format, and hostile queries that are refused in one line."""
+"""A user's own SQL: results in every format, limits and errors (hostile queries: test_sql_hostile.py)."""
 
 from __future__ import annotations
 
@@ -116,6 +116,8 @@ def test_order_of_the_query_is_kept(store: VariantStore) -> None:
         ("WITH p AS (FROM problems) SELECT * FROM p", 4),
         ("(SELECT 1) UNION ALL (SELECT 2);", 2),
         ("SELECT 1 -- a comment", 1),
+        ("SELECT '½;' -- ; one\n ; -- another; \n;", 1),
+        ("SELECT 1; /* the end; */", 1),
         ("DESCRIBE problems", 10),
         ("SHOW TABLES", 14),
         ("SUMMARIZE problems", 10),
@@ -129,7 +131,7 @@ def test_empty_result_keeps_its_columns(store: VariantStore) -> None:
     assert render(run_select(store, "SELECT text, answer FROM problems WHERE false"), "csv") == "text,answer"
 
 
-# --- refusals
+# --- limits and errors
 
 
 def _refusal(store: VariantStore, query: str, timeout_s: float = 20.0) -> str:
@@ -139,74 +141,6 @@ def _refusal(store: VariantStore, query: str, timeout_s: float = 20.0) -> str:
     assert message
     assert "\n" not in message
     return message
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        "COPY problems TO '{store}/out.csv'",
-        "COPY (SELECT 1) TO '{outside}/out.csv'",
-        "WITH x AS (COPY (SELECT 1) TO '{store}/out.csv') SELECT * FROM x",
-        "WITH x AS (COPY (SELECT 1) TO '{outside}/out.csv') SELECT 1",
-        "SELECT * FROM query('COPY (SELECT 1) TO ''{outside}/out.csv''')",
-        "SELECT * FROM query('WITH x AS (COPY (SELECT 1) TO ''{outside}/o'') SELECT * FROM x')",
-        "WITH x AS (INSERT INTO settings VALUES ('a', 'b') RETURNING *) SELECT * FROM x",
-        "WITH x AS (DELETE FROM settings) SELECT 1",
-        "EXPORT DATABASE '{outside}/db'",
-        "ATTACH '{store}/a.db'",
-        "ATTACH '{outside}/a.db'",
-        "USE memory",
-        "INSTALL httpfs",
-        "LOAD httpfs",
-        "PRAGMA database_list",
-        "CALL pragma_version()",
-        "SET enable_external_access = true",
-        "RESET enable_external_access",
-        "CREATE TABLE t AS SELECT 1",
-        "CREATE OR REPLACE VIEW problems AS SELECT 1",
-        "CREATE MACRO f() AS 1",
-        "DROP VIEW problems",
-        "INSERT INTO problems VALUES (1)",
-        "UPDATE problems SET answer = '1'",
-        "DELETE FROM problems",
-        "PREPARE p AS SELECT 1",
-        "BEGIN",
-        "CHECKPOINT",
-        "VACUUM",
-        "EXPLAIN ANALYZE SELECT 1",
-        "SELECT 1; SELECT 2",
-        "SELECT 1; DROP VIEW problems",
-        "SELECT 1) UNION ALL (SELECT 2",
-        "",
-        "  ;  ",
-        "not SQL at all",
-        "SELECT nope FROM problems",
-        "SELECT * FROM nope",
-        "SELECT * FROM read_text('{outside}/secret.txt')",
-        "SELECT * FROM read_text('{store}/../secret.txt')",
-        "SELECT * FROM read_blob('{outside}/secret.txt')",
-        "SELECT * FROM read_csv('{outside}/secret.txt')",
-        "SELECT * FROM '{outside}/secret.txt'",
-        "SELECT * FROM sniff_csv('{outside}/secret.txt')",
-        "SELECT * FROM glob('{outside}/*')",
-        "SELECT * FROM read_parquet('https://example.com/x.parquet')",
-        "SELECT * FROM sqlite_scan('{store}/journal.sqlite', 'entries')",
-        "SELECT * FROM duckdb_secrets()",
-        "SELECT getenv('HOME')",
-        "SELECT * FROM connection",
-        "SELECT error('a' || chr(10) || 'b')",
-        "SELECT x::INTEGER FROM (VALUES ('1'), ('one')) t(x)",
-    ],
-)
-def test_hostile_or_wrong_query_is_refused_in_one_line(store: VariantStore, query: str) -> None:
-    outside = store.root.parent
-    (outside / "secret.txt").write_text("secret")
-    before = sorted(outside.rglob("*"))
-    quoted = {"store": str(store.root).replace("'", "''"), "outside": str(outside)}
-    assert "secret" not in _refusal(store, query.format(**quoted)).replace("secret.txt", "").replace(
-        "secrets", ""
-    )
-    assert sorted(outside.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ import sys
 import click
 
 from flows.cli.data import generate, ingest, label, verify
-from flows.cli.query import sql, status
+from flows.cli.query import init, sql, status
 from flows.cli.running import curate, demo, teacher
 from flows.cli.training import evaluate, train
 from schemas.exceptions import ConfigError, DivaError
 
-COMMANDS = (ingest, generate, verify, label, status, sql, curate, train, evaluate, teacher, demo)
+COMMANDS = (init, ingest, generate, verify, label, status, sql, curate, train, evaluate, teacher, demo)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

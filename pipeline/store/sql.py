@@ -1,4 +1,4 @@
-"""A user's own SQL: exactly one SELECT, on this store's files alone, within a time limit."""
+"""A user's own SQL: exactly one SELECT, on this store's tables alone, within limits of time and memory."""
 
 from __future__ import annotations
 
@@ -20,19 +20,27 @@ from tabulate import tabulate
 
 from pipeline.store.store import VariantStore
 from schemas.exceptions import QueryError
+from schemas.records import RECORDS
 
 FORMATS = ("table", "csv", "json", "parquet")
+
+DEFAULT_TIMEOUT_S = 60.0
+DEFAULT_MEMORY_MB = 2_048
 
 MAX_RESULT_BYTES = 2**30
 """Largest result in memory; beyond it the query is ended."""
 
 _BATCH_ROWS = 8_192
 _INTERRUPT_EVERY_S = 0.1
+_OUT_OF_MEMORY = "Out of Memory Error"
 
 # What is not locked here stays open inside of an allowed folder (COPY, EXPORT, ATTACH), which is why
-# `run_select` admits nothing but one SELECT as well.
+# `run_select` admits nothing but one SELECT as well. The folders are those of the tables: the journal of
+# answers, images and whatever else lies in the store are no tables, and no query reads them.
 _LOCKS = """
-SET allowed_directories = ['{root}'];
+SET memory_limit = '{memory_mb}MiB';
+SET temp_directory = '';
+SET allowed_directories = [{folders}];
 SET enable_external_access = false;
 SET autoinstall_known_extensions = false;
 SET autoload_known_extensions = false;
@@ -41,41 +49,90 @@ SET lock_configuration = true
 """
 
 
-def run_select(store: VariantStore, sql: str, *, timeout_s: float = 60.0) -> pa.Table:
-    """Run one SELECT over the store's views.
+def run_select(
+    store: VariantStore, sql: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, memory_mb: int = DEFAULT_MEMORY_MB
+) -> pa.Table:
+    """Run one SELECT over the store's views, in this process.
+
+    What the engine does not count or interrupt (one call that makes a string of gigabytes) is only stopped by
+    `run_apart`, which is the same in a process of its own.
 
     Args:
         store: the store.
         sql: one SELECT statement (WITH, FROM-first, VALUES, DESCRIBE and SHOW count as such).
         timeout_s: seconds after which the query is ended, between two steps of the engine.
+        memory_mb: MiB that the engine may use; it spills nothing to disk.
 
     Returns:
         The result, a pyarrow.Table whose columns all have different names.
 
     Raises:
-        QueryError: more or other than one SELECT, an error of the engine, the time limit, or a result
-            beyond `MAX_RESULT_BYTES`.
+        QueryError: more or other than one SELECT, an error of the engine, the limits of time and memory, or a
+            result beyond `MAX_RESULT_BYTES`.
         StoreError: a part file is damaged.
     """
     with store.connect() as connection:
-        connection.execute(_LOCKS.format(root=str(store.root).replace("'", "''")))
-        try:
-            statements = connection.extract_statements(sql)
-        except duckdb.Error as error:
-            raise QueryError(_first_line(error)) from error
+        connection.execute(_LOCKS.format(memory_mb=memory_mb, folders=_table_folders(store)))
+        statements = _statements(sql, connection)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise QueryError("only one SELECT is admitted: the store is read-only by SQL")
         # DuckDB 2 admits COPY, INSERT, UPDATE and DELETE in the WITH clause of a SELECT, and only at the top
         # level: as a sub-query nothing can write. It also gives columns of the same name a number each.
-        query = "SELECT * FROM (\n" + statements[0].query.rstrip("; \n\t") + "\n)"
+        query = "SELECT * FROM (\n" + _without_end(statements[0].query) + "\n)"
         with _time_limit(connection, timeout_s) as expired:
             try:
                 return _collected(connection.sql(query).to_arrow_reader(_BATCH_ROWS))
-            except (duckdb.Error, OSError) as error:  # Arrow wraps the engine's errors in an OSError
+            # Arrow wraps the engine's errors in an OSError.
+            except (duckdb.Error, OSError, MemoryError) as error:
                 if expired.is_set():
-                    message = f"the query took longer than {timeout_s:g} s: narrow it, or raise --timeout"
-                    raise QueryError(message) from error
+                    raise QueryError(too_long(timeout_s)) from error
+                if isinstance(error, MemoryError) or _OUT_OF_MEMORY in str(error):
+                    raise QueryError(too_large(memory_mb)) from error
                 raise QueryError(_first_line(error)) from error
+
+
+def split_statements(sql: str) -> list[str]:
+    """The statements of a text without their semicolons, each to be run on its own.
+
+    Raises:
+        QueryError: a syntax error.
+    """
+    return [_without_end(statement.query) for statement in _statements(sql, None)]
+
+
+def _without_end(statement: str) -> str:
+    """A statement without its semicolon, and without what stands behind it: a sub-query has none."""
+    content, end = statement.encode(), len(statement.encode())
+    for start, kind in reversed(duckdb.tokenize(statement)):
+        if kind != duckdb.token_type.comment and content[start:end].strip() != b";":
+            break
+        end = start
+    return content[:end].decode().strip()
+
+
+def too_long(timeout_s: float) -> str:
+    """What is said where the time was up."""
+    return f"the query took longer than {timeout_s:g} s: narrow it, or raise --timeout"
+
+
+def too_large(memory_mb: int) -> str:
+    """What is said where the memory did not suffice."""
+    return f"the query needs more than {memory_mb} MiB of memory: narrow it, or raise --memory"
+
+
+def _table_folders(store: VariantStore) -> str:
+    folders = (str(store.root / record.table) for record in RECORDS)
+    return ", ".join("'" + folder.replace("'", "''") + "'" for folder in folders)
+
+
+def _statements(sql: str, connection: duckdb.DuckDBPyConnection | None) -> list[duckdb.Statement]:
+    try:
+        sql.encode()
+        return connection.extract_statements(sql) if connection else duckdb.extract_statements(sql)
+    except UnicodeEncodeError as error:
+        raise QueryError("the query holds half of a surrogate pair, which is not text") from error
+    except duckdb.Error as error:
+        raise QueryError(_first_line(error)) from error
 
 
 @contextmanager

@@ -1,0 +1,141 @@
+"""What a store's views and columns mean, read from the records; and one file that opens them elsewhere."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+
+import duckdb
+
+from pipeline.store.store import VariantStore
+from pipeline.store.views import LIVE_DIFFICULTY, create_views, view_names
+from schemas.exceptions import StoreError
+from schemas.records import RECORDS, DifficultyEvent, Variant, columns
+
+DATABASE = "store.duckdb"
+SCRIPT = "views.sql"
+
+_MEANINGS = {record.table: (record.__doc__ or "").partition("\n")[0] for record in RECORDS} | {
+    LIVE_DIFFICULTY: "The latest difficulty of each problem in each training run."
+}
+_COMPUTED: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        Variant.table: {
+            "delta_measured": "difficulty of the variant less that of its problem, by the label model's labels",
+            "delta_low": "lower end of the 90 % interval of delta_measured",
+            "delta_high": "upper end of the 90 % interval of delta_measured",
+            "delta": "offset in use: measured and designed, weighted by their precision",
+        },
+        LIVE_DIFFICULTY: columns(DifficultyEvent)
+        | {
+            "difficulty": "after the last step that had the problem, 1 to 9",
+            "step": "that last step",
+        },
+    }
+)
+"""Columns that a view has beyond those of its record."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a view, with its DuckDB type."""
+
+    name: str
+    type: str
+    description: str
+
+
+@dataclass(frozen=True)
+class View:
+    """A view of a store."""
+
+    name: str
+    description: str
+    columns: tuple[Column, ...]
+
+
+def describe_views(store: VariantStore) -> list[View]:
+    """All views with their columns as they are in this store, in the order of the loop.
+
+    Raises:
+        StoreError: a part file is damaged.
+    """
+    with store.connect() as connection:
+        return [
+            View(
+                name,
+                _MEANINGS[name],
+                tuple(
+                    Column(column, str(kind), _meaning(name, column))
+                    for column, kind, *_ in connection.execute(f"DESCRIBE {name}").fetchall()
+                ),
+            )
+            for name in view_names()
+        ]
+
+
+def _meaning(view: str, column: str) -> str:
+    record = next((record for record in RECORDS if record.table == view), None)
+    described = columns(record) if record else {}
+    return str(described.get(column) or _COMPUTED[view][column])
+
+
+def example_queries() -> dict[str, str]:
+    """The page of useful queries, by title (`pipeline/store/examples.sql`)."""
+    text = resources.files("pipeline.store").joinpath("examples.sql").read_text("utf-8")
+    blocks = (block.split("\n", 1) for block in text.split("\n-- ## ")[1:])
+    return {title.strip(): query.strip() for title, query in blocks}
+
+
+def write_views(store: VariantStore) -> tuple[Path, Path]:
+    """Write the views into the store's folder, for DuckDB's shell, a notebook, harlequin or `duckdb -ui`.
+
+    `store.duckdb` is a database that holds views and not one row, `views.sql` the statements that make it.
+    Both name the parts by their whole path, since relative ones work from one folder alone: write them again
+    when the store has moved. They can be deleted at any time.
+
+    Returns:
+        The paths of the database and of the script.
+
+    Raises:
+        StoreError: the folder cannot be written, or a part file is damaged.
+    """
+    statements = create_views(store.root)
+    for view in describe_views(store):
+        statements.append(f"COMMENT ON VIEW {view.name} IS {_literal(view.description)}")
+        statements += [
+            f'COMMENT ON COLUMN {view.name}."{column.name}" IS {_literal(column.description)}'
+            for column in view.columns
+        ]
+    script = (
+        f"-- Views of the store {store.root}, made by `diva init`; run it again when the store has moved.\n"
+        + "".join(f"{statement};\n" for statement in statements)
+    )
+    database, sql = store.root / DATABASE, store.root / SCRIPT
+    # Under a name of its own and then renamed: a shell that has the old file open keeps it.
+    new = store.root / f".{uuid.uuid4().hex[:8]}.duckdb"
+    try:
+        with duckdb.connect(str(new)) as connection:
+            for statement in statements:
+                connection.execute(statement)
+        os.replace(new, database)
+        temporary = new.with_suffix(".sql")
+        temporary.write_text(script, encoding="utf-8")
+        os.replace(temporary, sql)
+    except (OSError, duckdb.IOException) as error:
+        raise StoreError(f"{store.root} cannot be written: {str(error).splitlines()[0]}") from error
+    finally:
+        for left in (new, new.with_suffix(".sql"), Path(f"{new}.wal")):
+            with suppress(OSError):
+                left.unlink(missing_ok=True)
+    return database, sql
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -12,12 +12,13 @@ from itertools import chain, pairwise
 
 from pipeline.checks import check_leak
 from pipeline.prompts import load_prompt
+from pipeline.shown import shown_images
 from pipeline.store import VariantStore
 from pipeline.teacher import Teacher
 from pipeline.work import Progress, shards, with_teacher
 from schemas.config import TEXT_KINDS, GenerateConfig, TeacherConfig
 from schemas.exceptions import ConfigError
-from schemas.question import render_question
+from schemas.question import question_of, render_question
 from schemas.records import Aspect, Kind, Problem, Status, Variant
 from schemas.replies import Answer, HarderTexts, Reply, Rewordings, ThinkSteps
 
@@ -208,7 +209,7 @@ async def _send(store: VariantStore, ask: Ask, config: GenerateConfig, teacher: 
         purpose=kind,
         problem_id=problem.problem_id,
         shape=_SHAPES[kind],
-        images=[store.image_path(image.hash) for image in problem.images],
+        images=shown_images(question_of(problem), store.image_path),
         sample=ask.sample,
     )
     maker = _Maker(problem, kind, teacher.config.model, prompt.version, ask.sample)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Protocol
 
 from pipeline.prompts import load_prompt
+from pipeline.shown import shown_images
 from pipeline.store import VariantStore
 from pipeline.teacher import Teacher
 from pipeline.work import Progress, with_teacher
@@ -70,6 +71,6 @@ class TeacherSolver:
             {"problem": question.rendered()},
             purpose="solve",
             problem_id=question.problem_id,
-            images=[self._store.image_path(digest) for digest in question.image_hashes],
+            images=shown_images(question, self._store.image_path),
             sample=sample,
         )

@@ -7,10 +7,8 @@ where it arose. How requests reach the endpoint is the matter of an `Exchange`.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -20,28 +18,20 @@ from typing import Any, Self, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from pipeline.image_parts import content_parts
 from pipeline.journal import Entry, Journal, now_text, request_hash
 from pipeline.live import LiveExchange, endpoint_name
 from pipeline.outcome import Exchange, Outcome, fault, one_line
 from pipeline.prompts import Prompt
+from pipeline.shown import NOTHING_SHOWN, Shown
 from schemas.config import TeacherConfig
 from schemas.exceptions import ConfigError, TeacherError
 from schemas.replies import Answer, Reply
 
 T = TypeVar("T", bound=Reply)
 
-_MIME = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif"}
-
-
 GIVE_UP_AFTER = 16
 """Requests without any answer after which an endpoint that has never answered is given up."""
-
-
-def image_part(path: Path) -> dict[str, Any]:
-    """An image as a message part, as a base64 data URL."""
-    mime = _MIME.get(path.suffix, "application/octet-stream")
-    data = base64.b64encode(path.read_bytes()).decode()
-    return {"type": "image_url", "image_url": {"url": f"data:{mime};base64,{data}"}}
 
 
 class Teacher:
@@ -84,7 +74,7 @@ class Teacher:
         purpose: str,
         problem_id: str,
         shape: type[T] | None = None,
-        images: Sequence[Path] = (),
+        images: Shown = NOTHING_SHOWN,
         sample: int = 0,
     ) -> Answer[T]:
         """One answer, from the journal where it is there, else from the endpoint.
@@ -95,15 +85,16 @@ class Teacher:
             purpose: named in the ledger.
             problem_id: named in the ledger.
             shape: the model of a structured answer; None for plain text.
-            images: images in order, sent before the text.
+            images: what the problem shows; each image stands behind its placeholder, or first.
             sample: number of the answer among independent ones to the same question.
 
         Raises:
             TeacherError: of the first `GIVE_UP_AFTER` requests none was answered.
+            StoreError: an image is missing or damaged.
         """
         # The slot comes first: a shard's images, all encoded at once, would fill the memory.
         async with self._slots:
-            parameters = self._parameters(prompt, values, shape, images, sample)
+            parameters = await asyncio.to_thread(self._parameters, prompt, values, shape, images, sample)
             key = request_hash({"endpoint": self.endpoint, "sample": sample, **parameters})
             entry = self._journal.answer(key)
             if entry is None:
@@ -138,7 +129,7 @@ class Teacher:
         prompt: Prompt,
         values: dict[str, object],
         shape: type[Reply] | None,
-        images: Sequence[Path],
+        images: Shown,
         sample: int,
     ) -> dict[str, Any]:
         """The body of the request: all of it determines the answer."""
@@ -146,7 +137,7 @@ class Teacher:
         schema = shape.model_json_schema() if shape else None
         if schema and self.config.output_mode != "json_schema":
             text += f"\n\nAnswer with one JSON object of this schema and nothing else:\n{json.dumps(schema)}"
-        content: Any = [*map(image_part, images), {"type": "text", "text": text}] if images else text
+        content = content_parts(text, replace(images, max_pixels=self.config.max_pixels))
         parameters: dict[str, Any] = {
             "model": self.config.model,
             "messages": [

@@ -42,6 +42,9 @@ class TeacherConfig(Config):
     )
     temperature: float = Field(default=1.0, ge=0, description="Sampling temperature.")
     max_tokens: int = Field(default=2048, ge=1, description="Longest answer, in tokens.")
+    max_pixels: int = Field(
+        default=1_003_520, ge=784, description="Largest area of an image; larger ones are sent smaller."
+    )
     prices: Path | None = Field(
         default=None,
         description="YAML file of dollars a million tokens by model; default: the shipped table.",

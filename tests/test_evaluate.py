@@ -20,17 +20,18 @@ from PIL import Image as PillowImage
 from flows.cli import cli, main
 from pipeline.ingest import ingest
 from pipeline.label import label
+from pipeline.shown import Shown
 from pipeline.store import VariantStore
 from schemas.config import LabelConfig
 from schemas.exceptions import ConfigError, StoreError
 from schemas.mapping import PRESETS
-from schemas.question import Question
+from schemas.question import Question, place_images
 from schemas.records import Evaluation, Image, Label, Problem, Setting, Variant
 from schemas.replies import Answer
 from tests.tiny import planted_store
 from tests.tiny_vision import IMAGE_TOKENS, tiny_vision_model
 from trainer.evaluate import accepted_variants, chosen_kinds, evaluate, evaluate_fully, score, training_step
-from trainer.policy import PolicySolver, place_images
+from trainer.policy import PolicySolver
 
 DATA = Path(__file__).parent.parent / "data"
 FIGURES = PRESETS["sharevl"].model_copy(update={"name": None})
@@ -313,14 +314,18 @@ def test_what_is_seen_changes_what_is_said(vision_path: Path, tmp_path: Path) ->
     assert texts(batch_size=1) == said, "padding and company change nothing"
 
 
-def test_images_are_opened_a_batch_at_a_time(vision_path: Path, figures: VariantStore) -> None:
-    opened: list[str] = []
+def test_images_are_opened_a_batch_at_a_time(
+    vision_path: Path, figures: VariantStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Shown] = []
+    original = Shown.open
 
-    def path_of(digest: str) -> Path:
-        opened.append(digest)
-        return figures.image_path(digest)
+    def spy(self: Shown) -> Any:
+        opened.append(self)
+        return original(self)
 
-    solver = PolicySolver(str(vision_path), max_new_tokens=1, batch_size=2, images=path_of)
+    monkeypatch.setattr(Shown, "open", spy)
+    solver = PolicySolver(str(vision_path), max_new_tokens=1, batch_size=2, images=figures.image_path)
     held: list[int] = []
     hashes = [problem.images[0].hash for problem in figures.problems()]
     questions = [Question(h, h, "?", "1", image_hashes=(h,)) for h in hashes]

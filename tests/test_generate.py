@@ -180,7 +180,11 @@ def test_images_of_a_problem_are_sent(store: VariantStore) -> None:
     )
     with serving(Endpoint(TWO_WORDINGS)) as served:
         generate(store, teacher_of(served), REWORD, problem_ids=["a/0"])
-    assert [part["type"] for part in served.requests[0]["messages"][1]["content"]] == ["image_url", "text"]
+    assert [part["type"] for part in served.requests[0]["messages"][1]["content"]] == [
+        "text",
+        "image_url",
+        "text",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ MAY_IMPORT = {
         "pipeline.grade",
         "pipeline.perturb",
         "pipeline.images",
+        "pipeline.shown",
     },
     "flows": {"schemas", "pipeline", "trainer", "flows"},
 }

@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image as Picture
 
 from pipeline.journal import Entry, Journal, request_hash
 from pipeline.prompts import Prompt
+from pipeline.shown import Shown
 from pipeline.store import VariantStore
 from pipeline.teacher import Teacher
 from pipeline.work import with_teacher
@@ -65,7 +67,7 @@ def _send(store: VariantStore, url: str, requests: Sequence[Request]) -> list[An
             purpose=request.purpose,
             problem_id=request.problem_id,
             shape=request.shape,
-            images=[_image(store, content) for content in request.images],
+            images=Shown(tuple(_image(store, content) for content in request.images)),
             sample=request.sample,
         )
 
@@ -81,7 +83,7 @@ def _send(store: VariantStore, url: str, requests: Sequence[Request]) -> list[An
 
 def _image(store: VariantStore, content: str) -> Path:
     path = store.root / f"{content}.png"
-    path.write_text(content)
+    Picture.new("L", (2, 2), sum(content.encode()) % 256).save(path)
     return path
 
 

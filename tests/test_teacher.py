@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import re
 import time
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image as Picture
 
 from pipeline.prompts import Prompt
+from pipeline.shown import NOTHING_SHOWN, Shown
 from pipeline.store import VariantStore
 from pipeline.teacher import GIVE_UP_AFTER, Teacher
 from pipeline.work import with_teacher
@@ -47,7 +50,7 @@ def _ask(
     config: TeacherConfig,
     words: Sequence[str] = ("x",),
     shape: type[StructuredReply] | None = None,
-    images: Sequence[Path] = (),
+    images: Shown = NOTHING_SHOWN,
 ) -> list[Answer[StructuredReply]]:
     async def one(word: str, teacher: Teacher) -> Answer[StructuredReply]:
         values: dict[str, object] = {"word": word}
@@ -251,15 +254,16 @@ def test_json_is_found_among_words(store: VariantStore, around: str) -> None:
 
 
 def test_images_are_sent_in_order_as_data_urls(store: VariantStore, tmp_path: Path) -> None:
-    contents = {"b.png": b"first", "a.jpg": b"second"}
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
+    colours = {"b.png": (255, 0, 0), "a.png": (0, 0, 255)}
+    for name, colour in colours.items():
+        Picture.new("RGB", (2, 2), colour).save(tmp_path / name)
     with serving(Endpoint(GOOD)) as endpoint:
-        _ask(store, _config(endpoint), images=[tmp_path / name for name in contents])
+        _ask(store, _config(endpoint), images=Shown(tuple(tmp_path / name for name in colours)))
     *images, text = endpoint.requests[0]["messages"][1]["content"]
     urls = [image["image_url"]["url"] for image in images]
-    assert [url.split(",")[0] for url in urls] == ["data:image/png;base64", "data:image/jpeg;base64"]
-    assert [base64.b64decode(url.split(",")[1]) for url in urls] == list(contents.values())
+    assert [url.split(",")[0] for url in urls] == ["data:image/png;base64"] * 2
+    sent = [Picture.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) for url in urls]
+    assert [picture.getpixel((0, 0)) for picture in sent] == list(colours.values())
     assert text == {"type": "text", "text": "Say x."}
 
 

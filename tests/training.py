@@ -12,8 +12,9 @@ from schemas.records import Problem
 from trainer.config import DivaGRPOConfig
 from trainer.data import problems_dataset
 from trainer.grpo import DivaGRPOTrainer
-from trainer.policy import load_tokenizer
+from trainer.policy import load_processor, load_tokenizer, reads_images
 from trainer.prompts import PromptBuilder
+from trainer.seeing import ImageRows
 
 SETTINGS: dict[str, Any] = {
     "per_device_train_batch_size": 16,
@@ -50,8 +51,9 @@ def make_trainer(
 ) -> DivaGRPOTrainer:
     """A trainer over all problems of a store, as `trainer.train.train` builds it."""
     config = DivaGRPOConfig(**{**SETTINGS, "output_dir": str(output), **overrides})
-    tokenizer = load_tokenizer(str(model))
-    prompts = PromptBuilder(chat=tokenizer.chat_template is not None, hint_style=config.hint_style)
+    sees = reads_images(str(model))
+    processing = load_processor(str(model)) if sees else load_tokenizer(str(model))
+    prompts = PromptBuilder(chat=processing.chat_template is not None, hint_style=config.hint_style)
     dataset = problems_dataset(store.read(Problem), prompts)
     return DivaGRPOTrainer(
         str(model),
@@ -62,7 +64,8 @@ def make_trainer(
         store=store,
         prompts=prompts,
         run_id="test",
-        processing_class=tokenizer,
+        processing_class=processing,
+        images=ImageRows(store.image_path, max_pixels=200_000) if sees else None,
     )
 
 

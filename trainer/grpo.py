@@ -6,6 +6,7 @@ What is overridden, and why:
 - `_generate_and_score_completions`: chooses the variants by live difficulty and swaps the prompts before TRL
   generates; puts DIVA's advantages in the place of GRPO's behind it; moves the live difficulty.
 - `_calculate_rewards`: keeps the rewards of all processes, which TRL gathers there.
+- `_generate_and_score_completions`, `_generate` also in `trainer.seeing`: images are decoded when they are used.
 - `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the steps open the answer
   and are not trained on.
 - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the live state goes with the checkpoint, and the
@@ -40,6 +41,7 @@ from trainer.prompts import PromptBuilder
 from trainer.recorder import Recorder
 from trainer.rollouts import RolloutBatch
 from trainer.sampler import EpochRepeatSampler
+from trainer.seeing import ImageRows
 from trainer.selection import SELECTORS, Draw
 
 STATE_FILE = "diva_state.pt"
@@ -56,6 +58,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         store: where variants come from and records go; None with `num_variants=0` alone.
         prompts: builds the prompts of variants; must be the one that built the dataset's.
         run_id: under which records are kept.
+        images: gives rows their images, for a model that reads them; None for one that reads text alone.
         **kwargs: as `GRPOTrainer`.
 
     Raises:
@@ -74,6 +77,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         store: VariantStore | None = None,
         prompts: PromptBuilder | None = None,
         run_id: str = "train",
+        images: ImageRows | None = None,
         **kwargs: Any,
     ) -> None:
         _check_dataset(train_dataset)
@@ -87,6 +91,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         self._problem_ids: list[str] = list(train_dataset["problem_id"])
         self._problem_numbers = {problem_id: i for i, problem_id in enumerate(self._problem_ids)}
         self._prompts = prompts or PromptBuilder(chat=not isinstance(train_dataset[0]["prompt"], str))
+        self._images = images
         self._store = store
         self._snapshot = self._take_snapshot(None)
         self._refreshed_at = 0
@@ -138,7 +143,10 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
-            return dict(super()._generate_and_score_completions(inputs))
+            rows = inputs
+            if self._images:
+                rows = [{**row, **self._images.columns(row, row["prompt"])} for row in inputs]
+            return super()._generate_and_score_completions(rows)
         self._refresh_snapshot()
         batch = self._generated(inputs)
         for round_number in range(1, self.args.refill_rounds + 1):
@@ -182,7 +190,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
             step=self.state.global_step,
             warmup=warmup,
         )
-        rows, self.openings = planned_rows(inputs, plan, layout, first_row, self._prompts)
+        rows, self.openings = planned_rows(inputs, plan, layout, first_row, self._prompts, self._images)
         output = super()._generate_and_score_completions(rows)
         self.openings = []
         own = output["completion_mask"] * output.get("tool_mask", 1)

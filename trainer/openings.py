@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from trl import GRPOTrainer
+from trainer.seeing import SeeingGRPOTrainer
 
 
-class OpenedGRPOTrainer(GRPOTrainer):
+class OpenedGRPOTrainer(SeeingGRPOTrainer):
     """`GRPOTrainer` whose completions may begin with a text that the policy did not write.
 
     A trailing assistant message would be closed by the chat template, so the opening is appended to the

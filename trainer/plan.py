@@ -13,7 +13,8 @@ from pipeline.store import Snapshot, SnapshotVariant, VariantText
 from schemas.records import ORIGINAL
 from trainer.difficulty import BetaCounts, variant_difficulty
 from trainer.live import LiveDifficulty
-from trainer.prompts import Prompt, PromptBuilder
+from trainer.prompts import PromptBuilder
+from trainer.seeing import ImageRows
 from trainer.selection import Candidate, Draw, Selector
 
 IntArray = npt.NDArray[np.int64]
@@ -120,7 +121,12 @@ def _candidate(variant: SnapshotVariant, live: LiveDifficulty) -> Candidate:
 
 
 def planned_rows(
-    inputs: Sequence[dict[str, Any]], plan: Plan, layout: Layout, first_row: int, prompts: PromptBuilder
+    inputs: Sequence[dict[str, Any]],
+    plan: Plan,
+    layout: Layout,
+    first_row: int,
+    prompts: PromptBuilder,
+    images: ImageRows | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of one process with the prompts that the plan gives them.
 
@@ -130,25 +136,35 @@ def planned_rows(
         layout: of the global batch.
         first_row: position of the first row in the global batch.
         prompts: builds a variant's prompt.
+        images: gives the rows their images; None where the model reads text alone.
 
     Returns:
         New rows, and the opening of each row's answer (empty without one).
     """
     rows: list[dict[str, Any]] = []
     openings: list[str] = []
-    shown: dict[tuple[int, int], tuple[Prompt, str]] = {}  # the n rows of a prompt share it
+    shown: dict[tuple[int, int], tuple[dict[str, Any], str]] = {}  # the n rows of a prompt share it
     for position, row in enumerate(inputs, first_row):
         place, slot = position // layout.block, position // layout.generations % (layout.variants + 1)
-        variant = plan.variant_PV[place][slot]
-        if variant is None:
-            rows.append(dict(row))
-            openings.append("")
-            continue
         if (place, slot) not in shown:
-            text = plan.texts[variant.number]
-            prompt = prompts.prompt(text.text, row.get("options") or (), text.hint)
-            shown[place, slot] = prompt, prompts.prefix(text.hint)
-        prompt, opening = shown[place, slot]
-        rows.append({**row, "prompt": prompt})
+            shown[place, slot] = _columns(row, plan, plan.variant_PV[place][slot], prompts, images)
+        columns, opening = shown[place, slot]
+        rows.append({**row, **columns})
         openings.append(opening)
     return rows, openings
+
+
+def _columns(
+    row: dict[str, Any],
+    plan: Plan,
+    variant: SnapshotVariant | None,
+    prompts: PromptBuilder,
+    images: ImageRows | None,
+) -> tuple[dict[str, Any], str]:
+    """What a row shows instead of its original, and the opening of its answer."""
+    prompt, opening, recipe = row["prompt"], "", None
+    if variant is not None:
+        text = plan.texts[variant.number]
+        prompt = prompts.prompt(text.text, row.get("options") or (), text.hint)
+        opening, recipe = prompts.prefix(text.hint), text.recipe
+    return images.columns(row, prompt, recipe) if images else {"prompt": prompt}, opening

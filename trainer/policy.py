@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from PIL import Image
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,18 +26,16 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from pipeline.shown import ImagePath, Shown, shown_images
 from schemas.exceptions import ConfigError
 from schemas.question import Question
 from schemas.replies import Answer, Reply
-from trainer.prompts import HintStyle, PromptBuilder
-
-ImagePath = Callable[[str], Path]
-"""Where the image of a content hash lies, such as `VariantStore.image_path`."""
+from trainer.prompts import HintStyle, PromptBuilder, with_image_parts
+from trainer.seeing import ShownImage, each_image_once
 
 TEXT_BATCH = 256
 VISION_BATCH = 16
 
-_PLACEHOLDER = re.compile(r"<image(\d*)>")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _NO_IMAGES = "images: the model reads text alone"
 
@@ -68,42 +65,6 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def place_images(text: str, images: int) -> tuple[list[dict[str, str]], list[int]]:
-    """A question as the content of a message, its placeholders replaced by parts for its images.
-
-    `<image2>` is the second image, `<image>` the next that no number names; images without a placeholder go
-    first. A placeholder without an image, or the second of one image, stays a name: [image2].
-
-    >>> place_images("Is <image2> larger?", 2)[0]
-    [{'type': 'image'}, {'type': 'text', 'text': 'Is '}, {'type': 'image'}, {'type': 'text', 'text': ' larger?'}]
-
-    Args:
-        text: the question, with `<image>` or `<image1>` where its images stand.
-        images: how many it has.
-
-    Returns:
-        The parts, and the number (from 0) of the image that each image part stands for.
-    """
-    pieces = _PLACEHOLDER.split(text)
-    numbered = {int(number) - 1 for number in pieces[1::2] if number}
-    unnamed = iter([i for i in range(images) if i not in numbered])
-    shown: list[dict[str, str]] = []
-    order: list[int] = []
-    held = pieces[0]
-    for number, after in zip(pieces[1::2], pieces[2::2], strict=True):
-        place = int(number) - 1 if number else next(unnamed, images)
-        if not 0 <= place < images or place in order:
-            held += f"[image{number}]{after}"
-            continue
-        shown += [{"type": "text", "text": held}] if held else []
-        shown.append({"type": "image"})
-        order.append(place)
-        held = after
-    shown += [{"type": "text", "text": held}] if held else []
-    first = [i for i in range(images) if i not in order]
-    return [{"type": "image"} for _ in first] + shown, first + order
-
-
 @dataclass(frozen=True, slots=True)
 class _Prompt:
     """A question as the model is to see it.
@@ -111,12 +72,12 @@ class _Prompt:
     Attributes:
         content: token ids, or text where images stand in it.
         opening: the start of the answer that a hint gives; part of the content.
-        images: content hashes in the order of the content's image parts.
+        images: in the order of the content's image parts.
     """
 
     content: Any
     opening: str
-    images: tuple[str, ...] = ()
+    images: tuple[ShownImage, ...] = ()
 
     @property
     def order(self) -> tuple[int, int]:
@@ -159,43 +120,45 @@ class _TextReader:
 
 
 class _VisionReader:
-    """Reads questions with images, which are opened for one batch at a time."""
+    """Reads questions with images, which are opened one question at a time."""
 
-    def __init__(self, processor: Any, prompts: PromptBuilder, images: ImagePath | None) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        prompts: PromptBuilder,
+        images: ImagePath | None,
+        bounds: tuple[int | None, int | None],
+    ) -> None:
         self.tokenizer = processor.tokenizer
         self._processor = processor
         self._prompts = prompts
         self._image_path = images
+        self._bounds = bounds
 
     def prompt(self, question: Question) -> _Prompt:
         prompt, opening = self._prompts.of_question(question)
-        said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        messages, order = [], list[int]()
-        for message in said:
-            images = len(question.image_hashes) if message["role"] == "user" else 0
-            parts, places = place_images(message["content"], images)
-            messages.append({"role": message["role"], "content": parts})
-            order += places
+        messages, order = with_image_parts(prompt, len(question.image_hashes))
         text = self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return _Prompt(text + opening, opening, tuple(question.image_hashes[place] for place in order))
+        images = tuple(ShownImage(self._shown(question), place) for place in order)
+        return _Prompt(text + opening, opening, images)
 
-    def batch(self, prompts: Sequence[_Prompt]) -> Any:
-        hashes = {digest for prompt in prompts for digest in prompt.images}
-        opened = {digest: self._open(digest) for digest in hashes}
-        images = [[opened[digest] for digest in prompt.images] for prompt in prompts]
-        return self._processor(
-            text=[prompt.content for prompt in prompts],
-            images=images if hashes else None,
-            padding=True,
-            add_special_tokens=False,  # the chat template has written them
-            return_tensors="pt",
-        )
-
-    def _open(self, digest: str) -> Image.Image:
+    def _shown(self, question: Question) -> Shown:
         if self._image_path is None:
             raise ConfigError("the question has images: say where they lie (PolicySolver's `images`)")
-        with Image.open(self._image_path(digest)) as image:
-            return image.convert("RGB")
+        smallest, largest = self._bounds
+        return shown_images(question, self._image_path, min_pixels=smallest, max_pixels=largest)
+
+    def batch(self, prompts: Sequence[_Prompt]) -> Any:
+        with each_image_once(self._processor):
+            return self._processor(
+                text=[prompt.content for prompt in prompts],
+                images=[list(prompt.images) for prompt in prompts]
+                if any(p.images for p in prompts)
+                else None,
+                padding=True,
+                add_special_tokens=False,  # the chat template has written them
+                return_tensors="pt",
+            )
 
 
 class PolicySolver:
@@ -213,6 +176,8 @@ class PolicySolver:
         seed: makes the samples.
         name: under which its labels are kept; default the path's last part.
         images: finds the images of questions; without it, only questions of text alone are answered.
+        min_pixels: smaller images are enlarged to about this area, as in training.
+        max_pixels: larger images are made smaller, as in training.
 
     Raises:
         ConfigError: no such model, or one that sees without a processor or a chat template.
@@ -232,8 +197,10 @@ class PolicySolver:
         seed: int = 0,
         name: str | None = None,
         images: ImagePath | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
     ) -> None:
-        sees = _sees(path)
+        sees = reads_images(path)
 
         def builder(*, chat: bool) -> PromptBuilder:
             return prompts or PromptBuilder(
@@ -242,7 +209,8 @@ class PolicySolver:
 
         self._reader: _Reader
         if sees:
-            self._reader = _VisionReader(_load_processor(path), builder(chat=True), images)
+            processor = load_processor(path, min_pixels, max_pixels)
+            self._reader = _VisionReader(processor, builder(chat=True), images, (min_pixels, max_pixels))
         else:
             tokenizer = load_tokenizer(path)
             self._reader = _TextReader(tokenizer, builder(chat=tokenizer.chat_template is not None))
@@ -326,7 +294,7 @@ class PolicySolver:
         return list(tokenizer.batch_decode(new, skip_special_tokens=True))
 
 
-def _sees(path: str) -> bool:
+def reads_images(path: str) -> bool:
     """Whether a model is of an architecture that reads images; a LoRA adapter is of its base model's.
 
     Raises:
@@ -349,11 +317,26 @@ def _load_model(path: str, kind: Any) -> Any:
         raise ConfigError(f"model {path}: {_first_line(error)}") from error
 
 
-def _load_processor(path: str) -> Any:
+def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Any:
+    """The processor of a vision-language model, padding on the left as generation needs.
+
+    Args:
+        path: model folder or hub name.
+        min_pixels: bounds of an image's area, for an image processor that has such bounds (Qwen's);
+            None leaves its own.
+        max_pixels: the upper one.
+
+    Raises:
+        ConfigError: there is none, it has no chat template, or it needs a package that is not installed.
+    """
     auto: Any = AutoProcessor
     try:
         processor = auto.from_pretrained(path)
-    except (OSError, ValueError, ImportError) as error:
+    except ImportError as error:
+        raise ConfigError(
+            f"processor of {path}: {_first_line(error)} Install the extra `vision`: pip install 'diva-grpo[vision]'"
+        ) from error
+    except (OSError, ValueError) as error:
         raise ConfigError(f"processor of {path}: {_first_line(error)}") from error
     if not isinstance(processor, ProcessorMixin):
         raise ConfigError(f"{path} is a vision-language model without a processor: save it beside the model")
@@ -362,4 +345,9 @@ def _load_processor(path: str) -> Any:
     processor.tokenizer.padding_side = "left"
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    reader = processor.image_processor
+    if "max_pixels" in getattr(reader.valid_kwargs, "__annotations__", {}):
+        # Areas, in this family, whatever these keys mean in others.
+        bounds = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+        reader.size = {**dict(reader.size), **{name: value for name, value in bounds.items() if value}}
     return processor

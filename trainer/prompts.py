@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from schemas.question import Question, render_question
+from schemas.question import Question, place_images, render_question
 
 HintStyle = Literal["prompt", "prefix"]
 Prompt = str | list[dict[str, Any]]
@@ -48,3 +48,23 @@ class PromptBuilder:
     def of_question(self, question: Question) -> tuple[Prompt, str]:
         """Prompt and opening of the answer, for a solver's question."""
         return self.prompt(question.text, question.options, question.hint), self.prefix(question.hint)
+
+
+def with_image_parts(prompt: Prompt, images: int) -> tuple[list[dict[str, Any]], list[int]]:
+    """A prompt as a conversation of parts, with parts for its images where their placeholders stand.
+
+    Args:
+        prompt: a conversation, or a plain text, which becomes a user message.
+        images: how many it has; they belong to the user's last message.
+
+    Returns:
+        The messages, and the number (from 0) of the image that each image part stands for.
+    """
+    said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    messages: list[dict[str, Any]] = []
+    order: list[int] = []
+    for message in said:
+        parts, places = place_images(message["content"], images if message is said[-1] else 0)
+        messages.append({**message, "content": parts})
+        order += places
+    return messages, order

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from trainer.advantages import ADVANTAGES, AdvantageSettings, diva_advantages
 from trainer.live import LiveDifficulty
@@ -230,6 +231,7 @@ def _varies(values_QN: FloatArray) -> BoolArray:
 
 _LEFT_PADDED = frozenset({"prompt_ids", "prompt_mask"})
 _PADDED_WITH_TOKEN = frozenset({"prompt_ids", "completion_ids"})
+_OF_PROMPT_AND_COMPLETION = frozenset({"token_type_ids", "mm_token_type_ids"})
 _TOOL_MASK = "tool_mask"
 
 
@@ -237,24 +239,58 @@ def _merged_tensors(
     ours: dict[str, Any], theirs: dict[str, Any], take_rows: torch.Tensor, pad_id: int
 ) -> dict[str, Any]:
     """Rows of two of TRL's output dictionaries, those in `take_rows` from `theirs`."""
+    # TRL keeps the pixels of all rows in one tensor of patches, tiles or images: row by row they can be picked.
+    sides = [split_pixel_values_by_grid(side) for side in (ours, theirs)]
+    width = ours["prompt_ids"].shape[1], theirs["prompt_ids"].shape[1]
     merged: dict[str, Any] = {}
-    for name in ours.keys() | theirs.keys():
+    for name in dict.fromkeys([*ours, *theirs]):  # in order: TRL takes the first for a tensor
         if name == "num_items_in_batch":
             continue
-        # A batch without any opening has no mask of tokens to leave out: all of its tokens count.
-        a, b = (
-            side[name] if name in side else torch.ones_like(side["completion_mask"])
-            for side in (ours, theirs)
-        )
-        if a.dim() == 2:
-            width = max(a.shape[1], b.shape[1])
+        a, b = (_with_default(name, *pair) for pair in (sides, sides[::-1]))
+        if isinstance(a, list):
+            picks = zip(take_rows.tolist(), a, b, strict=True)
+            merged[name] = [their if take else our for take, our, their in picks]
+        elif name in _OF_PROMPT_AND_COMPLETION:
+            prompt = _picked(a[:, : width[0]], b[:, : width[1]], take_rows, 0, left=True)
+            completion = _picked(a[:, width[0] :], b[:, width[1] :], take_rows, 0, left=False)
+            merged[name] = torch.cat([prompt, completion], dim=1)
+        else:
             value = pad_id if name in _PADDED_WITH_TOKEN else 1 if name == _TOOL_MASK else 0
-            a, b = (_padded(x, width, value, left=name in _LEFT_PADDED) for x in (a, b))
-        take = take_rows.to(a.device)
-        merged[name] = torch.where(take[:, None] if a.dim() == 2 else take, b, a)
-    return merged
+            merged[name] = _picked(a, b, take_rows, value, left=name in _LEFT_PADDED)
+    return dict(unsplit_pixel_values_by_grid(merged))
+
+
+def _with_default(name: str, side: dict[str, Any], other: dict[str, Any]) -> Any:
+    """A field of one side, or what it would be where only the other side has it."""
+    if name in side:
+        return side[name]
+    if name in _OF_PROMPT_AND_COMPLETION:
+        return torch.zeros_like(torch.cat([side["prompt_ids"], side["completion_ids"]], dim=1))
+    if name == _TOOL_MASK:  # a batch without any opening: all of its tokens count
+        return torch.ones_like(side["completion_mask"])
+    rows = len(side["prompt_ids"])
+    if name in ("num_images", "num_tiles"):  # a batch without any image
+        return [0] * rows
+    theirs = other[name]
+    if isinstance(theirs, list):
+        return [theirs[0][:0]] * rows
+    return theirs.new_zeros((rows, *theirs.shape[1:]))
+
+
+def _picked(
+    a: torch.Tensor, b: torch.Tensor, take_rows: torch.Tensor, value: int, *, left: bool
+) -> torch.Tensor:
+    """Rows of `b` where they are taken, else of `a`, padded to one width where they have one."""
+    if a.dim() > 1:
+        wide = max(a.shape[1], b.shape[1])
+        a, b = (_padded(x, wide, value, left=left) for x in (a, b))
+    take = take_rows.to(a.device).reshape(-1, *[1] * (a.dim() - 1))
+    return torch.where(take, b, a)
 
 
 def _padded(tensor: torch.Tensor, width: int, value: int, *, left: bool) -> torch.Tensor:
     missing = width - tensor.shape[1]
-    return torch.nn.functional.pad(tensor, (missing, 0) if left else (0, missing), value=value)
+    behind = [0, 0] * (tensor.dim() - 2)
+    return torch.nn.functional.pad(
+        tensor, (*behind, missing, 0) if left else (*behind, 0, missing), value=value
+    )

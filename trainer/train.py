@@ -12,19 +12,22 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
+from pipeline.shown import MAX_PIXELS, MIN_PIXELS
 from pipeline.store import VariantStore
 from schemas.exceptions import ConfigError
 from trainer.config import DivaGRPOConfig
 from trainer.data import problems_dataset, training_problems
 from trainer.grpo import STATE_FILE, DivaGRPOTrainer
-from trainer.policy import load_tokenizer
+from trainer.policy import load_processor, load_tokenizer, reads_images
 from trainer.prompts import PromptBuilder
 from trainer.rewards import load_rewards
+from trainer.seeing import ImageRows
 
 EXAMPLE = "example: diva train --config data/train_demo.yaml --store runs/store --max_steps 20"
 
@@ -47,6 +50,13 @@ class TrainArguments:
         metadata={"help": "accuracy, format, paper (0.9 accuracy + 0.1 format), or dotted paths."},
     )
     system_prompt: str | None = field(default=None, metadata={"help": "System message of a conversation."})
+    min_pixels: int = field(
+        default=MIN_PIXELS, metadata={"help": "Images with a smaller area are enlarged (models with images)."}
+    )
+    max_pixels: int = field(
+        default=MAX_PIXELS,
+        metadata={"help": "Images with a larger area are made smaller; it bounds memory and tokens."},
+    )
     instruction: str = field(
         default="", metadata={"help": "Added behind each question, such as where to put the answer."}
     )
@@ -103,6 +113,16 @@ def latest_checkpoint(output_dir: str) -> str | None:
     return max(found)[1] if found else None
 
 
+def _reading(args: TrainArguments, store: VariantStore, model: str) -> tuple[ImageRows | None, Any]:
+    """How the model reads: where its images come from (None: it reads text alone), and its processor."""
+    if not reads_images(model):
+        return None, load_tokenizer(model)
+    if not 0 < args.min_pixels <= args.max_pixels:
+        raise ConfigError(f"min_pixels={args.min_pixels} is not within 1 and max_pixels={args.max_pixels}")
+    processor = load_processor(model, args.min_pixels, args.max_pixels)
+    return ImageRows(store.image_path, args.min_pixels, args.max_pixels), processor
+
+
 def train(train_args: TrainArguments, config: DivaGRPOConfig, model_args: ModelConfig) -> TrainResult:
     """Train a policy on the problems of a store; its records go back there.
 
@@ -113,20 +133,25 @@ def train(train_args: TrainArguments, config: DivaGRPOConfig, model_args: ModelC
     if model_args.model_name_or_path is None:
         raise ConfigError("no model: give --model_name_or_path")
     store = VariantStore(train_args.store)
-    tokenizer = load_tokenizer(model_args.model_name_or_path)
+    images, processing = _reading(train_args, store, model_args.model_name_or_path)
     prompts = PromptBuilder(
-        chat=tokenizer.chat_template is not None,
+        chat=processing.chat_template is not None,
         system=train_args.system_prompt,
         instruction=train_args.instruction,
         hint_style=config.hint_style,
         hint_opening=config.hint_opening,
     )
     problems = training_problems(
-        store, split=train_args.split, where=train_args.problem_filter, limit=train_args.max_problems
+        store,
+        split=train_args.split,
+        where=train_args.problem_filter,
+        limit=train_args.max_problems,
+        reads_images=images is not None,
     )
     eval_dataset = None
     if config.eval_strategy != "no":
-        eval_dataset = problems_dataset(training_problems(store, split=train_args.eval_split), prompts)
+        held_out = training_problems(store, split=train_args.eval_split, reads_images=images is not None)
+        eval_dataset = problems_dataset(held_out, prompts)
     rewards, weights = load_rewards(train_args.rewards)
     if weights and config.reward_weights is None:
         config.reward_weights = weights
@@ -154,8 +179,9 @@ def train(train_args: TrainArguments, config: DivaGRPOConfig, model_args: ModelC
             store=store,
             prompts=prompts,
             run_id=run_id,
+            images=images,
             eval_dataset=eval_dataset,
-            processing_class=tokenizer,
+            processing_class=processing,
             peft_config=get_peft_config(model_args),
             quantization_config=get_quantization_config(model_args),
         )

@@ -1,0 +1,209 @@
+"""Enough accepted variants of each kind for each problem: generate, verify, and ask again for what is missing.
+
+    diva generate --store DIR --model NAME --kinds reword,think_step --accepted 5
+
+Nothing but the store says how far it is, so a run that was killed goes on where it stopped, and no request that
+was answered is sent twice: each try has a number of its own, which is part of the journal's key.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from pipeline.generate import Ask, asked, first_ask, write
+from pipeline.store import VariantStore
+from pipeline.work import Progress, shards
+from schemas.config import GenerateConfig, TeacherConfig
+from schemas.exceptions import ConfigError
+from schemas.records import Kind, Problem, Shortage, Status, Variant
+
+Verify = Callable[[Sequence[str]], Counter[str]]
+"""Decides on the candidates of problems, by their ids; returns variants by new status."""
+
+
+@dataclass(slots=True)
+class Supply:
+    """What a run made, and what it could not.
+
+    Attributes:
+        generated: new rows by status, as `generate` counts them.
+        verified: variants by new status, as `verify` counts them.
+        wanted: kinds of problems that were to be supplied.
+        shortages: those of them that stayed short, why.
+    """
+
+    generated: Counter[str] = field(default_factory=Counter)
+    verified: Counter[str] = field(default_factory=Counter)
+    wanted: int = 0
+    shortages: list[Shortage] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """One line: how many are short, by kind and by what kept their variants from being accepted."""
+        if not self.shortages:
+            return f"all {self.wanted} kinds of problems have the variants asked for"
+        kinds = Counter(str(shortage.kind) for shortage in self.shortages)
+        by_kind = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
+        problems = len({shortage.problem_id for shortage in self.shortages})
+        reasons = Counter(shortage.reason for shortage in self.shortages).most_common(1)[0][0]
+        return (
+            f"{len(self.shortages)} of {self.wanted} kinds of problems stayed short, in {problems} problems "
+            f"({by_kind}; most often: {reasons})"
+        )
+
+
+def supply(
+    store: VariantStore,
+    teacher: TeacherConfig,
+    config: GenerateConfig,
+    verify: Verify,
+    *,
+    problem_ids: Sequence[str] | None = None,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Supply:
+    """Generate and verify until each problem has the accepted variants asked for, or its tries are spent.
+
+    Accepted variants count whoever wrote them; tries are counted for this teacher and its prompts, over all
+    runs. Of problems that stay short the view `shortages` says why.
+
+    Args:
+        store: where problems come from and variants go.
+        teacher: writes.
+        config: `accepted` and `tries`, and how to ask.
+        verify: decides on the candidates of the problems that it is given, as
+            `lambda ids: verify(store, solver, VerifyConfig(), problem_ids=ids)` does.
+        problem_ids: only these; default all.
+        limit: only the first so many, by id.
+        progress: told of every request to the teacher that is done.
+
+    Raises:
+        ConfigError: `accepted` is not set, or names a kind that no teacher writes.
+    """
+    if config.accepted is None:
+        raise ConfigError("how many accepted variants? Give --accepted, such as 5 or reword=5,think_step=3")
+    done = Supply()
+    for shard in shards(store.problems(problem_ids, limit=limit)):
+        ids = [problem.problem_id for problem in shard]
+        sent: set[tuple[str, str, int]] = set()
+        while True:
+            done.verified += verify(ids)
+            stock = _stock(store, teacher.model, config, shard)
+            asks = [ask for holding in stock if (ask := _next_ask(holding, config, sent))]
+            if not asks:
+                break
+            sent |= {(ask.problem.problem_id, ask.kind, ask.sample) for ask in asks if not ask.from_source}
+            done.generated += write(store, teacher, config, asks, progress)
+        done.wanted += len(stock)
+        done.shortages += _record(store, teacher.model, stock)
+    return done
+
+
+@dataclass(slots=True)
+class _Holding:
+    """What there is of one kind of a problem.
+
+    Attributes:
+        samples: requests made, see `pipeline.generate.asked`.
+        texts: of accepted variants.
+        undecided: variants on which `verify` reached no verdict: it may be asked again.
+        lost: others by what kept them from being accepted.
+    """
+
+    problem: Problem
+    kind: Kind
+    wanted: int
+    samples: set[int | None]
+    texts: list[str] = field(default_factory=list)
+    undecided: int = 0
+    lost: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def missing(self) -> int:
+        return max(0, self.wanted - len(self.texts))
+
+
+def _stock(
+    store: VariantStore, model: str, config: GenerateConfig, problems: Sequence[Problem]
+) -> list[_Holding]:
+    """What there is of every kind that is wanted of these problems."""
+    ids = [problem.problem_id for problem in problems]
+    samples = asked(store, model, config, ids)
+    variants: defaultdict[tuple[str, str], list[Variant]] = defaultdict(list)
+    for variant in store.read(Variant, "problem_id IN (SELECT unnest(?))", [ids]):
+        variants[variant.problem_id, variant.kind].append(variant)
+    stock = []
+    for problem in problems:
+        for kind in config.kinds:
+            if not config.wanted(kind):
+                continue
+            key = (problem.problem_id, kind)
+            holding = _Holding(problem, kind, config.wanted(kind), samples[key])
+            for variant in variants[key]:
+                _add(holding, variant)
+            stock.append(holding)
+    return stock
+
+
+def _add(holding: _Holding, variant: Variant) -> None:
+    if variant.status == Status.ACCEPTED:
+        holding.texts.append(variant.text or "")
+        return
+    holding.undecided += variant.status == Status.FAILED and variant.text is not None
+    holding.lost[(variant.reason or "not verified").partition(":")[0]] += 1
+
+
+def _next_ask(holding: _Holding, config: GenerateConfig, sent: set[tuple[str, str, int]]) -> Ask | None:
+    """The next request for a kind of a problem; None where it has enough, or its tries are spent.
+
+    A variant without a verdict counts as there: where the solver does not answer, more variants are no help.
+    """
+    problem, kind = holding.problem, holding.kind
+    count = holding.missing - holding.undecided
+    if count <= 0:
+        return None
+    ask = first_ask(problem, kind, config)
+    if ask.from_source and None not in holding.samples:
+        return ask
+    spent = holding.samples | {
+        n for problem_id, k, n in sent if (problem_id, k) == (problem.problem_id, kind)
+    }
+    left = [number for number in range(config.tries) if number not in spent]
+    if not left:
+        return None
+    existing = () if kind == Kind.THINK_STEP else tuple(holding.texts)
+    return replace(ask, count=count, sample=left[0], existing=existing, from_source=False)
+
+
+def _record(store: VariantStore, model: str, stock: Sequence[_Holding]) -> list[Shortage]:
+    """Append what is short now, and what no longer is; returns the former."""
+    ids = sorted({holding.problem.problem_id for holding in stock})
+    before = {
+        (s.problem_id, s.kind): s for s in store.read(Shortage, "problem_id IN (SELECT unnest(?))", [ids])
+    }
+    short, changed = [], []
+    for holding in stock:
+        shortage = _shortage(holding, model)
+        if holding.missing:
+            short.append(shortage)
+        known = before.get((shortage.problem_id, shortage.kind))
+        if known is None and not holding.missing:
+            continue
+        if known is None or known.model_copy(update={"created_at": shortage.created_at}) != shortage:
+            changed.append(shortage)
+    store.append(changed)
+    return short
+
+
+def _shortage(holding: _Holding, model: str) -> Shortage:
+    reasons = ", ".join(f"{n} {why}" for why, n in holding.lost.most_common()) or "too few were written"
+    return Shortage(
+        problem_id=holding.problem.problem_id,
+        kind=holding.kind,
+        wanted=holding.wanted,
+        accepted=len(holding.texts),
+        tries=len(holding.samples - {None}),
+        reason=reasons if holding.missing else None,
+        generator_model=model,
+    )

@@ -2,20 +2,27 @@
 
 An SQLite file in the store's folder. The key is a hash of all that determines an answer (endpoint by
 name, model, messages with their images, schema, sampling parameters, sample number) and of nothing else,
-so that finished work is never paid for twice, across crashes and across runs.
+so that finished work is never paid for twice, across crashes and across runs. Nothing in it is ever
+overwritten: each exchange is a row, and of several rows with one key `Journal.answer` knows which holds.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import sqlite3
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass, fields
 from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pipeline.claims import Claims
 from pipeline.store import VariantStore
 from schemas.exceptions import StoreError
 from schemas.records import Call, utc_now
@@ -23,7 +30,7 @@ from schemas.records import Call, utc_now
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One answered (or failed) request.
+    """One exchange with an endpoint: an answer, or how it failed.
 
     Attributes:
         request_hash: the key, see `request_hash`.
@@ -31,6 +38,9 @@ class Entry:
         outcome: `ok`, or the type of the failure: network, timeout, http_<status>, refusal, length,
             parse (not JSON) or schema (JSON of another shape).
         detail: what the failure said.
+        attempts: how often the request was sent.
+        settled: whether the request ended with it; else the same run sent it once more in another form.
+        fresh: whether it was asked for although an answer was there; it then takes that answer's place.
     """
 
     request_hash: str
@@ -48,6 +58,8 @@ class Entry:
     attempts: int
     output_mode: str
     created_at: str
+    settled: bool = True
+    fresh: bool = False
 
 
 def request_hash(identity: dict[str, Any]) -> str:
@@ -57,17 +69,43 @@ def request_hash(identity: dict[str, Any]) -> str:
 
 
 _COLUMNS = tuple(f.name for f in fields(Entry))
+_VALUES = attrgetter(*_COLUMNS)
+_INSERT = f"INSERT INTO entries ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 
-_SET_UP = (
+_HOLDS = "outcome = 'ok' DESC, CASE WHEN outcome = 'ok' THEN fresh * id ELSE id END DESC, id"
+"""Which of a key's rows holds: the last one asked for afresh, else the first good one, else the last failure.
+
+The first, since tables may have been made from it.
+"""
+
+_PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",  # a commit survives a crash of the machine
-    "CREATE TABLE IF NOT EXISTS entries (request_hash TEXT PRIMARY KEY, purpose TEXT, endpoint TEXT, "
+)
+_VERSION = 1
+_TABLES = (
+    "CREATE TABLE entries (id INTEGER PRIMARY KEY, request_hash TEXT, purpose TEXT, endpoint TEXT, "
     "model TEXT, problem_id TEXT, content TEXT, outcome TEXT, detail TEXT, prompt_tokens INTEGER, "
     "completion_tokens INTEGER, cost_usd REAL, latency_s REAL, attempts INTEGER, output_mode TEXT, "
-    "created_at TEXT, in_ledger INTEGER NOT NULL DEFAULT 0)",
+    "created_at TEXT, settled INTEGER NOT NULL DEFAULT 1, fresh INTEGER NOT NULL DEFAULT 0, "
+    "in_ledger INTEGER NOT NULL DEFAULT 0)",
+    "CREATE INDEX entries_by_key ON entries (request_hash)",
     # Few entries are not in the ledger; without an index each shard would read all that were ever made.
-    "CREATE INDEX IF NOT EXISTS not_in_ledger ON entries (created_at) WHERE in_ledger = 0",
+    "CREATE INDEX entries_not_in_ledger ON entries (id) WHERE in_ledger = 0",
+    "CREATE TABLE learnt (endpoint TEXT, model TEXT, name TEXT, value TEXT, "
+    "PRIMARY KEY (endpoint, model, name))",
 )
+_FROM_VERSION_0 = (
+    "ALTER TABLE entries RENAME TO entries_0",
+    "DROP INDEX IF EXISTS not_in_ledger",
+    *_TABLES,
+    f"INSERT INTO entries ({', '.join(_COLUMNS[:-2])}, in_ledger) "
+    f"SELECT {', '.join(_COLUMNS[:-2])}, in_ledger FROM entries_0 ORDER BY created_at",
+    "DROP TABLE entries_0",
+)
+
+_LEDGER_SLICE = 5_000
+"""Rows brought into the ledger at once, so that memory does not grow with a run."""
 
 
 class Journal:
@@ -77,17 +115,17 @@ class Journal:
         path: the SQLite file, made where it is missing.
 
     Raises:
-        StoreError: it is no such file.
+        StoreError: it is no such file, or of a later version.
     """
 
     def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, timeout=60.0, isolation_level=None)
-        try:
-            for statement in _SET_UP:
-                self._connection.execute(statement)
-        except sqlite3.Error as error:
-            self._connection.close()
-            raise StoreError(f"the journal {path} cannot be used: {error}") from error
+        self._connection = _connected(path)
+        # A second connection and a thread of its own: the event loop does not wait for the disk.
+        self._writing = _connected(path)
+        self._writer = ThreadPoolExecutor(1, "journal")
+        self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
+        self._flushing: asyncio.Task[None] | None = None
+        self._claims = Claims(path.with_suffix(".claims"))
 
     @classmethod
     def of_store(cls, store: VariantStore) -> Self:
@@ -103,48 +141,178 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Release the file."""
+        """Write what waits for it, and release the files."""
+        self._writer.shutdown()
+        _insert(self._writing, [entry for entry, _ in self._waiting])
+        self._waiting = []
+        self._writing.close()
         self._connection.close()
+        self._claims.close()
 
-    def answer(self, key: str) -> Entry | None:
-        """The entry of a request that was answered well; failures are kept, and never returned here."""
+    def claim(self, key: str) -> AbstractAsyncContextManager[None]:
+        """Hold the right to ask for an answer; waits while a task of this journal or another process has it."""
+        return self._claims.claim(key)
+
+    def answer(self, key: str, since: str = "") -> Entry | None:
+        """The answer to a request; failures are kept, and never returned here.
+
+        Args:
+            key: see `request_hash`.
+            since: only an answer at or after this moment (see `now_text`).
+        """
+        return self._first(
+            f"request_hash = ? AND outcome = 'ok' AND created_at >= ? ORDER BY {_HOLDS}", key, since
+        )
+
+    def settled(self, key: str, since: str = "") -> Entry | None:
+        """The answer to a request, or else how it failed for good the last time."""
+        return self._first(f"request_hash = ? AND settled AND created_at >= ? ORDER BY {_HOLDS}", key, since)
+
+    def _first(self, condition: str, *values: str) -> Entry | None:
         row = self._connection.execute(
-            f"SELECT {', '.join(_COLUMNS)} FROM entries WHERE request_hash = ? AND outcome = 'ok'", [key]
+            f"SELECT {', '.join(_COLUMNS)} FROM entries WHERE {condition} LIMIT 1", values
         ).fetchone()
-        return Entry(*row) if row else None
+        return Entry(*row[:-2], *map(bool, row[-2:])) if row else None
 
     def commit(self, entry: Entry) -> None:
-        """Keep an entry durably. A good answer is never overwritten."""
-        marks = ", ".join("?" * len(_COLUMNS))
-        updates = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)
+        """Keep an entry durably, beside all that were kept before."""
+        _insert(self._connection, [entry])
+
+    async def keep(self, entry: Entry) -> None:
+        """As `commit`, without holding up the event loop; entries of one moment share one write to the disk.
+
+        Raises:
+            StoreError: it cannot be written; the answer must not be used.
+        """
+        kept = asyncio.get_running_loop().create_future()
+        self._waiting.append((entry, kept))
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush())
+        await kept
+
+    async def _flush(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            entries, self._waiting = self._waiting, []
+            failure: StoreError | None = None
+            try:
+                await loop.run_in_executor(self._writer, _insert, self._writing, [e for e, _ in entries])
+            except sqlite3.Error as error:
+                failure = StoreError(f"the journal cannot be written: {error}")
+            for _, kept in entries:
+                if kept.done():  # its task was cancelled
+                    continue
+                if failure:
+                    kept.set_exception(failure)
+                else:
+                    kept.set_result(None)
+        self._flushing = None
+
+    def learn(self, endpoint: str, model: str, name: str, value: str) -> None:
+        """Remember a property of a model behind an endpoint, for later runs."""
         self._connection.execute(
-            f"INSERT INTO entries ({', '.join(_COLUMNS)}) VALUES ({marks}) "
-            f"ON CONFLICT (request_hash) DO UPDATE SET {updates}, in_ledger = 0 WHERE outcome <> 'ok'",
-            list(asdict(entry).values()),
+            "INSERT OR REPLACE INTO learnt (endpoint, model, name, value) VALUES (?, ?, ?, ?)",
+            [endpoint, model, name, value],
+        )
+
+    def learnt(self, endpoint: str, model: str) -> dict[str, str]:
+        """What was learnt of a model behind an endpoint."""
+        return dict(
+            self._connection.execute(
+                "SELECT name, value FROM learnt WHERE endpoint = ? AND model = ?", [endpoint, model]
+            )
         )
 
     def to_ledger(self, store: VariantStore) -> int:
-        """Append to the store's `calls` what is not there yet; returns how many.
+        """Append to the store's `calls` what is not there yet; returns how many requests.
 
-        A crash between the append and the mark appends them once more; the view shows a key once.
+        A request has one row there, with the sums of all its exchanges: also what a failure has cost stays in
+        it when a later exchange went well. A crash between the append and the mark appends a row once more;
+        the view shows a key once.
         """
-        names = [name for name in Call.model_fields if name != "created_at"]
-        rows = self._connection.execute(
-            f"SELECT {', '.join(names)}, created_at FROM entries WHERE in_ledger = 0"
-        ).fetchall()
-        calls = [
-            Call(**dict(zip(names, row, strict=False)), created_at=datetime.fromisoformat(row[-1]))
-            for row in rows
-        ]
-        store.append(calls)
-        self._connection.execute("BEGIN IMMEDIATE")
-        self._connection.executemany(
-            # An entry that another process has replaced in the meantime is not in the ledger yet.
-            "UPDATE entries SET in_ledger = 1 WHERE request_hash = ? AND created_at = ?",
-            [[row[0], row[-1]] for row in rows],
-        )
-        self._connection.execute("COMMIT")
-        return len(calls)
+        count = 0
+        while number := self._slice_to_ledger(store):
+            count += number
+        return count
+
+    def _slice_to_ledger(self, store: VariantStore) -> int:
+        # Within one transaction: two processes that sum up one key in turn must append in that order.
+        with _transaction(self._connection):
+            rows = self._connection.execute(
+                "WITH new AS (SELECT id, request_hash FROM entries WHERE in_ledger = 0 ORDER BY id LIMIT ?), "
+                f"ranked AS (SELECT *, row_number() OVER (PARTITION BY request_hash ORDER BY {_HOLDS}) AS place "
+                "FROM entries WHERE request_hash IN (SELECT request_hash FROM new)) "
+                f"SELECT {', '.join(_CALL.values())} FROM ranked GROUP BY request_hash",
+                [_LEDGER_SLICE],
+            ).fetchall()
+            store.append([_call(row) for row in rows])
+            self._connection.execute(
+                "UPDATE entries SET in_ledger = 1 WHERE id IN "
+                "(SELECT id FROM entries WHERE in_ledger = 0 ORDER BY id LIMIT ?)",
+                [_LEDGER_SLICE],
+            )
+        return len(rows)
+
+
+_SUMS = ("prompt_tokens", "completion_tokens", "cost_usd", "attempts")
+_CALL = {
+    name: f"sum({name})" if name in _SUMS else f"max({name}) FILTER (WHERE place = 1)"
+    for name in Call.model_fields
+}
+
+
+def _call(row: Sequence[Any]) -> Call:
+    values = dict(zip(_CALL, row, strict=True))
+    return Call(**values | {"created_at": datetime.fromisoformat(values["created_at"])})
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
+    try:
+        for statement in _PRAGMAS:
+            connection.execute(statement)
+        if _version(connection) != _VERSION:
+            _migrate(connection, path)
+    except sqlite3.Error as error:
+        connection.close()
+        raise StoreError(f"the journal {path} cannot be used: {error}") from error
+    except StoreError:
+        connection.close()
+        raise
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    with _transaction(connection):
+        version = _version(connection)  # another process may have been first
+        if version > _VERSION:
+            raise StoreError(f"the journal {path} is of a later version: update diva-grpo")
+        if version < _VERSION:
+            old = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'entries'").fetchone()
+            for statement in _FROM_VERSION_0 if old else _TABLES:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _insert(connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
+    if entries:
+        with _transaction(connection):
+            connection.executemany(_INSERT, map(_VALUES, entries))
 
 
 def now_text() -> str:

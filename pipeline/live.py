@@ -1,15 +1,37 @@
-"""Live requests to an OpenAI-compatible endpoint, through the `openai` package."""
+"""Live requests to an OpenAI-compatible endpoint, through the `openai` package: routes, limits and retries.
+
+The package makes the request and knows the servers' ways (Azure's URLs, headers, errors, `Retry-After`). Retries
+are ours, since a 429 must hold back all requests and not use up the retries of one.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
+import random
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx2
 import openai
 
+from pipeline.limits import Limits
 from pipeline.outcome import Outcome, one_line, read_completion
-from schemas.config import TeacherConfig
+from schemas.config import Route, TeacherConfig
 from schemas.exceptions import ConfigError
+
+_OPENAI = "https://api.openai.com/v1"
+_RETRIED_STATUS = frozenset({408, 409, *range(500, 600)})
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 8.0
+_IMAGE_TOKENS = 1_000
+"""About what an image costs; corrected by what the endpoint counts."""
 
 
 def endpoint_url(config: TeacherConfig) -> str | None:
@@ -19,25 +41,118 @@ def endpoint_url(config: TeacherConfig) -> str | None:
         ConfigError: neither a URL nor an API key is set, or the URL is none.
     """
     url = config.base_url or os.environ.get("OPENAI_BASE_URL") or None
-    if url is None and not os.environ.get("OPENAI_API_KEY"):
-        raise ConfigError("no endpoint: set OPENAI_API_KEY, or give --base-url (try `diva demo` without one)")
+    if url is None and not os.environ.get(config.key_env):
+        raise ConfigError(
+            f"no endpoint: set {config.key_env}, or give --base-url (try `diva demo` without one)"
+        )
     if url is not None and not url.startswith(("http://", "https://")):
         raise ConfigError(f"base URL {url!r}: it must begin with http:// or https://")
     return url
 
 
 def endpoint_name(config: TeacherConfig) -> str:
-    """The endpoint's name in the journal: as configured, else its URL.
+    """The endpoint's name in the journal: as configured, else its URL without user, password and query.
 
     Raises:
-        ConfigError: as `endpoint_url`.
+        ConfigError: as `endpoint_url`; or routes without a name.
     """
-    url = endpoint_url(config)
-    return config.endpoint or (url or "https://api.openai.com/v1").rstrip("/")
+    if config.routes and not config.endpoint:
+        raise ConfigError("routes need a name for the journal: give --endpoint NAME")
+    if config.endpoint:
+        return config.endpoint
+    parts = urlsplit(endpoint_url(config) or _OPENAI)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+
+
+def speaks_openai(config: TeacherConfig) -> bool:
+    """Whether the endpoint is OpenAI's own or Azure's, and not a server that follows them."""
+    urls = [route.base_url for route in _routes(config)]
+    hosts = {urlsplit(url).hostname or "" for url in urls}
+    return config.api_version is not None or all(h.endswith((".openai.com", ".azure.com")) for h in hosts)
+
+
+def _routes(config: TeacherConfig) -> tuple[Route, ...]:
+    single = (
+        Route(base_url=endpoint_url(config) or _OPENAI, key_env=config.key_env) if not config.routes else None
+    )
+    return (single,) if single else config.routes
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One request and what came of it, with how long the endpoint asks to wait."""
+
+    outcome: Outcome
+    retry_after_s: float | None = None
+    out_of_quota: bool = False
+
+
+class _Line:
+    """One URL and key, with its own limits."""
+
+    def __init__(self, config: TeacherConfig, route: Route, share: float) -> None:
+        self.weight, self.sent = route.weight, 0
+        self._key = os.environ.get(route.key_env) or ""
+        self._timeout_s = config.timeout_s
+        requests, tokens = (
+            rate and rate * share for rate in (config.requests_per_minute, config.tokens_per_minute)
+        )
+        self.limits = Limits(max(1, round(config.concurrency * share)), requests, tokens)
+        options: dict[str, Any] = {
+            "api_key": self._key or "none",  # local servers take any, and the client wants one
+            "max_retries": 0,
+            "timeout": config.timeout_s,
+            # The default pool keeps 100 connections; beyond that each request would open a new one.
+            "http_client": openai.DefaultAsyncHttpxClient(
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=config.concurrency)
+            ),
+        }
+        if config.api_version is not None:
+            self._client: openai.AsyncOpenAI = openai.AsyncAzureOpenAI(
+                azure_endpoint=route.base_url, api_version=config.api_version, **options
+            )
+        else:
+            self._client = openai.AsyncOpenAI(base_url=route.base_url, **options)
+
+    async def attempt(self, parameters: dict[str, Any]) -> _Attempt:
+        """Send a request once."""
+        try:
+            # The client's own timeout is of each read; this one is of the whole.
+            async with asyncio.timeout(self._timeout_s):
+                raw = await self._client.chat.completions.with_raw_response.create(**parameters)
+        except (TimeoutError, openai.APITimeoutError):
+            return _Attempt(Outcome(None, "timeout", f"no answer within {self._timeout_s:g} s"))
+        except openai.APIConnectionError as error:
+            return _Attempt(Outcome(None, "network", self._clean(error.__cause__ or error)))
+        except openai.APIStatusError as error:
+            # Azure's content filter refuses a prompt by a status.
+            failure = "refusal" if error.code == "content_filter" else f"http_{error.status_code}"
+            outcome = Outcome(None, failure, self._clean(error.message), parameter=error.param)
+            wait = _retry_after_s(error.response.headers)
+            return _Attempt(outcome, wait, error.code == "insufficient_quota")
+        outcome = read_completion(raw.content)
+        return _Attempt(replace(outcome, content=outcome.content and self._without_key(outcome.content)))
+
+    def _clean(self, message: object) -> str:
+        return one_line(self._without_key(str(message)) or type(message).__name__)
+
+    def _without_key(self, text: str) -> str:
+        """The text without the key, which some servers send back."""
+        return text.replace(self._key, "[key]") if self._key else text
+
+    async def close(self) -> None:
+        await self._client.close()
 
 
 class LiveExchange:
-    """One HTTP request an exchange; retries with growing delays and `Retry-After` are the `openai` package's.
+    """One HTTP request an exchange, sent again where its failure may pass.
+
+    | failure | sent again |
+    | --- | --- |
+    | 429 | until it is taken, or nothing but 429s has come for `patience_s`; not where a quota is used up |
+    | network, timeout, 408, 409, 5xx | `max_retries` times, after growing delays or `Retry-After` |
+    | parse: a body that is no chat completion | once |
+    | any other status, refusal, length | never |
 
     Args:
         config: the endpoint.
@@ -48,13 +163,14 @@ class LiveExchange:
 
     def __init__(self, config: TeacherConfig) -> None:
         self._config = config
-        self._client = openai.AsyncOpenAI(
-            # Local servers take any key, and the client wants one.
-            api_key=os.environ.get("OPENAI_API_KEY") or "none",
-            base_url=endpoint_url(config),
-            timeout=config.timeout_s,
-            max_retries=config.max_retries,
-        )
+        routes = _routes(config)
+        total = sum(route.weight for route in routes)
+        self._lines = [_Line(config, route, route.weight / total) for route in routes]
+        self._turn, self._changed = asyncio.Lock(), asyncio.Event()
+        self._in_flight, self._finishing = 0, False
+        self._accepted_at = time.monotonic()
+        self._completion_tokens = float(config.max_tokens)
+        """Of a usual answer, as a running mean."""
 
     @property
     def concurrency(self) -> int:
@@ -63,21 +179,119 @@ class LiveExchange:
 
     async def send(self, parameters: dict[str, Any], key: str) -> Outcome:
         """Send a request until it is answered, or its retries are used up."""
-        try:
-            raw = await self._client.chat.completions.with_raw_response.create(**parameters)
-        except openai.APIConnectionError as error:  # or a timeout
-            failure = "timeout" if isinstance(error, openai.APITimeoutError) else "network"
-            return Outcome(None, failure, one_line(error.__cause__ or error), attempts=_attempts(error))
-        except openai.APIStatusError as error:
-            failure = f"http_{error.status_code}"
-            return Outcome(None, failure, one_line(error.message), attempts=_attempts(error))
-        return read_completion(raw.content, attempts=1 + raw.retries_taken)
+        retries = _Retries(self._config)
+        line: _Line | None = None
+        while True:
+            tokens = _prompt_tokens(parameters) + self._completion_tokens
+            line, sent_at = await self._admitted(tokens, line)
+            over = 0.0
+            self._in_flight += 1
+            try:
+                attempt = await line.attempt(parameters)
+                outcome = attempt.outcome
+                if outcome.prompt_tokens is not None and outcome.completion_tokens is not None:
+                    self._completion_tokens += 0.1 * (outcome.completion_tokens - self._completion_tokens)
+                    over = outcome.prompt_tokens + outcome.completion_tokens - tokens
+            finally:
+                self._in_flight -= 1
+                line.limits.leave(over)
+                self._changed.set()
+            if outcome.outcome == "http_429":
+                line.limits.limited(sent_at, attempt.retry_after_s)
+            elif outcome.outcome not in ("network", "timeout"):
+                line.limits.accepted()
+                self._accepted_at = time.monotonic()
+            delay = retries.delay_s(attempt, self._accepted_at)
+            if delay is None:
+                return replace(outcome, attempts=retries.sent)
+            await asyncio.sleep(delay)
+
+    async def _admitted(self, tokens: float, not_again: _Line | None) -> tuple[_Line, float]:
+        """The line that a request may take, and when it was let in; another than that of a failure if possible."""
+        async with self._turn:  # one waits for its moment, the others in line behind it
+            while True:
+                waits = [line.limits.wait(tokens) for line in self._lines]
+                ready = [line for line, wait in zip(self._lines, waits, strict=True) if wait <= 0]
+                if ready and not self._finishing:
+                    line = min(ready, key=lambda line: (line is not_again, (line.sent + 1) / line.weight))
+                    line.sent += 1
+                    return line, line.limits.enter(tokens)
+                self._changed.clear()
+                shortest = math.inf if self._finishing else min(waits)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None if shortest == math.inf else shortest):
+                        await self._changed.wait()
+
+    def finish(self) -> int:
+        """Let no further request go; returns how many are in flight."""
+        self._finishing = True
+        return self._in_flight
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        for line in self._lines:
+            await line.close()
 
 
-def _attempts(error: openai.APIError) -> int:
-    """How often a request was sent, by the header in which the `openai` package counts its retries."""
-    return 1 + int(error.request.headers.get("x-stainless-retry-count", 0))
+class _Retries:
+    """Of one request: how often it was sent, and whether it is sent again."""
+
+    def __init__(self, config: TeacherConfig) -> None:
+        self.sent = 0
+        self._failed, self._garbled = config.max_retries, min(1, config.max_retries)
+        self._patience_s, self._started = config.patience_s, time.monotonic()
+
+    def delay_s(self, attempt: _Attempt, accepted_at: float) -> float | None:
+        """Seconds until the next attempt; None where there is none.
+
+        Args:
+            attempt: the last one.
+            accepted_at: when the endpoint last took any request.
+        """
+        self.sent += 1
+        failure = attempt.outcome.outcome
+        if failure == "http_429":
+            waited = time.monotonic() - max(self._started, accepted_at)
+            # The pause is that of all requests, in `Limits`.
+            return (
+                None
+                if attempt.out_of_quota or waited + (attempt.retry_after_s or 0) > self._patience_s
+                else 0.0
+            )
+        if failure == "parse":
+            self._garbled -= 1
+            return 0.0 if self._garbled >= 0 else None
+        status = failure.removeprefix("http_")
+        if failure not in ("network", "timeout") and not (
+            status.isdigit() and int(status) in _RETRIED_STATUS
+        ):
+            return None
+        self._failed -= 1
+        if self._failed < 0:
+            return None
+        delay = min(_FIRST_DELAY_S * 2 ** (self.sent - 1), _LONGEST_DELAY_S) * random.uniform(0.75, 1.0)
+        return delay if attempt.retry_after_s is None else min(attempt.retry_after_s, 60.0)
+
+
+def _prompt_tokens(parameters: Mapping[str, Any]) -> float:
+    """About how many tokens the messages have: four characters each."""
+    count = 0.0
+    for message in parameters["messages"]:
+        content = message["content"]
+        for part in [{"text": content}] if isinstance(content, str) else content:
+            count += len(part["text"]) / 4 if "text" in part else _IMAGE_TOKENS
+    return count
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds by `Retry-After` (a number or a date), or by its precise variant; None where there is none."""
+    for name, unit_s in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        try:
+            return max(0.0, float(value) * unit_s)
+        except ValueError:
+            with suppress(ValueError):
+                return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    return None

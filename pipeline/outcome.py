@@ -20,6 +20,7 @@ class Outcome:
         prompt_tokens: as the endpoint counted them; None where it did not.
         completion_tokens: likewise.
         attempts: how often the request was sent.
+        parameter: the parameter of the request that the endpoint named as the cause of a refusal.
         price_share: share of the price table's price that is due: a half for a batch.
     """
 
@@ -29,7 +30,13 @@ class Outcome:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     attempts: int = 1
+    parameter: str | None = None
     price_share: float = 1.0
+
+    @property
+    def answered(self) -> bool:
+        """Whether a model has answered, well or not."""
+        return self.outcome not in ("network", "timeout") and not self.outcome.startswith("http_")
 
 
 class Exchange(Protocol):
@@ -45,8 +52,13 @@ class Exchange(Protocol):
 
         Args:
             parameters: the body of a chat completion request.
-            key: names the request, the same one on every run.
+            key: a hash that names just these parameters (and the sample), the same one on every run. It is not
+                the journal's key: one request may take several exchanges.
         """
+        ...
+
+    def finish(self) -> int:
+        """From now on let no request go (`send` waits for ever); returns how many are in flight still."""
         ...
 
     async def close(self) -> None:
@@ -103,7 +115,13 @@ def read_completion(body: bytes, *, attempts: int = 1, price_share: float = 1.0)
             outcome, detail = "parse", "the answer has no content"
     usage = completion.usage or _Usage()
     return Outcome(
-        content, outcome, detail, usage.prompt_tokens, usage.completion_tokens, attempts, price_share
+        content,
+        outcome,
+        detail,
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        attempts,
+        price_share=price_share,
     )
 
 

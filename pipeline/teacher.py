@@ -1,4 +1,4 @@
-"""The LLM client: any OpenAI-compatible endpoint, through the `openai` package and the journal.
+"""The LLM client: any OpenAI-compatible endpoint, behind the journal.
 
 A failed answer is data, not an exception: `Teacher.ask` returns an `Answer` whose failure has a type by
 where it arose. How requests reach the endpoint is the matter of an `Exchange`.
@@ -7,37 +7,53 @@ where it arose. How requests reach the endpoint is the matter of an `Exchange`.
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import yaml
-from pydantic import ValidationError
 
 from pipeline.image_parts import content_parts
+from pipeline.interrupt import Interrupt
 from pipeline.journal import Entry, Journal, now_text, request_hash
-from pipeline.live import LiveExchange, endpoint_name
-from pipeline.outcome import Exchange, Outcome, fault, one_line
+from pipeline.live import LiveExchange, endpoint_name, speaks_openai
+from pipeline.outcome import Exchange, Outcome, one_line
 from pipeline.prompts import Prompt
+from pipeline.request import Dialect, Request
 from pipeline.shown import NOTHING_SHOWN, Shown
+from pipeline.structured import ShapeError, read_reply
 from schemas.config import TeacherConfig
 from schemas.exceptions import ConfigError, TeacherError
 from schemas.replies import Answer, Reply
 
 T = TypeVar("T", bound=Reply)
 
+
 GIVE_UP_AFTER = 16
 """Requests without any answer after which an endpoint that has never answered is given up."""
+
+UNENFORCED_AFTER = 3
+"""Structured answers, none of them of the asked shape, after which `auto` takes an output mode for ignored."""
+
+_REFUSED = frozenset({"http_400", "http_404", "http_415", "http_422"})
+"""Failures by which endpoints say that they do not know a parameter."""
+
+_PAID = frozenset({"refusal", "length", "parse", "schema"})
+"""Failures of answers that were paid for: without `retry_failed` they are not asked for again."""
+
+_LOG = logging.getLogger(__name__)
 
 
 class Teacher:
     """Asks one endpoint: renders a request, looks into the journal, else makes an exchange and keeps it.
 
-    Use as an asynchronous context manager within one event loop.
+    Use as an asynchronous context manager within one event loop. In the main thread, Ctrl-C then lets the requests
+    in flight finish, and ends the context with KeyboardInterrupt; a second one ends it at once.
 
     Args:
         config: endpoint, model and sampling parameters.
@@ -55,16 +71,31 @@ class Teacher:
         self._exchange = exchange or LiveExchange(config)
         self._slots = asyncio.Semaphore(self._exchange.concurrency)
         self._prices = _prices(config.prices)
+        self._dialect = self._first_dialect()
+        self._unshaped: int | None = 0
+        """Answers in the present output mode that had not the asked shape; None as soon as one had."""
+        self._since = now_text() if config.fresh else ""
         self._unanswered: int | None = 0
         """Requests that failed before the first answer; None as soon as there was one."""
+        self._interrupt: Interrupt | None = None
+        self._keeping = 0
+        """Entries on their way into the journal."""
+        self._draining: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
+        self._interrupt = Interrupt(self._finish)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        assert self._interrupt
+        self._interrupt.release()
+        if self._draining:
+            self._draining.cancel()
         await self._exchange.close()
+        if self._interrupt.pressed and kind is asyncio.CancelledError:
+            raise KeyboardInterrupt from error
 
     async def ask(
         self,
@@ -90,83 +121,179 @@ class Teacher:
 
         Raises:
             TeacherError: of the first `GIVE_UP_AFTER` requests none was answered.
-            StoreError: an image is missing or damaged.
+            StoreError: an image is missing or damaged, or an answer could not be kept.
         """
         # The slot comes first: a shard's images, all encoded at once, would fill the memory.
         async with self._slots:
-            parameters = await asyncio.to_thread(self._parameters, prompt, values, shape, images, sample)
-            key = request_hash({"endpoint": self.endpoint, "sample": sample, **parameters})
-            entry = self._journal.answer(key)
+            render = partial(self.request, prompt, values, shape=shape, images=images, sample=sample)
+            request = await asyncio.to_thread(render) if images else render()
+            entry = self.kept(request)
             if entry is None:
-                started = time.monotonic()
-                outcome = _checked(await self._exchange.send(parameters, key), shape)
-                entry = Entry(
-                    request_hash=key,
-                    purpose=purpose,
-                    endpoint=self.endpoint,
-                    model=self.config.model,
-                    problem_id=problem_id,
-                    content=outcome.content,
-                    outcome=outcome.outcome,
-                    detail=outcome.detail,
-                    prompt_tokens=outcome.prompt_tokens,
-                    completion_tokens=outcome.completion_tokens,
-                    cost_usd=self._cost(outcome),
-                    latency_s=time.monotonic() - started,
-                    attempts=outcome.attempts,
-                    output_mode=self.config.output_mode if shape else "text",
-                    created_at=now_text(),
-                )
-                self._journal.commit(entry)
-                self._give_up_in_time(outcome)
+                async with self._journal.claim(request.key):
+                    # Another task or process may have been first.
+                    entry = self.kept(request)
+                    if entry is None:
+                        entry = await self._obtained(request, purpose, problem_id)
+                        self._give_up_in_time(entry)
         text = entry.content or ""
         if entry.outcome != "ok":
             return Answer(None, text, f"{entry.outcome}: {entry.detail or 'no detail'}")
-        return Answer(shape.model_validate_json(_json_of(text)) if shape else None, text, None)
+        return Answer(read_reply(text, shape) if shape else None, text, None)
 
-    def _parameters(
+    def request(
         self,
         prompt: Prompt,
         values: dict[str, object],
-        shape: type[Reply] | None,
-        images: Shown,
-        sample: int,
-    ) -> dict[str, Any]:
-        """The body of the request: all of it determines the answer."""
-        text = prompt.fill(**values)
-        schema = shape.model_json_schema() if shape else None
-        if schema and self.config.output_mode != "json_schema":
-            text += f"\n\nAnswer with one JSON object of this schema and nothing else:\n{json.dumps(schema)}"
-        content = content_parts(text, replace(images, max_pixels=self.config.max_pixels))
-        parameters: dict[str, Any] = {
-            "model": self.config.model,
-            "messages": [
-                {"role": "system", "content": prompt.system},
-                {"role": "user", "content": content},
-            ],
-            "temperature": self.config.temperature,
-            "max_completion_tokens": self.config.max_tokens,
-            "seed": sample,
-        }
-        if shape and self.config.output_mode == "json_schema":
-            wanted = {"name": shape.__name__, "schema": schema, "strict": True}
-            parameters["response_format"] = {"type": "json_schema", "json_schema": wanted}
-        elif shape and self.config.output_mode == "json_object":
-            parameters["response_format"] = {"type": "json_object"}
-        return parameters
+        *,
+        shape: type[Reply] | None = None,
+        images: Shown = NOTHING_SHOWN,
+        sample: int = 0,
+    ) -> Request:
+        """The request that `ask` makes of the same arguments; its key finds the answer in the journal."""
+        return Request(
+            endpoint=self.endpoint,
+            model=self.config.model,
+            system=prompt.system,
+            content=content_parts(prompt.fill(**values), replace(images, max_pixels=self.config.max_pixels)),
+            shape=shape,
+            output_mode=self.config.output_mode,
+            temperature=self.config.temperature,
+            max_tokens=self.config.max_tokens,
+            sample=sample,
+        )
 
-    def _give_up_in_time(self, outcome: Outcome) -> None:
+    def kept(self, request: Request) -> Entry | None:
+        """What the journal has in the place of sending a request.
+
+        That is its answer, or without `retry_failed` also one that was paid for and of no use.
+        """
+        entry = self._journal.settled(request.key, self._since)
+        if (
+            entry is None
+            or entry.outcome == "ok"
+            or (entry.outcome in _PAID and not self.config.retry_failed)
+        ):
+            return entry
+        return None
+
+    async def _obtained(self, request: Request, purpose: str, problem_id: str) -> Entry:
+        """The endpoint's answer, in another dialect where it refuses one; asked once more for the right shape."""
+        dialect: Dialect | None = self._dialect
+        while dialect:
+            asked = _Asked(request, dialect, purpose, problem_id)
+            started, outcome = time.monotonic(), await self._send(asked)
+            checked = _checked(outcome, request.shape)
+            dialect = self._other_dialect(dialect, outcome)
+            # What was refused, cut short or has no text is beyond repair.
+            mendable = outcome.outcome == "ok" and checked.outcome != "ok"
+            entry = await self._keep(asked, checked, started, settled=not dialect and not mendable)
+        if outcome.answered:
+            self._learn(asked.dialect)
+        if request.shape and outcome.outcome == "ok":
+            self._note_shape(asked.dialect, shaped=not mendable)
+        if mendable:
+            asked = replace(asked, unshaped=checked)
+            started, outcome = time.monotonic(), await self._send(asked)
+            entry = await self._keep(asked, _checked(outcome, request.shape), started, settled=True)
+        return entry
+
+    async def _send(self, asked: _Asked) -> Outcome:
+        parameters = asked.parameters()
+        outcome = await self._exchange.send(
+            parameters, request_hash({"key": asked.request.key, **parameters})
+        )
+        self._keeping += 1  # until it is kept: an interruption waits for it
+        return outcome
+
+    async def _keep(self, asked: _Asked, outcome: Outcome, started: float, *, settled: bool) -> Entry:
+        request = asked.request
+        entry = Entry(
+            request_hash=request.key,
+            purpose=asked.purpose,
+            endpoint=self.endpoint,
+            model=request.model,
+            problem_id=asked.problem_id,
+            content=outcome.content,
+            outcome=outcome.outcome,
+            detail=outcome.detail,
+            prompt_tokens=outcome.prompt_tokens,
+            completion_tokens=outcome.completion_tokens,
+            cost_usd=self._cost(outcome),
+            latency_s=time.monotonic() - started,
+            attempts=outcome.attempts,
+            output_mode=asked.dialect.output_mode if request.shape else "text",
+            created_at=now_text(),
+            settled=settled,
+            fresh=self.config.fresh,
+        )
+        try:
+            await self._journal.keep(entry)
+        finally:
+            self._keeping -= 1
+        return entry
+
+    # --- the endpoint's dialect
+
+    def _first_dialect(self) -> Dialect:
+        """As learnt by an earlier run, else by the configuration."""
+        mode = self.config.output_mode
+        learnt = {} if self.config.fresh else self._journal.learnt(self.endpoint, self.config.model)
+        if "dialect" in learnt:
+            dialect = Dialect.from_json(learnt["dialect"])
+            return dialect if mode == "auto" else replace(dialect, output_mode=mode)
+        return Dialect(
+            output_mode="json_schema" if mode == "auto" else mode,
+            limit="max_completion_tokens" if speaks_openai(self.config) else "max_tokens",
+        )
+
+    def _other_dialect(self, dialect: Dialect, outcome: Outcome) -> Dialect | None:
+        if outcome.outcome not in _REFUSED:
+            return None
+        cause = outcome.parameter or outcome.detail or ""
+        return dialect.after_refusal(cause, may_change_mode=self.config.output_mode == "auto")
+
+    def _learn(self, dialect: Dialect) -> None:
+        """An endpoint has answered in a dialect: this and later runs use it from the start."""
+        if dialect == self._dialect:
+            return
+        for name in dialect.omitted - self._dialect.omitted:
+            _LOG.warning("%s refuses %s for %s: it is left out", self.endpoint, name, self.config.model)
+        self._dialect, self._unshaped = dialect, 0
+        self._journal.learn(self.endpoint, self.config.model, "dialect", dialect.to_json())
+
+    def _note_shape(self, dialect: Dialect, *, shaped: bool) -> None:
+        """An endpoint that ignores an output mode shows it by answers of another shape from the first on."""
+        if self._unshaped is None or dialect.output_mode != self._dialect.output_mode:
+            return
+        self._unshaped = None if shaped else self._unshaped + 1
+        if self._unshaped == UNENFORCED_AFTER and self.config.output_mode == "auto":
+            self._learn(self._dialect.simpler() or self._dialect)
+
+    # --- ends of the work
+
+    def _finish(self) -> int:
+        """Let no further request go; when those in flight are answered and kept, end the work."""
+        self._draining = asyncio.create_task(self._drain())
+        return self._exchange.finish()
+
+    async def _drain(self) -> None:
+        assert self._interrupt
+        while self._exchange.finish() or self._keeping:
+            await asyncio.sleep(0.02)
+        self._interrupt.stop()
+
+    def _give_up_in_time(self, entry: Entry) -> None:
         """Else a wrong URL or key would cost hours: each request waits for all of its retries."""
         if self._unanswered is None:
             return
-        if outcome.outcome not in ("network", "timeout") and not outcome.outcome.startswith("http_"):
+        if entry.outcome not in ("network", "timeout") and not entry.outcome.startswith("http_"):
             self._unanswered = None
             return
         self._unanswered += 1
         if self._unanswered >= GIVE_UP_AFTER:
             raise TeacherError(
                 f"{self.endpoint} answered none of {self._unanswered} requests "
-                f"({outcome.outcome}: {outcome.detail}): check the URL, the key and the model's name"
+                f"({entry.outcome}: {entry.detail}): check the URL, the key and the model's name"
             )
 
     def _cost(self, outcome: Outcome) -> float | None:
@@ -177,19 +304,24 @@ class Teacher:
         return dollars * outcome.price_share
 
 
-def _prices(path: Path | None) -> dict[str, tuple[float, float]]:
-    """Dollars a million tokens of prompt and of completion, by model."""
-    try:
-        text = path.read_text("utf-8") if path else (files("pipeline") / "prices.yaml").read_text("utf-8")
-        return {str(name): (float(p), float(c)) for name, (p, c) in yaml.safe_load(text).items()}
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise ConfigError(f"price table {path}: {one_line(error)}") from error
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request as it goes to the endpoint.
 
+    Attributes:
+        unshaped: the answer before, of the wrong shape, where this asks for it once more.
+    """
 
-def _json_of(text: str) -> str:
-    """The JSON object in an answer that may have a Markdown fence or words around it."""
-    start, end = text.find("{"), text.rfind("}")
-    return text[start : end + 1] if 0 <= start < end else text
+    request: Request
+    dialect: Dialect
+    purpose: str
+    problem_id: str
+    unshaped: Outcome | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        if self.unshaped is None:
+            return self.request.parameters(self.dialect)
+        return self.request.repair(self.dialect, self.unshaped.content or "", self.unshaped.detail or "")
 
 
 def _checked(outcome: Outcome, shape: type[Reply] | None) -> Outcome:
@@ -197,8 +329,16 @@ def _checked(outcome: Outcome, shape: type[Reply] | None) -> Outcome:
     if shape is None or outcome.outcome != "ok":
         return outcome
     try:
-        shape.model_validate_json(_json_of(outcome.content or ""))
-    except ValidationError as error:
-        kind, detail = fault(error)
-        return replace(outcome, outcome="parse" if kind == "json_invalid" else "schema", detail=detail)
+        read_reply(outcome.content or "", shape)
+    except ShapeError as error:
+        return replace(outcome, outcome=error.kind, detail=str(error))
     return outcome
+
+
+def _prices(path: Path | None) -> dict[str, tuple[float, float]]:
+    """Dollars a million tokens of prompt and of completion, by model."""
+    try:
+        text = path.read_text("utf-8") if path else (files("pipeline") / "prices.yaml").read_text("utf-8")
+        return {str(name): (float(p), float(c)) for name, (p, c) in yaml.safe_load(text).items()}
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise ConfigError(f"price table {path}: {one_line(error)}") from error

@@ -21,6 +21,19 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+OutputMode = Literal["auto", "json_schema", "json_object", "text"]
+
+
+class Route(Config):
+    """One of several URLs or keys behind an endpoint's name."""
+
+    base_url: str = Field(description="URL ending in /v1.")
+    key_env: str = Field(
+        default="OPENAI_API_KEY", description="Name of the environment variable with the key."
+    )
+    weight: float = Field(default=1.0, gt=0, description="Share of the requests, relative to the others'.")
+
+
 class TeacherConfig(Config):
     """An OpenAI-compatible endpoint and how to call it."""
 
@@ -32,13 +45,40 @@ class TeacherConfig(Config):
         default=None,
         description="Name of the endpoint in the journal; equal URLs may share one. Default: the URL.",
     )
-    concurrency: int = Field(default=16, ge=1, description="Requests in flight at once.")
+    key_env: str = Field(
+        default="OPENAI_API_KEY", description="Name of the environment variable with the API key."
+    )
+    api_version: str | None = Field(
+        default=None, description="API version of an Azure OpenAI resource, whose URL is --base-url."
+    )
+    routes: tuple[Route, ...] = Field(
+        default=(),
+        description="Several URLs or keys with weights in the place of base_url; needs an endpoint.",
+    )
+    concurrency: int = Field(
+        default=16, ge=1, description="Most requests in flight at once; fewer after 429s."
+    )
+    requests_per_minute: float | None = Field(default=None, gt=0, description="Most requests a minute.")
+    tokens_per_minute: float | None = Field(
+        default=None, gt=0, description="Most tokens a minute, of prompts and answers."
+    )
     timeout_s: float = Field(default=120.0, gt=0, description="Seconds a request may take.")
     max_retries: int = Field(
-        default=6, ge=0, description="Retries of 408, 409, 429, 5xx and lost connections."
+        default=6, ge=0, description="Retries of 408, 409, 5xx, timeouts and lost connections."
     )
-    output_mode: Literal["json_schema", "json_object", "text"] = Field(
-        default="json_schema", description="How structured answers are asked for."
+    patience_s: float = Field(
+        default=600.0, ge=0, description="Seconds of nothing but 429s after which a request fails."
+    )
+    output_mode: OutputMode = Field(
+        default="auto",
+        description="How structured answers are asked for; auto: the best way that the endpoint takes.",
+    )
+    fresh: bool = Field(
+        default=False,
+        description="Ask again although the journal has an answer; the new one takes its place.",
+    )
+    retry_failed: bool = Field(
+        default=False, description="Ask again where the journal has an answer that was not usable."
     )
     temperature: float = Field(default=1.0, ge=0, description="Sampling temperature.")
     max_tokens: int = Field(default=2048, ge=1, description="Longest answer, in tokens.")
@@ -104,6 +144,7 @@ class LabelConfig(Config):
     """How difficulty is measured."""
 
     samples: int = Field(default=4, ge=1, description="Answers of the solver to each question.")
+    retry_failed: bool = Field(default=False, description="Ask again where an answer was of no use before.")
     label_model: bool = Field(
         default=False,
         description="Make this solver the one whose labels drive deltas; the first solver is it by default.",

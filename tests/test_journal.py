@@ -29,8 +29,10 @@ from schemas.config import TeacherConfig
 from schemas.exceptions import StoreError
 from schemas.replies import Answer, HarderTexts, Reply, Rewordings
 from tests.endpoints import Endpoint, completion, serving
+from tests.endpoints import Reply as EndpointReply
 
-STRUCTURED = completion('{"rewordings": ["a"]}')
+REWORDINGS = '{"rewordings": ["a"]}'
+STRUCTURED = completion(REWORDINGS)
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Request:
     concurrency: int = 4
     timeout_s: float = 5.0
     max_retries: int = 0
+    retry_failed: bool = False
+    fresh: bool = False
 
 
 def _send(store: VariantStore, url: str, requests: Sequence[Request]) -> list[Answer[Reply]]:
@@ -117,7 +121,8 @@ NO_CHANGES: dict[str, Request] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_whatever_determines_an_answer_is_in_the_key(store: VariantStore, change: str) -> None:
-    with serving(Endpoint(STRUCTURED)) as endpoint:
+    other = completion('{"texts": ["a"]}') if change == "schema" else STRUCTURED
+    with serving(Endpoint(STRUCTURED, other)) as endpoint:
         _send(store, endpoint.url, [SAME, CHANGES[change]])
     assert len(endpoint.requests) == 2
 
@@ -256,12 +261,45 @@ def test_good_entry_is_never_overwritten(journal: Journal, outcome: str) -> None
     assert journal.answer("k") == first
 
 
-def test_failed_request_is_asked_again_and_a_good_one_is_not(store: VariantStore) -> None:
-    with serving(Endpoint(completion("cut", finish_reason="length"), completion("whole"))) as endpoint:
+CUT, WHOLE = completion("cut", finish_reason="length"), completion("whole")
+
+
+@pytest.mark.parametrize("lost", [EndpointReply(b"", 500), EndpointReply(drop=True), EndpointReply(b"", 401)])
+def test_request_that_was_not_answered_is_sent_again_by_the_next_run(
+    store: VariantStore, lost: EndpointReply
+) -> None:
+    with serving(Endpoint(lost, WHOLE)) as endpoint:
         answers = [_send(store, endpoint.url, [Request()])[0] for _ in range(3)]
-    assert [answer.text for answer in answers] == ["cut", "whole", "whole"]
-    assert [bool(answer.failure) for answer in answers] == [True, False, False]
+    assert [answer.text for answer in answers] == ["", "whole", "whole"]
     assert len(endpoint.requests) == 2
+
+
+def test_answer_of_no_use_is_paid_for_again_only_where_the_user_says_so(store: VariantStore) -> None:
+    with serving(Endpoint(CUT, WHOLE)) as endpoint:
+        again = Request(retry_failed=True)
+        answers = [
+            _send(store, endpoint.url, [r])[0] for r in (Request(), Request(), again, again, Request())
+        ]
+    assert [answer.text for answer in answers] == ["cut", "cut", "whole", "whole", "whole"]
+    assert [(answer.failure or "").split(":")[0] for answer in answers] == ["length", "length", "", "", ""]
+    assert len(endpoint.requests) == 2
+
+
+def test_fresh_answer_takes_the_place_of_the_old_one_which_is_kept(store: VariantStore) -> None:
+    with serving(Endpoint(completion("old"), completion("new"))) as endpoint:
+        answers = [_send(store, endpoint.url, [Request(fresh=fresh)])[0] for fresh in (False, True, False)]
+    assert [answer.text for answer in answers] == ["old", "new", "new"]
+    with sqlite3.connect(store.root / "journal.sqlite") as connection:
+        assert connection.execute("SELECT content, fresh FROM entries ORDER BY id").fetchall() == [
+            ("old", 0),
+            ("new", 1),
+        ]
+
+
+def test_fresh_answer_that_fails_leaves_the_old_one(store: VariantStore) -> None:
+    with serving(Endpoint(completion("old"), CUT)) as endpoint:
+        answers = [_send(store, endpoint.url, [Request(fresh=fresh)])[0] for fresh in (False, True, False)]
+    assert [answer.text for answer in answers] == ["old", "cut", "old"]
 
 
 def test_entry_is_on_disk_when_commit_returns(store: VariantStore, journal: Journal) -> None:

@@ -41,7 +41,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _config(served: Endpoint, **values: Any) -> TeacherConfig:
     return TeacherConfig.model_validate(
-        {"model": "m", "base_url": served.url, "max_retries": 0, "timeout_s": 5} | values
+        {"model": "m", "base_url": served.url, "max_retries": 0, "patience_s": 0, "timeout_s": 5} | values
     )
 
 
@@ -144,7 +144,7 @@ def test_answer_of_another_structure_is_a_failure(store: VariantStore, fault: st
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
 def test_passing_error_is_tried_again(store: VariantStore, status: int) -> None:
     with serving(Endpoint(Reply(b"", status, SOON), Reply(b"", status, SOON), GOOD)) as endpoint:
-        [answer] = _ask(store, _config(endpoint, max_retries=2))
+        [answer] = _ask(store, _config(endpoint, max_retries=2, patience_s=5))
     assert answer.text == "42"
     assert _calls(store, "attempts, outcome") == [(3, "ok")]
 
@@ -167,7 +167,7 @@ def test_wrong_request_is_not_tried_again(store: VariantStore) -> None:
 def test_retry_after_is_waited_for(store: VariantStore) -> None:
     started = time.monotonic()
     with serving(Endpoint(Reply(b"", 429, {"retry-after": "1.2"}), GOOD)) as endpoint:
-        _ask(store, _config(endpoint, max_retries=1))
+        _ask(store, _config(endpoint, patience_s=5))
     assert time.monotonic() - started > 1.2  # without the header it would be half a second
 
 
@@ -218,13 +218,13 @@ def test_plain_text_request(store: VariantStore) -> None:
         "model": "m",
         "messages": [{"role": "system", "content": "You help."}, {"role": "user", "content": "Say x."}],
         "temperature": 0.5,
-        "max_completion_tokens": 7,
+        "max_tokens": 7,
         "seed": 0,
     }
 
 
 def test_json_schema_mode_sends_the_schema(store: VariantStore) -> None:
-    request = _sent(store, Rewordings)
+    request = _sent(store, Rewordings, output_mode="json_schema")
     wanted = {"name": "Rewordings", "schema": Rewordings.model_json_schema(), "strict": True}
     assert request["response_format"] == {"type": "json_schema", "json_schema": wanted}
     assert request["messages"][1]["content"] == "Say x."

@@ -118,7 +118,7 @@ def generate(store_dir: Path, limit: int | None, **values: Any) -> None:
     from pipeline.store import VariantStore
 
     store, config = VariantStore(store_dir), made(GenerateConfig, take(values, GenerateConfig))
-    teacher = teacher_of(values)
+    teacher = teacher_of(values, retry_failed=config.retry_failed)
     total = len(store.problems(limit=limit)) * len(config.kinds)
     with (
         store.run("generate", config.model_dump_json(), teacher.model),
@@ -143,7 +143,7 @@ def verify(store_dir: Path, **values: Any) -> None:
     from pipeline.verify import verify as run
 
     store, config = VariantStore(store_dir), made(VerifyConfig, take(values, VerifyConfig))
-    teacher = teacher_of(values)
+    teacher = teacher_of(values, retry_failed=config.retry_failed)
     with (
         store.run("verify", config.model_dump_json(), teacher.model),
         progress_bar(None, "answers") as progress,
@@ -191,7 +191,7 @@ def label(store_dir: Path, limit: int | None, policy: str | None, hint_style: An
             temperature=1.0 if temperature is None else temperature,
         )
     else:
-        solver = TeacherSolver(store, teacher_of(values))
+        solver = TeacherSolver(store, teacher_of(values, retry_failed=config.retry_failed))
     with (
         store.run("label", config.model_dump_json(), solver.model),
         progress_bar(None, "answers") as progress,

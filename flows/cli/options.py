@@ -104,7 +104,7 @@ def teacher_options(command: Command) -> Command:
         type=click.Path(path_type=Path, dir_okay=False),
         help="YAML file with these settings; options win.",
     )
-    return config_options(TeacherConfig)(file_option(command))
+    return config_options(TeacherConfig, "routes", "retry_failed")(file_option(command))
 
 
 def take(values: dict[str, Any], model: type[Config]) -> dict[str, Any]:
@@ -112,10 +112,15 @@ def take(values: dict[str, Any], model: type[Config]) -> dict[str, Any]:
     return {name: values.pop(name) for name in model.model_fields if name in values}
 
 
-def teacher_of(values: dict[str, Any]) -> TeacherConfig:
-    """The endpoint of a command's options, removed from `values`."""
+def teacher_of(values: dict[str, Any], *, retry_failed: bool = False) -> TeacherConfig:
+    """The endpoint of a command's options, removed from `values`.
+
+    Args:
+        values: the command's.
+        retry_failed: of the verb's own configuration; True wins over a file.
+    """
     file = values.pop("teacher_config")
-    return made(TeacherConfig, take(values, TeacherConfig), file)
+    return made(TeacherConfig, take(values, TeacherConfig) | {"retry_failed": retry_failed or None}, file)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from schemas.records import Status
 @teacher_options
 @config_options(GenerateConfig, "accepted", "tries")
 @config_options(VerifyConfig, "retry_failed")  # GenerateConfig's option stands for both
-@config_options(LabelConfig)
+@config_options(LabelConfig, "retry_failed")
 @config_options(CurateConfig, "store", "teacher", "generate", "verify", "label")
 @click.option("--no-labels", is_flag=True, help="Leave the labels to another run.")
 def curate(store_dir: Path, no_labels: bool, **values: Any) -> None:
@@ -36,7 +36,7 @@ def curate(store_dir: Path, no_labels: bool, **values: Any) -> None:
         CurateConfig,
         {
             "store": store_dir,
-            "teacher": teacher_of(values),
+            "teacher": teacher_of(values, retry_failed=bool(retry_failed)),
             "generate": made(GenerateConfig, take(values, GenerateConfig)),
             "verify": made(VerifyConfig, take(values, VerifyConfig) | {"retry_failed": retry_failed}),
             "label": None if no_labels else made(LabelConfig, take(values, LabelConfig)),

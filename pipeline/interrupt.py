@@ -1,0 +1,55 @@
+"""Ctrl-C while requests are under way: the first lets them finish, the second does not."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+
+
+class Interrupt:
+    """Catches SIGINT while an event loop works, where it may: in the main thread of a process that heeds it.
+
+    Args:
+        finish: told of the first Ctrl-C; returns how many requests are still waited for.
+    """
+
+    def __init__(self, finish: Callable[[], int]) -> None:
+        self._finish = finish
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self.pressed = False
+        self._caught = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN and self._catch()
+
+    def _catch(self) -> bool:
+        try:
+            self._loop.add_signal_handler(signal.SIGINT, self._on_signal)
+        except (RuntimeError, ValueError, NotImplementedError):  # not the main thread, or not Unix
+            return False
+        return True
+
+    def release(self) -> None:
+        """Leave the signal to Python again."""
+        if self._caught:
+            self._loop.remove_signal_handler(signal.SIGINT)
+            self._caught = False
+
+    def stop(self) -> None:
+        """End the work at once: what runs in the task that made this is cancelled."""
+        self.release()  # a third Ctrl-C ends the process, whatever it does
+        if self._task:
+            self._task.cancel()
+
+    def _on_signal(self) -> None:
+        if self.pressed:
+            self.stop()
+            return
+        self.pressed = True
+        waited_for = self._finish()
+        if waited_for:
+            print(
+                f"\ninterrupted: waiting for the answers to {waited_for} requests; Ctrl-C again stops at once",
+                file=sys.stderr,
+                flush=True,
+            )

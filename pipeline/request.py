@@ -1,0 +1,150 @@
+"""A question to a teacher: what determines its answer, and how that is written for one endpoint or another."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, Self, get_args
+
+from pipeline.journal import request_hash
+from schemas.config import OutputMode
+from schemas.replies import Reply
+
+WireMode = Literal["json_schema", "json_object", "text"]
+"""How a structured answer is asked for, best first."""
+
+_MODES: tuple[WireMode, ...] = get_args(WireMode)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a model behind an endpoint wants to be asked; it has no part in the journal's key.
+
+    Attributes:
+        output_mode: how structured answers are asked for.
+        limit: name of the parameter for the longest answer. OpenAI's own models want the newer one; many other
+            servers know only the older one, and ignore what they do not know.
+        limit_changed: whether it was another at first.
+        omitted: optional parameters that the endpoint refuses.
+    """
+
+    output_mode: WireMode = "json_schema"
+    limit: Literal["max_tokens", "max_completion_tokens"] = "max_completion_tokens"
+    limit_changed: bool = False
+    omitted: frozenset[str] = frozenset()
+
+    def after_refusal(self, cause: str, *, may_change_mode: bool) -> Self | None:
+        """The dialect to try after an endpoint has refused a request; None where none would help.
+
+        Endpoints agree on no error code, but all name the parameter. Each is given in once, so that a refusal for
+        another reason ends the matter soon.
+
+        Args:
+            cause: the parameter that the endpoint named, or else its message.
+            may_change_mode: whether the output mode is ours to choose.
+        """
+        if re.search(r"context.?(length|window)", cause, re.I):
+            return None
+        if may_change_mode and re.search(r"response_?format|json_?(schema|object)|structured", cause, re.I):
+            return self.simpler()
+        if self.limit in cause and not self.limit_changed:
+            newer = self.limit == "max_tokens"
+            return replace(self, limit="max_completion_tokens" if newer else "max_tokens", limit_changed=True)
+        for name in ("temperature", "seed"):
+            if name not in self.omitted and re.search(rf"\b{name}\b", cause):
+                return replace(self, omitted=self.omitted | {name})
+        return None
+
+    def simpler(self) -> Self | None:
+        """The dialect with the next simpler output mode, where there is one."""
+        place = _MODES.index(self.output_mode) + 1
+        return replace(self, output_mode=_MODES[place]) if place < len(_MODES) else None
+
+    def to_json(self) -> str:
+        """As the journal remembers it."""
+        return json.dumps(asdict(self) | {"omitted": sorted(self.omitted)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The dialect that the journal remembers."""
+        values = json.loads(text)
+        return cls(**values | {"omitted": frozenset(values["omitted"])})
+
+
+@dataclass(frozen=True)
+class Request:
+    """All that determines an answer.
+
+    Attributes:
+        endpoint: the endpoint's name.
+        system: the system message.
+        content: of the user message: text, or text and images.
+        sample: number of the answer among independent ones to the same question.
+        output_mode: as configured; `auto` is a choice of its own, whatever the endpoint then takes.
+    """
+
+    endpoint: str
+    model: str
+    system: str
+    content: str | list[dict[str, Any]]
+    shape: type[Reply] | None
+    output_mode: OutputMode
+    temperature: float
+    max_tokens: int
+    sample: int
+
+    @cached_property
+    def key(self) -> str:
+        """The journal's key."""
+        mode: WireMode = "json_schema" if self.output_mode == "auto" else self.output_mode
+        identity = self.parameters(Dialect(output_mode=mode))
+        if self.shape and self.output_mode == "auto":
+            identity["response_format"]["type"] = "auto"
+        return request_hash({"endpoint": self.endpoint, "sample": self.sample, **identity})
+
+    def parameters(self, dialect: Dialect) -> dict[str, Any]:
+        """The body of a chat completion request in the endpoint's dialect."""
+        content = self.content
+        if self.shape and dialect.output_mode != "json_schema":
+            content = _with_text(content, f"\n\n{_in_words(self.shape)}")
+        parameters: dict[str, Any] = {
+            "model": self.model,
+            "messages": [{"role": "system", "content": self.system}, {"role": "user", "content": content}],
+            "temperature": self.temperature,
+            dialect.limit: self.max_tokens,
+            "seed": self.sample,
+        }
+        for name in dialect.omitted:
+            parameters.pop(name, None)
+        if self.shape and dialect.output_mode == "json_schema":
+            wanted = {"name": self.shape.__name__, "schema": self.shape.model_json_schema(), "strict": True}
+            parameters["response_format"] = {"type": "json_schema", "json_schema": wanted}
+        elif self.shape and dialect.output_mode == "json_object":
+            parameters["response_format"] = {"type": "json_object"}
+        return parameters
+
+    def repair(self, dialect: Dialect, content: str, fault: str) -> dict[str, Any]:
+        """The same request once more, with the answer that had not the asked shape, and what was wrong with it."""
+        assert self.shape
+        parameters = self.parameters(dialect)
+        parameters["messages"] += [
+            {"role": "assistant", "content": content},
+            {"role": "user", "content": f"That answer cannot be read: {fault}\n\n{_in_words(self.shape)}"},
+        ]
+        return parameters
+
+
+def _with_text(content: str | list[dict[str, Any]], text: str) -> str | list[dict[str, Any]]:
+    if isinstance(content, str):
+        return content + text
+    *before, last = content
+    if last["type"] != "text":
+        return [*content, {"type": "text", "text": text}]
+    return [*before, {"type": "text", "text": last["text"] + text}]
+
+
+def _in_words(shape: type[Reply]) -> str:
+    schema = json.dumps(shape.model_json_schema())
+    return f"Answer with one JSON object of this schema and nothing else:\n{schema}"

@@ -27,12 +27,15 @@ from pipeline.teacher import Teacher
 from pipeline.work import with_teacher
 from schemas.config import TeacherConfig
 from schemas.exceptions import StoreError
-from schemas.replies import Answer, HarderTexts, Reply, Rewordings
+from schemas.replies import Answer, Reply, Rewordings
 from tests.endpoints import Endpoint, completion, serving
 from tests.endpoints import Reply as EndpointReply
 
-REWORDINGS = '{"rewordings": ["a"]}'
-STRUCTURED = completion(REWORDINGS)
+STRUCTURED = completion('{"rewordings": ["a"]}')
+
+
+class OtherRewordings(Reply):
+    rewordings: list[str]
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ CHANGES: dict[str, Request] = {
     "no images": replace(SAME, images=()),
     "another image": replace(SAME, images=("one", "three")),
     "order of images": replace(SAME, images=("two", "one")),
-    "schema": replace(SAME, shape=HarderTexts),
+    "schema": replace(SAME, shape=OtherRewordings),
     "no schema": replace(SAME, shape=None),
     "output mode": replace(SAME, output_mode="json_object"),
     "temperature": replace(SAME, temperature=0.5),
@@ -121,8 +124,7 @@ NO_CHANGES: dict[str, Request] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_whatever_determines_an_answer_is_in_the_key(store: VariantStore, change: str) -> None:
-    other = completion('{"texts": ["a"]}') if change == "schema" else STRUCTURED
-    with serving(Endpoint(STRUCTURED, other)) as endpoint:
+    with serving(Endpoint(STRUCTURED)) as endpoint:
         _send(store, endpoint.url, [SAME, CHANGES[change]])
     assert len(endpoint.requests) == 2
 

@@ -104,10 +104,15 @@ def _labelled(store: VariantStore, model: str, subject_ids: Sequence[str], sampl
     return {subject_id for (subject_id,) in rows}
 
 
+def _was_given(answer: Answer[Reply]) -> bool:
+    """Whether there is an answer to judge. One that ran into the limit of tokens is, as it is in training."""
+    return answer.failure is None or answer.failure.startswith("length:")
+
+
 def _label(kind: str, question: Question, given: Sequence[Answer[Reply]], model: str) -> Label | None:
     """The label of one subject; None where no answer could be judged."""
     outcomes = [
-        grade(a.text, question.answer, options=question.options).outcome for a in given if not a.failure
+        grade(a.text, question.answer, options=question.options).outcome for a in given if _was_given(a)
     ]
     judged = [outcome for outcome in outcomes if outcome != "error"]
     if not judged:

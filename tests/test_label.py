@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import numpy as np
 import pytest
-from scipy.stats import beta
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import beta, binom, spearmanr
 
+from pipeline.agreement import human_agreement
 from pipeline.label import difficulty_of, label
 from pipeline.solve import VERIFICATION, TeacherSolver
 from pipeline.store import VariantStore
 from pipeline.verify import verify
 from schemas.config import LabelConfig, TeacherConfig, VerifyConfig
-from schemas.records import Label, Variant
-from tests.endpoints import Endpoint, Reply, serving
+from schemas.question import Question
+from schemas.records import Label, Problem, Variant
+from schemas.replies import Answer
+from schemas.replies import Reply as Structured
+from tests.endpoints import Endpoint, Reply, completion, serving
 from tests.verbs import (
     RIGHT,
     WORDING,
@@ -161,3 +172,142 @@ def test_label_does_not_reuse_the_answer_that_accepted_a_variant(store: VariantS
         label(store, TeacherSolver(store, teacher_of(served)), LabelConfig(samples=2), problem_ids=["w/0"])
     assert [request["seed"] for request in served.requests] == [VERIFICATION, 0, 1, 0, 1]
     assert [row.correct for row in store.read(Label)] == [0, 0]
+
+
+def test_answer_cut_at_the_limit_is_judged_as_in_training(store: VariantStore) -> None:
+    cut = completion("Let us see. First, Tom has 3 apples, and", finish_reason="length")
+    with serving(Endpoint(RIGHT, cut)) as served:
+        assert _label(store, served, samples=2) == {"original": 1}
+        assert [(row.correct, row.samples) for row in store.read(Label)] == [(1, 2)]
+        assert _label(store, served, samples=2) == {}
+    assert len(served.requests) == 2
+
+
+# --- human levels
+
+
+def _labelled(
+    store: VariantStore, source: str, pairs: Sequence[tuple[float | None, int]], model: str = "m"
+) -> None:
+    """Problems with a human level, of 8 answers so many right."""
+    problems = [
+        Problem(problem_id=f"{source}/{i}", source=source, split="t", text="?", answer="1", human_level=level)
+        for i, (level, _) in enumerate(pairs)
+    ]
+    store.append(problems)
+    labels = []
+    for problem, (_, correct) in zip(problems, pairs, strict=True):
+        difficulty, low, high = difficulty_of(correct, 8)
+        labels.append(
+            Label(
+                subject_id=problem.problem_id,
+                solver_model=model,
+                subject_kind="original",
+                samples=8,
+                correct=correct,
+                pass_rate=correct / 8,
+                difficulty=difficulty,
+                difficulty_low=low,
+                difficulty_high=high,
+            )
+        )
+    store.append(labels)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    pairs=st.lists(st.tuples(st.integers(1, 5), st.integers(0, 8)), min_size=2, max_size=40).filter(
+        lambda pairs: all(len(set(column)) > 1 for column in zip(*pairs, strict=True))
+    ),
+    number=st.uuids(),
+)
+def test_human_agreement_is_spearmans_coefficient(
+    store: VariantStore, pairs: list[tuple[int, int]], number: UUID
+) -> None:
+    _labelled(store, str(number), pairs)
+    found = next(a for a in human_agreement(store) if a.source == str(number))
+    expected = spearmanr([level for level, _ in pairs], [difficulty_of(c, 8)[0] for _, c in pairs]).statistic
+    assert found.problems == len(pairs)
+    assert found.spearman == pytest.approx(expected, abs=1e-9)
+
+
+def test_human_agreement_is_by_source_and_solver_and_may_be_none(store: VariantStore) -> None:
+    _labelled(store, "a", [(1, 8), (3, 5), (5, 0), (None, 8)])
+    _labelled(store, "b", [(1, 0), (2, 8)])
+    _labelled(store, "b", [(1, 8), (2, 4)], model="n")
+    _labelled(store, "c", [(1, 0), (1, 8)])
+    found = [(a.source, a.solver_model, a.problems, a.spearman) for a in human_agreement(store)]
+    assert found == [("a", "m", 3, 1.0), ("b", "m", 2, -1.0), ("b", "n", 2, 1.0), ("c", "m", 2, None)]
+
+
+# --- a planted difficulty: D uniform over [1, 9], the solver's chance p(D) = 1 / (1 + exp(D - 5))
+
+
+def _chance(difficulty: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1 / (1 + np.exp(difficulty - 5))
+
+
+class _LogisticSolver:
+    """Right by chance, the chance of a problem being logistic in its planted difficulty with slope 1."""
+
+    model = "logistic"
+
+    def __init__(self, planted: Mapping[str, float]) -> None:
+        self._planted, self._rng = planted, np.random.default_rng(5)
+
+    def solve(
+        self, questions: Sequence[Question], samples: int, progress: Any = None
+    ) -> list[list[Answer[Structured]]]:
+        chances = _chance(np.array([self._planted[question.subject_id] for question in questions]))
+        right = self._rng.random((len(questions), samples)) < chances[:, None]
+        return [
+            [Answer(None, f"\\boxed{{{question.answer if hit else '-1'}}}") for hit in row]
+            for question, row in zip(questions, right, strict=True)
+        ]
+
+
+def _recovery(
+    planted: NDArray[np.float64], labels: Sequence[tuple[float, float, float]]
+) -> tuple[float, float]:
+    """Spearman between planted and measured difficulty, and how many intervals hold the truth.
+
+    A label estimates 9 - 8 p, so its truth is 9 - 8 p(D), which rises with D: the ranks are those of D.
+    """
+    difficulty, low, high = np.array(labels).T
+    truth = 9 - 8 * _chance(planted)
+    return spearmanr(difficulty, planted).statistic, float(np.mean((low <= truth) & (truth <= high)))
+
+
+def test_labels_recover_a_planted_difficulty(tmp_path: Path) -> None:
+    planted = np.random.default_rng(4).uniform(1, 9, 2_000)
+    store = VariantStore(tmp_path / "planted", create=True)
+    store.append(
+        [
+            Problem(problem_id=f"p/{i:04}", source="p", split="t", text="?", answer=str(i))
+            for i in range(len(planted))
+        ]
+    )
+    ids = [problem.problem_id for problem in store.problems()]
+    solver = _LogisticSolver(dict(zip(ids, planted.tolist(), strict=True)))
+    assert label(store, solver, LabelConfig(samples=8)) == {"original": 2_000}
+    labels = [(row.difficulty, row.difficulty_low, row.difficulty_high) for row in store.read(Label)]
+    spearman, held = _recovery(planted, labels)
+    assert spearman >= 0.92
+    assert 0.85 <= held <= 0.95
+
+
+def test_recovery_over_many_problems_and_by_exact_sums() -> None:
+    rng = np.random.default_rng(6)
+    planted = rng.uniform(1, 9, 300_000)
+    labels = [difficulty_of(correct, 8) for correct in range(9)]
+    spearman, held = _recovery(planted, [labels[c] for c in rng.binomial(8, _chance(planted))])
+    assert spearman == pytest.approx(0.928, abs=0.001)
+    assert held == pytest.approx(0.892, abs=0.002)
+    # The share held without any drawing: the mean over D of the chance of those c whose interval has 9 - 8 p(D).
+    levels = np.linspace(1, 9, 20_001)
+    truth = 9 - 8 * _chance(levels)
+    exact = sum(
+        binom.pmf(c, 8, _chance(levels)) * ((low <= truth) & (truth <= high))
+        for c, (_, low, high) in enumerate(labels)
+    )
+    assert float(np.mean(exact)) == pytest.approx(held, abs=0.002)

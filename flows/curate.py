@@ -13,13 +13,15 @@ from collections import Counter
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 
 from prefect import State, Task, flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import TaskRun
 
+from pipeline.checks import Judge
 from pipeline.generate import generate
 from pipeline.label import label
 from pipeline.solve import VERIFICATION, TeacherSolver
 from pipeline.store import VariantStore
-from pipeline.verify import verify
+from pipeline.verify import References, verify
 from pipeline.work import shards
 from schemas.config import CurateConfig
 from schemas.exceptions import ConfigError
@@ -38,8 +40,9 @@ def _may_pass(shard: Task[..., Counts], run: TaskRun, state: State[Counts]) -> b
     retries=2,
     retry_delay_seconds=[10, 60],
     retry_condition_fn=_may_pass,
+    cache_policy=NO_CACHE,  # the store remembers what is done, and `references` has no hash
 )
-def curate_shard(config: CurateConfig, problem_ids: list[str], number: int) -> Counts:
+def curate_shard(config: CurateConfig, problem_ids: list[str], number: int, references: References) -> Counts:
     """All stages of one shard; run again, it does only what is missing."""
     store = VariantStore(config.store)
     solver, verifier = (
@@ -47,7 +50,14 @@ def curate_shard(config: CurateConfig, problem_ids: list[str], number: int) -> C
         TeacherSolver(store, config.teacher, VERIFICATION),
     )
     generated = generate(store, config.teacher, config.generate, problem_ids=problem_ids)
-    verified = verify(store, verifier, config.verify, problem_ids=problem_ids)
+    verified = verify(
+        store,
+        verifier,
+        config.verify,
+        judge=Judge.for_verify(store, config.teacher, config.verify),
+        references=references,
+        problem_ids=problem_ids,
+    )
     labelled = label(store, solver, config.label, problem_ids=problem_ids) if config.label else Counter()
     return {"generated": dict(generated), "verified": dict(verified), "labelled": dict(labelled)}
 
@@ -68,9 +78,10 @@ def curate(config: CurateConfig) -> Counts:
     with store.run("curate", config.model_dump_json(), config.teacher.model):
         problems = store.problems(where=config.problem_filter, limit=config.limit)
         slices = list(shards([problem.problem_id for problem in problems], config.shard_size))
+        references = References.of(store, config.verify)
         # In turn: the endpoint's limits are then just those of the configuration.
         for number, shard in enumerate(slices, 1):
-            for stage, counts in curate_shard(config, list(shard), number).items():
+            for stage, counts in curate_shard(config, list(shard), number, references).items():
                 totals[stage].update(counts)
             log.info("shard %d of %d: %d problems done", number, len(slices), len(shard))
     return {stage: dict(counts) for stage, counts in totals.items()}

@@ -3,17 +3,65 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from pipeline.checks import Finding, check_duplicate, check_format, check_leak, identity
-from pipeline.grade import grade
+from pipeline.checks import (
+    EvaluationSets,
+    Finding,
+    Judge,
+    OtherProblems,
+    check_decontamination,
+    check_duplicate,
+    check_ending,
+    check_format,
+    check_leak,
+    check_numbers,
+    check_solution,
+    majority,
+    read_evaluation_sets,
+)
 from pipeline.solve import Solver
 from pipeline.store import VariantStore
 from pipeline.work import Progress, shards
 from schemas.config import CheckName, VerifyConfig
+from schemas.exceptions import ConfigError
 from schemas.question import question_of
 from schemas.records import Kind, Problem, Status, Variant, Verdict
-from schemas.replies import Answer, Reply
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """What variants are compared with beside their own problem; made once, and used for any number of shards.
+
+    Attributes:
+        others: texts of all problems of the store; grows as variants pass. None compares with none.
+        evaluation_sets: the questions that no variant may contain; None where the user named none.
+    """
+
+    others: OtherProblems | None = None
+    evaluation_sets: EvaluationSets | None = None
+
+    @classmethod
+    def of(cls, store: VariantStore, config: VerifyConfig) -> References:
+        """What the checks of a configuration need.
+
+        Raises:
+            SourceError: an evaluation set cannot be read.
+            ConfigError: an evaluation set has no question.
+        """
+        others = None
+        if "duplicate" in config.checks:
+            others = OtherProblems()
+            problems = {problem.problem_id: problem for problem in store.problems()}
+            others.add((problem, problem.text) for problem in problems.values())
+            texts = store.query(
+                "SELECT problem_id, text FROM variants WHERE status = 'accepted' AND kind <> 'think_step' "
+                "AND text IS NOT NULL"
+            )
+            others.add((problems[problem_id], text) for problem_id, text in texts if problem_id in problems)
+        wanted = "decontamination" in config.checks and config.evaluation_sets
+        return cls(others, read_evaluation_sets(config.evaluation_sets) if wanted else None)
 
 
 def verify(
@@ -21,156 +69,178 @@ def verify(
     solver: Solver,
     config: VerifyConfig,
     *,
+    judge: Judge | None = None,
+    references: References | None = None,
     problem_ids: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Counter[str]:
     """Give every candidate its terminal status: accepted, rejected (a check), or failed (no verdict).
 
-    Cheap checks run first and spare the solver; `verdicts` keeps what each check said.
+    Cheap checks run first and spare the solver, which spares the judge; `verdicts` keeps what each check said.
 
     Args:
         store: where candidates come from and verdicts go.
         solver: for the `answer` check of rewritten texts.
         config: the checks.
+        judge: for the check `judge`; see `Judge.for_verify`.
+        references: what to compare with; default what is in the store and the evaluation sets now.
         problem_ids: only variants of these; default all.
-        progress: told of every answer of the solver.
+        progress: told of every answer of solver and judge.
 
     Returns:
         Variants by new status.
+
+    Raises:
+        ConfigError: the check `judge` without a judge, or an evaluation set without a question.
+        SourceError: an evaluation set cannot be read.
     """
+    if "judge" in config.checks and judge is None:
+        raise ConfigError("the check `judge` needs a judge: see Judge.for_verify")
     counts: Counter[str] = Counter()
     ids = [problem.problem_id for problem in store.problems(problem_ids)]
     for shard in shards(ids):
-        counts += _verify_shard(store, solver, config, shard, progress)
+        round_ = _Round.of_problems(store, config, shard)
+        if round_ is None:
+            continue
+        references = references or References.of(store, config)
+        passed = round_.alone(references)
+        passed = round_.solved(passed, solver, progress)
+        if judge is not None:
+            passed = round_.judged(passed, judge, progress)
+        for variant in passed:
+            round_.settle(variant, Status.ACCEPTED, None)
+        store.append(round_.verdicts)
+        store.append(round_.decided)
+        counts.update(str(variant.status) for variant in round_.decided)
     return counts
 
 
-def _verify_shard(
-    store: VariantStore,
-    solver: Solver,
-    config: VerifyConfig,
-    problem_ids: Sequence[str],
-    progress: Progress | None,
-) -> Counter[str]:
-    # A failed variant without a text is one that the teacher did not write: `generate` asks for it again.
-    where = "problem_id IN (SELECT unnest(?)) AND status <> 'rejected' AND NOT (status = 'failed' AND text IS NULL)"
-    variants = store.read(Variant, where, [list(problem_ids)])
-    undecided = {Status.CANDIDATE, Status.FAILED} if config.retry_failed else {Status.CANDIDATE}
-    candidates = [v for v in variants if v.status in undecided]
-    if not candidates:
-        return Counter()
-    problems = {p.problem_id: p for p in store.problems(sorted({v.problem_id for v in candidates}))}
-    decided = _Decisions()
-    seen: defaultdict[str, set[str]] = defaultdict(set)
-    for variant in variants:
-        if variant.status == Status.ACCEPTED:
-            seen[variant.problem_id].add(identity(variant))
-    waiting = []
-    for variant in candidates:
-        problem = problems[variant.problem_id]
-        if decided.passes(variant, problem, config.checks, seen[variant.problem_id]):
-            seen[variant.problem_id].add(identity(variant))
-            waiting.append(variant)
-    if "answer" in config.checks:
-        texts = _check_own_answers(decided, waiting, problems)
-        questions = [question_of(problems[v.problem_id], v) for v in texts]
-        answers = solver.solve(questions, config.solver_samples, progress)
-        for variant, given in zip(texts, answers, strict=True):
-            finding = _majority(given, problems[variant.problem_id])
-            if decided.note(variant, "answer", finding, solver.model):
-                decided.accept(variant)
-    else:
-        for variant in waiting:
-            decided.accept(variant)
-    store.append(decided.verdicts)
-    store.append(decided.variants)
-    return Counter(str(v.status) for v in decided.variants)
+class _Round:
+    """The candidates of one shard, their verdicts, and what was decided.
 
+    Args:
+        config: the checks.
+        problems: the candidates' problems by id.
+        variants: all variants of these that were not rejected.
+    """
 
-class _Decisions:
-    """Verdicts, and the variants with their new status, of one shard."""
-
-    def __init__(self) -> None:
+    def __init__(
+        self, config: VerifyConfig, problems: Mapping[str, Problem], variants: Sequence[Variant]
+    ) -> None:
+        self._checks, self._samples = config.checks, config.solver_samples
+        self._problems = problems
+        self._variants = variants
+        undecided = {Status.CANDIDATE, Status.FAILED} if config.retry_failed else {Status.CANDIDATE}
+        self._candidates = [v for v in variants if v.status in undecided]
         self.verdicts: list[Verdict] = []
-        self.variants: list[Variant] = []
+        self.decided: list[Variant] = []
 
-    def passes(self, variant: Variant, problem: Problem, checks: Sequence[CheckName], seen: set[str]) -> bool:
-        """Whether a variant passes the checks that need no model; the first failure settles it."""
-        for name in checks:
-            if name == "format":
-                finding = check_format(variant, problem)
-            elif name == "leak":
-                finding = check_leak(variant, problem)
-            elif name == "duplicate":
-                finding = check_duplicate(variant, problem, seen)
-            else:
-                continue
-            if not self.note(variant, name, finding):
-                return False
-        return True
-
-    def note(self, variant: Variant, name: str, finding: Finding, model: str = "", sample: int = 0) -> bool:
-        """Keep a verdict; a failed one rejects the variant."""
-        verdict = Verdict(
-            variant_id=variant.variant_id,
-            check_name=name,
-            model=model,
-            sample=sample,
-            passed=finding.passed,
-            detail=finding.detail,
+    @classmethod
+    def of_problems(
+        cls, store: VariantStore, config: VerifyConfig, problem_ids: Sequence[str]
+    ) -> _Round | None:
+        """None where these problems have no candidate."""
+        # A failed variant without a text is one that the teacher did not write: `generate` asks for it again.
+        where = (
+            "problem_id IN (SELECT unnest(?)) AND status <> 'rejected' "
+            "AND NOT (status = 'failed' AND text IS NULL)"
         )
-        self.verdicts.append(verdict)
-        if finding.passed is False:
-            self._settle(variant, Status.REJECTED, f"{name}: {finding.detail}")
-        elif finding.passed is None:
-            self._settle(variant, Status.FAILED, f"{name}: {finding.detail}")
+        variants = store.read(Variant, where, [list(problem_ids)])
+        made = cls(config, {p.problem_id: p for p in store.problems(problem_ids)}, variants)
+        return made if made._candidates else None
+
+    def alone(self, references: References) -> list[Variant]:
+        """The candidates that pass the checks without a model; the first failure settles each."""
+        siblings: defaultdict[str, list[Variant]] = defaultdict(list)
+        for variant in self._variants:
+            if variant.status == Status.ACCEPTED:
+                siblings[variant.problem_id].append(variant)
+        others, sets = references.others, references.evaluation_sets
+        checks: dict[CheckName, Callable[[Variant, Problem], Finding]] = {
+            "format": check_format,
+            "leak": check_leak,
+            "numbers": check_numbers,
+            "duplicate": lambda v, p: check_duplicate(v, p, siblings[v.problem_id], others),
+        }
+        if sets is not None:
+            checks["decontamination"] = lambda v, p: check_decontamination(v, p, sets)
+        wanted = [(name, check) for name, check in checks.items() if name in self._checks]
+        passed = []
+        for variant in self._candidates:
+            problem = self._problems[variant.problem_id]
+            if all(self._note(variant, name, check(variant, problem)) for name, check in wanted):
+                passed.append(variant)
+                siblings[variant.problem_id].append(variant)
+                if others is not None and variant.kind != Kind.THINK_STEP:
+                    others.add([(problem, variant.text or "")])
+        return passed
+
+    def solved(self, variants: Sequence[Variant], solver: Solver, progress: Progress | None) -> list[Variant]:
+        """The variants that pass `answer`: think steps by their own solution, texts by independent ones."""
+        if "answer" not in self._checks:
+            return list(variants)
+        texts = [v for v in variants if v.kind != Kind.THINK_STEP]
+        questions = [question_of(self._problems[v.problem_id], v) for v in texts]
+        answers = solver.solve(questions, self._samples, progress)
+        findings = {
+            v.variant_id: majority(given, self._problems[v.problem_id])
+            for v, given in zip(texts, answers, strict=True)
+        }
+        passed = []
+        for variant in variants:
+            finding = findings.get(variant.variant_id) or self._own_answer(variant)
+            model = solver.model if variant.variant_id in findings else ""
+            if self._note(variant, "answer", finding, model):
+                passed.append(variant)
+        return passed
+
+    def _own_answer(self, variant: Variant) -> Finding:
+        """`answer` of a hint: its solution is judged as a whole, wherever the hint ends."""
+        problem = self._problems[variant.problem_id]
+        whole = max((v.hint for v in self._variants if _same_solution(v, variant)), key=len)
+        finding = check_solution(whole, variant.solution_answer, problem)
+        if finding.passed and len(whole) == variant.hint_total:
+            finding = check_ending(whole[-1], problem)
+        return finding
+
+    def judged(self, variants: Sequence[Variant], judge: Judge, progress: Progress | None) -> list[Variant]:
+        """The variants that pass `judge`; a think step's question is the original itself."""
+        texts = [v for v in variants if v.kind != Kind.THINK_STEP]
+        findings = judge.compare([(v, self._problems[v.problem_id]) for v in texts], progress)
+        said = {v.variant_id: finding for v, finding in zip(texts, findings, strict=True)}
+        return [
+            v
+            for v in variants
+            if v.variant_id not in said or self._note(v, "judge", said[v.variant_id], judge.model)
+        ]
+
+    def _note(self, variant: Variant, name: CheckName, finding: Finding, model: str = "") -> bool:
+        """Keep a verdict; one that is not a pass settles the variant."""
+        self.verdicts.append(
+            Verdict(
+                variant_id=variant.variant_id,
+                check_name=name,
+                model=model,
+                passed=finding.passed,
+                detail=finding.detail,
+            )
+        )
+        if finding.passed is not True:
+            status = Status.REJECTED if finding.passed is False else Status.FAILED
+            self.settle(variant, status, f"{name}: {finding.detail}")
         return finding.passed is True
 
-    def accept(self, variant: Variant) -> None:
-        """The variant passed all that was asked."""
-        self._settle(variant, Status.ACCEPTED, None)
-
-    def _settle(self, variant: Variant, status: Status, reason: str | None) -> None:
-        self.variants.append(variant.model_copy(update={"status": status.value, "reason": reason}))
+    def settle(self, variant: Variant, status: Status, reason: str | None) -> None:
+        """The variant's record with its new status."""
+        self.decided.append(variant.model_copy(update={"status": status.value, "reason": reason}))
 
 
-def _check_own_answers(
-    decided: _Decisions, variants: Sequence[Variant], problems: dict[str, Problem]
-) -> list[Variant]:
-    """The `answer` check of think steps, whose solution states its own; returns the others."""
-    texts = []
-    for variant in variants:
-        if variant.kind != Kind.THINK_STEP:
-            texts.append(variant)
-        elif decided.note(variant, "answer", _own_answer(variant, problems[variant.problem_id])):
-            decided.accept(variant)
-    return texts
-
-
-def _own_answer(variant: Variant, problem: Problem) -> Finding:
-    """Whether a hint's solution ends at the reference answer."""
-    graded = grade(f"\\boxed{{{variant.solution_answer}}}", problem.answer, options=problem.options)
-    if graded.outcome == "error":
-        return Finding(None, f"the grader could not decide: {graded.how}")
-    if graded.outcome == "correct":
-        return Finding(True)
-    return Finding(False, f"the solution ends at {variant.solution_answer!r}, not {problem.answer!r}")
-
-
-def _majority(given: Sequence[Answer[Reply]], problem: Problem) -> Finding:
-    """Whether the most common of independent answers is the reference, without a tie."""
-    failures = [answer.failure for answer in given if answer.failure]
-    graded = [grade(a.text, problem.answer, options=problem.options) for a in given if not a.failure]
-    votes = Counter(
-        "reference" if g.outcome == "correct" else repr(g.answer) if g.answer else "nothing"
-        for g in graded
-        if g.outcome != "error"
+def _same_solution(other: Variant, variant: Variant) -> bool:
+    """Whether two hints are parts of one solution."""
+    shorter = min(len(other.hint), len(variant.hint))
+    return (
+        other.kind == Kind.THINK_STEP
+        and (other.problem_id, other.generator_model, other.hint_total, other.solution_answer)
+        == (variant.problem_id, variant.generator_model, variant.hint_total, variant.solution_answer)
+        and other.hint[:shorter] == variant.hint[:shorter]
     )
-    if not votes:
-        return Finding(None, failures[0] if failures else "the grader could not decide")
-    (first, count), *others = votes.most_common(2)
-    if others and others[0][1] == count:
-        return Finding(False, f"the solver is of two minds: {first} and {others[0][0]}")
-    if first == "reference":
-        return Finding(True, f"{count} of {len(given)}")
-    return Finding(False, f"the solver answers {first}, not {problem.answer!r}")

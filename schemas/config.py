@@ -12,7 +12,8 @@ from schemas.records import Aspect, Kind
 TEXT_KINDS = (Kind.REWORD, Kind.HARDER, Kind.THINK_STEP)
 """Kinds that a teacher writes; images are perturbed when they are used."""
 
-CheckName = Literal["format", "leak", "duplicate", "answer"]
+CheckName = Literal["format", "leak", "numbers", "duplicate", "decontamination", "answer", "judge"]
+"""Checks in the order of their cost, in which they run."""
 
 
 class Config(BaseModel):
@@ -133,10 +134,20 @@ class VerifyConfig(Config):
     """Which checks a variant must pass to be accepted."""
 
     checks: tuple[CheckName, ...] = Field(
-        default=("format", "leak", "duplicate", "answer"),
-        description="Checks in order; the first that fails ends the matter.",
+        default=("format", "leak", "numbers", "duplicate", "decontamination", "answer"),
+        description="Checks to pass; cheap ones run first, and the first that fails ends the matter.",
     )
     solver_samples: int = Field(default=1, ge=1, description="Independent solutions; their majority decides.")
+    evaluation_sets: tuple[str, ...] = Field(
+        default=(),
+        description="Sets that no variant may share 13 words in a row with: stores, or what `diva ingest` reads.",
+    )
+    judge_model: str | None = Field(
+        default=None, description="Model of the check `judge`.  [default: the solver's]"
+    )
+    judge_base_url: str | None = Field(
+        default=None, description="Its URL ending in /v1.  [default: the solver's]"
+    )
     retry_failed: bool = Field(default=False, description="Try again where no verdict was reached before.")
 
 

@@ -40,6 +40,13 @@ class ThinkSteps(Reply):
     answer: str = Field(description="the final answer alone")
 
 
+class Judgement(Reply):
+    """Whether two texts are the same question."""
+
+    reason: str = Field(description="one sentence: what differs, or that nothing does")
+    same_question: bool = Field(description="whether the texts are the same question with the same answer")
+
+
 T = TypeVar("T", bound=Reply)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from pipeline.checks import Judge
 from pipeline.generate import generate
 from pipeline.solve import TeacherSolver
 from pipeline.store import VariantStore
 from pipeline.verify import verify
 from schemas.config import TeacherConfig, VerifyConfig
+from schemas.exceptions import ConfigError
 from schemas.records import Problem
 from tests.endpoints import Endpoint, Reply, completion, serving
 from tests.verbs import (
@@ -54,7 +58,7 @@ def test_every_check_of_an_accepted_variant_has_its_verdict(store: VariantStore)
     with serving(Endpoint(RIGHT)) as served:
         assert _verify(store, served) == {"accepted": 2}
     rows = store.query("SELECT variant_id, check_name, model, passed FROM verdicts ORDER BY ALL")
-    checks = ["answer", "duplicate", "format", "leak"]
+    checks = ["answer", "duplicate", "format", "leak", "numbers"]
     assert rows == [(text, name, "m" if name == "answer" else "", True) for name in checks] + [
         (hint, name, "", True) for name in checks
     ]
@@ -70,7 +74,19 @@ FAULTS: dict[str, tuple[str, str]] = {
         "tom has 3 apples. He buys 4 more.  How many apples has he now",
         "duplicate: copy of the o",
     ),
-    "altered": (WORDING.replace("3", "4"), "answer: the solver answers '8', not '7'"),
+    "near copy": (
+        "Tom has 3 apples. He buys 4 more. How many aples has he now?",
+        "duplicate: nearly the original",
+    ),
+    "changed number": (WORDING.replace("3", "4"), "numbers: lost: 3"),
+    "changed question": (
+        WORDING.replace("has he in the end", "more would make 15"),
+        "numbers: new: 15",
+    ),
+    "another question": (
+        WORDING.replace("How many has he in the end", "How often does each of them occur"),
+        "answer: the solver answers '8', not '7'",
+    ),
 }
 
 
@@ -78,7 +94,7 @@ FAULTS: dict[str, tuple[str, str]] = {
 def test_planted_fault_is_rejected_by_the_right_check(store: VariantStore, fault: str) -> None:
     text, reason = FAULTS[fault]
     planted, sound = plant(store, 0, text), plant(store, 1, WORDING)
-    with serving(Endpoint(*([WRONG] if fault == "altered" else []), RIGHT)) as served:
+    with serving(Endpoint(*([WRONG] if fault == "another question" else []), RIGHT)) as served:
         assert _verify(store, served) == {"rejected": 1, "accepted": 1}
     status, why = _outcome(store, planted)
     assert status == "rejected"
@@ -138,8 +154,16 @@ def test_copy_of_a_sibling_that_was_rejected_is_judged_by_itself(store: VariantS
         ([RIGHT, RIGHT, WRONG], "accepted", None),
         ([WRONG, RIGHT, WRONG], "rejected", "answer: the solver answers '8', not '7'"),
         ([RIGHT, WRONG, completion("who knows")], "rejected", "answer: the solver is of two minds"),
-        ([RIGHT, WRONG, Reply(b"", 500)], "rejected", "answer: the solver is of two minds"),
-        ([Reply(b"", 500), Reply(b"", 500), RIGHT], "accepted", None),
+        ([RIGHT, RIGHT, Reply(b"", 500)], "accepted", None),
+        ([WRONG, WRONG, Reply(b"", 500)], "rejected", "answer: the solver answers '8', not '7'"),
+        ([RIGHT, WRONG, Reply(b"", 500)], "failed", "answer: http_500"),
+        ([Reply(b"", 500), Reply(b"", 500), RIGHT], "failed", "answer: http_500"),
+        (
+            [completion("\\boxed{8}"), completion("\\boxed{8.0}"), RIGHT],
+            "rejected",
+            "answer: the solver answers '8'",
+        ),
+        ([completion("\\boxed{8}"), RIGHT, RIGHT], "accepted", None),
         ([completion("")] * 3, "rejected", "answer: the solver answers nothing, not '7'"),
     ],
 )
@@ -217,3 +241,133 @@ def test_wording_of_a_choice_is_solved_with_its_options(store: VariantStore) -> 
         _verify(store, served)
     assert "(B) seven" in served.requests[0]["messages"][1]["content"]
     assert _outcome(store, variant) == ("accepted", None)
+
+
+# --- what is compared with
+
+
+def test_text_of_another_problem_is_a_duplicate(store: VariantStore) -> None:
+    twin = "Noor collects shells on the beach: 3 on the first walk and 4 on the next. How many does she take home?"
+    store.append([Problem(problem_id="x/0", source="x", split="train", text=twin, answer="7")])
+    copy = plant(store, 0, f"{twin} Count them all.")
+    with serving(Endpoint(RIGHT)) as served:
+        assert _verify(store, served) == {"rejected": 1}
+    assert _outcome(store, copy) == ("rejected", "duplicate: nearly a text of problem x/0")
+    assert served.requests == []
+
+
+def test_accepted_variant_of_another_problem_counts_too(store: VariantStore) -> None:
+    twin = "Noor collects shells on the beach: 3 on the first walk and 4 on the next. How many does she take home?"
+    store.append(
+        [Problem(problem_id="x/0", source="x", split="train", text="3 and 4 are how many?", answer="7")]
+    )
+    plant(store, 0, twin, variant_id="x/0:reword:0", problem_id="x/0", status="accepted")
+    copy = plant(store, 0, twin)
+    with serving(Endpoint(RIGHT)) as served:
+        _verify(store, served)
+    assert _outcome(store, copy)[1] == "duplicate: nearly a text of problem x/0"
+
+
+def test_problems_that_differ_in_a_number_are_no_duplicates(store: VariantStore) -> None:
+    twin = "Noor collects shells on the beach: 5 on the first walk and 2 on the next. How many does she take home?"
+    store.append([Problem(problem_id="x/0", source="x", split="train", text=twin, answer="7")])
+    sound = plant(store, 0, twin.replace("5", "3").replace("2", "4"))
+    with serving(Endpoint(RIGHT)) as served:
+        _verify(store, served)
+    assert _outcome(store, sound) == ("accepted", None)
+
+
+def test_evaluation_sets_are_kept_out_with_their_hints(store: VariantStore, tmp_path: Path) -> None:
+    text = "In the end, how many apples does Tom own, who had 3 of them at first and then went to buy 4?"
+    (tmp_path / "test.jsonl").write_text(json.dumps({"question": f"{text} Explain.", "answer": "7"}) + "\n")
+    planted = plant(store, 0, text)
+    config = VerifyConfig(evaluation_sets=(str(tmp_path / "test.jsonl"),))
+    with serving(Endpoint(RIGHT)) as served:
+        assert _verify(store, served, config) == {"rejected": 1}
+    reason = _outcome(store, planted)[1] or ""
+    assert reason.startswith("decontamination: the text shares with ")
+    assert "'in the end how many apples does tom own who had 3 of'" in reason
+
+
+def test_without_evaluation_sets_there_is_no_verdict_on_them(store: VariantStore) -> None:
+    plant(store, 0, WORDING)
+    with serving(Endpoint(RIGHT)) as served:
+        _verify(store, served)
+    assert store.query("SELECT count(*) FROM verdicts WHERE check_name = 'decontamination'") == [(0,)]
+
+
+# --- judge
+
+SAME = completion(json.dumps({"reason": "Only the wording differs.", "same_question": True}))
+OTHER = completion(json.dumps({"reason": "It asks how many he bought.", "same_question": False}))
+JUDGED = VerifyConfig(checks=("judge", "format", "answer"), judge_model="critic")
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "reason"),
+    [
+        (SAME, "accepted", None),
+        (OTHER, "rejected", "judge: It asks how many he bought."),
+        (Reply(b"", 500), "failed", "judge: http_500"),
+    ],
+)
+def test_judge_has_the_last_word(store: VariantStore, reply: Reply, status: str, reason: str | None) -> None:
+    text, hint = plant(store, 0, WORDING), plant_hint(store, 1, ["Start with 3."], 2)
+    with serving(Endpoint(RIGHT, reply)) as served:
+        teacher = teacher_of(served)
+        verify(store, TeacherSolver(store, teacher), JUDGED, judge=Judge.for_verify(store, teacher, JUDGED))
+    assert _outcome(store, text)[0] == status
+    assert (_outcome(store, text)[1] or "").startswith(reason or "")
+    assert _outcome(store, hint) == ("accepted", None), "its question is the original's"
+    solved, judged = served.requests
+    assert (solved["model"], judged["model"], judged["temperature"]) == ("m", "critic", 0.0)
+    question = judged["messages"][1]["content"]
+    assert "<original>\nTom has 3 apples." in question
+    assert WORDING in question
+    assert store.query("SELECT check_name, model FROM verdicts WHERE check_name = 'judge'") == [
+        ("judge", "critic")
+    ]
+
+
+def test_judge_is_spared_what_the_solver_rejects(store: VariantStore) -> None:
+    plant(store, 0, WORDING)
+    with serving(Endpoint(WRONG)) as served:
+        teacher = teacher_of(served)
+        verify(store, TeacherSolver(store, teacher), JUDGED, judge=Judge.for_verify(store, teacher, JUDGED))
+    assert len(served.requests) == 1
+
+
+def test_judge_may_have_its_own_endpoint(store: VariantStore) -> None:
+    plant(store, 0, WORDING)
+    with serving(Endpoint(RIGHT)) as solving, serving(Endpoint(SAME)) as judging:
+        config = JUDGED.model_copy(update={"judge_base_url": judging.url})
+        teacher = teacher_of(solving)
+        verify(store, TeacherSolver(store, teacher), config, judge=Judge.for_verify(store, teacher, config))
+    assert (len(solving.requests), len(judging.requests)) == (1, 1)
+    assert store.query("SELECT endpoint FROM calls WHERE purpose = 'judge'") == [(judging.url,)]
+
+
+def test_judge_is_made_only_where_it_is_asked_for(store: VariantStore) -> None:
+    with serving(Endpoint()) as served:
+        assert Judge.for_verify(store, teacher_of(served), VerifyConfig()) is None
+        with pytest.raises(ConfigError, match="needs a judge"):
+            verify(store, TeacherSolver(store, teacher_of(served)), JUDGED)
+
+
+# --- solutions
+
+
+def test_hints_of_a_solution_with_a_false_step_are_rejected(store: VariantStore) -> None:
+    steps = ["Start with 3 apples.", "He buys 2 + 3 = 4 more.", "In all 3 + 4 = 7."]
+    hints = [plant_hint(store, j, steps[:j], 3) for j in (1, 2, 3)]
+    with serving(Endpoint()) as served:
+        _verify(store, served)
+    assert {_outcome(store, hint)[1] for hint in hints} == {"answer: step 2 says 2 + 3 = 4"}
+
+
+def test_hints_of_a_solution_that_ends_elsewhere_are_rejected(store: VariantStore) -> None:
+    steps = ["Start with 3 apples.", "The answer is 12."]
+    hints = [plant_hint(store, j, steps[:j], 2) for j in (1, 2)]
+    with serving(Endpoint()) as served:
+        _verify(store, served)
+    assert {_outcome(store, hint)[1] for hint in hints} == {"answer: the last step ends at '12', not '7'"}

@@ -135,9 +135,25 @@ def generate(store_dir: Path, limit: int | None, **values: Any) -> None:
 def verify(store_dir: Path, **values: Any) -> None:
     """Check every candidate; accept it, or reject it with a reason.
 
+    Cheap checks run first; the first that fails ends the matter, and `verdicts` keeps what each said.
+
     \b
-    example: diva verify --store runs/store --base-url http://localhost:8000/v1 --model qwen
+    format           whole, in the original's language, balanced LaTeX, all image placeholders, no preamble
+    leak             no hint but the full solution holds the answer, and no text states it
+    numbers          every number of the original is there, with its unit, in digits or in words
+    duplicate        nearly neither the original nor a sibling, nor a text of another problem
+    decontamination  no 13 words in a row from --evaluation-sets
+    answer           the majority of --solver-samples solutions has the reference answer; of think steps,
+                     their own solution has it, without a false equation on the way
+    judge            a second model calls it the same question; off unless named in --checks
+
+    \b
+    examples: diva verify --store runs/store --base-url http://localhost:8000/v1 --model qwen
+              diva verify --store runs/store --model qwen --solver-samples 3 --evaluation-sets data/test.jsonl
+              diva verify --store runs/store --model qwen --judge-model gpt-4.1 \\
+                  --checks format,leak,numbers,duplicate,answer,judge
     """
+    from pipeline.checks import Judge
     from pipeline.solve import VERIFICATION, TeacherSolver
     from pipeline.store import VariantStore
     from pipeline.verify import verify as run
@@ -148,7 +164,8 @@ def verify(store_dir: Path, **values: Any) -> None:
         store.run("verify", config.model_dump_json(), teacher.model),
         progress_bar(None, "answers") as progress,
     ):
-        counts = run(store, TeacherSolver(store, teacher, VERIFICATION), config, progress=progress)
+        solver, judge = TeacherSolver(store, teacher, VERIFICATION), Judge.for_verify(store, teacher, config)
+        counts = run(store, solver, config, judge=judge, progress=progress)
         _report_variants(store, counts)
 
 

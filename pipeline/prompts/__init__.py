@@ -9,7 +9,7 @@ from string import Template
 
 import yaml
 
-NAMES = ("reword", "harder", "think_step", "solve")
+NAMES = ("reword", "harder", "think_step", "solve", "judge")
 
 
 @dataclass(frozen=True, slots=True)

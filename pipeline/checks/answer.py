@@ -1,0 +1,147 @@
+"""The check `answer`: whoever solves the variant, or follows its solution, comes to the reference answer."""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from fractions import Fraction
+
+from pipeline.checks.finding import Finding, failed
+from pipeline.checks.leak import states
+from pipeline.checks.quantities import quantities
+from pipeline.grade import Grade, UndecidedError, equal_answers, grade
+from schemas.records import Problem
+from schemas.replies import Answer, Reply
+
+_NUMBER = r"\$?\s?-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+_CALCULATION = rf"\(*{_NUMBER}\)*(?:\s*[-+*/×÷]\s*\(*{_NUMBER}\)*)+"
+# Begins a step or stands behind a plain word: of "5% of 20 x 3/4 = 12" no part stands alone.
+_EQUATION = re.compile(
+    rf"(?:\A|(?<=[a-z]{{2}}[ :])(?<!\bof )|(?<=[a-z]{{2}}: ))(?P<left>{_CALCULATION})"
+    rf"\s*=\s*(?P<right>{_NUMBER})(?![\d.,]*\d|\s*[-+*/×÷^%(:=]|[\w\\])"
+)
+_OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+def majority(given: Sequence[Answer[Reply]], problem: Problem) -> Finding:
+    """Whether the most common of independent answers is the reference.
+
+    A solver that answered without an answer votes for "nothing". One that failed (no connection, say), or whose
+    answer the grader could not decide, has no vote yet: the verdict is only one that no such vote could turn over.
+
+    Args:
+        given: the solvers' answers.
+        problem: the original.
+    """
+    grades = [grade(a.text, problem.answer, options=problem.options) for a in given if not a.failure]
+    decided = [g for g in grades if g.outcome != "error"]
+    missing = len(given) - len(decided)
+    right = sum(g.outcome == "correct" for g in decided)
+    rival, votes = _strongest_rival(decided, problem)
+    if right > votes + missing:
+        return Finding(True, f"{right} of {len(given)}")
+    if votes > right + missing:
+        return failed(f"the solver answers {rival}, not {problem.answer!r}")
+    if votes == right + missing and votes:
+        return failed(f"the solver is of two minds: {rival} {votes} times, the reference {right} times")
+    failures = [a.failure for a in given if a.failure] + [g.how for g in grades if g.outcome == "error"]
+    return Finding(None, f"{failures[0]} ({missing} of {len(given)} have no vote)")
+
+
+def _strongest_rival(grades: Sequence[Grade], problem: Problem) -> tuple[str, int]:
+    """The most common answer beside the reference, and its votes; equal values count as one."""
+    rivals: list[tuple[str, int]] = []
+    for answer in (g.answer if g.outcome == "wrong" else None for g in grades if g.outcome != "correct"):
+        for i, (rival, votes) in enumerate(rivals):
+            if _same(answer, rival, problem):
+                rivals[i] = (rival, votes + 1)
+                break
+        else:
+            rivals.append((repr(answer) if answer else "nothing", 1))
+    return max(rivals, key=lambda rival: rival[1], default=("nothing", 0))
+
+
+def _same(answer: str | None, rival: str, problem: Problem) -> bool:
+    if answer is None or rival == "nothing":
+        return answer is None and rival == "nothing"
+    if repr(answer) == rival:
+        return True
+    try:
+        return equal_answers(answer, str(ast.literal_eval(rival)), options=problem.options)
+    except UndecidedError:
+        return False
+
+
+def check_solution(steps: Sequence[str], stated: str | None, problem: Problem) -> Finding:
+    """Whether a worked solution ends at the reference answer by correct steps.
+
+    Args:
+        steps: the steps as far as they are known; of a whole solution, its last step must not end elsewhere.
+        stated: the answer that its author states beside the steps.
+        problem: the original.
+    """
+    graded = grade(f"\\boxed{{{stated}}}", problem.answer, options=problem.options)
+    if graded.outcome == "error":
+        return Finding(None, f"the grader could not decide: {graded.how}")
+    if graded.outcome != "correct":
+        return failed(f"the solution ends at {stated!r}, not {problem.answer!r}")
+    for number, step in enumerate(steps, 1):
+        wrong = false_equation(step)
+        if wrong:
+            return failed(f"step {number} says {wrong}")
+    return Finding(True)
+
+
+def check_ending(last_step: str, problem: Problem) -> Finding:
+    """Whether the last step of a whole solution states the answer that it is said to have.
+
+    It may do so in dollars where the answer is in cents, or in hundredths where it is in percent.
+    """
+    step = re.sub(r"(?<=\d) (?=\d{3}\b)", "", last_step)
+    graded = grade(step, problem.answer, options=problem.options)
+    if graded.outcome != "wrong" or states(step, problem.answer):
+        return Finding(True)
+    answer = quantities(problem.answer)
+    if len(answer) == 1 and any(q.value * 100 == answer[0].value for q in quantities(step)):
+        return Finding(True)
+    return failed(f"the last step ends at {graded.answer!r}, not {problem.answer!r}")
+
+
+def false_equation(step: str) -> str | None:
+    """The first equation between plain numbers in a step that does not hold; rounded results do."""
+    for found in _EQUATION.finditer(step):
+        try:
+            left = _value(found["left"])
+        except (SyntaxError, ZeroDivisionError):
+            continue  # of a larger expression, a part that cannot stand alone
+        right = Decimal(re.sub(r"[$,\s]", "", found["right"]))
+        places = max(0, -int(right.as_tuple().exponent))
+        # An exact result must be exact; any other is rounded, up or down, to the places that are shown.
+        slack = Fraction(1, 10**places) if (left * 10**places).denominator != 1 else Fraction(0)
+        if abs(left - Fraction(right)) > slack:
+            return " ".join(found.group().split())
+    return None
+
+
+def _value(expression: str) -> Fraction:
+    plain = re.sub(r"[$,\s]", "", expression).replace("×", "*").replace("÷", "/")
+    plain = re.sub(r"(?<![\d.])0+(?=\d)", "", plain)
+
+    def evaluate(node: ast.expr) -> Fraction:
+        match node:
+            case ast.BinOp(left, op, right):
+                return _OPERATORS[type(op)](evaluate(left), evaluate(right))
+            case ast.UnaryOp(ast.USub(), operand):
+                return -evaluate(operand)
+            case _:
+                return Fraction(ast.get_source_segment(plain, node) or "0")
+
+    return evaluate(ast.parse(plain, mode="eval").body)

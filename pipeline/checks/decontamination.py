@@ -1,0 +1,109 @@
+"""The check `decontamination`: no text shares a long run of words with the evaluation sets that the user names."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from pipeline.checks.finding import PASSED, PLACEHOLDER, Finding, failed, words
+from pipeline.sources import Row, open_source
+from pipeline.store import VariantStore
+from schemas.exceptions import ConfigError
+from schemas.mapping import ColumnMapping
+from schemas.records import Problem, Variant
+
+GRAM = 13
+"""Words in a row that two texts do not share by chance: the usual measure (arXiv 2005.14165, appendix C)."""
+_SHORTEST_WITHIN = 8
+QUESTION_COLUMNS = ("problem", "question", "text", "prompt", "query", "instruction", "input")
+
+Runs = tuple[str, ...]
+
+
+class EvaluationSets:
+    """The questions that no training text may contain.
+
+    A question of 13 words or more is found by any 13 of its words in a row; a question of 8 to 12 words where all of
+    it stands in the text; a shorter one, which may stand in any text, only where it is the whole text.
+
+    Args:
+        questions: name of the set and text of a question.
+    """
+
+    def __init__(self, questions: Iterable[tuple[str, str]]) -> None:
+        self._runs: dict[Runs, str] = {}
+        self._whole: dict[Runs, str] = {}
+        self._size = 0
+        lengths: defaultdict[int, int] = defaultdict(int)
+        for name, text in questions:
+            tokens = tuple(_words(text))
+            self._size += 1
+            if len(tokens) < _SHORTEST_WITHIN:
+                self._whole.setdefault(tokens, name)
+                continue
+            length = min(GRAM, len(tokens))
+            lengths[length] += 1
+            for run in _runs(tokens, length):
+                self._runs.setdefault(run, name)
+        self._lengths = sorted(lengths, reverse=True)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def shared(self, text: str) -> tuple[str, str] | None:
+        """(name of the set, the words shared) where a text is contaminated, else None."""
+        tokens = tuple(_words(text))
+        if tokens in self._whole:
+            return self._whole[tokens], " ".join(tokens)
+        for length in self._lengths:
+            for run in _runs(tokens, length):
+                if run in self._runs:
+                    return self._runs[run], " ".join(run)
+        return None
+
+
+def check_decontamination(variant: Variant, problem: Problem, sets: EvaluationSets) -> Finding:
+    """Neither the variant's text nor its original's is in an evaluation set: a hint to a test question tells too."""
+    for text, of in ((variant.text or "", "text"), (problem.text, "original")):
+        shared = sets.shared(text)
+        if shared:
+            return failed(f"the {of} shares with {shared[0]}: {shared[1]!r}")
+    return PASSED
+
+
+def read_evaluation_sets(sources: Sequence[str]) -> EvaluationSets:
+    """Read the questions of evaluation sets.
+
+    Args:
+        sources: stores of this project, or anything that `diva ingest` reads: JSONL, JSON, CSV or Parquet files,
+            folders, hub names. The question stands in the first of the columns `QUESTION_COLUMNS` that a row has.
+
+    Raises:
+        SourceError: there is no such source, or it cannot be read.
+        ConfigError: a source has no row with a question.
+    """
+    return EvaluationSets((source, text) for source in sources for text in _questions(source))
+
+
+def _questions(source: str) -> Iterator[str]:
+    if (Path(source) / Problem.table).is_dir():
+        yield from (text for (text,) in VariantStore(source).query("SELECT text FROM problems"))
+        return
+    found = False
+    for part in open_source(source, ColumnMapping()):
+        for row in part.rows:
+            column = next((c for c in QUESTION_COLUMNS if isinstance(row, Row) and row.values.get(c)), None)
+            if isinstance(row, Row) and column:
+                found = True
+                yield str(row.values[column])
+    if not found:
+        raise ConfigError(f"{source}: no row has a question in a column {', '.join(QUESTION_COLUMNS)}")
+
+
+def _words(text: str) -> list[str]:
+    return words(PLACEHOLDER.sub(" ", text))
+
+
+def _runs(tokens: Runs, length: int) -> Iterator[Runs]:
+    return (tokens[i : i + length] for i in range(len(tokens) - length + 1))

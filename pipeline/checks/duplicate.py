@@ -1,0 +1,131 @@
+"""The check `duplicate`: a variant adds something to its original, its siblings and all other problems."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable
+
+from rapidfuzz.distance import Levenshtein
+from rensa import RMinHash, RMinHashLSH
+
+from pipeline.checks.finding import PASSED, Finding, failed, normalised, words
+from pipeline.checks.quantities import quantities
+from schemas.records import Kind, Problem, Variant
+
+_WORDS_A_CHANGE = 10
+_MAX_CHANGED_WORDS = 3
+_CHARACTERS_A_CHANGE = 20
+_MAX_CHANGED_CHARACTERS = 15
+
+_PERMUTATIONS = 64
+_BANDS = 16
+_LIKE = 0.8
+_SHINGLE = 3
+
+
+def check_duplicate(
+    variant: Variant, problem: Problem, siblings: Collection[Variant], others: OtherProblems | None = None
+) -> Finding:
+    """A text is neither nearly the original's, nor nearly a sibling's, nor nearly that of another problem.
+
+    Args:
+        variant: the variant.
+        problem: its original.
+        siblings: variants of the same problem that were accepted before it.
+        others: texts of other problems; None compares with none.
+    """
+    hint = [sibling for sibling in siblings if sibling.hint or variant.hint]
+    if any(identity(sibling) == identity(variant) for sibling in (hint if variant.hint else siblings)):
+        return failed("copy of a sibling")
+    if variant.kind == Kind.THINK_STEP:
+        return PASSED
+    text = variant.text or ""
+    if normalised(text) == normalised(problem.text):
+        return failed("copy of the original")
+    if nearly_equal(text, problem.text):
+        return failed("nearly the original")
+    if any(nearly_equal(text, sibling.text or "") for sibling in siblings if sibling.kind != Kind.THINK_STEP):
+        return failed("nearly a sibling")
+    other = others.like(text, problem) if others else None
+    return failed(f"nearly a text of problem {other}") if other else PASSED
+
+
+def identity(variant: Variant) -> str:
+    """What makes a variant the same as a sibling: its text and its hint."""
+    return normalised(variant.text or "") + "\n" + "\n".join(map(normalised, variant.hint))
+
+
+def nearly_equal(text: str, other: str) -> bool:
+    """Whether a few small edits lead from one text to the other.
+
+    One word in ten, at most three, put in, left out or exchanged; or one character in twenty, at most fifteen. A
+    sentence that frames a problem is longer, and in a short question one other word may be all there is to change.
+    """
+    mine, theirs = words(text), words(other)
+    limit = min(_MAX_CHANGED_WORDS, max(len(mine), len(theirs)) // _WORDS_A_CHANGE)
+    if Levenshtein.distance(mine, theirs, score_cutoff=limit) <= limit:
+        return True
+    a, b = " ".join(mine), " ".join(theirs)
+    limit = min(_MAX_CHANGED_CHARACTERS, max(len(a), len(b)) // _CHARACTERS_A_CHANGE)
+    return bool(Levenshtein.distance(a, b, score_cutoff=limit) <= limit)
+
+
+class OtherProblems:
+    """Texts of many problems, to find near duplicates among them by MinHash (64 permutations in 16 bands).
+
+    What is compared are runs of three words, each together with the problem's numbers, images and answer: two
+    problems that differ only in a number, or only in their picture, have no run in common, however long the words
+    that they share. Candidates are then compared exactly: a Jaccard similarity of 0.8 or more is a near duplicate.
+    """
+
+    def __init__(self) -> None:
+        self._index = RMinHashLSH(threshold=_LIKE, num_perm=_PERMUTATIONS, num_bands=_BANDS)
+        self._texts: list[tuple[str, str, bytes]] = []
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def add(self, texts: Iterable[tuple[Problem, str]]) -> None:
+        """Take in texts, each with the problem that it is of."""
+        for problem, text in texts:
+            key = _key(text, problem)
+            self._index.insert(len(self._texts), _signature(_shingles(text), key))
+            self._texts.append((problem.problem_id, text, key))
+
+    def like(self, text: str, problem: Problem) -> str | None:
+        """The id of another problem with nearly this text, the same numbers, images and answer; or None."""
+        key, shingles = _key(text, problem), _shingles(text)
+        for number in map(int, self._index.query(_signature(shingles, key))):
+            problem_id, other, other_key = self._texts[number]
+            if (
+                problem_id != problem.problem_id
+                and other_key == key
+                and _jaccard(shingles, _shingles(other)) >= _LIKE
+            ):
+                return problem_id
+        return None
+
+
+def _key(text: str, problem: Problem) -> bytes:
+    """What two problems must share beside the words to be one and the same."""
+    numbers = sorted(str(q.value) for q in quantities(text) if q.firm)
+    images = [image.hash for image in problem.images]
+    return hashlib.blake2b(
+        repr((numbers, images, normalised(problem.answer))).encode(), digest_size=8
+    ).digest()
+
+
+def _shingles(text: str) -> set[str]:
+    tokens = words(text)
+    return {" ".join(tokens[i : i + _SHINGLE]) for i in range(max(1, len(tokens) - _SHINGLE + 1))}
+
+
+def _signature(shingles: Collection[str], key: bytes) -> RMinHash:
+    salt = key.hex()
+    signature = RMinHash(num_perm=_PERMUTATIONS, seed=1)
+    signature.update([f"{salt} {shingle}" for shingle in shingles])
+    return signature
+
+
+def _jaccard(a: set[str], b: set[str]) -> float:
+    return len(a & b) / len(a | b)

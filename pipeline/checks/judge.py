@@ -1,0 +1,76 @@
+"""The check `judge`: a second model says whether a rewritten text is still the same question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from pipeline.checks.finding import Finding, failed
+from pipeline.prompts import load_prompt
+from pipeline.shown import shown_images
+from pipeline.store import VariantStore
+from pipeline.teacher import Teacher
+from pipeline.work import Progress, with_teacher
+from schemas.config import TeacherConfig, VerifyConfig
+from schemas.question import question_of, render_question
+from schemas.records import Problem, Variant
+from schemas.replies import Answer, Judgement
+
+
+class Judge:
+    """A model behind an OpenAI-compatible endpoint that compares texts.
+
+    Args:
+        store: whose images and journal are used.
+        config: the endpoint; `for_verify` makes it.
+    """
+
+    def __init__(self, store: VariantStore, config: TeacherConfig) -> None:
+        self._store, self._config = store, config
+
+    @classmethod
+    def for_verify(cls, store: VariantStore, solver: TeacherConfig, config: VerifyConfig) -> Judge | None:
+        """The judge that a configuration asks for: the solver's endpoint, but for what is set apart.
+
+        A judge at another URL does not bear the solver's name of the endpoint.
+        """
+        if "judge" not in config.checks:
+            return None
+        own = {"model": config.judge_model, "base_url": config.judge_base_url, "temperature": 0.0}
+        own |= {"endpoint": None} if config.judge_base_url else {}
+        return cls(
+            store,
+            solver.model_copy(update={k: v for k, v in own.items() if v is not None or k == "endpoint"}),
+        )
+
+    @property
+    def model(self) -> str:
+        """Name under which its verdicts are kept."""
+        return self._config.model
+
+    def compare(
+        self, pairs: Sequence[tuple[Variant, Problem]], progress: Progress | None = None
+    ) -> list[Finding]:
+        """One finding for each variant and its original, in order; undecided where the judge failed."""
+        jobs = [partial(self._ask, variant, problem) for variant, problem in pairs]
+        return [_finding(answer) for answer in with_teacher(self._store, self._config, jobs, progress)]
+
+    async def _ask(self, variant: Variant, problem: Problem, teacher: Teacher) -> Answer[Judgement]:
+        return await teacher.ask(
+            load_prompt("judge"),
+            {
+                "original": render_question(problem.text, options=problem.options),
+                "rewritten": render_question(variant.text or "", options=problem.options),
+            },
+            purpose="judge",
+            problem_id=problem.problem_id,
+            shape=Judgement,
+            images=shown_images(question_of(problem), self._store.image_path),
+        )
+
+
+def _finding(answer: Answer[Judgement]) -> Finding:
+    if answer.value is None:
+        return Finding(None, answer.failure)
+    reason = " ".join(answer.value.reason.split())[:300]
+    return Finding(True, reason) if answer.value.same_question else failed(reason)

@@ -1,0 +1,69 @@
+"""The check `leak`: the answer is not given away."""
+
+from __future__ import annotations
+
+import re
+
+from pipeline.checks.finding import PASSED, Finding, failed
+from pipeline.checks.quantities import quantities
+from schemas.records import Kind, Problem, Variant
+
+_STATEMENT = re.compile(
+    r"(?:\b(?:answer|result|solution)\s*(?:is|=|:|equals|comes\s+to|would\s+be)"
+    r"|\\boxed\s*\{|\bit\s+comes\s+to\b)\s*(?:exactly|just|simply)?\s*[:$(\s*]*",
+    re.IGNORECASE,
+)
+_STATED = 60
+"""Characters behind "the answer is" in which it must stand."""
+
+
+def check_leak(variant: Variant, problem: Problem) -> Finding:
+    """The answer is not given away: not by a hint short of the full solution, nor by a new text.
+
+    A hint must not hold the answer at all, in digits, as a word or as a fraction or percentage; a text must not
+    state it as the answer. A text may hold what the original holds already. Numbers that merely occur in a text are
+    the matter of `numbers`.
+    """
+    if variant.kind == Kind.THINK_STEP:
+        if variant.hint_steps == variant.hint_total:
+            return PASSED
+        shown = "\n".join(variant.hint)
+        leaked = next((answer for answer in _forms(problem) if states(shown, answer)), None)
+        return failed(f"the hint states the answer {leaked!r}") if leaked else PASSED
+    if _tells(variant.text or "", problem) and not _tells(problem.text, problem):
+        return failed(f"the text states the answer {problem.answer!r}")
+    return PASSED
+
+
+def _forms(problem: Problem) -> list[str]:
+    """The answer as a hint would give it away: of a choice, the value and not the letter.
+
+    The letter of a choice stands in any text by chance; the value that it stands for does not.
+    """
+    if re.fullmatch("[A-Za-z]", problem.answer) and problem.options:
+        index = ord(problem.answer.upper()) - ord("A")
+        return problem.options[index : index + 1]
+    return [] if re.fullmatch("[A-Za-z]", problem.answer) else [problem.answer]
+
+
+def states(text: str, answer: str) -> bool:
+    """Whether the answer stands in the text on its own: as that number however written, or as those words."""
+    wanted = quantities(answer)
+    if len(wanted) == 1 and not re.search(r"[A-Za-z]", re.sub(r"\\[a-z]+|[a-z]{2,}", "", answer, flags=re.I)):
+        value = wanted[0].value
+        return any(found.value == value and found.firm for found in quantities(text))
+    return re.search(rf"(?<![\w.\\]){re.escape(answer.strip())}(?![\w]|[.,]\d)", text) is not None
+
+
+def _tells(text: str, problem: Problem) -> bool:
+    """Whether a text says "the answer is", or the like, of the answer."""
+    for statement in _STATEMENT.finditer(text):
+        said = re.split(
+            r"[.?!](?:\s|$)|[\n})]", text[statement.end() : statement.end() + _STATED], maxsplit=1
+        )[0]
+        plain = re.match(rf"{re.escape(problem.answer)}(?!\w|[.,]\d)", said, re.IGNORECASE)
+        numbers = quantities(said)
+        wanted = quantities(problem.answer)
+        if plain or (len(wanted) == 1 and numbers[:1] and numbers[0].value == wanted[0].value):
+            return True
+    return False

@@ -1,0 +1,66 @@
+"""The check `numbers`: the quantities of the original are in the variant, none lost, none changed, units kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+
+from pipeline.checks.finding import PASSED, Finding, failed
+from pipeline.checks.quantities import Quantity, quantities
+from schemas.records import Kind, Problem, Variant
+
+
+def check_numbers(variant: Variant, problem: Problem) -> Finding:
+    """The quantities of the original are in the variant's text, with their units.
+
+    A number may be written in another way ("half", 1/2, 0.5, 50 %) and may be said once more or once less, as
+    sentences are merged or split; one that is said less while another number is new or said more has changed.
+    A rewording adds no number; a harder text may. "one" and ordinals come and go; a new "two" may stand for a
+    pair of things that are there already. Think steps come with the original's text and pass.
+    """
+    if variant.kind == Kind.THINK_STEP:
+        return PASSED
+    wanted, found = quantities(problem.text), quantities(variant.text or "")
+    there = Counter(q.value for q in found)
+    firm = Counter(q.value for q in wanted if q.firm)
+    known = Counter(q.value for q in wanted)
+    lost = [value for value in firm if not there[value] and value != 1]
+    if lost:
+        return failed(f"lost: {_listed(lost)}")
+    new = [q.value for q in found if q.firm and not known[q.value] and not (q.word and q.value == 2)]
+    # Not of a hyphen's two readings: 5-3 are as many numbers as 5 - 3, which `quantities` sees to.
+    less = [value for value, count in firm.items() if there[value] < count]
+    more = [value for value in known if there[value] > known[value]]
+    if less and (new or more):
+        return failed(f"changed: {_listed(less)} into {_listed(new or more)}")
+    if new and variant.kind == Kind.REWORD:
+        return failed(f"new: {_listed(new)}")
+    return _units(wanted, found)
+
+
+def _units(wanted: Sequence[Quantity], found: Sequence[Quantity]) -> Finding:
+    """Each number that has a unit in the original has it in the variant, or stands in a list that shares it."""
+    units = Counter(q.unit for q in found)
+    for value, unit in dict.fromkeys((q.value, q.unit) for q in wanted if q.unit):
+        borne = [q.unit for q in found if q.value == value]
+        others = [u for u in borne if u is not None and u != unit]
+        if unit in borne or not borne:
+            continue
+        original = {q.unit for q in wanted if q.value == value}
+        if (others and not set(others) <= original) or not units[unit]:
+            return failed(
+                f"unit: {_shown(value)} {unit} has become {_shown(value)} {(others or ['without one'])[0]}"
+            )
+    return PASSED
+
+
+def _listed(values: Sequence[Fraction]) -> str:
+    return ", ".join(_shown(value) for value in values[:5])
+
+
+def _shown(value: Fraction) -> str:
+    """The number as people write it."""
+    if value.denominator == 1 or float(value) != value or len(str(float(value))) > 6:
+        return str(value)
+    return f"{float(value):g}"

@@ -55,13 +55,13 @@ def image_part(image: Image.Image) -> dict[str, Any]:
     }
 
 
-def encoded(image: Image.Image) -> tuple[str, bytes]:
-    """MIME type and bytes of an RGB image: PNG, or JPEG where that is beyond `LOSSLESS_BYTES`."""
+def encoded(image: Image.Image, lossless_bytes: int = LOSSLESS_BYTES) -> tuple[str, bytes]:
+    """MIME type and bytes of an RGB image: PNG, or JPEG where that would be larger than `lossless_bytes`."""
     # A copy of the pixels alone: Pillow would write a profile or a comment of the source along.
     bare = Image.frombytes(image.mode, image.size, image.tobytes())
     buffer = io.BytesIO()
     bare.save(buffer, "PNG", compress_level=6)
-    if buffer.tell() <= LOSSLESS_BYTES:
+    if buffer.tell() <= lossless_bytes:
         return "image/png", buffer.getvalue()
     buffer = io.BytesIO()
     bare.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)

@@ -13,10 +13,11 @@ import click
 from flows.cli.data import generate, ingest, label, verify
 from flows.cli.query import init, sql, status
 from flows.cli.running import curate, demo, teacher
+from flows.cli.show import show
 from flows.cli.training import evaluate, train
 from schemas.exceptions import ConfigError, DivaError
 
-COMMANDS = (init, ingest, generate, verify, label, status, sql, curate, train, evaluate, teacher, demo)
+COMMANDS = (init, ingest, generate, verify, label, status, show, sql, curate, train, evaluate, teacher, demo)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

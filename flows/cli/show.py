@@ -1,0 +1,58 @@
+"""Looking at problems and their variants: in the terminal, or as a page with their images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from flows.cli.options import store_option
+from schemas.exceptions import ConfigError
+
+_PAGE = 20
+
+
+@click.command()
+@click.argument("problem_ids", nargs=-1, metavar="[PROBLEM_ID]...")
+@store_option
+@click.option("--problem-filter", "where", metavar="SQL", help="Condition on `problems`, instead of ids.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help=f"Only the first problems, by id.  [default: {_PAGE} without ids, with --html]",
+)
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a page with the images, to open in a browser.",
+)
+def show(
+    problem_ids: tuple[str, ...], store_dir: Path, where: str | None, limit: int | None, html: Path | None
+) -> None:
+    """Show problems beside all of their variants: kind, delta, verdicts, hints, and images in a page.
+
+    \b
+    examples: diva show figures/figure-07 --store runs/store
+              diva show --store runs/store --problem-filter "len(images) > 0" --html gallery.html
+    """
+    from flows.looking import as_text, look
+    from pipeline.store import VariantStore
+
+    if problem_ids and where is not None:
+        raise click.UsageError("give ids, or --problem-filter")
+    if not problem_ids and html is None and where is None and limit is None:
+        raise click.UsageError("give a PROBLEM_ID, --problem-filter or --limit; or --html FILE for a page")
+    if html is not None and not html.parent.is_dir():
+        raise ConfigError(f"--html {html}: there is no folder {html.parent}")
+    store = VariantStore(store_dir)
+    chosen = tuple(dict.fromkeys(problem_ids))
+    looked = look(store, chosen, where=where, limit=limit or (None if chosen else _PAGE))
+    if html is None:
+        click.echo("\n\n".join(map(as_text, looked)))
+        return
+    from flows.gallery import write_gallery
+
+    write_gallery(store, looked, html, f"Problems and their variants: {store_dir.name}")
+    variants = sum(len(one.variants) for one in looked)
+    size = html.stat().st_size / 1e6
+    click.echo(f"{len(looked)} problems with {variants} variants in {html} ({size:.1f} MB)")

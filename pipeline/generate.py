@@ -11,6 +11,7 @@ from functools import partial
 from itertools import chain, pairwise
 
 from pipeline.checks import check_leak
+from pipeline.image_variants import generate_image_variants
 from pipeline.prompts import load_prompt
 from pipeline.shown import shown_images
 from pipeline.store import VariantStore
@@ -64,7 +65,7 @@ class Ask:
 
 def generate(
     store: VariantStore,
-    teacher: TeacherConfig,
+    teacher: TeacherConfig | None,
     config: GenerateConfig,
     *,
     problem_ids: Sequence[str] | None = None,
@@ -73,22 +74,42 @@ def generate(
 ) -> Counter[str]:
     """Write candidate variants of every problem that has none of that kind, model and prompt yet.
 
+    Kinds of perturbed images are recipes, for which no teacher is asked.
+
     `pipeline.supply` goes on from there until enough of them are accepted.
 
     Args:
         store: where problems come from and variants go.
-        teacher: the endpoint.
+        teacher: the endpoint; may be None where all kinds are of images.
         config: kinds and how many of each.
         problem_ids: only these; default all.
         limit: only the first so many, by id.
         progress: told of every kind of a problem that is done, now or before.
 
     Returns:
-        New rows by status: `candidate`, or `failed` with the teacher's reason.
+        New rows by status: `candidate`, `failed` with the teacher's reason, or `rejected` where an operation
+        does not suit a problem.
 
     Raises:
-        ConfigError: a kind that no teacher writes.
+        ConfigError: a kind that a teacher must write, and no teacher.
     """
+    counts = generate_image_variants(store, config, problem_ids=problem_ids, limit=limit, progress=progress)
+    texts = config.model_copy(update={"kinds": tuple(k for k in config.kinds if k in TEXT_KINDS)})
+    if not texts.kinds:
+        return counts
+    if teacher is None:
+        raise ConfigError(f"kind {texts.kinds[0]} is written by a teacher: name one")
+    return counts + _generate_texts(store, teacher, texts, problem_ids, limit, progress)
+
+
+def _generate_texts(
+    store: VariantStore,
+    teacher: TeacherConfig,
+    config: GenerateConfig,
+    problem_ids: Sequence[str] | None,
+    limit: int | None,
+    progress: Progress | None,
+) -> Counter[str]:
     counts: Counter[str] = Counter()
     for shard in shards(store.problems(problem_ids, limit=limit)):
         done = asked(store, teacher.model, config, [problem.problem_id for problem in shard])
@@ -145,15 +166,7 @@ def write(
 
     Returns:
         New rows by status.
-
-    Raises:
-        ConfigError: a kind that no teacher writes.
     """
-    unknown = [ask.kind for ask in asks if ask.kind not in TEXT_KINDS]
-    if unknown:
-        raise ConfigError(
-            f"kind {unknown[0]} is not written by a teacher: choose from {', '.join(TEXT_KINDS)}"
-        )
     own = [ask for ask in asks if ask.from_source]
     variants = list(chain.from_iterable(_of_source(ask.problem) for ask in own))
     if progress:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.generate import Ask, asked, first_ask, write
+from pipeline.image_variants import generate_image_variants
 from pipeline.store import VariantStore
 from pipeline.work import Progress, shards
-from schemas.config import GenerateConfig, TeacherConfig
+from schemas.config import IMAGE_KINDS, GenerateConfig, TeacherConfig
 from schemas.exceptions import ConfigError
 from schemas.records import Kind, Problem, Shortage, Status, Variant
 
@@ -79,11 +80,12 @@ def supply(
         progress: told of every request to the teacher that is done.
 
     Raises:
-        ConfigError: `accepted` is not set, or names a kind that no teacher writes.
+        ConfigError: `accepted` is not set.
     """
     if config.accepted is None:
         raise ConfigError("how many accepted variants? Give --accepted, such as 5 or reword=5,think_step=3")
     done = Supply()
+    done.generated += generate_image_variants(store, config, problem_ids=problem_ids, limit=limit)
     for shard in shards(store.problems(problem_ids, limit=limit)):
         ids = [problem.problem_id for problem in shard]
         sent: set[tuple[str, str, int]] = set()
@@ -136,7 +138,7 @@ def _stock(
     stock = []
     for problem in problems:
         for kind in config.kinds:
-            if not config.wanted(kind):
+            if not config.wanted(kind) or (kind in IMAGE_KINDS and not problem.images):
                 continue
             key = (problem.problem_id, kind)
             holding = _Holding(problem, kind, config.wanted(kind), samples[key])
@@ -161,7 +163,7 @@ def _next_ask(holding: _Holding, config: GenerateConfig, sent: set[tuple[str, st
     """
     problem, kind = holding.problem, holding.kind
     count = holding.missing - holding.undecided
-    if count <= 0:
+    if count <= 0 or kind in IMAGE_KINDS:  # of which all that the configuration allows are made at once
         return None
     ask = first_ask(problem, kind, config)
     if ask.from_source and None not in holding.samples:

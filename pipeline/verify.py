@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.checks import (
     EvaluationSets,
@@ -21,10 +22,11 @@ from pipeline.checks import (
     majority,
     read_evaluation_sets,
 )
+from pipeline.image_variants import check_recipe
 from pipeline.solve import Solver
 from pipeline.store import VariantStore
 from pipeline.work import Progress, shards
-from schemas.config import CheckName, VerifyConfig
+from schemas.config import IMAGE_KINDS, CheckName, VerifyConfig
 from schemas.exceptions import ConfigError
 from schemas.question import question_of
 from schemas.records import Kind, Problem, Status, Variant, Verdict
@@ -56,8 +58,8 @@ class References:
             problems = {problem.problem_id: problem for problem in store.problems()}
             others.add((problem, problem.text) for problem in problems.values())
             texts = store.query(
-                "SELECT problem_id, text FROM variants WHERE status = 'accepted' AND kind <> 'think_step' "
-                "AND text IS NOT NULL"
+                "SELECT problem_id, text FROM variants WHERE status = 'accepted' "
+                "AND kind IN ('reword', 'harder') AND text IS NOT NULL"
             )
             others.add((problems[problem_id], text) for problem_id, text in texts if problem_id in problems)
         wanted = "decontamination" in config.checks and config.evaluation_sets
@@ -77,6 +79,7 @@ def verify(
     """Give every candidate its terminal status: accepted, rejected (a check), or failed (no verdict).
 
     Cheap checks run first and spare the solver, which spares the judge; `verdicts` keeps what each check said.
+    Of a perturbed image there is one check, always made: `recipe`. Its answer is the original's by rule.
 
     Args:
         store: where candidates come from and verdicts go.
@@ -107,7 +110,7 @@ def verify(
         passed = round_.solved(passed, solver, progress)
         if judge is not None:
             passed = round_.judged(passed, judge, progress)
-        for variant in passed:
+        for variant in [*passed, *round_.perturbed()]:
             round_.settle(variant, Status.ACCEPTED, None)
         store.append(round_.verdicts)
         store.append(round_.decided)
@@ -149,11 +152,20 @@ class _Round:
         made = cls(config, {p.problem_id: p for p in store.problems(problem_ids)}, variants)
         return made if made._candidates else None
 
+    def perturbed(self) -> list[Variant]:
+        """The image variants whose operations suit their problem."""
+        return [
+            v
+            for v in self._candidates
+            if v.kind in IMAGE_KINDS
+            and self._note(v, "recipe", check_recipe(v, self._problems[v.problem_id]))
+        ]
+
     def alone(self, references: References) -> list[Variant]:
-        """The candidates that pass the checks without a model; the first failure settles each."""
+        """The written candidates that pass the checks without a model; the first failure settles each."""
         siblings: defaultdict[str, list[Variant]] = defaultdict(list)
         for variant in self._variants:
-            if variant.status == Status.ACCEPTED:
+            if variant.status == Status.ACCEPTED and variant.kind not in IMAGE_KINDS:
                 siblings[variant.problem_id].append(variant)
         others, sets = references.others, references.evaluation_sets
         checks: dict[CheckName, Callable[[Variant, Problem], Finding]] = {
@@ -167,6 +179,8 @@ class _Round:
         wanted = [(name, check) for name, check in checks.items() if name in self._checks]
         passed = []
         for variant in self._candidates:
+            if variant.kind in IMAGE_KINDS:
+                continue
             problem = self._problems[variant.problem_id]
             if all(self._note(variant, name, check(variant, problem)) for name, check in wanted):
                 passed.append(variant)
@@ -214,7 +228,9 @@ class _Round:
             if v.variant_id not in said or self._note(v, "judge", said[v.variant_id], judge.model)
         ]
 
-    def _note(self, variant: Variant, name: CheckName, finding: Finding, model: str = "") -> bool:
+    def _note(
+        self, variant: Variant, name: CheckName | Literal["recipe"], finding: Finding, model: str = ""
+    ) -> bool:
         """Keep a verdict; one that is not a pass settles the variant."""
         self.verdicts.append(
             Verdict(

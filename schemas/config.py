@@ -7,10 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from schemas.recipe import OperationName
 from schemas.records import Aspect, Kind
 
 TEXT_KINDS = (Kind.REWORD, Kind.HARDER, Kind.THINK_STEP)
 """Kinds that a teacher writes; images are perturbed when they are used."""
+
+IMAGE_KINDS = (Kind.IMAGE, Kind.IMAGE_TEXT, Kind.COMPOSITE)
+"""Kinds that are recipes of operations on a problem's images."""
 
 CheckName = Literal["format", "leak", "numbers", "duplicate", "decontamination", "answer", "judge"]
 """Checks in the order of their cost, in which they run."""
@@ -121,6 +125,12 @@ class GenerateConfig(Config):
         "such as 5 or reword=5,think_step=3.",
     )
     tries: int = Field(default=4, ge=1, description="Requests for a kind of a problem, with `accepted`.")
+    image_families: int = Field(
+        default=2, ge=1, description="Operations (or pairs, for composite) on a problem's images."
+    )
+    image_operations: tuple[OperationName, ...] = Field(
+        default=tuple(OperationName), description="Operations that image and composite may use."
+    )
     retry_failed: bool = Field(default=False, description="Ask again where the teacher failed before.")
 
     def wanted(self, kind: Kind) -> int:

@@ -19,7 +19,6 @@ from pipeline.solve import TeacherSolver
 from pipeline.store import VariantStore
 from pipeline.verify import verify
 from schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
-from schemas.exceptions import ConfigError
 from schemas.mapping import PRESETS
 from schemas.records import Aspect, Image, Kind, Problem
 from tests.endpoints import Endpoint, Reply, completion, serving
@@ -124,13 +123,6 @@ def test_unreachable_endpoint_makes_failed_variants_with_the_reason(store: Varia
     assert generate(store, config, REWORD) == {"failed": 5}
     [(reason,)] = variants_by(store, "reason")
     assert reason.startswith("network: ")
-
-
-def test_kind_that_no_teacher_writes_is_one_line(store: VariantStore, endpoint: TeacherConfig) -> None:
-    with pytest.raises(
-        ConfigError, match="kind image is not written by a teacher: choose from reword, harder"
-    ):
-        generate(store, endpoint, GenerateConfig(kinds=(Kind.IMAGE,)))
 
 
 def test_lost_records_cost_no_second_request(store: VariantStore) -> None:

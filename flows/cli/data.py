@@ -18,7 +18,7 @@ from flows.cli.options import (
     teacher_of,
     teacher_options,
 )
-from schemas.config import GenerateConfig, LabelConfig, VerifyConfig
+from schemas.config import IMAGE_KINDS, GenerateConfig, LabelConfig, VerifyConfig
 from schemas.exceptions import TeacherError
 from schemas.mapping import PRESETS, ColumnMapping
 from schemas.records import Status
@@ -108,20 +108,24 @@ def ingest(
 @config_options(GenerateConfig, "accepted", "tries")
 @limit_option
 def generate(store_dir: Path, limit: int | None, **values: Any) -> None:
-    """Ask a teacher for variants of every problem that has none of these kinds yet.
+    """Write variants of every problem that has none of these kinds yet.
+
+    A teacher is asked for reword, harder and think_step; image, image_text and composite need none.
 
     \b
-    example: diva generate --store runs/store --base-url http://localhost:8000/v1 --model qwen \\
-                 --kinds reword,think_step --limit 50
+    examples: diva generate --store runs/store --base-url http://localhost:8000/v1 --model qwen \\
+                  --kinds reword,think_step --limit 50
+              diva generate --store runs/store --kinds image,image_text,composite
     """
     from pipeline.generate import generate as run
     from pipeline.store import VariantStore
 
     store, config = VariantStore(store_dir), made(GenerateConfig, take(values, GenerateConfig))
-    teacher = teacher_of(values, retry_failed=config.retry_failed)
+    needless = set(config.kinds) <= set(IMAGE_KINDS)
+    teacher = None if needless else teacher_of(values, retry_failed=config.retry_failed)
     total = len(store.problems(limit=limit)) * len(config.kinds)
     with (
-        store.run("generate", config.model_dump_json(), teacher.model),
+        store.run("generate", config.model_dump_json(), teacher.model if teacher else None),
         progress_bar(total, "requests") as progress,
     ):
         counts = run(store, teacher, config, limit=limit, progress=progress)

@@ -49,7 +49,7 @@ def undrawable(text: str) -> str | None:
     for sign in unicodedata.normalize("NFC", text):
         if sign == "\n":
             continue
-        name = f"{sign!r} ({unicodedata.name(sign, f'U+{ord(sign):04X}').lower()})"
+        name = f"{sign!r} ({unicodedata.name(sign, f'u+{ord(sign):04x}').lower()})"
         if unicodedata.bidirectional(sign) in _UNSET_SCRIPTS or unicodedata.combining(sign):
             return f"{name} cannot be set sign by sign"
         if not any(ord(sign) in _signs(font) for font in FONTS):

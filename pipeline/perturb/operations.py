@@ -147,7 +147,7 @@ def _blur(image: Image.Image, parameters: Parameters, _: Draws) -> Image.Image:
 
 def _low_resolution(image: Image.Image, parameters: Parameters, _: Draws) -> Image.Image:
     small = tuple(max(1, round(side / parameters["factor"])) for side in image.size)
-    return image.resize((small[0], small[1]), Resampling.BOX).resize(image.size, Resampling.BILINEAR)
+    return image.resize((small[0], small[1]), Resampling.BILINEAR).resize(image.size, Resampling.BILINEAR)
 
 
 def _occlusion(image: Image.Image, parameters: Parameters, draws: Draws) -> Image.Image:
@@ -220,7 +220,7 @@ OPERATIONS: dict[OperationName, OperationKind] = {
         _occlusion,
     ),
     OperationName.JPEG: OperationKind(
-        "quality 95 (1 - s)^3, at least 1", lambda s, _: {"quality": max(1, round(95 * (1 - s) ** 3))}, _jpeg
+        "quality 40 - 39 s", lambda s, _: {"quality": round(40 - 39 * s)}, _jpeg
     ),
     OperationName.CONTRAST: OperationKind(
         "(1 - s)^2 of the contrast left, at least 5 %",

@@ -172,6 +172,30 @@ class LabelConfig(Config):
     )
 
 
+class ExportConfig(Config):
+    """What is exported, and in which form."""
+
+    format: Literal["parquet", "jsonl", "hf"] = Field(
+        default="hf",
+        description="One file, or a Hugging Face dataset folder with a card.",
+    )
+    what: str = Field(
+        default="training",
+        description="problems (the originals), variants (the accepted ones), training (both), or any view.",
+    )
+    preset: Literal["trl", "verl", "easyr1"] | None = Field(
+        default=None, description="Columns as this trainer reads them; default: all columns."
+    )
+    prompt: Literal["chat", "text"] = Field(
+        default="chat", description="With trl: a conversation, or text for a model without a chat template."
+    )
+    instruction: str = Field(default="", description="Text to put behind each question.")
+    where: str | None = Field(
+        default=None, description="SQL condition on the rows, such as source = 'gsm8k' and delta < 0."
+    )
+    shard_rows: int = Field(default=100_000, ge=1, description="Rows a file, with hf.")
+
+
 class CurateConfig(Config):
     """A whole curation: generate, verify and label."""
 

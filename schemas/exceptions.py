@@ -27,3 +27,7 @@ class TeacherError(DivaError, RuntimeError):
 
 class RecipeError(DivaError, ValueError):
     """A recipe that cannot be rendered on its problem's images."""
+
+
+class TargetError(DivaError, RuntimeError):
+    """A place outside of this machine that cannot be written to."""

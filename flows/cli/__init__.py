@@ -11,13 +11,29 @@ import sys
 import click
 
 from flows.cli.data import generate, ingest, label, verify
+from flows.cli.export import export
 from flows.cli.query import init, sql, status
 from flows.cli.running import curate, demo, teacher
 from flows.cli.show import show
 from flows.cli.training import evaluate, train
 from schemas.exceptions import ConfigError, DivaError
 
-COMMANDS = (init, ingest, generate, verify, label, status, show, sql, curate, train, evaluate, teacher, demo)
+COMMANDS = (
+    init,
+    ingest,
+    generate,
+    verify,
+    label,
+    status,
+    show,
+    sql,
+    export,
+    curate,
+    train,
+    evaluate,
+    teacher,
+    demo,
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -29,8 +29,9 @@ def _click_type(field: FieldInfo) -> Any:
     """The type of an option's value; lists are given with commas, and split by `made`."""
     annotation = field.annotation
     choices = [arg for arg in get_args(annotation) if arg is not type(None)]
-    if get_origin(annotation) is Literal:
-        return click.Choice([str(choice) for choice in get_args(annotation)])
+    literal = annotation if get_origin(annotation) is Literal else next(iter(choices), None)
+    if get_origin(literal) is Literal:
+        return click.Choice([str(choice) for choice in get_args(literal)])
     if get_origin(annotation) is tuple:
         return str
     if len(choices) > 1:

@@ -39,7 +39,7 @@ _OUT_OF_MEMORY = "Out of Memory Error"
 # answers, images and whatever else lies in the store are no tables, and no query reads them.
 _LOCKS = """
 SET memory_limit = '{memory_mb}MiB';
-SET temp_directory = '';
+SET temp_directory = '{spill}';
 SET allowed_directories = [{folders}];
 SET enable_external_access = false;
 SET autoinstall_known_extensions = false;
@@ -72,7 +72,7 @@ def run_select(
         StoreError: a part file is damaged.
     """
     with store.connect() as connection:
-        connection.execute(_LOCKS.format(memory_mb=memory_mb, folders=_table_folders(store)))
+        lock(connection, store, memory_mb=memory_mb)
         statements = _statements(sql, connection)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise QueryError("only one SELECT is admitted: the store is read-only by SQL")
@@ -88,7 +88,7 @@ def run_select(
                     raise QueryError(too_long(timeout_s)) from error
                 if isinstance(error, MemoryError) or _OUT_OF_MEMORY in str(error):
                     raise QueryError(too_large(memory_mb)) from error
-                raise QueryError(_first_line(error)) from error
+                raise QueryError(first_line(error)) from error
 
 
 def split_statements(sql: str) -> list[str]:
@@ -120,9 +120,24 @@ def too_large(memory_mb: int) -> str:
     return f"the query needs more than {memory_mb} MiB of memory: narrow it, or raise --memory"
 
 
-def _table_folders(store: VariantStore) -> str:
-    folders = (str(store.root / record.table) for record in RECORDS)
-    return ", ".join("'" + folder.replace("'", "''") + "'" for folder in folders)
+def lock(
+    connection: duckdb.DuckDBPyConnection, store: VariantStore, *, memory_mb: int, spill: Path | None = None
+) -> None:
+    """Let a connection read the store's tables and nothing else, for good.
+
+    Args:
+        connection: of `store.connect()`.
+        store: the store.
+        memory_mb: MiB that the engine may use.
+        spill: folder for what does not fit; None spills nothing.
+    """
+    folders = ", ".join(_quoted(str(store.root / record.table)) for record in RECORDS)
+    path = "" if spill is None else str(spill).replace("'", "''")
+    connection.execute(_LOCKS.format(memory_mb=memory_mb, folders=folders, spill=path))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _statements(sql: str, connection: duckdb.DuckDBPyConnection | None) -> list[duckdb.Statement]:
@@ -132,7 +147,7 @@ def _statements(sql: str, connection: duckdb.DuckDBPyConnection | None) -> list[
     except UnicodeEncodeError as error:
         raise QueryError("the query holds half of a surrogate pair, which is not text") from error
     except duckdb.Error as error:
-        raise QueryError(_first_line(error)) from error
+        raise QueryError(first_line(error)) from error
 
 
 @contextmanager
@@ -166,7 +181,8 @@ def _collected(reader: pa.RecordBatchReader) -> pa.Table:
     return pa.Table.from_batches(batches, reader.schema)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """An error in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -240,5 +256,5 @@ def render(table: pa.Table, output_format: str, out: Path | None = None) -> str 
         else:
             out.write_text(text + "\n", encoding="utf-8")
     except (OSError, pa.ArrowException) as error:
-        raise QueryError(f"{out} cannot be written: {_first_line(error)}") from error
+        raise QueryError(f"{out} cannot be written: {first_line(error)}") from error
     return None

@@ -1,0 +1,9 @@
+"""`export`: what the store holds as training data for other programs.
+
+report = export(VariantStore("store"), Path("out"), ExportConfig(format="hf", preset="trl"))
+"""
+
+from pipeline.export.export import ExportReport, export
+from pipeline.export.hub import push
+
+__all__ = ["ExportReport", "export", "push"]

@@ -1,0 +1,55 @@
+"""An exported folder on the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from schemas.exceptions import ConfigError, TargetError
+
+
+def check_token() -> None:
+    """See that there is a token of the hub, before an hour's export ends without one.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise ConfigError("no Hugging Face token: run `hf auth login`, or set HF_TOKEN")
+
+
+def push(folder: Path, repo: str, *, private: bool = True) -> str:
+    """Upload a folder that `export` has written: the card, then the rows by `datasets` itself.
+
+    Args:
+        folder: written with `format="hf"`.
+        repo: the data set's name on the hub, `owner/name`.
+        private: whether it is private where it is new.
+
+    Returns:
+        The data set's address.
+
+    Raises:
+        ConfigError: there is no token.
+        TargetError: the hub cannot be reached or refuses.
+    """
+    import datasets
+    from huggingface_hub import DatasetCard, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    check_token()
+    try:
+        address = HfApi().create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+        DatasetCard.load(folder / "README.md").push_to_hub(repo, repo_type="dataset")
+        datasets.load_dataset(str(folder)).push_to_hub(repo, private=private)
+    except (
+        HfHubHTTPError,
+        HFValidationError,
+        datasets.exceptions.DatasetsError,
+        OSError,
+        ValueError,
+    ) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TargetError(f"{folder} is written, but {repo} could not be uploaded: {reason}") from error
+    return str(address)

@@ -1,0 +1,134 @@
+"""The columns that other trainers read, by preset.
+
+Formats as these projects document them: TRL's GRPOTrainer (a column `prompt`, `images`, further columns for the
+reward functions), veRL (docs/preparation/prepare_data.rst and its Geometry3K example: data_source, prompt, ability,
+reward_model, extra_info, images) and EasyR1 (README, Custom Dataset: problem, answer, images).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.export.rows import Picture, TrainingRow
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+ABOUT = {
+    "problem_id": "problem that the row belongs to",
+    "variant_id": "variant, or `original`",
+    "kind": "what the variant does: reword, harder, think_step, image, image_text, composite; or original",
+    "source": "data set that the problem comes from",
+    "delta": "difficulty offset to the original, in levels of 1 to 9 (negative is easier)",
+    "difficulty": "measured difficulty from 1 to 9 (null where it was not measured)",
+}
+"""Columns of every row in every preset but veRL's, which keeps them in `extra_info`."""
+
+_COLUMNS: Mapping[str | None, Mapping[str, str]] = {
+    None: {
+        "split": "split of the problem",
+        "text": "the question, without options and hint; <image> or <image1> mark where images stand",
+        "options": "texts of the choices A, B, ... (empty: an open question)",
+        "hint": "first steps of a solution, given with the question",
+        "answer": "reference answer",
+        "solution_steps": "worked solution of the original, a step each (may be empty)",
+        "generator_model": "model that wrote the variant",
+        "prompt_version": "version of the prompt that it was asked with",
+    },
+    "trl": {
+        "prompt": "the question as a conversation (or as text, by --prompt text)",
+        "answer": "reference answer",
+        "solution": "the same in math mode, as trl.rewards.accuracy_reward reads it",
+    },
+    "verl": {
+        "data_source": "data set that the problem comes from",
+        "prompt": "the question as a conversation, <image> where an image stands",
+        "ability": "always math",
+        "reward_model": "style rule, and the reference answer as ground_truth",
+        "extra_info": "split, index, question, answer, and what the row is",
+    },
+    "easyr1": {
+        "problem": "the question, <image> where an image stands",
+        "answer": "reference answer",
+    },
+}
+_IMAGES = {"images": "images in the order in which they stand in the question"}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a row is written.
+
+    Attributes:
+        preset: `trl`, `verl`, `easyr1`, or None for all columns as they are.
+        with_images: whether there is a column of images.
+        prompt: for TRL, `chat` or `text`.
+        instruction: text behind each question.
+    """
+
+    preset: str | None
+    with_images: bool
+    prompt: str = "chat"
+    instruction: str = ""
+
+    @property
+    def descriptions(self) -> dict[str, str]:
+        """Columns in order, with their meanings."""
+        about = {} if self.preset == "verl" else ABOUT
+        return {**about, **_COLUMNS[self.preset], **(_IMAGES if self.with_images else {})}
+
+    def features(self) -> Features:
+        """The columns with their types, as `datasets` knows them."""
+        from datasets import Features, Image, List, Value
+
+        text, texts, number = Value("string"), List(Value("string")), Value("float64")
+        content = List({"type": text, "text": text}) if self.with_images else text
+        about = {name: number if name in ("delta", "difficulty") else text for name in ABOUT}
+        chat = List({"role": text, "content": text})
+        special: dict[str, Any] = {
+            "options": texts,
+            "hint": texts,
+            "solution_steps": texts,
+            "reward_model": {"style": text, "ground_truth": text},
+            "extra_info": {"split": text, "index": Value("int64"), "question": text, "answer": text, **about},
+            "images": List(Image()),
+            **about,
+        }
+        if self.preset == "verl":
+            special["prompt"] = chat
+        elif self.prompt == "chat":
+            special["prompt"] = List({"role": text, "content": content})
+        return Features({name: special.get(name, text) for name in self.descriptions})
+
+    def row(self, row: TrainingRow, index: int) -> tuple[dict[str, Any], Sequence[Picture]]:
+        """The columns of a row, and its images, which the writer puts into the column `images`.
+
+        Args:
+            row: what is exported.
+            index: its number within its split.
+        """
+        values, pictures = row.values, row.pictures
+        found = {name: values[name] for name in ABOUT}
+        if self.preset is None:
+            plain = {name: values[name] for name in _COLUMNS[None]}
+            return {**found, **plain, "hint": values["hint"] or []}, pictures
+        parts, pictures = row.placed(self.instruction)
+        flat = "".join("<image>" if part["type"] == "image" else part["text"] for part in parts)
+        answer = values["answer"]
+        if self.preset == "easyr1":
+            return {**found, "problem": flat, "answer": answer}, pictures
+        if self.preset == "trl":
+            said: Any = [{"type": part["type"], "text": part.get("text")} for part in parts]
+            content = said if self.with_images else flat
+            prompt = flat if self.prompt == "text" else [{"role": "user", "content": content}]
+            return {**found, "prompt": prompt, "answer": answer, "solution": f"${answer}$"}, pictures
+        extra = {"split": values["split"], "index": index, "question": flat, "answer": answer, **found}
+        return {
+            "data_source": values["source"],
+            "prompt": [{"role": "user", "content": flat}],
+            "ability": "math",
+            "reward_model": {"style": "rule", "ground_truth": answer},
+            "extra_info": extra,
+        }, pictures

@@ -22,7 +22,7 @@ from pipeline.sources import Part, Row, Unreadable, default_name, open_source
 from pipeline.store import VariantStore
 from schemas.exceptions import ConfigError, SourceError
 from schemas.mapping import AnswerFormat, ColumnMapping
-from schemas.records import Problem, Reject
+from schemas.records import LICENSE_SETTING, Problem, Reject
 
 CHUNK_SIZE = 5_000
 """Problems (or rejects) that are appended at once: what bounds the memory, and what a crash can cost."""
@@ -105,6 +105,7 @@ def ingest(
     if not name or "/" in name:
         raise ConfigError(f"the source's name {name!r} must not be empty or hold a slash: choose another")
     parts = open_source(source, mapping, split=split, streaming=limit is not None)
+    _keep_license(store, name, mapping.license)
     intake = _Intake(store, source, name, mapping, split)
     done = 0
     for part in parts:
@@ -119,6 +120,12 @@ def ingest(
     if progress and done % _PROGRESS_ROWS:
         progress(done % _PROGRESS_ROWS)
     return intake.finish()
+
+
+def _keep_license(store: VariantStore, source_name: str, licence: str | None) -> None:
+    setting = LICENSE_SETTING + source_name
+    if licence is not None and store.setting(setting) != licence:
+        store.put_setting(setting, licence)
 
 
 class _Intake:

@@ -58,6 +58,9 @@ class ColumnMapping(BaseModel):
         default=False,
         description="one picture holds all figures of a question, each labelled in it: <image1>, ...",
     )
+    license: str | None = Field(
+        default=None, description="the source's licence, by its SPDX id in lower case"
+    )
     hub: str | None = Field(default=None, description="the data set's name on the Hugging Face hub")
     hub_config: str | None = Field(default=None, description="its configuration there")
     hub_split: str | None = Field(default=None, description="split read from there where none is named")
@@ -67,6 +70,7 @@ PRESETS: Mapping[str, ColumnMapping] = MappingProxyType(
     {
         "gsm8k": ColumnMapping(
             name="gsm8k",
+            license="mit",
             problem="question",
             answer="answer",
             answer_format=AnswerFormat.GSM8K,
@@ -76,6 +80,7 @@ PRESETS: Mapping[str, ColumnMapping] = MappingProxyType(
         ),
         "mathvision": ColumnMapping(
             name="mathvision",
+            license="mit",
             id="id",
             problem="question",
             answer="answer",

@@ -311,6 +311,10 @@ class Decision(Record):
     created_at: datetime = Field(default_factory=utc_now, description="when it was decided, UTC")
 
 
+LICENSE_SETTING = "license:"
+"""What stands before a source's name in the setting that holds its licence."""
+
+
 class Setting(Record):
     """A property of the store itself, such as the solver whose labels drive deltas (`label_model`)."""
 

@@ -58,6 +58,7 @@ def _column_options(command: Any) -> Any:
 @_column_options
 @click.option("--source-name", help="Name in the store.  [default: the preset's, or the file's]")
 @click.option("--split", help="Split of the rows.  [default: the source's, or train]")
+@click.option("--license", "licence", help="Licence of the source, such as mit; `diva export` states it.")
 @limit_option
 def ingest(
     source: str,
@@ -65,6 +66,7 @@ def ingest(
     preset: str | None,
     source_name: str | None,
     split: str | None,
+    licence: str | None,
     limit: int | None,
     **columns: str | None,
 ) -> None:
@@ -82,7 +84,7 @@ def ingest(
 
     base = PRESETS[preset] if preset else ColumnMapping()
     given = {name: columns[f"{name}_column"] for name in _COLUMN_FLAGS if columns[f"{name}_column"]}
-    mapping = base.model_copy(update=given)
+    mapping = base.model_copy(update=given | ({"license": licence} if licence else {}))
     store = VariantStore(store_dir, create=True)
     with store.run("ingest", mapping.model_dump_json(), None), progress_bar(0, "rows") as progress:
         report = run(

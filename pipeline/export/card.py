@@ -14,16 +14,11 @@ from pipeline.export.rows import TrainingRow
 from pipeline.export.shapes import Shape
 from pipeline.store import VariantStore
 from schemas.config import ExportConfig
+from schemas.records import LICENSE_SETTING
 
 UNKNOWN = "unknown"
-_LICENSE = "license:"
 # https://huggingface.co/docs/hub/datasets-cards: size categories are powers of ten up to a trillion.
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
-
-
-def license_setting(source: str) -> str:
-    """Name of the store's setting that holds the licence of a source."""
-    return f"{_LICENSE}{source}"
 
 
 def licenses(store: VariantStore) -> dict[str, str]:
@@ -31,7 +26,7 @@ def licenses(store: VariantStore) -> dict[str, str]:
     rows = store.query(
         "SELECT DISTINCT p.source, coalesce(s.value, ?) FROM problems p "
         "LEFT JOIN settings s ON s.name = ? || p.source ORDER BY p.source",
-        [UNKNOWN, _LICENSE],
+        [UNKNOWN, LICENSE_SETTING],
     )
     return dict(rows)
 

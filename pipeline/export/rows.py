@@ -15,13 +15,11 @@ import duckdb
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.images import open_rgb
-from pipeline.perturb import render
+from pipeline.shown import MAX_PIXELS, MIN_PIXELS, Shown
 from pipeline.store import VariantStore
 from pipeline.store.sql import first_line, lock, split_statements
 from schemas.exceptions import ConfigError, QueryError
 from schemas.question import place_images, render_question
-from schemas.recipe import Recipe
 from schemas.records import ORIGINAL
 
 MEMORY_MB = 1_024
@@ -137,9 +135,9 @@ class Selection:
         paths = [self._store.image_path(digest) for digest in values["images"]]
         if values["recipe"] is None:
             return [Picture(path.name, path.read_bytes()) for path in paths]
-        recipe = Recipe.model_validate_json(values["recipe"])
-        images, _ = render(recipe, [open_rgb(path) for path in paths], values["original"])
-        return [_png(image) for image in images]
+        # In the bounds of training: the same pixels as our own trainer shows.
+        shown = Shown(tuple(paths), values["recipe"], values["original"], MIN_PIXELS, MAX_PIXELS)
+        return [_png(image) for image in shown.open()]
 
 
 def _png(image: Image.Image) -> Picture:

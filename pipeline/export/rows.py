@@ -17,12 +17,12 @@ from PIL import Image
 
 from pipeline.shown import MAX_PIXELS, MIN_PIXELS, Shown
 from pipeline.store import VariantStore
-from pipeline.store.sql import first_line, lock, split_statements
+from pipeline.store.sql import first_line, lock, quoted, split_statements
 from schemas.exceptions import ConfigError, QueryError
 from schemas.question import place_images, render_question
 from schemas.records import ORIGINAL
 
-MEMORY_MB = 1_024
+MEMORY_MB = 512
 """Memory of the engine; what does not fit is sorted on disk, in a folder that goes with the export."""
 
 _BATCH_ROWS = 1_000
@@ -117,8 +117,9 @@ class Selection:
     def batches(self, split: str) -> pa.RecordBatchReader:
         """Rows of one split as a stream of Arrow batches, in the order of their ids."""
         order = "problem_id, variant_id" if self.is_training else "ALL"
-        query = f"SELECT * FROM selected WHERE {self._split} = ? ORDER BY {order}"
-        return self._connection.sql(query, params=[split]).to_arrow_reader(_BATCH_ROWS)
+        # The split as a literal: with parameters DuckDB's Python client holds the whole result.
+        query = f"SELECT * FROM selected WHERE {self._split} = {quoted(split)} ORDER BY {order}"
+        return self._connection.sql(query).to_arrow_reader(_BATCH_ROWS)
 
     def rows(self, split: str) -> Iterator[TrainingRow]:
         """Training rows of one split with their images, rendered where a variant perturbs them.

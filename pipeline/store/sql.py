@@ -39,7 +39,7 @@ _OUT_OF_MEMORY = "Out of Memory Error"
 # answers, images and whatever else lies in the store are no tables, and no query reads them.
 _LOCKS = """
 SET memory_limit = '{memory_mb}MiB';
-SET temp_directory = '{spill}';
+SET temp_directory = {spill};
 SET allowed_directories = [{folders}];
 SET enable_external_access = false;
 SET autoinstall_known_extensions = false;
@@ -131,12 +131,13 @@ def lock(
         memory_mb: MiB that the engine may use.
         spill: folder for what does not fit; None spills nothing.
     """
-    folders = ", ".join(_quoted(str(store.root / record.table)) for record in RECORDS)
-    path = "" if spill is None else str(spill).replace("'", "''")
-    connection.execute(_LOCKS.format(memory_mb=memory_mb, folders=folders, spill=path))
+    folders = ", ".join(quoted(str(store.root / record.table)) for record in RECORDS)
+    spill_to = quoted("" if spill is None else str(spill))
+    connection.execute(_LOCKS.format(memory_mb=memory_mb, folders=folders, spill=spill_to))
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -29,14 +29,15 @@ def _click_type(field: FieldInfo) -> Any:
     """The type of an option's value; lists are given with commas, and split by `made`."""
     annotation = field.annotation
     choices = [arg for arg in get_args(annotation) if arg is not type(None)]
-    literal = annotation if get_origin(annotation) is Literal else next(iter(choices), None)
-    if get_origin(literal) is Literal:
-        return click.Choice([str(choice) for choice in get_args(literal)])
     if get_origin(annotation) is tuple:
         return str
+    if get_origin(annotation) is Literal:
+        return click.Choice([str(choice) for choice in get_args(annotation)])
     if len(choices) > 1:
         return str  # of several forms: the model reads it
     simple = choices[0] if choices else annotation
+    if get_origin(simple) is Literal:  # of an option that may be left out
+        return click.Choice([str(choice) for choice in get_args(simple)])
     return click.Path(path_type=Path) if simple is Path else simple
 
 

@@ -16,8 +16,8 @@ from pipeline.prompts import load_prompt
 from pipeline.shown import shown_images
 from pipeline.store import VariantStore
 from pipeline.teacher import Teacher
-from pipeline.work import Progress, shards, with_teacher
-from schemas.config import TEXT_KINDS, GenerateConfig, TeacherConfig
+from pipeline.work import SHARD_SIZE, AnyTeacher, Progress, shards, tell, with_teacher
+from schemas.config import TEXT_KINDS, GenerateConfig
 from schemas.exceptions import ConfigError
 from schemas.question import question_of, render_question
 from schemas.records import Aspect, Kind, Problem, Status, Variant
@@ -65,11 +65,13 @@ class Ask:
 
 def generate(
     store: VariantStore,
-    teacher: TeacherConfig | None,
+    teacher: AnyTeacher | None,
     config: GenerateConfig,
     *,
     problem_ids: Sequence[str] | None = None,
+    where: str | None = None,
     limit: int | None = None,
+    shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> Counter[str]:
     """Write candidate variants of every problem that has none of that kind, model and prompt yet.
@@ -83,7 +85,9 @@ def generate(
         teacher: the endpoint; may be None where all kinds are of images.
         config: kinds and how many of each.
         problem_ids: only these; default all.
+        where: an SQL condition on `problems`.
         limit: only the first so many, by id.
+        shard_size: problems whose records are written together.
         progress: told of every kind of a problem that is done, now or before.
 
     Returns:
@@ -91,33 +95,38 @@ def generate(
         does not suit a problem.
 
     Raises:
-        ConfigError: a kind that a teacher must write, and no teacher.
+        ConfigError: a kind that a teacher must write, and no teacher; or a condition that is no SQL.
     """
+    if where is not None:
+        problem_ids = [problem.problem_id for problem in store.problems(problem_ids, where=where)]
     counts = generate_image_variants(store, config, problem_ids=problem_ids, limit=limit, progress=progress)
     texts = config.model_copy(update={"kinds": tuple(k for k in config.kinds if k in TEXT_KINDS)})
     if not texts.kinds:
         return counts
     if teacher is None:
         raise ConfigError(f"kind {texts.kinds[0]} is written by a teacher: name one")
-    return counts + _generate_texts(store, teacher, texts, problem_ids, limit, progress)
+    return counts + _generate_texts(store, teacher, texts, problem_ids, limit, shard_size, progress)
 
 
 def _generate_texts(
     store: VariantStore,
-    teacher: TeacherConfig,
+    teacher: AnyTeacher,
     config: GenerateConfig,
     problem_ids: Sequence[str] | None,
     limit: int | None,
+    shard_size: int,
     progress: Progress | None,
 ) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for shard in shards(store.problems(problem_ids, limit=limit)):
+    for shard in shards(store.problems(problem_ids, limit=limit), shard_size):
         done = asked(store, teacher.model, config, [problem.problem_id for problem in shard])
         firsts = [first_ask(problem, kind, config) for problem in shard for kind in config.kinds]
         asks = [ask for ask in firsts if not _is_done(ask, done[ask.problem.problem_id, ask.kind])]
         if progress:
             progress(len(shard) * len(config.kinds) - len(asks))
-        counts += write(store, teacher, config, asks, progress)
+        written = write(store, teacher, config, asks, progress)
+        counts += written
+        tell(progress, written)
     return counts
 
 
@@ -157,7 +166,7 @@ def asked(
 
 def write(
     store: VariantStore,
-    teacher: TeacherConfig,
+    teacher: AnyTeacher,
     config: GenerateConfig,
     asks: Sequence[Ask],
     progress: Progress | None = None,

@@ -174,6 +174,18 @@ class Journal:
         ).fetchone()
         return Entry(*row[:-2], *map(bool, row[-2:])) if row else None
 
+    def last_id(self) -> int:
+        """Number of the last exchange; later ones have greater numbers."""
+        return int(self._connection.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()[0])
+
+    def sums_since(self, last_id: int) -> list[tuple[str, str, int, int, int]]:
+        """Of the exchanges after a number: model, purpose, how many, prompt tokens and completion tokens."""
+        return self._connection.execute(
+            "SELECT model, purpose, count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0) "
+            "FROM entries WHERE id > ? GROUP BY model, purpose ORDER BY model, purpose",
+            [last_id],
+        ).fetchall()
+
     def commit(self, entry: Entry) -> None:
         """Keep an entry durably, beside all that were kept before."""
         _insert(self._connection, [entry])

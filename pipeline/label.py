@@ -10,7 +10,7 @@ from scipy.special import betaincinv
 from pipeline.grade import grade
 from pipeline.solve import Solver
 from pipeline.store import VariantStore
-from pipeline.work import Progress, shards
+from pipeline.work import SHARD_SIZE, Progress, shards, tell
 from schemas.config import LabelConfig
 from schemas.question import Question, question_of
 from schemas.records import ORIGINAL, Label, Variant
@@ -41,7 +41,9 @@ def label(
     config: LabelConfig,
     *,
     problem_ids: Sequence[str] | None = None,
+    where: str | None = None,
     limit: int | None = None,
+    shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> Counter[str]:
     """Label every problem and every accepted variant that this solver has not labelled yet.
@@ -54,14 +56,16 @@ def label(
         solver: answers the questions.
         config: how often each is asked.
         problem_ids: only these and their variants; default all.
+        where: an SQL condition on `problems`.
         limit: only the first so many problems, by id.
+        shard_size: problems whose labels are written together.
         progress: told of every answer.
 
     Returns:
         Labels written by kind (`original` or a variant's), and `unjudged`.
     """
     counts: Counter[str] = Counter()
-    for shard in shards(store.problems(problem_ids, limit=limit)):
+    for shard in shards(store.problems(problem_ids, where=where, limit=limit), shard_size):
         ids = [problem.problem_id for problem in shard]
         of_shard = "problem_id IN (SELECT unnest(?)) AND status = 'accepted'"
         variants: defaultdict[str, list[Variant]] = defaultdict(list)
@@ -84,11 +88,43 @@ def label(
             counts[kind if made else UNJUDGED] += 1
             labels += [made] if made else []
         store.append(labels)
+        tell(progress, Counter({"labelled": len(labels), UNJUDGED: len(subjects) - len(labels)}))
     label_model = store.setting(LABEL_MODEL)
     wanted = config.label_model or (label_model is None and _has_labelled(store, solver.model))
     if wanted and label_model != solver.model:
         store.put_setting(LABEL_MODEL, solver.model)
     return counts
+
+
+def count_unlabelled(
+    store: VariantStore,
+    model: str,
+    config: LabelConfig,
+    *,
+    where: str | None = None,
+    limit: int | None = None,
+) -> int:
+    """How many answers `label` would ask a solver for.
+
+    Raises:
+        ConfigError: the condition is no SQL.
+    """
+    store.problems(where=where, limit=1)  # says in one line what is wrong with the condition
+    [(count,)] = store.query(
+        f"""
+        WITH chosen AS (
+            SELECT problem_id FROM problems WHERE ({where or "true"}) ORDER BY problem_id LIMIT ?
+        ), subjects AS (
+            SELECT problem_id AS id FROM chosen UNION ALL
+            SELECT variant_id FROM variants JOIN chosen USING (problem_id) WHERE status = 'accepted'
+        )
+        SELECT count(*) FROM subjects ANTI JOIN (
+            SELECT subject_id AS id FROM labels WHERE solver_model = ? AND samples >= ?
+        ) USING (id)
+        """,
+        [limit if limit is not None else 2**62, model, config.samples],
+    )
+    return int(count) * config.samples
 
 
 def _has_labelled(store: VariantStore, model: str) -> bool:

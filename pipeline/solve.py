@@ -10,8 +10,7 @@ from pipeline.prompts import load_prompt
 from pipeline.shown import shown_images
 from pipeline.store import VariantStore
 from pipeline.teacher import Teacher
-from pipeline.work import Progress, with_teacher
-from schemas.config import TeacherConfig
+from pipeline.work import AnyTeacher, Progress, with_teacher
 from schemas.question import Question
 from schemas.replies import Answer, Reply
 
@@ -48,7 +47,7 @@ class TeacherSolver:
         first_sample: number of the first answer to a question: 0, or `VERIFICATION`.
     """
 
-    def __init__(self, store: VariantStore, config: TeacherConfig, first_sample: int = 0) -> None:
+    def __init__(self, store: VariantStore, config: AnyTeacher, first_sample: int = 0) -> None:
         self._store, self._config, self._first_sample = store, config, first_sample
 
     @property

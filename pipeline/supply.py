@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pipeline.generate import Ask, asked, first_ask, write
 from pipeline.image_variants import generate_image_variants
 from pipeline.store import VariantStore
-from pipeline.work import Progress, shards
-from schemas.config import IMAGE_KINDS, GenerateConfig, TeacherConfig
+from pipeline.work import AnyTeacher, Progress, shards
+from schemas.config import IMAGE_KINDS, GenerateConfig
 from schemas.exceptions import ConfigError
 from schemas.records import Kind, Problem, Shortage, Status, Variant
 
@@ -56,7 +56,7 @@ class Supply:
 
 def supply(
     store: VariantStore,
-    teacher: TeacherConfig,
+    teacher: AnyTeacher,
     config: GenerateConfig,
     verify: Verify,
     *,

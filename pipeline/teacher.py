@@ -11,24 +11,21 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.resources import files
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-
-import yaml
 
 from pipeline.image_parts import content_parts
 from pipeline.interrupt import Interrupt
 from pipeline.journal import Entry, Journal, now_text, request_hash
 from pipeline.live import LiveExchange, endpoint_name, speaks_openai
-from pipeline.outcome import Exchange, Outcome, one_line
+from pipeline.outcome import Exchange, Outcome
+from pipeline.prices import PriceTable
 from pipeline.prompts import Prompt
 from pipeline.request import Dialect, Request
 from pipeline.shown import NOTHING_SHOWN, Shown
 from pipeline.structured import ShapeError, read_reply
 from schemas.config import TeacherConfig
-from schemas.exceptions import ConfigError, TeacherError
+from schemas.exceptions import TeacherError
 from schemas.replies import Answer, Reply
 
 T = TypeVar("T", bound=Reply)
@@ -70,7 +67,9 @@ class Teacher:
         self.endpoint = endpoint_name(config)
         self._exchange = exchange or LiveExchange(config)
         self._slots = asyncio.Semaphore(self._exchange.concurrency)
-        self._prices = _prices(config.prices)
+        self._prices = PriceTable.load(config.prices)
+        self.reused = 0
+        """Requests in the place of which the journal had something."""
         self._dialect = self._first_dialect()
         self._unshaped: int | None = 0
         """Answers in the present output mode that had not the asked shape; None as soon as one had."""
@@ -128,6 +127,7 @@ class Teacher:
             render = partial(self.request, prompt, values, shape=shape, images=images, sample=sample)
             request = await asyncio.to_thread(render) if images else render()
             entry = self.kept(request)
+            self.reused += entry is not None
             if entry is None:
                 async with self._journal.claim(request.key):
                     # Another task or process may have been first.
@@ -218,7 +218,7 @@ class Teacher:
             detail=outcome.detail,
             prompt_tokens=outcome.prompt_tokens,
             completion_tokens=outcome.completion_tokens,
-            cost_usd=self._cost(outcome),
+            cost_usd=self._prices.cost(request.model, outcome),
             latency_s=time.monotonic() - started,
             attempts=outcome.attempts,
             output_mode=asked.dialect.output_mode if request.shape else "text",
@@ -296,13 +296,6 @@ class Teacher:
                 f"({entry.outcome}: {entry.detail}): check the URL, the key and the model's name"
             )
 
-    def _cost(self, outcome: Outcome) -> float | None:
-        price = self._prices.get(self.config.model)
-        if price is None or outcome.prompt_tokens is None or outcome.completion_tokens is None:
-            return None
-        dollars = (outcome.prompt_tokens * price[0] + outcome.completion_tokens * price[1]) / 1e6
-        return dollars * outcome.price_share
-
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
@@ -333,12 +326,3 @@ def _checked(outcome: Outcome, shape: type[Reply] | None) -> Outcome:
     except ShapeError as error:
         return replace(outcome, outcome=error.kind, detail=str(error))
     return outcome
-
-
-def _prices(path: Path | None) -> dict[str, tuple[float, float]]:
-    """Dollars a million tokens of prompt and of completion, by model."""
-    try:
-        text = path.read_text("utf-8") if path else (files("pipeline") / "prices.yaml").read_text("utf-8")
-        return {str(name): (float(p), float(c)) for name, (p, c) in yaml.safe_load(text).items()}
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise ConfigError(f"price table {path}: {one_line(error)}") from error

@@ -25,7 +25,7 @@ from pipeline.checks import (
 from pipeline.image_variants import check_recipe
 from pipeline.solve import Solver
 from pipeline.store import VariantStore
-from pipeline.work import Progress, shards
+from pipeline.work import SHARD_SIZE, Progress, one_of, shards, tell
 from schemas.config import IMAGE_KINDS, CheckName, VerifyConfig
 from schemas.exceptions import ConfigError
 from schemas.question import question_of
@@ -74,6 +74,8 @@ def verify(
     judge: Judge | None = None,
     references: References | None = None,
     problem_ids: Sequence[str] | None = None,
+    where: str | None = None,
+    shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> Counter[str]:
     """Give every candidate its terminal status: accepted, rejected (a check), or failed (no verdict).
@@ -88,34 +90,64 @@ def verify(
         judge: for the check `judge`; see `Judge.for_verify`.
         references: what to compare with; default what is in the store and the evaluation sets now.
         problem_ids: only variants of these; default all.
-        progress: told of every answer of solver and judge.
+        where: an SQL condition on `problems`.
+        shard_size: problems whose verdicts are written together.
+        progress: told of every variant that is decided, or solved.
 
     Returns:
         Variants by new status.
 
     Raises:
-        ConfigError: the check `judge` without a judge, or an evaluation set without a question.
+        ConfigError: the check `judge` without a judge, an evaluation set without a question, or a condition
+            that is no SQL.
         SourceError: an evaluation set cannot be read.
     """
     if "judge" in config.checks and judge is None:
         raise ConfigError("the check `judge` needs a judge: see Judge.for_verify")
     counts: Counter[str] = Counter()
-    ids = [problem.problem_id for problem in store.problems(problem_ids)]
-    for shard in shards(ids):
+    ids = [problem.problem_id for problem in store.problems(problem_ids, where=where)]
+    for shard in shards(ids, shard_size):
         round_ = _Round.of_problems(store, config, shard)
         if round_ is None:
             continue
         references = references or References.of(store, config)
+        solved = 0
+
+        def on_solved(done: int) -> None:
+            nonlocal solved
+            solved += done
+            if progress:
+                progress(done)
+
         passed = round_.alone(references)
-        passed = round_.solved(passed, solver, progress)
+        passed = round_.solved(passed, solver, one_of(config.solver_samples, on_solved))
         if judge is not None:
-            passed = round_.judged(passed, judge, progress)
+            passed = round_.judged(passed, judge)
         for variant in [*passed, *round_.perturbed()]:
             round_.settle(variant, Status.ACCEPTED, None)
         store.append(round_.verdicts)
         store.append(round_.decided)
-        counts.update(str(variant.status) for variant in round_.decided)
+        settled = Counter(str(variant.status) for variant in round_.decided)
+        counts += settled
+        if progress:
+            progress(len(round_.decided) - solved)
+        tell(progress, settled)
     return counts
+
+
+def count_undecided(store: VariantStore, config: VerifyConfig, where: str | None = None) -> int:
+    """How many variants `verify` would decide.
+
+    Raises:
+        ConfigError: the condition is no SQL.
+    """
+    store.problems(where=where, limit=1)  # says in one line what is wrong with the condition
+    [(count,)] = store.query(
+        "SELECT count(*) FROM variants WHERE (status = 'candidate' OR (? AND status = 'failed' AND text IS NOT NULL)) "
+        f"AND problem_id IN (SELECT problem_id FROM problems WHERE ({where or 'true'}))",
+        [config.retry_failed],
+    )
+    return int(count)
 
 
 class _Round:
@@ -217,10 +249,10 @@ class _Round:
             finding = check_ending(whole[-1], problem)
         return finding
 
-    def judged(self, variants: Sequence[Variant], judge: Judge, progress: Progress | None) -> list[Variant]:
+    def judged(self, variants: Sequence[Variant], judge: Judge) -> list[Variant]:
         """The variants that pass `judge`; a think step's question is the original itself."""
         texts = [v for v in variants if v.kind != Kind.THINK_STEP]
-        findings = judge.compare([(v, self._problems[v.problem_id]) for v in texts], progress)
+        findings = judge.compare([(v, self._problems[v.problem_id]) for v in texts])
         said = {v.variant_id: finding for v, finding in zip(texts, findings, strict=True)}
         return [
             v

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from pipeline.journal import Journal
+from pipeline.live import LiveExchange
+from pipeline.meter import Meter
+from pipeline.outcome import Exchange, Outcome
+from pipeline.prices import PriceTable, Purse
 from pipeline.store import VariantStore
 from pipeline.teacher import Teacher
 from schemas.config import TeacherConfig
+from schemas.exceptions import BudgetError, ConfigError
 
 R = TypeVar("R")
 T = TypeVar("T")
 Progress = Callable[[int], None]
 """Told how many problems (or questions) are newly done."""
+Connect = Callable[[TeacherConfig, VariantStore], Exchange]
+"""Makes the exchange of a teacher."""
 
 SHARD_SIZE = 200
 
@@ -26,9 +33,98 @@ def shards(items: Sequence[T], size: int = SHARD_SIZE) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
+def tell(progress: Progress | None, results: Mapping[str, int]) -> None:
+    """Tell a progress that shows results (a `Meter`) what came of a shard."""
+    if isinstance(progress, Meter):
+        progress.results.update(results)
+
+
+def one_of(every: int, progress: Progress | None) -> Progress | None:
+    """A progress that passes on one of every so many: of answers, where questions are counted."""
+    if progress is None:
+        return None
+    told, inner = 0, progress
+
+    def tell_some(done: int) -> None:
+        nonlocal told
+        before, told = told, told + done
+        inner(told // every - before // every)
+
+    return tell_some
+
+
+def live(config: TeacherConfig, store: VariantStore) -> Exchange:
+    """Requests that are answered at once."""
+    return LiveExchange(config)
+
+
+class TeacherRun:
+    """A teacher's settings with what all shards of one run share: purse, meter, and way to the endpoint.
+
+    Wherever a verb takes a `TeacherConfig` it takes this too; a bare configuration has no limits.
+
+    Args:
+        config: the endpoint.
+        meter: counts what is sent and what it costs, and holds the purse.
+        connect: makes the exchange, by default a live one.
+
+    Raises:
+        ConfigError: the purse is limited and the model's price is unknown, or the price table is unreadable.
+    """
+
+    def __init__(self, config: TeacherConfig, meter: Meter | None = None, connect: Connect = live) -> None:
+        self.config = config
+        self.meter = meter or Meter("requests")
+        self.prices = PriceTable.load(config.prices)
+        self.connect = connect
+        if self.meter.purse.limit is not None and self.prices.of(config.model) is None:
+            raise ConfigError(f"--max-cost: {self.prices.how_to_add(config.model)}")
+
+    @property
+    def model(self) -> str:
+        """The endpoint's model."""
+        return self.config.model
+
+    def other(self, config: TeacherConfig) -> TeacherRun:
+        """Another teacher of the same run: one purse, one meter."""
+        return TeacherRun(config, self.meter, self.connect)
+
+    @property
+    def purse(self) -> Purse:
+        """What the run spends from."""
+        return self.meter.purse
+
+
+AnyTeacher = TeacherConfig | TeacherRun
+"""What a verb takes as its teacher."""
+
+
+class _Metered:
+    """An exchange that is paid from the purse of a run: where that is empty, nothing is sent any more."""
+
+    def __init__(self, inner: Exchange, run: TeacherRun) -> None:
+        self._inner, self._run = inner, run
+
+    @property
+    def concurrency(self) -> int:
+        return self._inner.concurrency
+
+    async def send(self, parameters: dict[str, Any], key: str) -> Outcome:
+        self._run.purse.admit()
+        outcome = await self._inner.send(parameters, key)
+        self._run.meter.exchanged(outcome, self._run.prices.cost(self._run.model, outcome))
+        return outcome
+
+    def finish(self) -> int:
+        return self._inner.finish()
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
 def with_teacher(
     store: VariantStore,
-    config: TeacherConfig,
+    teacher: AnyTeacher,
     jobs: Sequence[Callable[[Teacher], Awaitable[R]]],
     progress: Progress | None = None,
 ) -> list[R]:
@@ -38,17 +134,22 @@ def with_teacher(
     raises. Works inside of a running event loop too (a notebook's).
 
     Raises:
+        BudgetError: the run has spent what it may; what was in flight then has been answered and kept.
         TeacherError: the endpoint answers nothing at all.
         ConfigError: the teacher's settings cannot work.
         StoreError: an image or the journal is missing or damaged.
     """
+    run = teacher if isinstance(teacher, TeacherRun) else TeacherRun(teacher)
 
-    async def run() -> list[R]:
+    async def work() -> list[R]:
         with Journal.of_store(store) as journal:
             try:
-                async with Teacher(config, journal) as teacher, asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(_told(job(teacher), progress)) for job in jobs]
-                return [task.result() for task in tasks]
+                exchange = _Metered(run.connect(run.config, store), run)
+                async with Teacher(run.config, journal, exchange) as asked:
+                    try:
+                        return await _worked_off(jobs, asked, exchange.concurrency, progress)
+                    finally:
+                        run.meter.reused += asked.reused
             except ExceptionGroup as errors:
                 # The first says what to do; the others are of jobs that failed in the same moment.
                 raise errors.exceptions[0] from errors
@@ -58,9 +159,9 @@ def with_teacher(
     if not jobs:
         return []
     if not _in_event_loop():
-        return asyncio.run(run())
+        return asyncio.run(work())
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, run()).result()
+        return pool.submit(asyncio.run, work()).result()
 
 
 def _in_event_loop() -> bool:
@@ -71,8 +172,37 @@ def _in_event_loop() -> bool:
     return True
 
 
-async def _told(job: Awaitable[R], progress: Progress | None) -> R:
-    result = await job
-    if progress:
-        progress(1)
-    return result
+async def _worked_off(
+    jobs: Sequence[Callable[[Teacher], Awaitable[R]]],
+    teacher: Teacher,
+    concurrency: int,
+    progress: Progress | None,
+) -> list[R]:
+    """Results of all jobs, of which just so many are begun at once as can be sent: a task for each would
+    fill the memory.
+
+    Raises:
+        BudgetError: a job was refused for want of money; those begun before are finished.
+    """
+    results: list[R | None] = [None] * len(jobs)
+    todo = iter(enumerate(jobs))
+    refused: list[BudgetError] = []
+
+    async def worker() -> None:
+        for number, job in todo:
+            try:
+                results[number] = await job(teacher)
+            except BudgetError as error:
+                refused.append(error)
+            else:
+                if progress:
+                    progress(1)
+            if refused:
+                return
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(concurrency, len(jobs))):
+            group.create_task(worker())
+    if refused:
+        raise refused[0]
+    return cast("list[R]", results)

@@ -31,3 +31,7 @@ class RecipeError(DivaError, ValueError):
 
 class TargetError(DivaError, RuntimeError):
     """A place outside of this machine that cannot be written to."""
+
+
+class BudgetError(DivaError, RuntimeError):
+    """A run has spent what `--max-cost` allows it; all answers are kept. The command exits with 1."""

@@ -226,7 +226,7 @@ class Run(Record):
     ended_at: datetime | None = Field(
         default=None, description="when it ended, UTC; NULL while it runs or where it was killed"
     )
-    outcome: str = Field(default="running", description="running, ok, failed or interrupted")
+    outcome: str = Field(default="running", description="running, ok, failed, interrupted or killed")
 
 
 class Attempt(Record):

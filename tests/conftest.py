@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 if not Path("/proc/driver/nvidia").exists():
     os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
+from flows.cli import main
 from pipeline.scripted_teacher import ScriptedTeacher, create_app, serve
 from pipeline.store import VariantStore
 from schemas.config import TeacherConfig
@@ -89,3 +92,33 @@ def endpoint(word_problems: list[Problem]) -> Iterator[TeacherConfig]:
     """A scripted teacher on loopback that makes no mistakes."""
     with serve(create_app(ScriptedTeacher(word_problems, wrong_share=0.0))) as url:
         yield TeacherConfig(model="scripted-teacher", base_url=url, endpoint="test", max_retries=2)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Diva = Callable[..., Outcome]
+
+
+@pytest.fixture
+def diva(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Diva:
+    """Run the command in this process, by its real entry point."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["diva", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run

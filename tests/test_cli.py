@@ -11,8 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,43 +19,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Picture
 
-from flows.cli import cli, main
+from flows.cli import cli
 from pipeline.store import VariantStore
 from schemas.config import TeacherConfig
 from schemas.records import Problem
+from tests.conftest import Diva
 from tests.endpoints import Endpoint, Reply, completion, serving
 
 DIVA = str(Path(sys.executable).parent / "diva")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Diva = Callable[..., Outcome]
-
-
-@pytest.fixture
-def diva(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Diva:
-    """Run the command in this process, by its real entry point."""
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["diva", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from flows.cli.options import (
     teacher_of,
     teacher_options,
 )
+from flows.cli.working import Limits, filter_option, limit_options, rehearsed, watched
 from schemas.config import IMAGE_KINDS, GenerateConfig, LabelConfig, VerifyConfig
 from schemas.exceptions import TeacherError
 from schemas.mapping import PRESETS, ColumnMapping
@@ -108,8 +109,10 @@ def ingest(
 @store_option
 @teacher_options
 @config_options(GenerateConfig, "accepted", "tries")
+@filter_option
 @limit_option
-def generate(store_dir: Path, limit: int | None, **values: Any) -> None:
+@limit_options
+def generate(store_dir: Path, problem_filter: str | None, limit: int | None, **values: Any) -> None:
     """Write variants of every problem that has none of these kinds yet.
 
     A teacher is asked for reword, harder and think_step; image, image_text and composite need none.
@@ -118,19 +121,33 @@ def generate(store_dir: Path, limit: int | None, **values: Any) -> None:
     examples: diva generate --store runs/store --base-url http://localhost:8000/v1 --model qwen \\
                   --kinds reword,think_step --limit 50
               diva generate --store runs/store --kinds image,image_text,composite
+              diva generate --store runs/store --model gpt-4.1-mini --dry-run
+              diva generate --store runs/store --model gpt-4.1-mini --max-cost 5
     """
     from pipeline.generate import generate as run
+    from pipeline.meter import Meter
+    from pipeline.prices import Purse
     from pipeline.store import VariantStore
+    from pipeline.work import TeacherRun
 
     store, config = VariantStore(store_dir), made(GenerateConfig, take(values, GenerateConfig))
+    limits = Limits.of(values)
+    chosen: Any = {"where": problem_filter, "limit": limit}
     needless = set(config.kinds) <= set(IMAGE_KINDS)
     teacher = None if needless else teacher_of(values, retry_failed=config.retry_failed)
-    total = len(store.problems(limit=limit)) * len(config.kinds)
-    with (
-        store.run("generate", config.model_dump_json(), teacher.model if teacher else None),
-        progress_bar(total, "requests") as progress,
-    ):
-        counts = run(store, teacher, config, limit=limit, progress=progress)
+    if limits.dry_run and teacher:
+        with rehearsed(store, teacher, config) as dry:
+            run(dry.store, dry.teacher, config, **chosen)
+            dry.note("generate")
+        return
+    if limits.dry_run:
+        raise click.UsageError("variants of images cost nothing: leave --dry-run out")
+    total = len(store.problems(**chosen)) * len(config.kinds)
+    meter = Meter("requests", total, Purse(limits.max_cost))
+    hired = TeacherRun(teacher, meter) if teacher else None
+    with store.run("generate", config.model_dump_json(), teacher.model if teacher else None) as run_id:
+        with watched(store, run_id, "generate", meter):
+            counts = run(store, hired, config, **chosen, progress=meter)
         _report_variants(store, counts)
 
 
@@ -138,7 +155,9 @@ def generate(store_dir: Path, limit: int | None, **values: Any) -> None:
 @store_option
 @teacher_options
 @config_options(VerifyConfig)
-def verify(store_dir: Path, **values: Any) -> None:
+@filter_option
+@limit_options
+def verify(store_dir: Path, problem_filter: str | None, **values: Any) -> None:
     """Check every candidate; accept it, or reject it with a reason.
 
     Cheap checks run first; the first that fails ends the matter, and `verdicts` keeps what each said.
@@ -155,23 +174,36 @@ def verify(store_dir: Path, **values: Any) -> None:
 
     \b
     examples: diva verify --store runs/store --base-url http://localhost:8000/v1 --model qwen
+              diva verify --store runs/store --model gpt-4.1-mini --dry-run
               diva verify --store runs/store --model qwen --solver-samples 3 --evaluation-sets data/test.jsonl
               diva verify --store runs/store --model qwen --judge-model gpt-4.1 \\
                   --checks format,leak,numbers,duplicate,answer,judge
     """
     from pipeline.checks import Judge
+    from pipeline.meter import Meter
+    from pipeline.prices import Purse
     from pipeline.solve import VERIFICATION, TeacherSolver
     from pipeline.store import VariantStore
+    from pipeline.verify import count_undecided
     from pipeline.verify import verify as run
+    from pipeline.work import TeacherRun
 
     store, config = VariantStore(store_dir), made(VerifyConfig, take(values, VerifyConfig))
-    teacher = teacher_of(values, retry_failed=config.retry_failed)
-    with (
-        store.run("verify", config.model_dump_json(), teacher.model),
-        progress_bar(None, "answers") as progress,
-    ):
-        solver, judge = TeacherSolver(store, teacher, VERIFICATION), Judge.for_verify(store, teacher, config)
-        counts = run(store, solver, config, judge=judge, progress=progress)
+    teacher, limits = teacher_of(values, retry_failed=config.retry_failed), Limits.of(values)
+    total = count_undecided(store, config, problem_filter)
+    if limits.dry_run:
+        with rehearsed(store, teacher) as dry:
+            solver = TeacherSolver(dry.store, dry.teacher, VERIFICATION)
+            judge = Judge.for_verify(dry.store, dry.teacher, config)
+            run(dry.store, solver, config, judge=judge, where=problem_filter)
+            dry.note("verify")
+        return
+    meter = Meter("variants", total, Purse(limits.max_cost))
+    hired = TeacherRun(teacher, meter)
+    solver, judge = TeacherSolver(store, hired, VERIFICATION), Judge.for_verify(store, hired, config)
+    with store.run("verify", config.model_dump_json(), teacher.model) as run_id:
+        with watched(store, run_id, "verify", meter):
+            counts = run(store, solver, config, judge=judge, where=problem_filter, progress=meter)
         _report_variants(store, counts)
 
 
@@ -187,21 +219,38 @@ def verify(store_dir: Path, **values: Any) -> None:
     show_default=True,
     help="With --policy: where hints stand, as in training.",
 )
+@filter_option
 @limit_option
-def label(store_dir: Path, limit: int | None, policy: str | None, hint_style: Any, **values: Any) -> None:
+@limit_options
+def label(
+    store_dir: Path,
+    problem_filter: str | None,
+    limit: int | None,
+    policy: str | None,
+    hint_style: Any,
+    **values: Any,
+) -> None:
     """Measure the difficulty of problems and accepted variants by a solver's pass rate.
 
     \b
     examples: diva label --store runs/store --base-url http://localhost:8000/v1 --model qwen --samples 4
               diva label --store runs/store --policy data/demo_model --samples 8 --hint-style prefix
     """
-    from pipeline.label import UNJUDGED
+    from pipeline.label import UNJUDGED, count_unlabelled
     from pipeline.label import label as run
+    from pipeline.meter import Meter
+    from pipeline.prices import Purse
     from pipeline.solve import Solver, TeacherSolver
     from pipeline.store import VariantStore
+    from pipeline.work import TeacherRun
 
     store, config = VariantStore(store_dir), made(LabelConfig, take(values, LabelConfig))
+    limits = Limits.of(values)
+    chosen: Any = {"where": problem_filter, "limit": limit}
+    meter = Meter("answers", purse=Purse(limits.max_cost))
     solver: Solver
+    if policy and (limits.dry_run or limits.max_cost):
+        raise click.UsageError("--policy costs nothing: leave --dry-run and --max-cost out")
     if policy:
         from trainer.policy import PolicySolver
 
@@ -214,12 +263,17 @@ def label(store_dir: Path, limit: int | None, policy: str | None, hint_style: An
             temperature=1.0 if temperature is None else temperature,
         )
     else:
-        solver = TeacherSolver(store, teacher_of(values, retry_failed=config.retry_failed))
-    with (
-        store.run("label", config.model_dump_json(), solver.model),
-        progress_bar(None, "answers") as progress,
-    ):
-        counts = run(store, solver, config, limit=limit, progress=progress)
+        teacher = teacher_of(values, retry_failed=config.retry_failed)
+        if limits.dry_run:
+            with rehearsed(store, teacher) as dry:
+                run(dry.store, TeacherSolver(dry.store, dry.teacher), config, **chosen)
+                dry.note("label")
+            return
+        solver = TeacherSolver(store, TeacherRun(teacher, meter))
+    meter.total = count_unlabelled(store, solver.model, config, **chosen)
+    with store.run("label", config.model_dump_json(), solver.model) as run_id:
+        with watched(store, run_id, "label", meter):
+            counts = run(store, solver, config, **chosen, progress=meter)
         click.echo(f"labels: {_counted(counts)}")
         if set(counts) == {UNJUDGED}:
             raise TeacherError(

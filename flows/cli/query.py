@@ -14,6 +14,9 @@ from schemas.exceptions import QueryError
 if TYPE_CHECKING:
     from pipeline.store.catalog import View
 
+if TYPE_CHECKING:
+    from pipeline.store.signs import Sign
+
 _STATUS = (
     ("Problems", "SELECT source, split, count(*) AS problems FROM problems GROUP BY ALL ORDER BY ALL"),
     (
@@ -38,29 +41,49 @@ _STATUS = (
         "sum(completion_tokens)::BIGINT AS completion_tokens, round(sum(cost_usd), 4) AS usd "
         "FROM calls GROUP BY ALL ORDER BY ALL",
     ),
-    (
-        "Last runs",
-        "SELECT run_id, model, started_at::TIMESTAMP(0) AS started_at, outcome FROM runs "
-        "ORDER BY started_at DESC LIMIT 5",
-    ),
 )
+
+_LAST_RUNS = """
+SELECT run_id, model, started_at::TIMESTAMP(0) AS started_at,
+       CASE WHEN outcome = 'running' AND run_id IN ({dead}) THEN 'killed' ELSE outcome END AS outcome
+FROM runs ORDER BY started_at DESC LIMIT 5
+"""
 
 
 @click.command()
 @store_option
 def status(store_dir: Path) -> None:
-    """What a store holds, in counts.
+    """What a store holds, in counts, and how far the runs are that work on it now.
 
     \b
     example: diva status --store runs/store
     """
     from pipeline.store import VariantStore, render, run_select
+    from pipeline.store.signs import signs
 
     store = VariantStore(store_dir)
-    for title, query in _STATUS:
+    left = signs(store.root)
+    dead = [sign.run_id for sign in left if not sign.alive]
+    names = ", ".join("'" + name.replace("'", "''") + "'" for name in dead) or "NULL"
+    for title, query in (*_STATUS, ("Last runs", _LAST_RUNS.format(dead=names))):
         table = run_select(store, query)
         if table.num_rows:
             click.echo(f"\n{title}\n{render(table, 'table')}")
+    if working := [sign for sign in left if sign.alive]:
+        click.echo("\nAt work\n" + "\n".join(_progress(sign) for sign in working))
+    if dead:
+        click.echo(
+            "\nKilled\n"
+            + "\n".join(_progress(sign) for sign in left if not sign.alive)
+            + "\nWhat they had done is kept: the same commands go on from there."
+        )
+
+
+def _progress(sign: Sign) -> str:
+    """How far a run is, or was when it died."""
+    from pipeline.meter import state_line
+
+    return f"{sign.run_id}: {state_line(sign.state) if sign.state else 'no figures'}"
 
 
 @click.command()

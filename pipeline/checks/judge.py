@@ -10,8 +10,8 @@ from pipeline.prompts import load_prompt
 from pipeline.shown import shown_images
 from pipeline.store import VariantStore
 from pipeline.teacher import Teacher
-from pipeline.work import Progress, with_teacher
-from schemas.config import TeacherConfig, VerifyConfig
+from pipeline.work import AnyTeacher, Progress, TeacherRun, with_teacher
+from schemas.config import VerifyConfig
 from schemas.question import question_of, render_question
 from schemas.records import Problem, Variant
 from schemas.replies import Answer, Judgement
@@ -25,11 +25,11 @@ class Judge:
         config: the endpoint; `for_verify` makes it.
     """
 
-    def __init__(self, store: VariantStore, config: TeacherConfig) -> None:
+    def __init__(self, store: VariantStore, config: AnyTeacher) -> None:
         self._store, self._config = store, config
 
     @classmethod
-    def for_verify(cls, store: VariantStore, solver: TeacherConfig, config: VerifyConfig) -> Judge | None:
+    def for_verify(cls, store: VariantStore, solver: AnyTeacher, config: VerifyConfig) -> Judge | None:
         """The judge that a configuration asks for: the solver's endpoint, but for what is set apart.
 
         A judge at another URL does not bear the solver's name of the endpoint.
@@ -38,10 +38,10 @@ class Judge:
             return None
         own = {"model": config.judge_model, "base_url": config.judge_base_url, "temperature": 0.0}
         own |= {"endpoint": None} if config.judge_base_url else {}
-        return cls(
-            store,
-            solver.model_copy(update={k: v for k, v in own.items() if v is not None or k == "endpoint"}),
-        )
+        update = {k: v for k, v in own.items() if v is not None or k == "endpoint"}
+        if isinstance(solver, TeacherRun):
+            return cls(store, solver.other(solver.config.model_copy(update=update)))
+        return cls(store, solver.model_copy(update=update))
 
     @property
     def model(self) -> str:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import duckdb
 
 from pipeline.store import parts
+from pipeline.store.signs import forget, sign_of_life, signs
 from pipeline.store.snapshot import Snapshot, load_snapshot
 from pipeline.store.views import connect
 from schemas.arrow import arrow_schema, columns_to_table, to_table
@@ -108,16 +109,26 @@ class VariantStore:
             config=config,
             versions=_versions(),
         )
+        self._bury_the_dead()
         self.append([run])
         outcome = "failed"
         try:
-            yield run.run_id
+            with sign_of_life(self.root, run.run_id):
+                yield run.run_id
             outcome = "ok"
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
         finally:
             self.append([run.model_copy(update={"ended_at": utc_now(), "outcome": outcome})])
+
+    def _bury_the_dead(self) -> None:
+        """Record what became of runs whose processes have died without a word."""
+        for sign in signs(self.root):
+            if not sign.alive:
+                left = self.read(Run, "run_id = ? AND outcome = 'running'", [sign.run_id])
+                self.append([run.model_copy(update={"outcome": "killed"}) for run in left])
+                forget(self.root, sign.run_id)
 
     # --- reading
 

@@ -1,0 +1,136 @@
+"""How far a run is: counted as it goes, shown on a terminal, in a log, and to `diva status` of another process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from pipeline.outcome import Outcome
+from pipeline.prices import Purse
+from pipeline.store import VariantStore
+from pipeline.store.signs import write_state
+
+_WINDOW_S = 60.0
+"""Seconds over which the rate is taken: a run that goes on from a journal begins much faster than it stays."""
+
+Show = Callable[[str], None]
+
+
+class Meter:
+    """Counts of one run. Calling it tells of work that is done, as any `Progress`.
+
+    Args:
+        unit: of the work, in the plural.
+        total: units of the whole run; None where nobody knows.
+        purse: what it spends from.
+    """
+
+    def __init__(self, unit: str, total: int | None = None, purse: Purse | None = None) -> None:
+        self.unit, self.total = unit, total
+        self.purse = purse or Purse()
+        self.done = 0
+        self.sent = 0
+        self.reused = 0
+        """Requests that the journal has answered."""
+        self.failures: Counter[str] = Counter()
+        self.results: Counter[str] = Counter()
+        """What came of the work: variants by status, labels by kind."""
+        self.note = ""
+        """What is waited for."""
+        self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+
+    def __call__(self, done: int, /) -> None:
+        """Tell of units that are newly done."""
+        self.done += done
+
+    def exchanged(self, outcome: Outcome, dollars: float | None) -> None:
+        """Count one exchange with the endpoint."""
+        self.sent += 1
+        if outcome.outcome != "ok":
+            self.failures[outcome.outcome] += 1
+        self.purse.pay(dollars)
+
+    def rate(self) -> float:
+        """Units a second, of late. Called once a second or so, it also keeps the time."""
+        now = time.monotonic()
+        self._samples.append((now, self.done))
+        while len(self._samples) > 2 and now - self._samples[0][0] > _WINDOW_S:
+            self._samples.popleft()
+        (first, before), (last, after) = self._samples[0], self._samples[-1]
+        return (after - before) / (last - first) if last > first else 0.0
+
+    def state(self) -> dict[str, Any]:
+        """All figures, as `diva status` reads them."""
+        rate = self.rate()
+        left = None if self.total is None or not rate else max(0, self.total - self.done) / rate
+        return {
+            "unit": self.unit,
+            "done": self.done,
+            "total": self.total,
+            "rate": round(rate, 3),
+            "results": dict(self.results),
+            "sent": self.sent,
+            "reused": self.reused,
+            "failures": self.failures.total(),
+            "usd": round(self.purse.spent, 6),
+            "max_usd": self.purse.limit,
+            "left_s": None if left is None else round(left),
+            "note": self.note,
+            "at": time.time(),
+        }
+
+
+def state_line(state: Mapping[str, Any]) -> str:
+    """A run's state on one line."""
+    of_total = f"/{state['total']:,}" if state["total"] is not None else ""
+    parts = [f"{state['done']:,}{of_total} {state['unit']}", f"{state['rate']:.1f}/s"]
+    parts += [", ".join(f"{count:,} {name}" for name, count in state["results"].items())]
+    parts += [f"{state['sent']:,} sent" + (f", {state['failures']:,} failed" if state["failures"] else "")]
+    parts += [f"{state['reused']:,} from the journal" if state["reused"] else ""]
+    limit = f" of ${state['max_usd']:g}" if state["max_usd"] is not None else ""
+    parts += [f"${state['usd']:.4f}{limit}"]
+    parts += [f"{timedelta(seconds=state['left_s'])} left" if state["left_s"] else ""]
+    return " · ".join(part for part in [*parts, state["note"]] if part)
+
+
+@contextmanager
+def shown(
+    meter: Meter, store: VariantStore, run_id: str, show: Show | None = None, every_s: float = 30.0
+) -> Iterator[Meter]:
+    """Keep a run's state readable for other processes, and show it from time to time.
+
+    Args:
+        meter: of the run.
+        store: where the run is.
+        run_id: as `VariantStore.run` gave it.
+        show: told of the state's line every so often, and at the end of a run that took longer than that.
+        every_s: seconds between two lines.
+    """
+    ended = threading.Event()
+    lines = 0
+
+    def tick() -> None:
+        nonlocal lines
+        shown_at = time.monotonic()
+        while not ended.wait(min(1.0, every_s)):
+            state = meter.state()
+            write_state(store.root, run_id, state)
+            if show and time.monotonic() - shown_at >= every_s:
+                shown_at, lines = time.monotonic(), lines + 1
+                show(state_line(state))
+
+    write_state(store.root, run_id, meter.state())
+    ticker = threading.Thread(target=tick, name="meter", daemon=True)
+    ticker.start()
+    try:
+        yield meter
+    finally:
+        ended.set()
+        ticker.join()
+        if show and lines:  # a short run needs no progress: its result comes at once
+            show(state_line(meter.state()))

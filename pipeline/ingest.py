@@ -3,48 +3,44 @@
     report = ingest(VariantStore("store", create=True), "gsm8k.jsonl", PRESETS["gsm8k"])
 
 Every row that is read ends in one of three ways: added, already there, or rejected. So
-`added + already_there + rejected` is the number of rows, and reading a source twice adds nothing.
+`added + already_there + rejected` is the number of rows, and reading a source twice adds nothing. Variants that come
+with their problems become candidates.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from pipeline.grade import grade
-from pipeline.images import ImageError, Picture, Place, read_pictures
+from pipeline.augmented import read_variants
+from pipeline.rows import RowError, check_own_answer, content_id, read_problem, split_gsm8k, split_options
 from pipeline.sources import Part, Row, Unreadable, default_name, open_source
 from pipeline.store import VariantStore
 from schemas.exceptions import ConfigError, SourceError
-from schemas.mapping import AnswerFormat, ColumnMapping
-from schemas.records import LICENSE_SETTING, Problem, Reject
+from schemas.mapping import ColumnMapping
+from schemas.records import LICENSE_SETTING, Problem, Reject, Variant
+
+__all__ = [
+    "IngestReport",
+    "RowError",
+    "check_own_answer",
+    "content_id",
+    "ingest",
+    "read_problem",
+    "split_gsm8k",
+    "split_options",
+]
 
 CHUNK_SIZE = 5_000
-"""Problems (or rejects) that are appended at once: what bounds the memory, and what a crash can cost."""
+"""Problems (or rejects, or variants) that are appended at once: what bounds the memory, and what a crash can cost."""
 
 DEFAULT_SPLIT = "train"
 RAW_LIMIT = 2_000
 """Characters of a rejected row that are kept."""
 
 _PROGRESS_ROWS = 50
-_ID_DIGITS = 12
-# Long: once for a problem, and a machine under load must not cost a good one.
-_OWN_ANSWER_DEADLINE_S = 30.0
-_PLACEHOLDER = re.compile(r"<image(\d{0,4})>")
-_UNDERSCORED = re.compile(r"<image_(\d{1,4})>")
-_CALCULATION = re.compile(r"<<[^<>\n]*>>")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_LETTER = re.compile(r"\(?([A-Z])[.:]?\)?")
-_LEVEL_WORD = re.compile(r"[^\W\d]+\s+")
-
-
-class RowError(ValueError):
-    """A row that cannot become a problem; the message is the reason that the reject states."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +52,14 @@ class IngestReport:
         already_there: rows that the store has with the same content.
         rejected: rows that are not problems; the store's `rejects` say why.
         absent_columns: optional columns of the mapping that no row had.
+        variants: new variants that came with the problems.
     """
 
     added: int
     already_there: int
     rejected: int
     absent_columns: tuple[str, ...] = ()
+    variants: int = 0
 
     @property
     def rows(self) -> int:
@@ -82,7 +80,7 @@ def ingest(
     """Read a source into the store, in bounded memory.
 
     Args:
-        store: gets the problems, their images, and the rejects.
+        store: gets the problems, their images and variants, and the rejects.
         source: a file (.jsonl, .json, .csv, .parquet), a folder of them, a folder of `save_to_disk`, a data set
             `owner/name` of the Hugging Face hub, or the name of the mapping's preset.
         mapping: which column holds what.
@@ -140,13 +138,16 @@ class _Intake:
         self._mapping = mapping
         self._split = split
         self._known = _known_problems(store, name)
+        self._has_variants = bool(mapping.variants or mapping.think_steps)
+        self._known_variants = _known_variants(store, name) if self._has_variants else set[str]()
         self._known_rejects: dict[int, bytes] = {}
         self._first_rows: dict[str, tuple[str, int]] = {}
         self._problems: list[Problem] = []
         self._rejects: list[Reject] = []
+        self._variants: list[Variant] = []
         self._columns: set[str] = set()
         self._columns_checked = False
-        self._added = self._already_there = self._rejected = 0
+        self._added = self._already_there = self._rejected = self._new_variants = 0
 
     def begin(self, part: Part) -> None:
         """Look up the rejects that an earlier reading of this part left."""
@@ -162,17 +163,20 @@ class _Intake:
             self._admit(part, row)
         except RowError as error:
             self._reject(part.label, row, str(error))
-        if max(len(self._problems), len(self._rejects)) >= CHUNK_SIZE:
+        if max(len(self._problems), len(self._rejects), len(self._variants)) >= CHUNK_SIZE:
             self._flush()
 
     def finish(self) -> IngestReport:
         """Append the rest."""
         self._flush()
-        return IngestReport(self._added, self._already_there, self._rejected, self._absent_columns())
+        return IngestReport(
+            self._added, self._already_there, self._rejected, self._absent_columns(), self._new_variants
+        )
 
     def _admit(self, part: Part, row: Row) -> None:
         split = self._mapping.recorded_split or part.split or self._split or DEFAULT_SPLIT
         problem, pictures = read_problem(row.values, self._mapping, self._name, split, part.place)
+        variants = self._read_variants(row, problem) if self._has_variants else []
         problem_id = problem.problem_id
         if problem_id in self._first_rows:
             label, number = self._first_rows[problem_id]
@@ -195,6 +199,16 @@ class _Intake:
             self._added += 1
         else:
             self._already_there += 1
+        # Also of a problem that is there: its variants may have come later, or an interruption before them.
+        self._known_variants.update(variant.variant_id for variant in variants)
+        self._variants += variants
+        self._new_variants += len(variants)
+
+    def _read_variants(self, row: Row, problem: Problem) -> list[Variant]:
+        """Variants of the row that the store has not."""
+        model = self._mapping.generator_model or self._name
+        variants = read_variants(row.values, self._mapping, problem, model)
+        return [variant for variant in variants if variant.variant_id not in self._known_variants]
 
     def _reject(self, label: str, row: Row | Unreadable, reason: str) -> None:
         self._rejected += 1
@@ -205,15 +219,16 @@ class _Intake:
     def _flush(self) -> None:
         self._check_columns()
         self._store.append(self._problems)
+        self._store.append(self._variants)
         self._store.append(self._rejects)
-        self._problems, self._rejects = [], []
+        self._problems, self._variants, self._rejects = [], [], []
 
     def _check_columns(self) -> None:
         """Before anything is written: a wrong column name is one error, not a reject for each row."""
         if self._columns_checked or not self._columns:
             return
         needed = {"problem": self._mapping.problem, "answer": self._mapping.answer}
-        if self._mapping.id is not None:
+        if self._mapping.id is not None and not self._mapping.id_optional:
             needed["id"] = self._mapping.id
         for field, column in needed.items():
             if column not in self._columns:
@@ -250,243 +265,10 @@ def _known_problems(store: VariantStore, source_name: str) -> dict[str, bytes]:
     return known
 
 
-# --- one row
-
-
-def read_problem(
-    values: Mapping[str, object], mapping: ColumnMapping, source_name: str, split: str, place: Place
-) -> tuple[Problem, list[Picture]]:
-    """A row as a problem with its images, which are not in the store yet.
-
-    Raises:
-        RowError: the row is not a problem; the message says why.
-    """
-    text = _question(values, mapping)
-    answer = _answer(values, mapping.answer)
-    steps = _steps(_cell(values, mapping.solution), mapping.solution)
-    if mapping.answer_format == AnswerFormat.GSM8K:
-        steps, answer = split_gsm8k(answer)
-    options = [
-        _plain_placeholders(option) for option in _texts(_cell(values, mapping.options), mapping.options)
-    ]
-    try:
-        pictures = read_pictures(_image_cell(values, mapping), place)
-    except ImageError as error:
-        raise RowError(str(error)) from error
-    if mapping.labelled_figures and len(pictures) == 1:
-        text, options = _name_figures(text, options)
-    _check_placeholders(" ".join([text, *options]), len(pictures))
-    if mapping.id is not None:
-        row_id = _required(values, mapping.id, "no id")
-    else:
-        row_id = content_id(text, answer, options, [picture.record.hash for picture in pictures])
-    problem = Problem(
-        problem_id=f"{source_name}/{row_id}",
-        source=source_name,
-        split=_text(_cell(values, mapping.split), mapping.split) or split,
-        text=text,
-        answer=answer,
-        options=options,
-        images=[picture.record for picture in pictures],
-        solution_steps=steps,
-        human_level=_level(_cell(values, mapping.level)),
+def _known_variants(store: VariantStore, source_name: str) -> set[str]:
+    """Ids of the variants that the store has of a source's problems."""
+    rows = store.query(
+        "SELECT variant_id FROM variants WHERE problem_id IN (SELECT problem_id FROM problems WHERE source = ?)",
+        [source_name],
     )
-    return problem, pictures
-
-
-def check_own_answer(problem: Problem) -> None:
-    """See that the grader accepts the reference answer: it could never reward a rollout otherwise.
-
-    Raises:
-        RowError: it does not, or the answer is the letter of an option that is not there.
-    """
-    if problem.options and _is_letter_beyond(problem.answer, problem.options):
-        raise RowError(f"the answer {problem.answer!r} is none of the {len(problem.options)} options")
-    boxed = f"\\boxed{{{problem.answer}}}"
-    graded = grade(boxed, problem.answer, options=problem.options, deadline_s=_OWN_ANSWER_DEADLINE_S)
-    if graded.outcome != "correct":
-        raise RowError(
-            f"the grader does not accept the problem's own answer {problem.answer!r}: {graded.how}"
-        )
-
-
-def _is_letter_beyond(answer: str, options: list[str]) -> bool:
-    found = _LETTER.fullmatch(answer)
-    return found is not None and ord(found[1]) - ord("A") >= len(options) and answer not in options
-
-
-def content_id(text: str, answer: str, options: list[str], image_hashes: list[str]) -> str:
-    """Id of a problem whose source states none: 12 hex digits of the SHA-256 of its content."""
-    content = json.dumps([text, answer, options, image_hashes], ensure_ascii=False)
-    return hashlib.sha256(content.encode()).hexdigest()[:_ID_DIGITS]
-
-
-def split_gsm8k(answer: str) -> tuple[list[str], str]:
-    """Solution steps and final answer of a GSM8K answer (arXiv 2110.14168).
-
-    Calculator annotations go, and so do the answer's thousands separators:
-
-    >>> split_gsm8k("48 / 2 = <<48/2=24>>24 clips\\nshe sold 24 thousand\\n#### 24,000")
-    (['48 / 2 = 24 clips', 'she sold 24 thousand'], '24000')
-
-    Raises:
-        RowError: there is no `####`, or nothing behind it.
-    """
-    solution, marker, final = answer.rpartition("####")
-    if not marker:
-        raise RowError("no answer: the solution has no '####'")
-    final = _THOUSANDS.sub("", final.strip())
-    if not final:
-        raise RowError("no answer: nothing stands behind '####'")
-    return _lines(_CALCULATION.sub("", solution)), final
-
-
-def _name_figures(text: str, options: list[str]) -> tuple[str, list[str]]:
-    """Put the one picture first, where a question refers to several figures that it shows.
-
-    In the picture each figure bears its label (<image2>), so the references stay as names: [image2].
-    """
-    if len(_PLACEHOLDER.findall(" ".join([text, *options]))) <= 1:
-        return text, options
-    text, *options = (_PLACEHOLDER.sub(r"[image\1]", part) for part in [text, *options])
-    return f"<image>\n{text}", options
-
-
-def _check_placeholders(text: str, images: int) -> None:
-    numbers = _PLACEHOLDER.findall(text)
-    # A figure may be mentioned again by its number, but <image> stands for a new one each time.
-    wanted = numbers.count("") + len(set(numbers) - {""})
-    if wanted > images:
-        raise RowError(f"{wanted} <image> placeholders, but {images or 'no'} images")
-    for number in numbers:
-        if number and not 1 <= int(number) <= images:
-            raise RowError(f"<image{number}> is none of the problem's images, which are counted from 1")
-
-
-# --- one cell
-
-
-def _cell(values: Mapping[str, object], column: str | None) -> object:
-    return None if column is None else values.get(column)
-
-
-def _image_cell(values: Mapping[str, object], mapping: ColumnMapping) -> object:
-    if mapping.images not in values and mapping.images_fallback is not None:
-        first = values.get(mapping.images_fallback)
-    else:
-        first = _cell(values, mapping.images)
-    more = [cell for cell in map(values.get, mapping.more_images) if cell not in (None, "")]
-    if not more:
-        return first
-    return [*(first if isinstance(first, list) else [first]), *more] if first not in (None, "") else more
-
-
-def _question(values: Mapping[str, object], mapping: ColumnMapping) -> str:
-    """The question, with what stands before it and with the form that its answer is asked in."""
-    text = _required(values, mapping.problem, "empty problem")
-    context, unit, decimals = (
-        _text(_cell(values, column), column) for column in (mapping.context, mapping.unit, mapping.decimals)
-    )
-    if context:
-        text = f"{context}\n{text}"
-    if unit:
-        text += f" (Unit: {unit})"
-    if decimals not in ("", "0"):
-        text += f"\nGive the answer with {decimals} decimal place{'' if decimals == '1' else 's'}."
-    return _plain_placeholders(text)
-
-
-def _plain_placeholders(text: str) -> str:
-    """<image_1> as <image1>, the form of the store."""
-    return _UNDERSCORED.sub(r"<image\1>", text)
-
-
-def _answer(values: Mapping[str, object], column: str) -> str:
-    """The reference answer; several in a list are joined by commas."""
-    cell = values.get(column)
-    if isinstance(cell, list) and cell:
-        return _required({column: ", ".join(_texts(cell, column))}, column, "no answer")
-    return _required(values, column, "no answer")
-
-
-def _required(values: Mapping[str, object], column: str, complaint: str) -> str:
-    if column not in values:
-        raise RowError(f"{complaint}: the row has no column {column!r}")
-    text = _text(values[column], column)
-    if not text:
-        raise RowError(f"{complaint}: the column {column!r} is empty")
-    return text
-
-
-def _text(value: Any, column: str | None) -> str:
-    """A cell as text; empty for what tables write where there is nothing."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # an integer column with gaps is one of floats
-    if isinstance(value, list | dict | bytes):
-        raise RowError(f"the column {column!r} holds a {type(value).__name__}, not text")
-    text = str(value).strip()
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise RowError(f"the column {column!r} holds half of a surrogate pair, which is not text") from None
-    return text
-
-
-def _texts(value: object, column: str | None) -> list[str]:
-    """A list of texts; in a text cell as a JSON array (CSV), or as `A. one; B. two`."""
-    if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = split_options(str(value)) or value
-    if isinstance(value, list):
-        return [_text(item, column) for item in value]
-    if not _text(value, column):
-        return []
-    raise RowError(f"the column {column!r} is not a list (in text: a JSON array, or A. one; B. two)")
-
-
-def split_options(text: str) -> list[str]:
-    """Choices that stand in one text, each behind its letter; empty where the text is none of that kind.
-
-    >>> split_options("A. 300, 400;B. 400, 300; C. No correct answer")
-    ['300, 400', '400, 300', 'No correct answer']
-    """
-    options: list[str] = []
-    rest = text.strip()
-    for letter in "ABCDEFGHIJ":
-        found = re.search(rf"(?:^|[;\s]){letter}[.:]", rest)
-        if found is None:
-            break
-        options.append(rest[: found.start()])
-        rest = rest[found.end() :]
-    before, *options = [*options, rest]
-    options = [option.strip("; \t\n") for option in options]
-    return options if len(options) > 1 and not before and all(options) else []
-
-
-def _steps(value: object, column: str | None) -> list[str]:
-    """Steps of a worked solution: the items of a list, or the lines of a text."""
-    if isinstance(value, list):
-        return [step for step in (_text(item, column) for item in value) if step]
-    return _lines(_text(value, column))
-
-
-def _lines(text: str) -> list[str]:
-    return [line for line in (line.strip() for line in text.splitlines()) if line]
-
-
-def _level(value: object) -> float | None:
-    """The number of a level, which may follow a word ("Level 5")."""
-    text = _text(value, "level")
-    if not text:
-        return None
-    try:
-        level = float(_LEVEL_WORD.sub("", text, count=1))
-    except ValueError:
-        raise RowError(f"the level {text!r} is not a number") from None
-    if not math.isfinite(level):
-        raise RowError(f"the level {text!r} is not a number")
-    return level
+    return {variant_id for (variant_id,) in rows}

@@ -25,6 +25,7 @@ class ColumnMapping(BaseModel):
 
     name: str | None = Field(default=None, description="the preset's name, default of the source's name")
     id: str | None = Field(default=None, description="id within the source; None: a hash of the content")
+    id_optional: bool = Field(default=False, description="a source without that column has hashes as ids")
     problem: str = Field(default="problem", description="the question")
     answer: str = Field(
         default="answer", description="the reference answer, or a list of them; see answer_format"
@@ -48,6 +49,15 @@ class ColumnMapping(BaseModel):
         default=None, description="decimal places that the answer is asked with, added to the question"
     )
     solution: str | None = Field(default=None, description="worked solution: a list, or a step a line")
+    variants: tuple[str, ...] = Field(
+        default=(), description="texts of rewordings; the first of these columns that a row has something in"
+    )
+    think_steps: tuple[str, ...] = Field(default=(), description="steps of a written solution, likewise")
+    think_answer: tuple[str, ...] = Field(default=(), description="the answer that they reach, likewise")
+    think_correct: str | None = Field(default=None, description="false where that answer is a wrong one")
+    generator_model: str | None = Field(
+        default=None, description="who wrote the variants; None: recorded by the source's name"
+    )
     level: str | None = Field(default=None, description="difficulty as the source states it, a number")
     split: str | None = Field(default=None, description="split of each row")
     recorded_split: str | None = Field(
@@ -103,7 +113,20 @@ PRESETS: Mapping[str, ColumnMapping] = MappingProxyType(
             hub="HuanjinYao/R1-ShareVL-52K",
             hub_split="train",
         ),
+        "diva": ColumnMapping(
+            name="diva",
+            id="id",
+            id_optional=True,
+            problem="problem",
+            answer="answer",
+            images="images",
+            variants=("variants", "variant"),
+            think_steps=("think_steps", "step2"),
+            think_answer=("think_answer", "answer2"),
+            think_correct="correct_think",
+        ),
     }
 )
 """Mappings of known data sets by name: GSM8K (arXiv 2110.14168), MATH-Vision (arXiv 2402.14804) and
-R1-ShareVL-52K (arXiv 2505.16673), the training set of the paper."""
+R1-ShareVL-52K (arXiv 2505.16673), the training set of the paper; and what the authors' released code makes of a data
+set, with its variants (`pipeline/augmented.py`)."""

@@ -60,6 +60,7 @@ def _column_options(command: Any) -> Any:
 @click.option("--source-name", help="Name in the store.  [default: the preset's, or the file's]")
 @click.option("--split", help="Split of the rows.  [default: the source's, or train]")
 @click.option("--license", "licence", help="Licence of the source, such as mit; `diva export` states it.")
+@click.option("--generator-model", help="Who wrote the variants that come with the problems (preset diva).")
 @limit_option
 def ingest(
     source: str,
@@ -68,6 +69,7 @@ def ingest(
     source_name: str | None,
     split: str | None,
     licence: str | None,
+    generator_model: str | None,
     limit: int | None,
     **columns: str | None,
 ) -> None:
@@ -79,13 +81,15 @@ def ingest(
     examples: diva ingest problems.jsonl --preset gsm8k --store runs/store
               diva ingest openai/gsm8k --preset gsm8k --store runs/store
               diva ingest mine.parquet --id-column id --problem-column q --answer-column a --store runs/store
+              diva ingest augmented.parquet --preset diva --generator-model o3 --store runs/store
     """
     from pipeline.ingest import ingest as run
     from pipeline.store import VariantStore
 
     base = PRESETS[preset] if preset else ColumnMapping()
     given = {name: columns[f"{name}_column"] for name in _COLUMN_FLAGS if columns[f"{name}_column"]}
-    mapping = base.model_copy(update=given | ({"license": licence} if licence else {}))
+    about = {"license": licence, "generator_model": generator_model}
+    mapping = base.model_copy(update=given | {name: value for name, value in about.items() if value})
     store = VariantStore(store_dir, create=True)
     with store.run("ingest", mapping.model_dump_json(), None), progress_bar(0, "rows") as progress:
         report = run(
@@ -100,6 +104,8 @@ def ingest(
     line = f"{report.added} problems added, {report.already_there} there already, {report.rejected} rejected"
     for column in report.absent_columns:
         click.echo(f"no row has a column {column!r}: is its name right?", err=True)
+    if report.variants:
+        line += f"; {report.variants} variants, to be checked by `diva verify`"
     if report.rejected:
         line += f': diva sql "select row_number, reason from rejects" --store {store_dir}'
     click.echo(line)

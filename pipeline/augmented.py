@@ -1,0 +1,106 @@
+"""Variants that come with their problems, as the authors' released code writes them: candidates, like any other.
+
+Documented (verl/difficulty_variation/README.md of the release): the original columns, `variants` (a list of texts),
+`think_steps` (a list of texts) and `think_answer` (the answer that these reach). Its training code reads the older
+names `variant` and `step2`, beside which its merging scripts write `answer2` and `correct_think`, and lists that hold
+one empty text where there is nothing. Assumed: `variants` are rewordings (the prompt asks for the same answer in other
+words), `answer2` belongs to `step2`, and `correct_think = false` says that its answer was not the right one. Their
+`difficulty` is what training starts from and no measurement, so it is not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from pipeline.generate import designed_delta
+from pipeline.rows import RowError, cell_of, text_of, texts_of
+from schemas.mapping import ColumnMapping
+from schemas.records import Kind, Problem, Status, Variant
+
+INGESTED = "ingested"
+"""Prompt version of a variant that came with its problem."""
+
+
+def read_variants(
+    values: Mapping[str, object], mapping: ColumnMapping, problem: Problem, generator_model: str
+) -> list[Variant]:
+    """The variants of a row, each once, with ids that follow from their content.
+
+    Args:
+        values: the row's cells.
+        mapping: names their columns.
+        problem: what the row is as a problem.
+        generator_model: who wrote the variants.
+
+    Returns:
+        Candidates, which `verify` accepts or rejects; rejected ones where the source itself says that a solution
+        is wrong.
+
+    Raises:
+        RowError: a column of variants holds something else.
+    """
+    texts = _texts(values, _first(values, mapping.variants))
+    steps = _texts(values, _first(values, mapping.think_steps))
+    maker = _Maker(problem, generator_model)
+    variants = [maker.reword(text) for text in dict.fromkeys(texts) if text != problem.text]
+    if steps:
+        column = _first(values, mapping.think_answer)
+        answer = text_of(cell_of(values, column), column)
+        wrong = cell_of(values, mapping.think_correct) is False
+        variants += [maker.think_step(steps, j, answer or None, wrong) for j in range(1, len(steps) + 1)]
+    return variants
+
+
+def _first(values: Mapping[str, object], columns: Sequence[str]) -> str | None:
+    """The first of these columns that the row has something in."""
+    return next((column for column in columns if values.get(column) not in (None, "", [], [""])), None)
+
+
+def _texts(values: Mapping[str, object], column: str | None) -> list[str]:
+    found = texts_of(cell_of(values, column), column)
+    if column is not None and not found:
+        raise RowError(f"the column {column!r} is not a list of texts")
+    return [text for text in found if text]
+
+
+class _Maker:
+    """Variants of one problem."""
+
+    def __init__(self, problem: Problem, generator_model: str) -> None:
+        self._problem, self._model = problem, generator_model
+
+    def reword(self, text: str) -> Variant:
+        return self._variant(
+            Kind.REWORD, [text], 0, {"text": text, "delta_designed": designed_delta(Kind.REWORD)}
+        )
+
+    def think_step(self, steps: Sequence[str], given: int, answer: str | None, wrong: bool) -> Variant:
+        reason = "answer: the source says that the solution is wrong"
+        return self._variant(
+            Kind.THINK_STEP,
+            steps,
+            given,
+            {
+                "text": self._problem.text,
+                "hint_steps": given,
+                "hint": list(steps[:given]),
+                "hint_total": len(steps),
+                "solution_answer": answer,
+                "delta_designed": designed_delta(Kind.THINK_STEP, given, len(steps)),
+            }
+            | ({"status": Status.REJECTED, "reason": reason} if wrong else {}),
+        )
+
+    def _variant(self, kind: Kind, content: Sequence[str], number: int, own: Mapping[str, object]) -> Variant:
+        digest = hashlib.sha256("\n".join([self._model, *content]).encode()).hexdigest()[:12]
+        return Variant.model_validate(
+            {
+                "variant_id": f"{self._problem.problem_id}:{kind}:{digest}:{number}",
+                "problem_id": self._problem.problem_id,
+                "kind": kind,
+                "generator_model": self._model,
+                "prompt_version": INGESTED,
+                **own,
+            }
+        )

@@ -24,6 +24,7 @@ from typing import Any, Self
 
 from pipeline.claims import Claims
 from pipeline.store import VariantStore
+from pipeline.store.doctor import is_cut_off
 from schemas.exceptions import StoreError
 from schemas.records import Call, utc_now
 
@@ -279,6 +280,9 @@ def _call(row: Sequence[Any]) -> Call:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
+    cure = f"`diva doctor --store {path.parent} --repair` puts it aside"
+    if path.exists() and is_cut_off(path):
+        raise StoreError(f"the journal {path} cannot be used: its end is cut off; {cure}")
     connection = sqlite3.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
     try:
         for statement in _PRAGMAS:
@@ -287,7 +291,7 @@ def _connected(path: Path) -> sqlite3.Connection:
             _migrate(connection, path)
     except sqlite3.Error as error:
         connection.close()
-        raise StoreError(f"the journal {path} cannot be used: {error}") from error
+        raise StoreError(f"the journal {path} cannot be used: {error}; {cure}") from error
     except StoreError:
         connection.close()
         raise

@@ -16,6 +16,7 @@ from flows.cli.query import init, sql, status
 from flows.cli.running import curate, demo, teacher
 from flows.cli.show import show
 from flows.cli.training import evaluate, train
+from flows.cli.upkeep import compact, doctor
 from schemas.exceptions import ConfigError, DivaError
 
 COMMANDS = (
@@ -33,6 +34,8 @@ COMMANDS = (
     evaluate,
     teacher,
     demo,
+    compact,
+    doctor,
 )
 
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from pipeline.store.views import connect
+from pipeline.store.engine import Engine
+from pipeline.store.parts import Catalogue, is_empty_name
+from pipeline.store.views import named_views
+from schemas.exceptions import StoreError
+from schemas.records import Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Snapshot:
     """Accepted variants at one moment.
 
     Attributes:
-        parts: names of the `variants` parts that were read: a checkpoint keeps them.
+        parts: names of the `variants` parts that were read, as they were written: a checkpoint keeps them.
         taken_at: monotonic seconds, for the age of the snapshot.
         problem_count: problems with at least one accepted variant.
         variant_count: accepted variants.
@@ -105,13 +108,26 @@ DROP TABLE labelled;
 """
 
 
-def load_snapshot(root: Path, variant_parts: Sequence[str]) -> Snapshot:
+def load_snapshot(engine: Engine, catalogue: Catalogue, variant_parts: Sequence[str]) -> Snapshot:
     """Read the accepted variants of the named parts, and the labels, into memory.
+
+    Args:
+        engine: of the store.
+        catalogue: of its parts.
+        variant_parts: names of parts, as they were written; of those merged since, their rows are read.
 
     Raises:
         StoreError: a part is damaged or missing.
     """
-    connection = connect(root, variant_parts=variant_parts, query=_LOAD, schema="store")
+    names = frozenset(variant_parts)
+    live = catalogue.live(Variant.table)
+    of_part = {part: catalogue.origins(Variant.table, part) for part in live}
+    wanted = [part for part, origins in of_part.items() if part.is_empty or origins & names]
+    for name in sorted(names.difference(*of_part.values())):
+        if not is_empty_name(name):
+            raise StoreError(f"the snapshot cannot be read: part {name} of {Variant.table} is missing")
+    views = named_views(_LOAD)
+    connection = engine.connect(views=views, schema="store", variant_parts=(wanted, names))
     connection.execute(_LOAD)
     rows: list[tuple[Any, ...]] = connection.execute(
         "SELECT DISTINCT problem_id, problem_no FROM accepted"

@@ -15,10 +15,12 @@ from typing import Any, TypeVar
 
 import duckdb
 
-from pipeline.store import parts
+from pipeline.store import engine, parts
+from pipeline.store.compact import GRACE_S, Compacted, compact
+from pipeline.store.doctor import Finding, examine
+from pipeline.store.places import place_of
 from pipeline.store.signs import forget, sign_of_life, signs
 from pipeline.store.snapshot import Snapshot, load_snapshot
-from pipeline.store.views import connect
 from schemas.arrow import arrow_schema, columns_to_table, to_table
 from schemas.exceptions import ConfigError, StoreError
 from schemas.records import RECORDS, Problem, Record, Run, Setting, Variant, utc_now
@@ -38,32 +40,44 @@ _IMAGE_SUFFIXES = {
 class VariantStore:
     """A folder with one sub-folder of immutable Parquet parts a table.
 
-    Any number of processes append and read at once without a lock: a part appears by one rename.
+    Any number of processes append, read and compact at once without a lock: a part appears by one rename.
 
     Args:
         root: the store's folder.
         create: make the folder and its tables where they are missing.
 
+    Attributes:
+        place: where its files lie.
+        catalogue: which parts each table has.
+
     Raises:
-        StoreError: there is no store at `root` and `create` is false, or its folder cannot be written.
+        StoreError: there is no store at `root` and `create` is false, its folder cannot be written, or a
+            newer program wrote it.
     """
 
     def __init__(self, root: str | Path, *, create: bool = False) -> None:
-        self.root = Path(root).resolve()
-        if not create and not (self.root / Problem.table / parts.EMPTY_PART).exists():
+        self.place = place_of(root)
+        self.catalogue = parts.Catalogue(self.place)
+        self._engine = engine.Engine(self.place, self.catalogue)
+        if not create and not self.catalogue.parts(Problem.table):
             raise StoreError(f"no store at {root}: make one with `diva ingest SOURCE --store {root}`")
         for record in RECORDS:
-            folder = self.root / record.table
-            if not (folder / parts.EMPTY_PART).exists():
-                parts.publish(folder, arrow_schema(record).empty_table(), parts.EMPTY_PART)
+            # Of the schema as it is now: a view has all columns, also where no part is younger than a column.
+            schema = arrow_schema(record)
+            if parts.empty_name(schema) not in {part.name for part in self.catalogue.parts(record.table)}:
+                parts.publish_empty(self.place, record.table, schema)
+
+    @property
+    def root(self) -> Path:
+        """The store's folder."""
+        return self.place.local
 
     # --- writing
 
     def append(self, records: Sequence[Record], *, recorded_at: datetime | None = None) -> None:
         """Add records of one type as one part: all become visible at once, durable on return."""
         if records:
-            table = to_table(records, recorded_at or utc_now())
-            parts.publish(self.root / records[0].table, table)
+            parts.publish(self.place, records[0].table, to_table(records, recorded_at or utc_now()))
 
     def append_columns(self, record: type[Record], batches: Sequence[Mapping[str, Any]]) -> None:
         """Add rows given as columns, without a model for each: for a trainer's thousands of rollouts a step.
@@ -77,13 +91,13 @@ class VariantStore:
             pyarrow.ArrowInvalid: a value is not of its column's type.
         """
         if batches:
-            parts.publish(self.root / record.table, columns_to_table(record, batches, utc_now()))
+            parts.publish(self.place, record.table, columns_to_table(record, batches, utc_now()))
 
     def put_image(self, content: bytes, image_format: str) -> str:
         """Keep an image's bytes once; returns the SHA-256 that `image_path` finds them by."""
         digest = hashlib.sha256(content).hexdigest()
         suffix = _IMAGE_SUFFIXES.get(image_format, ".img")
-        parts.publish_bytes(self.root / "images" / digest[:2] / f"{digest}{suffix}", content)
+        parts.publish_bytes(self.place, f"{parts.IMAGES}/{digest[:2]}/{digest}{suffix}", content)
         return digest
 
     def put_setting(self, name: str, value: str) -> None:
@@ -133,17 +147,23 @@ class VariantStore:
     # --- reading
 
     def connect(self) -> duckdb.DuckDBPyConnection:
-        """A DuckDB connection, in memory, with this store's views. The caller closes it.
+        """A DuckDB connection, in memory, with this store's views as it is now. The caller closes it.
+
+        What is appended later needs another connection. One that is held longer than the grace of a
+        compaction (see `compact`) may find its parts removed.
 
         Raises:
             StoreError: a part file is damaged.
         """
-        return connect(self.root)
+        return self._engine.connect()
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Rows of a trusted query (for a user's own, see `run_select`)."""
-        with connect(self.root, query=sql) as connection:
-            return connection.execute(sql, parameters).fetchall()
+        """Rows of a trusted query (for a user's own, see `run_select`).
+
+        Raises:
+            StoreError: a part file is damaged.
+        """
+        return self._engine.query(sql, parameters)
 
     def read(
         self,
@@ -190,28 +210,65 @@ class VariantStore:
         return rows[0][0] if rows else None
 
     def image_path(self, digest: str) -> Path:
-        """Where the bytes of an image lie.
+        """Where the bytes of an image lie on this machine.
 
         Raises:
             StoreError: the store has no such image.
         """
-        found = next((self.root / "images" / digest[:2]).glob(f"{digest}.*"), None)
-        if found is None:
-            raise StoreError(f"image {digest[:12]} is missing from {self.root}: ingest its source again")
-        return found
+        folder = f"{parts.IMAGES}/{digest[:2]}"
+        name = next((name for name in self.place.names(folder) if name.startswith(f"{digest}.")), None)
+        if name is None:
+            raise StoreError(f"image {digest[:12]} is missing from {self.place.url}: ingest its source again")
+        return self.place.fetch(f"{folder}/{name}")
 
     def variant_parts(self) -> list[str]:
-        """Names of the parts of `variants`, oldest first."""
-        return sorted(path.name for path in (self.root / Variant.table).glob("*.parquet"))
+        """Names of the parts of `variants`, oldest first; for a merged part, of those that it was made of.
+
+        So what a checkpoint names can be read as long as the store lives, see `snapshot`.
+        """
+        live = self.catalogue.live(Variant.table)
+        return sorted({name for part in live for name in self.catalogue.origins(Variant.table, part)})
 
     def snapshot(self, variant_parts: Sequence[str] | None = None) -> Snapshot:
         """The accepted variants in memory, for selection during training.
 
         Args:
             variant_parts: the parts of `variants` to read, as an earlier snapshot names them
-                (a resumed run sees what it had seen); None reads all.
+                (a resumed run sees what it had seen, also after a compaction); None reads all.
+
+        Raises:
+            StoreError: a part is damaged or missing.
         """
-        return load_snapshot(self.root, variant_parts or self.variant_parts())
+        return load_snapshot(self._engine, self.catalogue, variant_parts or self.variant_parts())
+
+    # --- upkeep
+
+    def compact(self, *, grace_s: float = GRACE_S) -> Compacted:
+        """Merge small parts, and remove what was merged or left behind by a crash long enough ago.
+
+        Args:
+            grace_s: seconds for which a file that was merged stays, for readers that found it before.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        return compact(self.place, self.catalogue, grace_s=grace_s)
+
+    def examine(self, *, repair: bool = False) -> list[Finding]:
+        """Read every file and say which are damaged, missing or left behind; see `pipeline.store.doctor`.
+
+        Args:
+            repair: move what is damaged to quarantine, so that the store opens again.
+        """
+        return examine(self, repair=repair)
+
+    def checksums(self) -> dict[str, str]:
+        """By view, the number of its rows and a hash of them in which their order plays no part.
+
+        Equal where two stores say the same by the same version of DuckDB.
+        """
+        with self.connect() as connection:
+            return engine.checksums(connection)
 
 
 def _versions() -> str:

@@ -7,12 +7,12 @@ A view shows the latest record of each key. `variants`, `rollouts`, `difficulty_
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import duckdb
-
-from schemas.exceptions import StoreError
+from pipeline.store.parts import Part
+from schemas.migrations import migrated
 from schemas.records import RECORDS, DifficultyEvent, JsonText, Record, Rollout, Variant
 
 # Quantile of the standard normal for a two-sided interval of 90 %.
@@ -23,42 +23,74 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _source(root: Path, table: str, parts: Sequence[str] | None) -> str:
-    """A FROM clause over a table's parts: all that are there, or the named ones."""
-    folder = root / table
-    if parts is None:
-        files = _quoted(f"{folder}/*.parquet")
-    else:
-        files = "[" + ", ".join(_quoted(f"{folder}/{part}") for part in parts) + "]"
-    return f"read_parquet({files}, union_by_name = true)"
+def source(url: str, table: str, parts: Sequence[Part], origins: Collection[str] | None = None) -> str:
+    """A FROM clause over rows of a table, as this version has them.
+
+    Args:
+        url: where the store lies.
+        table: its name.
+        parts: to read.
+        origins: only rows that were first written in these parts; None is all.
+    """
+    groups: dict[tuple[int, bool], list[str]] = {}
+    for part in parts:
+        some_only = part.merged and origins is not None
+        groups.setdefault((part.version, some_only), []).append(_quoted(f"{url}/{table}/{part.name}"))
+    selects = []
+    for (version, some_only), files in sorted(groups.items()):
+        rows = f"read_parquet([{', '.join(files)}], union_by_name = true)"
+        if some_only and origins is not None:
+            rows = f"(SELECT * FROM {rows} WHERE part IN ({', '.join(map(_quoted, sorted(origins)))}))"
+        columns = migrated(table, version, f"SELECT * FROM {rows}")
+        selects.append(rows if columns == f"SELECT * FROM {rows}" else f"({columns})")
+    if len(selects) == 1:
+        return selects[0]
+    return "(" + " UNION ALL BY NAME ".join(f"SELECT * FROM {select}" for select in selects) + ")"
+
+
+def every_file(url: str, table: str) -> str:
+    """A FROM clause over all that a table's folder holds, now and later: for other programs than this.
+
+    Rows that compaction has copied are there twice until it removes the first; the views show a key once.
+    """
+    return f"read_parquet({_quoted(f'{url}/{table}/*.parquet')}, union_by_name = true)"
 
 
 def _column_list(record: type[Record]) -> str:
     def column(name: str) -> str:
-        metadata = record.model_fields[name].metadata
-        annotated = str(record.model_fields[name].annotation)
-        is_json = any(isinstance(m, JsonText) for m in metadata) or "JsonText" in annotated
-        return f'"{name}"::JSON AS "{name}"' if is_json else f'"{name}"'
+        field = record.model_fields[name]
+        is_json = any(isinstance(m, JsonText) for m in field.metadata) or "JsonText" in str(field.annotation)
+        value = f'"{name}"::JSON' if is_json else f'"{name}"'
+        if isinstance(field.default, str | int | float | list):
+            # NULL in parts that are older than the column.
+            value = f"coalesce({value}, {_literal(field.default)})"
+        return f'{value} AS "{name}"'
 
     return ", ".join(column(name) for name in record.model_fields)
 
 
-def _latest(root: Path, record: type[Record], parts: Sequence[str] | None, where: str = "true") -> str:
+def _literal(value: str | int | float | list[Any]) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    return _quoted(value) if isinstance(value, str) else str(value)
+
+
+def _latest(rows: str, record: type[Record], where: str = "true") -> str:
     key = ", ".join(f'"{name}"' for name in record.key)
     return (
-        f"SELECT {_column_list(record)} FROM {_source(root, record.table, parts)} t WHERE {where} "
+        f"SELECT {_column_list(record)} FROM {rows} t WHERE {where} "
         f"QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY recorded_at DESC, record_no DESC) = 1"
     )
 
 
-def _of_current_attempts(root: Path, record: type[Record]) -> str:
+def _of_current_attempts(rows: str, record: type[Record]) -> str:
     """Rows of a training run without those that a later attempt, resumed before them, has superseded."""
     superseded = (
         "SELECT 1 FROM attempts a WHERE a.run_id = t.run_id AND a.attempt > t.attempt "
         "AND t.step >= a.resumed_step"
     )
     # Before the latest of a key is taken: else a superseded row that was written late would hide its successor.
-    return _latest(root, record, None, f"NOT EXISTS ({superseded})")
+    return _latest(rows, record, f"NOT EXISTS ({superseded})")
 
 
 # contract.md, Difficulty: measured delta with its variance from both Beta posteriors (times 64), and
@@ -102,67 +134,42 @@ def view_names() -> list[str]:
     return names
 
 
-def create_views(
-    root: Path, *, variant_parts: Sequence[str] | None = None, query: str | None = None
-) -> list[str]:
-    """The CREATE VIEW statements of a store, in an order in which each finds what it reads.
+def create_views(root: str | Path) -> list[str]:
+    """CREATE VIEW statements over all files of a store, in an order in which each finds what it reads."""
+    return list(view_statements(str(root)).values())
+
+
+def view_statements(url: str, sources: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The CREATE VIEW statement of each view of a store, in an order in which each finds what it reads.
 
     Args:
-        root: the store's folder.
-        variant_parts: parts of `variants` to read instead of all, as a training snapshot names them.
-        query: make only the views that this text names, and those that they read: to make a view, DuckDB
-            opens every part of its table.
+        url: where the store lies.
+        sources: FROM clauses by table, see `source`; by default all files that are there, see `every_file`.
     """
-    special: dict[type[Record], str] = {
-        Variant: _VARIANTS.format(latest=_latest(root, Variant, variant_parts), z=_Z90),
-        Rollout: _of_current_attempts(root, Rollout),
-        DifficultyEvent: _of_current_attempts(root, DifficultyEvent),
-    }
-    plain = [record for record in RECORDS if record not in special]
-    bodies = {record.table: _latest(root, record, None) for record in plain}
-    bodies |= {record.table: body for record, body in special.items()}
+    bodies = {}
+    for record in sorted(RECORDS, key=lambda record: record in (Variant, Rollout, DifficultyEvent)):
+        rows = sources[record.table] if sources else every_file(url, record.table)
+        if record is Variant:
+            bodies[record.table] = _VARIANTS.format(latest=_latest(rows, record), z=_Z90)
+        elif record in (Rollout, DifficultyEvent):
+            bodies[record.table] = _of_current_attempts(rows, record)
+        else:
+            bodies[record.table] = _latest(rows, record)
     bodies[LIVE_DIFFICULTY] = _LIVE_DIFFICULTY
-    wanted = set(bodies) if query is None else _named(query, bodies)
-    return [f"CREATE OR REPLACE VIEW {name} AS {body}" for name, body in bodies.items() if name in wanted]
+    return {name: f"CREATE OR REPLACE VIEW {name} AS {body}" for name, body in bodies.items()}
 
 
-def _named(query: str, bodies: Mapping[str, str]) -> set[str]:
-    """Views that a query names, and those that their bodies name in turn."""
+def named_views(text: str) -> list[str]:
+    """The views that a query names, and those that they read in turn, in the order of `view_statements`.
+
+    To make a view, DuckDB opens every part of its table: a query should not pay for those that it leaves out.
+    """
+    statements = view_statements("", {record.table: "parts" for record in RECORDS})
     found: set[str] = set()
-    texts = [query]
+    texts = [text]
     while texts:
         words = set(re.findall(r"\w+", texts.pop().lower()))
-        new = (words & bodies.keys()) - found
+        new = (words & statements.keys()) - found
         found |= new
-        texts += [bodies[name] for name in new]
-    return found
-
-
-def connect(
-    root: Path,
-    *,
-    variant_parts: Sequence[str] | None = None,
-    query: str | None = None,
-    schema: str = "main",
-) -> duckdb.DuckDBPyConnection:
-    """An in-memory connection with a store's views in one of its schemas.
-
-    Args:
-        root: the store's folder.
-        variant_parts: see `create_views`.
-        query: see `create_views`.
-        schema: where the views go.
-
-    Raises:
-        StoreError: a part file is damaged or missing.
-    """
-    connection = duckdb.connect()
-    try:
-        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}; SET schema = '{schema}'")
-        for statement in create_views(root, variant_parts=variant_parts, query=query):
-            connection.execute(statement)
-        connection.execute("SET schema = 'main'")
-    except duckdb.Error as error:
-        connection.close()
-        raise StoreError(f"store {root} cannot be read: {str(error).strip().splitlines()[0]}") from error
-    return connection
+        texts += [statements[name] for name in new]
+    return [name for name in statements if name in found]

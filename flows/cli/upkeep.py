@@ -1,0 +1,72 @@
+"""Keeping a store in order: compact, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from flows.cli.options import store_option
+from schemas.exceptions import StoreError
+
+
+@click.command()
+@store_option
+@click.option(
+    "--grace",
+    "grace_s",
+    type=click.FloatRange(min=0),
+    help="Seconds for which a merged file stays for those that read it now.  [default: 3600]",
+)
+def compact(store_dir: Path, grace_s: float | None) -> None:
+    """Merge small files into few, and remove files merged earlier or left behind by a crash.
+
+    Others may read, write and compact meanwhile. No row is lost; what a checkpoint names stays readable.
+
+    \b
+    examples: diva compact --store runs/store
+              diva compact --store runs/store --grace 0    (only while nothing else uses the store)
+    """
+    from pipeline.store import VariantStore
+    from pipeline.store.compact import GRACE_S
+
+    done = VariantStore(store_dir).compact(grace_s=GRACE_S if grace_s is None else grace_s)
+    line = f"{done.merged} parts merged into {done.made}, {done.removed} removed that were merged before"
+    click.echo(line + (f", {done.leftovers} leftovers of crashes removed" if done.leftovers else ""))
+    if done.waiting:
+        click.echo(
+            f"{done.waiting} merged parts stay for those that read them now: a later compaction removes them"
+        )
+    if done.damaged:
+        raise StoreError(
+            f"{len(done.damaged)} damaged parts were left alone: `diva doctor --store {store_dir} --repair`"
+        )
+
+
+@click.command()
+@store_option
+@click.option("--repair", is_flag=True, help="Move damaged files to the store's folder `quarantine`.")
+def doctor(store_dir: Path, repair: bool) -> None:
+    """Read every file of a store and say which are damaged, missing or left behind.
+
+    A damaged file is moved to quarantine by --repair, with a report of what it held and of the command that made
+    it; then the store opens again. Exits with 1 where something is damaged or missing.
+
+    \b
+    examples: diva doctor --store runs/store
+              diva doctor --store runs/store --repair
+    """
+    from pipeline.store import VariantStore
+    from pipeline.store.doctor import Fault
+
+    findings = VariantStore(store_dir).examine(repair=repair)
+    for finding in findings:
+        click.echo(str(finding))
+    open_ones = [f for f in findings if f.fault != Fault.LEFTOVER and f.moved_to is None]
+    if any(finding.fault == Fault.DAMAGED for finding in open_ones):
+        raise StoreError(
+            f"files are damaged: `diva doctor --store {store_dir} --repair` moves them to quarantine"
+        )
+    if open_ones:
+        raise StoreError("something is missing: see above what brings it back")
+    click.echo("all is well" if not findings else "the store is in order")

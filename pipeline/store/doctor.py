@@ -1,0 +1,280 @@
+"""`examine`: read every file of a store, say what is wrong, and move what is damaged out of the way.
+
+Every file tells what it must be: parts of version 2 by the hash in their name, images by theirs, SQLite by its
+own check. Parts of version 1 have no hash: all of their pages are read, which finds what is cut off and most of
+what is altered.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.store.parts import IMAGES, Part, empty_name, is_whole, publish_bytes, publish_empty
+from pipeline.store.places import sha256_of
+from schemas.arrow import arrow_schema
+from schemas.exceptions import StoreError
+from schemas.records import RECORDS, Record, utc_now
+
+if TYPE_CHECKING:
+    from pipeline.store.store import VariantStore
+
+QUARANTINE = "quarantine"
+"""Folder that damaged files are moved to, each repair in a folder of its own with `report.json`."""
+
+JOURNAL = "journal.sqlite"
+"""File of the teacher's answers, see `pipeline.journal`."""
+
+
+class Fault(StrEnum):
+    """What is wrong with a file."""
+
+    DAMAGED = "damaged"
+    """Its content is not what was written: `repair` moves it to quarantine."""
+    MISSING = "missing"
+    """Records name it, and it is not there."""
+    LEFTOVER = "leftover"
+    """A crashed writer left it; `compact` removes it in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One file that is not as it should be.
+
+    Attributes:
+        path: within the store.
+        fault: what is wrong.
+        held: what was in it, as far as that can be known, and what to do.
+        moved_to: where in the store it is now, after a repair.
+    """
+
+    path: str
+    fault: Fault
+    held: str
+    moved_to: str | None = None
+
+    def __str__(self) -> str:
+        where = f" (moved to {self.moved_to})" if self.moved_to else ""
+        return f"{self.fault}: {self.path}: {self.held}{where}"
+
+
+def examine(store: VariantStore, *, repair: bool = False) -> list[Finding]:
+    """Read every file of a store.
+
+    Args:
+        store: to be read.
+        repair: move damaged files to quarantine, and write there what they held.
+
+    Raises:
+        StoreError: a newer program wrote the store, or it cannot be written (by a repair).
+    """
+    damaged = [*_parts(store), *_images(store), *_journal(store)]
+    if repair and damaged:
+        damaged = _quarantined(store, damaged)
+    # Once what is damaged is out of the way, the rest can be asked what it misses.
+    whole = repair or not any(finding.path.endswith(".parquet") for finding in damaged)
+    missing = [*_missing_images(store), *_missing_answers(store)] if whole else []
+    return [*damaged, *missing, *_leftovers(store)]
+
+
+# --- parts
+
+
+def _parts(store: VariantStore) -> Iterator[Finding]:
+    for record in RECORDS:
+        for part in store.catalogue.parts(record.table):
+            try:
+                fine = is_whole(store.place, record.table, part) and _has_key(store, record, part)
+            except FileNotFoundError:  # a compaction removed it meanwhile
+                continue
+            if not fine:
+                yield Finding(f"{record.table}/{part.name}", Fault.DAMAGED, _held(store, record.table, part))
+
+
+def _has_key(store: VariantStore, record: type[Record], part: Part) -> bool:
+    """Whether a part is of its table: any Parquet file may have been copied there."""
+    if part.is_empty or part.version > 1:
+        return True
+    with store.place.open(f"{record.table}/{part.name}") as file:
+        return {*record.key, "recorded_at", "record_no"} <= set(pq.read_schema(file).names)
+
+
+def _held(store: VariantStore, table: str, part: Part) -> str:
+    if part.is_empty:
+        return "no rows; it is written again"
+    rows = _rows_by_footer(store, table, part) if part.rows is None else part.rows
+    held = f"{table}, {'rows unknown' if rows is None else f'{rows} rows'}"
+    if part.merged:
+        return (
+            held + ", merged by compaction; the parts that it was made of are read again where they are left"
+        )
+    if part.written_ns is None:
+        return held
+    written = datetime.fromtimestamp(part.written_ns / 1e9, UTC).replace(tzinfo=None)
+    return f"{held} written {written:%Y-%m-%d %H:%M:%S} UTC{_by_runs(store, written)}"
+
+
+def _rows_by_footer(store: VariantStore, table: str, part: Part) -> int | None:
+    try:
+        with store.place.open(f"{table}/{part.name}") as file:
+            return int(pq.read_metadata(file).num_rows)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _by_runs(store: VariantStore, written: datetime) -> str:
+    """Which commands ran at a time: to run them again makes what was lost."""
+    try:
+        rows = store.query(
+            "SELECT run_id FROM runs WHERE started_at <= ? AND coalesce(ended_at, started_at + INTERVAL 1 DAY) >= ? "
+            "ORDER BY started_at",
+            [written, written],
+        )
+    except StoreError:
+        return ", by a run that is not known: `runs` is damaged too"
+    return f" by {' or '.join(run_id for (run_id,) in rows)}: run that again" if rows else ""
+
+
+# --- images
+
+
+def _images(store: VariantStore) -> Iterator[Finding]:
+    for info in store.place.files(IMAGES):
+        if info.path.endswith(".tmp"):
+            continue
+        stem = PurePosixPath(info.path).stem
+        with store.place.open(info.path) as file:
+            if sha256_of(file) == stem:
+                continue
+        users = _problems_with(store, stem)
+        yield Finding(info.path, Fault.DAMAGED, f"image of {users}: ingest its source again")
+
+
+def _problems_with(store: VariantStore, digest: str) -> str:
+    try:
+        rows = store.query(
+            "SELECT problem_id FROM problems WHERE list_contains(list_transform(images, lambda i: i.hash), ?) "
+            "ORDER BY problem_id",
+            [digest],
+        )
+    except StoreError:
+        return "problems that cannot be read either"
+    names = [problem_id for (problem_id,) in rows]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "no problem"
+
+
+def _missing_images(store: VariantStore) -> Iterator[Finding]:
+    there = {PurePosixPath(info.path).stem for info in store.place.files(IMAGES)}
+    named = store.query(
+        "SELECT i.hash, min(problem_id), count(DISTINCT problem_id) "
+        "FROM (SELECT problem_id, unnest(images) AS i FROM problems) GROUP BY i.hash ORDER BY i.hash"
+    )
+    for digest, problem_id, count in named:
+        if digest not in there:
+            users = problem_id if count == 1 else f"{problem_id} and {count - 1} more"
+            path = f"{IMAGES}/{digest[:2]}/{digest}"
+            yield Finding(path, Fault.MISSING, f"image of {users}: ingest its source again")
+
+
+# --- the journal
+
+
+def _journal(store: VariantStore) -> Iterator[Finding]:
+    path = store.place.local / JOURNAL
+    if path.exists() and (fault := _fault_of_journal(path)):
+        held = f"answers of the teacher ({fault}); those that are lost are asked for again"
+        yield Finding(JOURNAL, Fault.DAMAGED, held)
+
+
+def is_cut_off(path: Path) -> bool:
+    """Whether the last page of an SQLite file is not whole, which SQLite itself reads as zeros without a word."""
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:  # in use, or recovered from the log when it is opened
+        return False
+    with path.open("rb") as file:
+        header = file.read(18)
+    # Bytes 16 and 17 are the size of a page, where 1 stands for 65,536 (sqlite.org/fileformat.html, 1.3.2).
+    page_size = int.from_bytes(header[16:18], "big")
+    return bool(header) and (
+        page_size == 0 or path.stat().st_size % (65_536 if page_size == 1 else page_size) > 0
+    )
+
+
+def _fault_of_journal(path: Path) -> str | None:
+    if is_cut_off(path):
+        return "its end is cut off"
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=60.0)) as connection:
+            [(verdict,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()
+            connection.execute("SELECT count(*) FROM entries").fetchall()
+    except sqlite3.Error as error:
+        verdict = str(error)
+    return None if verdict == "ok" else " ".join(verdict.split())
+
+
+def _missing_answers(store: VariantStore) -> Iterator[Finding]:
+    """Answers that the ledger names and the journal lacks: what is cut off may leave a valid database."""
+    path = store.place.local / JOURNAL
+    paid = {key for (key,) in store.query("SELECT request_hash FROM calls WHERE outcome = 'ok'")}
+    if not paid or store.place.url != str(store.place.local):  # each machine has a journal of its own
+        return
+    if path.exists() and _fault_of_journal(path) is None:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=60.0)) as connection:
+            paid -= {
+                key for (key,) in connection.execute("SELECT request_hash FROM entries WHERE outcome = 'ok'")
+            }
+    if paid:
+        yield Finding(
+            JOURNAL, Fault.MISSING, f"{len(paid)} answers that `calls` names: asked for again if needed"
+        )
+
+
+# --- the rest
+
+
+def _leftovers(store: VariantStore) -> Iterator[Finding]:
+    for folder in (*(record.table for record in RECORDS), IMAGES):
+        for info in store.place.files(folder):
+            if info.path.endswith(".tmp"):
+                yield Finding(
+                    info.path, Fault.LEFTOVER, f"{info.size} bytes: `diva compact` removes it in time"
+                )
+
+
+def _quarantined(store: VariantStore, damaged: Sequence[Finding]) -> list[Finding]:
+    """The findings with where their files are now; the report is there before the first of them moves."""
+    folder = f"{QUARANTINE}/{utc_now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    moved = [replace(finding, moved_to=f"{folder}/{finding.path}") for finding in damaged]
+    report = json.dumps([asdict(finding) for finding in moved], indent=1)
+    publish_bytes(store.place, f"{folder}/report.json", report.encode())
+    for finding in moved:
+        _move(store, finding.path, folder)
+    for record in RECORDS:
+        schema = arrow_schema(record)
+        if not store.place.exists(f"{record.table}/{empty_name(schema)}"):
+            publish_empty(store.place, record.table, schema)
+    return moved
+
+
+def _move(store: VariantStore, path: str, folder: str) -> None:
+    if path != JOURNAL:
+        store.place.move(path, f"{folder}/{path}")
+        return
+    # A file of this machine, with those that SQLite keeps beside it while it is open.
+    target = store.place.local / folder
+    target.mkdir(parents=True, exist_ok=True)
+    for name in (JOURNAL, f"{JOURNAL}-wal", f"{JOURNAL}-shm"):
+        if (store.place.local / name).exists():
+            shutil.move(store.place.local / name, target / name)

@@ -1,0 +1,132 @@
+"""DuckDB over a store: connections with its views, which are derived and made anew wherever parts change."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import duckdb
+
+from pipeline.store.parts import Catalogue, Part
+from pipeline.store.places import Place
+from pipeline.store.views import named_views, source, view_names, view_statements
+from schemas.exceptions import StoreError
+from schemas.records import RECORDS, Variant
+
+_TABLES = tuple(record.table for record in RECORDS)
+
+
+def open_database(place: Place) -> duckdb.DuckDBPyConnection:
+    """An empty in-memory database that can read a place's files."""
+    database = duckdb.connect()
+    # A bar is written to standard output, into what a command prints there. The system caches files already.
+    database.execute("SET enable_progress_bar = false; SET enable_external_file_cache = false")
+    place.attach(database)
+    return database
+
+
+class Engine:
+    """Connections to a store's views. Threads may share it; a forked process gets a database of its own.
+
+    Args:
+        place: where the store lies.
+        catalogue: of its parts.
+    """
+
+    def __init__(self, place: Place, catalogue: Catalogue) -> None:
+        self._place = place
+        self._catalogue = catalogue
+        self._lock = threading.Lock()
+        # By process id: a database cannot be used in a fork, nor closed there.
+        self._databases: dict[int, tuple[duckdb.DuckDBPyConnection, dict[str, str]]] = {}
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a trusted query, on a database that is kept for the next one.
+
+        Raises:
+            StoreError: a part file is damaged or missing.
+        """
+        with self._lock:
+            database, known = self._databases.setdefault(os.getpid(), (open_database(self._place), {}))
+            views = named_views(sql)
+            self._make(database, views, self._sources(views), known)
+            cursor = database.cursor()
+        with cursor:
+            try:
+                return cursor.execute(sql, parameters).fetchall()
+            except (duckdb.IOException, duckdb.InvalidInputException) as error:
+                # The engine's own complaint of a file; all else is of the query.
+                raise (self._unreadable(error) if self._place.url in str(error) else error) from error
+
+    def connect(
+        self,
+        *,
+        views: Sequence[str] | None = None,
+        schema: str = "main",
+        variant_parts: tuple[Sequence[Part], Collection[str]] | None = None,
+    ) -> duckdb.DuckDBPyConnection:
+        """A new in-memory connection with the views as the parts are now. The caller closes it.
+
+        Args:
+            views: only these, see `named_views`.
+            schema: where they go.
+            variant_parts: what to read of `variants` instead of all: parts, and the origins of the rows.
+
+        Raises:
+            StoreError: a part file is damaged or missing.
+        """
+        views = list(view_statements("")) if views is None else views
+        sources = self._sources(views)
+        if variant_parts is not None:
+            sources[Variant.table] = source(self._place.url, Variant.table, *variant_parts)
+        connection = open_database(self._place)
+        try:
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}; SET schema = '{schema}'")
+            self._make(connection, views, sources, {})
+            connection.execute("SET schema = 'main'")
+        except StoreError:
+            connection.close()
+            raise
+        return connection
+
+    def _sources(self, views: Sequence[str]) -> dict[str, str]:
+        live = {table: self._catalogue.live(table) for table in _TABLES if table in views}
+        return {table: source(self._place.url, table, parts) for table, parts in live.items()}
+
+    def _make(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        views: Sequence[str],
+        sources: dict[str, str],
+        known: dict[str, str],
+    ) -> None:
+        """Make those of the views whose parts are others than those in `known`, and remember them there."""
+        statements = view_statements(self._place.url, dict.fromkeys(_TABLES, "") | sources)
+        for name in views:
+            if known.get(name) != statements[name]:
+                try:
+                    connection.execute(statements[name])
+                except duckdb.Error as error:
+                    known.pop(name, None)
+                    raise self._unreadable(error) from error
+                known[name] = statements[name]
+
+    def _unreadable(self, error: Exception) -> StoreError:
+        line = str(error).strip().splitlines()[0]
+        url = self._place.url
+        return StoreError(
+            f"store {url} cannot be read: {line} (`diva doctor --store {url}` finds what is damaged)"
+        )
+
+
+def checksums(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """By view, the number of its rows and a hash of them in which their order plays no part."""
+    found = {}
+    for view in view_names():
+        [(rows, total)] = connection.execute(
+            f"SELECT count(*), coalesce(sum(hash(v)::HUGEINT) % 18446744073709551616, 0) FROM {view} v"
+        ).fetchall()
+        found[view] = f"{rows}-{int(total):016x}"
+    return found

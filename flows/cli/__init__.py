@@ -12,7 +12,7 @@ import click
 
 from flows.cli.data import generate, ingest, label, verify
 from flows.cli.export import export
-from flows.cli.query import init, sql, status
+from flows.cli.query import init, report, sql, status
 from flows.cli.running import curate, demo, teacher
 from flows.cli.show import show
 from flows.cli.training import evaluate, train
@@ -26,6 +26,7 @@ COMMANDS = (
     verify,
     label,
     status,
+    report,
     show,
     sql,
     export,

@@ -1,4 +1,4 @@
-"""Looking at a store: sql, status, init."""
+"""Looking at a store: status, report, sql, init."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from schemas.exceptions import QueryError
 
 if TYPE_CHECKING:
     from pipeline.store.catalog import View
-
-if TYPE_CHECKING:
     from pipeline.store.signs import Sign
 
 _STATUS = (
@@ -84,6 +82,28 @@ def _progress(sign: Sign) -> str:
     from pipeline.meter import state_line
 
     return f"{sign.run_id}: {state_line(sign.state) if sign.state else 'no figures'}"
+
+
+@click.command()
+@store_option
+@click.option(
+    "--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page of HTML instead."
+)
+def report(store_dir: Path, page: Path | None) -> None:
+    """The state of a store on one page: problems, variants, checks, difficulty, costs, runs, training.
+
+    \b
+    examples: diva report --store runs/store
+              diva report --store runs/store --html report.html
+    """
+    from pipeline.report import html_report, text_report
+    from pipeline.store import VariantStore
+
+    store = VariantStore(store_dir)
+    if page is None:
+        click.echo(text_report(store))
+    else:
+        click.echo(f"{page}: {html_report(store, page)} tables")
 
 
 @click.command()

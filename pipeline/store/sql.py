@@ -22,7 +22,7 @@ from pipeline.store.store import VariantStore
 from schemas.exceptions import QueryError
 from schemas.records import RECORDS
 
-FORMATS = ("table", "csv", "json", "parquet")
+FORMATS = ("table", "csv", "json", "parquet", "html")
 
 DEFAULT_TIMEOUT_S = 60.0
 DEFAULT_MEMORY_MB = 2_048
@@ -231,7 +231,10 @@ def _text(table: pa.Table, output_format: str) -> str:
         rows = [dict(zip(table.column_names, map(_plain, row), strict=True)) for row in _rows(table)]
         return json.dumps(rows, ensure_ascii=False, indent=1)
     cells = [list(map(_cell, row)) for row in _rows(table)]
-    return tabulate(cells, headers=table.column_names, disable_numparse=True, missingval="")
+    form = "html" if output_format == "html" else "simple"
+    return str(
+        tabulate(cells, headers=table.column_names, tablefmt=form, disable_numparse=True, missingval="")
+    )
 
 
 def render(table: pa.Table, output_format: str, out: Path | None = None) -> str | None:

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import click
 
+from flows.gallery import write_gallery
+from flows.looking import look
 from flows.screen import render_screen
 from pipeline.ingest import ingest
 from pipeline.label import label
 from pipeline.scripted_teacher import MODEL, ScriptedTeacher, create_app, serve
 from pipeline.store import VariantStore
-from schemas.config import CurateConfig, LabelConfig, TeacherConfig
+from schemas.config import IMAGE_KINDS, CurateConfig, GenerateConfig, LabelConfig, TeacherConfig
 from schemas.exceptions import ConfigError
 from schemas.mapping import PRESETS, ColumnMapping
-from schemas.records import utc_now
+from schemas.records import Kind, utc_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Size:
         words: word problems that are curated.
         figures: image problems that are curated.
         steps: training steps.
+        vision_steps: training steps of the tiny vision-language model, on the figures.
         label_samples: the policy's answers to each question.
         test_samples: answers to each held-out problem.
     """
@@ -36,12 +39,13 @@ class Size:
     words: int
     figures: int
     steps: int
+    vision_steps: int
     label_samples: int
     test_samples: int
 
 
-FULL = Size(sums=128, words=60, figures=60, steps=200, label_samples=8, test_samples=4)
-SHORT = Size(sums=48, words=10, figures=10, steps=16, label_samples=4, test_samples=2)
+FULL = Size(sums=128, words=60, figures=60, steps=200, vision_steps=30, label_samples=8, test_samples=4)
+SHORT = Size(sums=48, words=10, figures=10, steps=16, vision_steps=8, label_samples=4, test_samples=2)
 
 # Sums of six to eight terms: five steps or more.
 _LONG_SUMS = "source = 'sums_train' AND len(solution_steps) >= 5"
@@ -94,6 +98,7 @@ def _curate(store: VariantStore, condition: str) -> None:
         config = CurateConfig(
             store=store.root,
             teacher=teacher,
+            generate=GenerateConfig(kinds=(Kind.REWORD, Kind.THINK_STEP, *IMAGE_KINDS)),
             label=LabelConfig(samples=1),
             problem_filter=condition,
         )
@@ -111,6 +116,7 @@ def run_demo(data: Path, store_dir: Path | None, *, short: bool) -> str:
     Raises:
         ConfigError: the data folder is not there.
     """
+    from flows.demo_vision import train_on_figures
     from trainer.evaluate import evaluate
     from trainer.policy import PolicySolver
     from trainer.train import parse, train
@@ -146,4 +152,10 @@ def run_demo(data: Path, store_dir: Path | None, *, short: bool) -> str:
         scores.append(
             evaluate(store, solver, test, samples=size.test_samples, run_id=result.run_id, step=step)
         )
-    return render_screen(store, result.run_id, scores[0], scores[1], str(root))
+
+    _say(f"Train a tiny vision-language model on the figures, {size.vision_steps} steps")
+    of_figures = f"source = 'figures' AND {condition}"
+    vision = train_on_figures(store, data / "train_demo_vision.yaml", of_figures, size.vision_steps)
+    page = root / "gallery.html"
+    write_gallery(store, look(store, where=of_figures), page, "Figures and their variants")
+    return render_screen(store, result.run_id, scores[0], scores[1], str(root), vision, page)

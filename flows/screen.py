@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tabulate import tabulate
 
+from flows.demo_vision import VisionRun
 from pipeline.store import VariantStore
 from trainer.evaluate import Score
 
@@ -53,7 +56,25 @@ def _without_signal(store: VariantStore, run_id: str) -> tuple[float, float]:
     return shares[0], shares[1]
 
 
-def render_screen(store: VariantStore, run_id: str, before: Score, after: Score, store_dir: str) -> str:
+def _vision(run: VisionRun) -> str:
+    kinds = ", ".join(f"{count} {kind}" for kind, count in run.by_kind.items())
+    first, last = run.digits
+    return (
+        f"a random LLaVA of {run.parameters / 1e6:.2f} M parameters, {run.steps} steps on {run.problems} figures;\n"
+        f"rollouts: {kinds}\n"
+        f"too small to solve any; its reward is for digits: {first:.0%} of its characters at first, {last:.0%} at last"
+    )
+
+
+def render_screen(
+    store: VariantStore,
+    run_id: str,
+    before: Score,
+    after: Score,
+    store_dir: str,
+    vision: VisionRun,
+    page: Path,
+) -> str:
     """The screen as text.
 
     Args:
@@ -62,6 +83,8 @@ def render_screen(store: VariantStore, run_id: str, before: Score, after: Score,
         before: accuracy of the warm-started model.
         after: accuracy of the trained one.
         store_dir: the store's folder, as a user would type it.
+        vision: the run with images.
+        page: the gallery of the figures.
     """
     variants = _table(
         store,
@@ -99,6 +122,10 @@ def render_screen(store: VariantStore, run_id: str, before: Score, after: Score,
 accuracy on {before.problems} held-out problems, {before.samples} answers each:
   before {first}    after {last}    gain {gain:+.3f}, {gain / error:.1f} standard errors
 groups without a signal: {alone:.0%} of originals alone, {together:.0%} with their variants
+
+── Images ────────────────────────────────────────────────────────────────────────────────
+{_vision(vision)}
+figures beside their variants, images included: {page}
 
 ── The store ─────────────────────────────────────────────────────────────────────────────
 {store_dir}; try

@@ -6,98 +6,15 @@ import io
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image as PillowImage
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-)
 
+from flows.demo_vision import IMAGE_TOKENS, tiny_processor, tiny_vision_model
 from pipeline.perturb import follow, make_operation
 from pipeline.store import VariantStore
 from schemas.recipe import OperationName, Recipe
 from schemas.records import Image, Problem, Variant
 
-IMAGE_SIZE = 28
-PATCH_SIZE = 14
-IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
-"""Tokens that stand for one image."""
-
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<{{ m['role'] }}>"
-    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}"
-    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}</s>{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
-
-
-def tiny_processor() -> Any:
-    """Byte-level tokens and four tokens an image; needs no torchvision."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {sign: i for i, sign in enumerate(["<pad>", "</s>", "<image>", *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer_class: Any = PreTrainedTokenizerFast
-    fast = tokenizer_class(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>"},
-    )
-    side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    processor_class: Any = LlavaProcessor
-    return processor_class(
-        image_processor=CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=side),
-        tokenizer=fast,
-        patch_size=PATCH_SIZE,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
-    )
-
-
-def tiny_vision_model(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
-    """A random LLaVA of some ten thousand parameters with its processor, where `from_pretrained` finds it."""
-    processor = tiny_processor()
-    heads: dict[str, Any] = {
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "hidden_size": 16,
-        "intermediate_size": 32,
-    }
-    vision = CLIPVisionConfig(**heads, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, projection_dim=16)
-    ends: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
-    text = Qwen2Config(
-        **heads,
-        **ends,
-        vocab_size=len(processor.tokenizer),
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        initializer_range=0.5,  # large, so that what is seen changes what is said
-    )
-    torch.manual_seed(seed)
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=2,
-        image_seq_length=IMAGE_TOKENS,
-        vision_feature_layer=-1,
-        **ends,
-    )
-    model: Any = LlavaForConditionalGeneration(config)
-    model.to(dtype).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
+__all__ = ["IMAGE_TOKENS", "tiny_processor", "tiny_vision_model"]
 
 COLOURS = ("red", "green", "blue", "orange", "purple", "grey")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from functools import lru_cache
 from typing import Any
 
 from PIL import Image
@@ -33,7 +34,7 @@ def content_parts(text: str, shown: Shown) -> str | list[dict[str, Any]]:
     if not shown:
         return text
     found = find_places(text, len(shown))
-    images = [image_part(image) for image in shown.open()]
+    images = _image_parts(shown)
     placed = {place for _, _, place in found}
     parts = [part for place, part in enumerate(images) if place not in placed]
     start = 0
@@ -41,6 +42,12 @@ def content_parts(text: str, shown: Shown) -> str | list[dict[str, Any]]:
         parts += [{"type": "text", "text": text[start:end]}, images[place]]
         start = end
     return [*parts, {"type": "text", "text": text[start:]}] if start < len(text) else parts
+
+
+@lru_cache(maxsize=32)
+def _image_parts(shown: Shown) -> list[dict[str, Any]]:
+    """Kept for the questions of one problem, which are asked in a row: encoding costs more than all else here."""
+    return [image_part(image) for image in shown.open()]
 
 
 def image_part(image: Image.Image) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def test_answers_that_could_not_be_made_are_counted(tmp_path: Path, model_path: 
     [
         ("", []),
         ("think_step, reword,think_step", ["think_step", "reword"]),
-        ("all", ["reword", "harder", "think_step"]),
+        ("all", ["reword", "harder", "think_step", "image", "image_text", "composite"]),
     ],
 )
 def test_kinds_by_name(names: str, kinds: list[str]) -> None:

@@ -23,10 +23,9 @@ from tabulate import tabulate
 
 from pipeline.grade import grade
 from pipeline.store import VariantStore
-from schemas.config import TEXT_KINDS
 from schemas.exceptions import ConfigError
 from schemas.question import Question, question_of
-from schemas.records import Evaluation, Problem, Status, Variant
+from schemas.records import Evaluation, Kind, Problem, Status, Variant
 from schemas.replies import Answer, Reply
 from trainer.policy import PolicySolver
 
@@ -197,9 +196,9 @@ def chosen_kinds(names: str) -> list[str]:
     """Kinds of variants from a list with commas, or `all`.
 
     Raises:
-        ConfigError: a kind that there is not, or whose variants are made when they are used.
+        ConfigError: there is no such kind.
     """
-    known = [str(kind) for kind in TEXT_KINDS]
+    known = [str(kind) for kind in Kind]
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     for name in chosen:
         if name not in [*known, ALL_KINDS]:

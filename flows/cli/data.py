@@ -258,12 +258,15 @@ def label(
     if policy and (limits.dry_run or limits.max_cost):
         raise click.UsageError("--policy costs nothing: leave --dry-run and --max-cost out")
     if policy:
+        from pipeline.shown import MAX_PIXELS, MIN_PIXELS
         from trainer.policy import PolicySolver
 
         max_tokens, temperature = values["max_tokens"] or 512, values["temperature"]
         solver = PolicySolver(
             policy,
             images=store.image_path,
+            min_pixels=MIN_PIXELS,
+            max_pixels=values["max_pixels"] or MAX_PIXELS,
             hint_style=hint_style,
             max_new_tokens=max_tokens,
             temperature=1.0 if temperature is None else temperature,

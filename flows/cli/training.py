@@ -80,7 +80,10 @@ def _read_benchmark(store: VariantStore, benchmark: Benchmark, source: str | Non
 )
 @click.option("--source", help="File or hub name to read the benchmark from.  [default: its own on the hub]")
 @click.option(
-    "--kinds", metavar="KINDS", default="", help="Also on accepted variants: reword,harder,think_step or all."
+    "--kinds",
+    metavar="KINDS",
+    default="",
+    help="Also on accepted variants of these kinds, such as reword,image, or all.",
 )
 @click.option("--samples", default=1, show_default=True, type=click.IntRange(min=1), help="Answers to each.")
 @click.option(
@@ -106,6 +109,11 @@ def _read_benchmark(store: VariantStore, benchmark: Benchmark, source: str | Non
     "--batch-size",
     type=click.IntRange(min=1),
     help="Answers generated at once.  [default: 256; 16 for a vision-language model]",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    help="Larger images are made smaller, as in training.  [default: the processor's own bound]",
 )
 @click.option("--seed", default=0, show_default=True, help="Makes the samples.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="JSON file for all figures.")
@@ -187,6 +195,7 @@ def _evaluate(store: VariantStore, settings: dict[str, Any], output: Path | None
         batch_size=settings["batch_size"],
         seed=settings["seed"],
         images=store.image_path,
+        max_pixels=settings["max_pixels"],
     )
     readable = readable_problems(found, solver)
     problems, left_out = readable[: settings["limit"]], len(found) - len(readable)

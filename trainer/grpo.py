@@ -9,6 +9,7 @@ What is overridden, and why:
 - `_generate_and_score_completions`, `_generate` also in `trainer.seeing`: images are decoded when they are used.
 - `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the steps open the answer
   and are not trained on.
+- `_load_from_checkpoint`: a resumed vision-language model gets its weights (transformers' own passes them over).
 - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the live state goes with the checkpoint, and the
   buffered generation where a checkpoint falls between two generations.
 
@@ -27,7 +28,7 @@ import torch
 from accelerate.utils import broadcast_object_list, send_to_device
 from datasets import Dataset
 from torch.utils.data import Sampler
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from pipeline.store import Snapshot, VariantStore
@@ -284,6 +285,16 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         }
         torch.save(state, folder / _state_name(self.accelerator.process_index))
         super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        model = self.model if model is None else model
+        if not isinstance(model, PreTrainedModel) or self.is_fsdp_enabled:  # an adapter, or sharded
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        # Files keep the names that parameters had when a model was published; transformers' Trainer compares
+        # them with today's, and passes over what it does not find: of a LLaVA or Qwen2.5-VL, nearly all.
+        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        model.load_state_dict(saved.state_dict())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

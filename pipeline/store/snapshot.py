@@ -15,6 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.store.engine import Engine
+from pipeline.store.monotone import MONOTONE, WEIGHT
 from pipeline.store.parts import Catalogue, is_empty_name
 from pipeline.store.views import named_views
 from schemas.exceptions import StoreError
@@ -27,6 +28,7 @@ class SnapshotVariant:
 
     Attributes:
         number: its row in this snapshot, for `Snapshot.texts`.
+        delta: in use; of one family of image operations, never smaller for a larger strength.
         pass_rate: its label by the store's `label_model`, None without one.
     """
 
@@ -92,7 +94,7 @@ _CANDIDATES = """
 SELECT problem_no, variant_no, variant_id, kind, delta, pass_rate
 FROM accepted WHERE problem_no IN (SELECT unnest(?::INTEGER[])) ORDER BY variant_no
 """
-_LOAD = """
+_LOAD = f"""
 CREATE TABLE labelled AS
     SELECT subject_id, pass_rate, difficulty FROM store.labels
     WHERE solver_model = (SELECT value FROM store.settings WHERE name = 'label_model');
@@ -101,7 +103,8 @@ CREATE TABLE original_labels AS
 CREATE TABLE accepted AS
     SELECT (dense_rank() OVER (ORDER BY v.problem_id))::INTEGER - 1 AS problem_no,
            (row_number() OVER (ORDER BY v.problem_id, v.variant_id))::INTEGER - 1 AS variant_no,
-           v.variant_id, v.problem_id, v.kind, v.delta, l.pass_rate, v.text, v.hint, v.recipe::VARCHAR AS recipe
+           v.variant_id, v.problem_id, v.kind, v.delta, {WEIGHT} AS weight, l.pass_rate, v.text, v.hint,
+           v.recipe::VARCHAR AS recipe
     FROM store.variants v LEFT JOIN labelled l ON l.subject_id = v.variant_id
     WHERE v.status = 'accepted' ORDER BY variant_no;
 DROP TABLE labelled;
@@ -129,6 +132,7 @@ def load_snapshot(engine: Engine, catalogue: Catalogue, variant_parts: Sequence[
     views = named_views(_LOAD)
     connection = engine.connect(views=views, schema="store", variant_parts=(wanted, names))
     connection.execute(_LOAD)
+    connection.execute(MONOTONE)
     rows: list[tuple[Any, ...]] = connection.execute(
         "SELECT DISTINCT problem_id, problem_no FROM accepted"
     ).fetchall()

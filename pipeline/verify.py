@@ -68,7 +68,7 @@ class References:
 
 def verify(
     store: VariantStore,
-    solver: Solver,
+    solver: Solver | None,
     config: VerifyConfig,
     *,
     judge: Judge | None = None,
@@ -85,7 +85,7 @@ def verify(
 
     Args:
         store: where candidates come from and verdicts go.
-        solver: for the `answer` check of rewritten texts.
+        solver: for the `answer` check of rewritten texts; may be None where there are none, see `has_texts`.
         config: the checks.
         judge: for the check `judge`; see `Judge.for_verify`.
         references: what to compare with; default what is in the store and the evaluation sets now.
@@ -148,6 +148,17 @@ def count_undecided(store: VariantStore, config: VerifyConfig, where: str | None
         [config.retry_failed],
     )
     return int(count)
+
+
+def has_texts(store: VariantStore, config: VerifyConfig) -> bool:
+    """Whether a written variant waits for a verdict; perturbed images need no model."""
+    undecided = ["candidate", "failed"] if config.retry_failed else ["candidate"]
+    rows = store.query(
+        "SELECT 1 FROM variants WHERE status IN (SELECT unnest(?)) AND kind NOT IN (SELECT unnest(?)) "
+        "AND text IS NOT NULL LIMIT 1",
+        [undecided, list(IMAGE_KINDS)],
+    )
+    return bool(rows)
 
 
 class _Round:
@@ -221,10 +232,14 @@ class _Round:
                     others.add([(problem, variant.text or "")])
         return passed
 
-    def solved(self, variants: Sequence[Variant], solver: Solver, progress: Progress | None) -> list[Variant]:
+    def solved(
+        self, variants: Sequence[Variant], solver: Solver | None, progress: Progress | None
+    ) -> list[Variant]:
         """The variants that pass `answer`: think steps by their own solution, texts by independent ones."""
-        if "answer" not in self._checks:
+        if "answer" not in self._checks or not variants:
             return list(variants)
+        if solver is None:
+            raise ConfigError("the check `answer` needs a solver: name a model")
         texts = [v for v in variants if v.kind != Kind.THINK_STEP]
         questions = [question_of(self._problems[v.problem_id], v) for v in texts]
         answers = solver.solve(questions, self._samples, progress)

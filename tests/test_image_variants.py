@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -202,21 +203,24 @@ def test_enough_of_each_kind_counts_images_too(pictures: VariantStore, endpoint:
     }
 
 
-def test_the_command_needs_no_endpoint(
+def test_the_commands_need_no_endpoint(
     pictures: VariantStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-    kinds = "image,image_text,composite"
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["diva", "generate", "--store", str(pictures.root), "--kinds", kinds, "--image-families", "1"],
-    )
-    main()
-    assert "candidate" in capsys.readouterr().out
-    [(runs,)] = pictures.query("SELECT count(*) FROM runs WHERE kind = 'generate' AND model IS NULL")
-    assert runs == 1
+
+    def diva(verb: str, *options: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["diva", verb, "--store", str(pictures.root), *options])
+        main()
+        return capsys.readouterr().out
+
+    out = diva("generate", "--kinds", "image,image_text,composite", "--image-families", "1")
+    made = int(re.search(r"(\d+) candidate", out).group(1))
+    assert f"{made} accepted" in diva("verify")
+    assert pictures.query("SELECT kind, model, outcome FROM runs ORDER BY started_at") == [
+        ("generate", None, "ok"),
+        ("verify", None, "ok"),
+    ]
 
 
 def test_real_problems(real_data: Path, tmp_path: Path) -> None:

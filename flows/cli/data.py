@@ -177,6 +177,7 @@ def verify(store_dir: Path, problem_filter: str | None, **values: Any) -> None:
     answer           the majority of --solver-samples solutions has the reference answer; of think steps,
                      their own solution has it, without a false equation on the way
     judge            a second model calls it the same question; off unless named in --checks
+    recipe           of perturbed images, always and without a model: the operations keep the answer
 
     \b
     examples: diva verify --store runs/store --base-url http://localhost:8000/v1 --model qwen
@@ -190,26 +191,35 @@ def verify(store_dir: Path, problem_filter: str | None, **values: Any) -> None:
     from pipeline.prices import Purse
     from pipeline.solve import VERIFICATION, TeacherSolver
     from pipeline.store import VariantStore
-    from pipeline.verify import count_undecided
+    from pipeline.verify import count_undecided, has_texts
     from pipeline.verify import verify as run
     from pipeline.work import TeacherRun
 
     store, config = VariantStore(store_dir), made(VerifyConfig, take(values, VerifyConfig))
-    teacher, limits = teacher_of(values, retry_failed=config.retry_failed), Limits.of(values)
+    limits = Limits.of(values)
+    teacher = teacher_of(values, retry_failed=config.retry_failed) if has_texts(store, config) else None
     total = count_undecided(store, config, problem_filter)
-    if limits.dry_run:
+    if limits.dry_run and teacher:
         with rehearsed(store, teacher) as dry:
             solver = TeacherSolver(dry.store, dry.teacher, VERIFICATION)
             judge = Judge.for_verify(dry.store, dry.teacher, config)
             run(dry.store, solver, config, judge=judge, where=problem_filter)
             dry.note("verify")
         return
+    if limits.dry_run:
+        raise click.UsageError(
+            "no written variant waits, and those of images cost nothing: leave --dry-run out"
+        )
     meter = Meter("variants", total, Purse(limits.max_cost))
-    hired = TeacherRun(teacher, meter)
-    solver, judge = TeacherSolver(store, hired, VERIFICATION), Judge.for_verify(store, hired, config)
-    with store.run("verify", config.model_dump_json(), teacher.model) as run_id:
+    chosen: Any = {"where": problem_filter, "progress": meter}
+    with store.run("verify", config.model_dump_json(), teacher.model if teacher else None) as run_id:
         with watched(store, run_id, "verify", meter):
-            counts = run(store, solver, config, judge=judge, where=problem_filter, progress=meter)
+            if teacher:
+                hired = TeacherRun(teacher, meter)
+                chosen["judge"] = Judge.for_verify(store, hired, config)
+                counts = run(store, TeacherSolver(store, hired, VERIFICATION), config, **chosen)
+            else:
+                counts = run(store, None, config.model_copy(update={"checks": ()}), **chosen)
         _report_variants(store, counts)
 
 

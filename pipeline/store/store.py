@@ -273,6 +273,6 @@ class VariantStore:
 
 def _versions() -> str:
     """Versions of all that may change the outcome of a run, as JSON."""
-    packages = ("diva-grpo", "duckdb", "pyarrow", "openai", "torch", "transformers", "trl")
+    packages = "diva-grpo duckdb numpy openai pillow pyarrow torch transformers trl".split()
     versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
     return json.dumps(versions)

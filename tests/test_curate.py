@@ -113,10 +113,14 @@ def test_faults_of_the_teacher_are_caught(store: VariantStore, word_problems: li
     assert "answer" in reasons
 
 
-def test_setting_that_cannot_work_is_not_tried_again(store: VariantStore, config: CurateConfig) -> None:
+def test_setting_that_cannot_work_is_not_tried_again(
+    store: VariantStore, config: CurateConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
     started = time.monotonic()
-    wrong = config.model_copy(update={"generate": GenerateConfig(kinds=(Kind.IMAGE,))})
-    with pytest.raises(ConfigError, match="kind image"):
+    wrong = config.model_copy(update={"teacher": TeacherConfig(model="m")})
+    with pytest.raises(ConfigError, match="no endpoint"):
         curate(wrong)
     assert time.monotonic() - started < module.curate_shard.retry_delay_seconds[0]
     assert store.query("SELECT outcome FROM runs") == [("failed",)]

@@ -293,6 +293,14 @@ def test_init_makes_a_store_that_opens_elsewhere(tmp_path: Path) -> None:
         assert connection.execute("SELECT count(*) FROM s.live_difficulty").fetchall() == [(0,)]
 
 
+def test_shells_of_duckdb_1_can_open_it(full_store: VariantStore, tmp_path: Path) -> None:
+    database, _ = write_views(VariantStore(shutil.copytree(full_store.root, tmp_path / "store")))
+    header = database.read_bytes()[:20]
+    # The file's header: a checksum of 8 bytes, DUCK, and the storage version; DuckDB 1.0 reads up to 64.
+    assert header[8:12] == b"DUCK"
+    assert int.from_bytes(header[12:20], "little") == 64
+
+
 def test_views_are_renewed_when_the_store_moved_or_they_are_gone(
     full_store: VariantStore, tmp_path: Path
 ) -> None:

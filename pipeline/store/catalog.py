@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 import duckdb
 
+from pipeline.store.sql import quoted
 from pipeline.store.store import VariantStore
 from pipeline.store.views import LIVE_DIFFICULTY, create_views, view_names
 from schemas.exceptions import StoreError
@@ -20,6 +21,8 @@ from schemas.records import RECORDS, DifficultyEvent, Variant, columns
 
 DATABASE = "store.duckdb"
 SCRIPT = "views.sql"
+# The oldest that DuckDB writes: a shell of version 1 cannot read the format that version 2 writes by default.
+_STORAGE_VERSION = "v1.0.0"
 
 _MEANINGS = {record.table: (record.__doc__ or "").partition("\n")[0] for record in RECORDS} | {
     LIVE_DIFFICULTY: "The latest difficulty of each problem in each training run."
@@ -108,9 +111,9 @@ def write_views(store: VariantStore) -> tuple[Path, Path]:
     """
     statements = create_views(store.root)
     for view in describe_views(store):
-        statements.append(f"COMMENT ON VIEW {view.name} IS {_literal(view.description)}")
+        statements.append(f"COMMENT ON VIEW {view.name} IS {quoted(view.description)}")
         statements += [
-            f'COMMENT ON COLUMN {view.name}."{column.name}" IS {_literal(column.description)}'
+            f'COMMENT ON COLUMN {view.name}."{column.name}" IS {quoted(column.description)}'
             for column in view.columns
         ]
     script = (
@@ -121,7 +124,10 @@ def write_views(store: VariantStore) -> tuple[Path, Path]:
     # Under a name of its own and then renamed: a shell that has the old file open keeps it.
     new = store.root / f".{uuid.uuid4().hex[:8]}.duckdb"
     try:
-        with duckdb.connect(str(new)) as connection:
+        with duckdb.connect() as connection:
+            connection.execute(
+                f"ATTACH {quoted(str(new))} AS made (STORAGE_VERSION '{_STORAGE_VERSION}'); USE made"
+            )
             for statement in statements:
                 connection.execute(statement)
         os.replace(new, database)
@@ -135,7 +141,3 @@ def write_views(store: VariantStore) -> tuple[Path, Path]:
             with suppress(OSError):
                 left.unlink(missing_ok=True)
     return database, sql
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

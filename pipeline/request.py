@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal, Self, get_args
 
 from pipeline.journal import request_hash
@@ -119,7 +119,7 @@ class Request:
         for name in dialect.omitted:
             parameters.pop(name, None)
         if self.shape and dialect.output_mode == "json_schema":
-            wanted = {"name": self.shape.__name__, "schema": self.shape.model_json_schema(), "strict": True}
+            wanted = {"name": self.shape.__name__, "schema": _schema(self.shape), "strict": True}
             parameters["response_format"] = {"type": "json_schema", "json_schema": wanted}
         elif self.shape and dialect.output_mode == "json_object":
             parameters["response_format"] = {"type": "json_object"}
@@ -145,6 +145,11 @@ def _with_text(content: str | list[dict[str, Any]], text: str) -> str | list[dic
     return [*before, {"type": "text", "text": last["text"] + text}]
 
 
+@cache
+def _schema(shape: type[Reply]) -> dict[str, Any]:
+    return shape.model_json_schema()
+
+
 def _in_words(shape: type[Reply]) -> str:
-    schema = json.dumps(shape.model_json_schema())
+    schema = json.dumps(_schema(shape))
     return f"Answer with one JSON object of this schema and nothing else:\n{schema}"

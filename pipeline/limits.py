@@ -19,12 +19,19 @@ from collections import deque
 from collections.abc import Callable
 
 _FIRST_WINDOW = 16
-_RECENT_S = 15.0
-"""Time over which the rate of accepted requests is taken."""
-_CUT, _GROWTH_PER_S = 0.9, 0.01
-"""Pace after a 429, as a share of the accepted rate; and how fast it grows."""
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
-"""Pause after a 429 without `Retry-After`; it doubles from one to the next."""
+_RECENT_S = 60.0
+"""Time over which the rate of accepted requests is taken: the one over which endpoints count."""
+_BELOW, _FLOOR, _CUT = 0.95, 0.5, 0.85
+"""Pace after a 429: at most and at least as a share of the accepted rate, and as a share of the pace before."""
+_GROWTH_PER_S, _GROWTH_PER_REQUEST = 0.01, 0.006
+"""Growth of the pace at first, by what is slower: seconds, so that 429s are seldom, or requests, so that they are few.
+
+It becomes faster the longer none has come, so that a pace far too low does not stay so.
+"""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
+"""Pause after a 429 without `Retry-After`; it doubles from one to the next until a request is accepted."""
+_PROBE_S = 1.0
+"""Time within which an endpoint refuses a request; an answer may take much longer."""
 _HEADROOM, _BURST_S = 0.98, 0.9
 """Share of a set rate that is used; and seconds of it that may be sent at once after a rest.
 
@@ -98,10 +105,14 @@ class Limits:
         self._in_flight = 0
         self._started = clock()
         self._accepted: deque[float] = deque()
-        self._cut_at = -1.0
-        """When the last 429 was reacted to; those of requests sent before it say nothing new."""
-        self._cuts_in_a_row = 0
+        self._most_accepted = 0
+        """In any minute."""
+        self._refused_at = self._paced_at = -math.inf
+        """When the last 429 was reacted to (those of requests sent before it say nothing new), and the pace was cut."""
+        self._refused_in_a_row, self._since_cut = 0, 0
         self._paused_until = 0.0
+        self._probe_until: float | None = None
+        """After a pause, one request tries first: until then the others wait for its refusal."""
 
     def wait(self, tokens: float) -> float:
         """Seconds until a request may go, as things are; infinite where one must come back first.
@@ -111,12 +122,15 @@ class Limits:
         """
         if self._in_flight >= int(self._window):
             return math.inf
-        waits = (bucket.wait(amount) for bucket, amount in self._buckets(tokens))
-        return max([0.0, self._paused_until - self._clock(), *waits])
+        waits = [bucket.wait(amount) for bucket, amount in self._buckets(tokens)]
+        probing_until = self._probe_until if self._refused_in_a_row else None
+        return max(0.0, max(self._paused_until, probing_until or 0.0) - self._clock(), *waits)
 
     def enter(self, tokens: float) -> float:
         """A request goes; returns the moment. Every entry needs its `leave`."""
         self._in_flight += 1
+        if self._refused_in_a_row and self._probe_until is None:
+            self._probe_until = self._clock() + _PROBE_S
         for bucket, amount in self._buckets(tokens):
             bucket.take(amount)
         return self._clock()
@@ -131,17 +145,25 @@ class Limits:
         if self._tokens and tokens_over:
             self._tokens.take(tokens_over)
 
-    def accepted(self) -> None:
-        """The endpoint took a request."""
+    def accepted(self, sent_at: float) -> None:
+        """The endpoint took a request.
+
+        Args:
+            sent_at: what `enter` returned.
+        """
         now = self._clock()
+        if self._pace and self._accepted:
+            self._since_cut += 1
+            by_time = _GROWTH_PER_S * (now - self._accepted[-1]) * (1 + (now - self._paced_at) / 10)
+            by_number = _GROWTH_PER_REQUEST * (1 + self._since_cut / 20)
+            self._pace.rate *= 1 + min(by_time, by_number)
         self._accepted.append(now)
         while self._accepted[0] < now - _RECENT_S:
             self._accepted.popleft()
-        self._cuts_in_a_row = 0
-        self._window = min(self._most, self._window + (1 if self._cut_at < 0 else 1 / self._window))
-        if self._pace and len(self._accepted) > 1:
-            since = now - self._accepted[-2]
-            self._pace.rate *= 1 + _GROWTH_PER_S * min(since, _RECENT_S)
+        self._most_accepted = max(self._most_accepted, len(self._accepted))
+        if sent_at > self._refused_at:
+            self._refused_in_a_row = 0
+        self._window = min(self._most, self._window + (1 if self._pace is None else 1 / self._window))
 
     def limited(self, sent_at: float, retry_after_s: float | None) -> None:
         """The endpoint answered 429.
@@ -151,18 +173,45 @@ class Limits:
             retry_after_s: seconds by the answer's `Retry-After`.
         """
         now = self._clock()
-        if sent_at > self._cut_at:
-            self._cut_at = now
-            self._window = max(1.0, self._window / 2)
-            recent = [at for at in self._accepted if at > now - _RECENT_S]
-            rate = max(1, len(recent)) / min(_RECENT_S, max(1.0, now - self._started))
-            self._pace = Bucket(_CUT * rate, max(1.0, 0.1 * rate), self._clock)
-            pause = min(_FIRST_PAUSE_S * 2**self._cuts_in_a_row, _LONGEST_PAUSE_S)
-            self._cuts_in_a_row += 1
-            # Not all clients of an endpoint should come back in the same moment.
-            self._pause(now + pause * random.uniform(0.75, 1.0) if retry_after_s is None else now)
+        if sent_at > self._refused_at:
+            # Where nothing was accepted since the last one, the endpoint is shut for a time: that is no fault of
+            # the pace, and only waiting helps.
+            if self._refused_in_a_row == 0:
+                self._paced_at, self._since_cut = now, 0
+                self._window = max(1.0, self._window / 2)
+                self._set_pace(self._pace_below(now))
+            self._refused_at, self._probe_until = now, None
+            # A Retry-After that was waited for in vain was too short.
+            if retry_after_s is None or self._refused_in_a_row:
+                pause = min(_FIRST_PAUSE_S * 2**self._refused_in_a_row, _LONGEST_PAUSE_S)
+                # Not all clients of an endpoint should come back in the same moment.
+                self._pause(now + pause * random.uniform(0.75, 1.0))
+            self._refused_in_a_row += 1
         if retry_after_s is not None:
             self._pause(now + retry_after_s)
+
+    def _pace_below(self, now: float) -> float:
+        """Requests a second, somewhat fewer than were tried, but hardly fewer than were accepted."""
+        recent = sum(at > now - _RECENT_S for at in self._accepted)
+        rate = max(1, recent) / min(_RECENT_S, max(1.0, now - self._started))
+        tried = self._pace.rate if self._pace else math.inf
+        # Some endpoints answer 429 at any pace: cut after cut, the work would come to a halt.
+        floor = _FLOOR * max(rate, self._most_accepted / _RECENT_S)
+        return max(floor, min(_BELOW * rate, _CUT * tried))
+
+    def state(self) -> list[float | None]:
+        """Window and pace, for another `Limits` of the same endpoint to begin with."""
+        return [self._window, self._pace.rate if self._pace else None]
+
+    def resume(self, state: list[float | None]) -> None:
+        """Begin where another one has ended."""
+        window, rate = state
+        self._window = min(self._most, max(1.0, window or 1.0))
+        if rate is not None:
+            self._set_pace(rate)
+
+    def _set_pace(self, rate: float) -> None:
+        self._pace = Bucket(rate, max(1.0, 0.1 * rate), self._clock)
 
     def _pause(self, until: float) -> None:
         self._paused_until = max(self._paused_until, until)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import math
 import os
 import random
@@ -33,6 +34,7 @@ _OPENAI = "https://api.openai.com/v1"
 _RETRIED_STATUS = frozenset({408, 409, *range(500, 600)})
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 8.0
 _POOL_CONNECTIONS = 32
+_STATE_HOLDS_S = 600.0
 _IMAGE_TOKENS = 1_000
 """About what an image costs; corrected by what the endpoint counts."""
 
@@ -170,16 +172,19 @@ class LiveExchange:
 
     Args:
         config: the endpoint.
+        state: what an exchange before this one has found of the endpoint's limits (see `state`).
 
     Raises:
         ConfigError: no API key for an endpoint that needs one, or no URL.
     """
 
-    def __init__(self, config: TeacherConfig) -> None:
+    def __init__(self, config: TeacherConfig, state: str | None = None) -> None:
         self._config = config
         routes = _routes(config)
         total = sum(route.weight for route in routes)
         self._lines = [_Line(config, route, route.weight / total) for route in routes]
+        if state is not None:
+            self._resume(json.loads(state))
         self._turn, self._changed = asyncio.Lock(), asyncio.Event()
         self._in_flight, self._finishing = 0, False
         self._accepted_at = time.monotonic()
@@ -213,7 +218,7 @@ class LiveExchange:
             if outcome.outcome == "http_429":
                 line.limits.limited(sent_at, attempt.retry_after_s)
             elif outcome.outcome not in ("network", "timeout"):
-                line.limits.accepted()
+                line.limits.accepted(sent_at)
                 self._accepted_at = time.monotonic()
             delay = retries.delay_s(attempt, self._accepted_at)
             if delay is None:
@@ -235,6 +240,15 @@ class LiveExchange:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(None if shortest == math.inf else shortest):
                         await self._changed.wait()
+
+    def state(self) -> str:
+        """What was found of the endpoint's limits, for the next exchange within `_STATE_HOLDS_S`."""
+        return json.dumps({"at": time.time(), "lines": [line.limits.state() for line in self._lines]})
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        if time.time() - state["at"] < _STATE_HOLDS_S and len(state["lines"]) == len(self._lines):
+            for line, of_line in zip(self._lines, state["lines"], strict=True):
+                line.limits.resume(of_line)
 
     def finish(self) -> int:
         """Let no further request go; returns how many are in flight."""

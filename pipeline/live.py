@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,7 +35,7 @@ _OPENAI = "https://api.openai.com/v1"
 _RETRIED_STATUS = frozenset({408, 409, *range(500, 600)})
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 8.0
 _POOL_CONNECTIONS = 32
-_STATE_HOLDS_S = 600.0
+_MEMORY_HOLDS_S = 600.0
 _IMAGE_TOKENS = 1_000
 """About what an image costs; corrected by what the endpoint counts."""
 
@@ -172,19 +173,19 @@ class LiveExchange:
 
     Args:
         config: the endpoint.
-        state: what an exchange before this one has found of the endpoint's limits (see `state`).
+        memory: file in which the limits found are kept for the next exchange, such as that of the next shard.
 
     Raises:
         ConfigError: no API key for an endpoint that needs one, or no URL.
     """
 
-    def __init__(self, config: TeacherConfig, state: str | None = None) -> None:
-        self._config = config
+    def __init__(self, config: TeacherConfig, memory: Path | None = None) -> None:
+        self._config, self._memory = config, memory
+        self._name = endpoint_name(config)
         routes = _routes(config)
         total = sum(route.weight for route in routes)
         self._lines = [_Line(config, route, route.weight / total) for route in routes]
-        if state is not None:
-            self._resume(json.loads(state))
+        self._resume()
         self._turn, self._changed = asyncio.Lock(), asyncio.Event()
         self._in_flight, self._finishing = 0, False
         self._accepted_at = time.monotonic()
@@ -241,14 +242,27 @@ class LiveExchange:
                     async with asyncio.timeout(None if shortest == math.inf else shortest):
                         await self._changed.wait()
 
-    def state(self) -> str:
-        """What was found of the endpoint's limits, for the next exchange within `_STATE_HOLDS_S`."""
-        return json.dumps({"at": time.time(), "lines": [line.limits.state() for line in self._lines]})
+    def _remembered(self) -> dict[str, Any]:
+        """By endpoint, when and what was found of its limits; nothing where the file is missing or damaged."""
+        if self._memory is None or not self._memory.exists():
+            return {}
+        with suppress(ValueError):
+            found = json.loads(self._memory.read_bytes())
+            return found if isinstance(found, dict) else {}
+        return {}
 
-    def _resume(self, state: dict[str, Any]) -> None:
-        if time.time() - state["at"] < _STATE_HOLDS_S and len(state["lines"]) == len(self._lines):
-            for line, of_line in zip(self._lines, state["lines"], strict=True):
-                line.limits.resume(of_line)
+    def _resume(self) -> None:
+        found = self._remembered().get(self._name, {"at": 0.0, "lines": []})
+        if time.time() - found["at"] < _MEMORY_HOLDS_S and len(found["lines"]) == len(self._lines):
+            for line, state in zip(self._lines, found["lines"], strict=True):
+                line.limits.resume(state)
+
+    def _remember(self) -> None:
+        if self._memory is not None:
+            found = {"at": time.time(), "lines": [line.limits.state() for line in self._lines]}
+            new = self._memory.with_suffix(f".{os.getpid()}")
+            new.write_text(json.dumps(self._remembered() | {self._name: found}))
+            new.replace(self._memory)
 
     def finish(self) -> int:
         """Let no further request go; returns how many are in flight."""
@@ -256,7 +270,8 @@ class LiveExchange:
         return self._in_flight
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and remember the limits."""
+        self._remember()
         for line in self._lines:
             await line.close()
 

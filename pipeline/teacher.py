@@ -65,13 +65,12 @@ class Teacher:
         self.config = config
         self._journal = journal
         self.endpoint = endpoint_name(config)
-        learnt = journal.learnt(self.endpoint, config.model)
-        self._exchange = exchange or LiveExchange(config, learnt.get("limits"))
+        self._exchange = exchange or LiveExchange(config)
         self._slots = asyncio.Semaphore(self._exchange.concurrency)
         self._prices = PriceTable.load(config.prices)
         self.reused = 0
         """Requests in the place of which the journal had something."""
-        self._dialect = self._first_dialect(learnt)
+        self._dialect = self._first_dialect()
         self._unshaped: int | None = 0
         """Answers in the present output mode that had not the asked shape; None as soon as one had."""
         self._since = now_text() if config.fresh else ""
@@ -93,8 +92,6 @@ class Teacher:
         self._interrupt.release()
         if self._draining:
             self._draining.cancel()
-        if isinstance(self._exchange, LiveExchange):
-            self._journal.learn(self.endpoint, self.config.model, "limits", self._exchange.state())
         await self._exchange.close()
         if self._interrupt.pressed and kind is asyncio.CancelledError:
             raise KeyboardInterrupt from error
@@ -237,10 +234,11 @@ class Teacher:
 
     # --- the endpoint's dialect
 
-    def _first_dialect(self, learnt: dict[str, str]) -> Dialect:
+    def _first_dialect(self) -> Dialect:
         """As learnt by an earlier run, else by the configuration."""
         mode = self.config.output_mode
-        if "dialect" in learnt and not self.config.fresh:
+        learnt = {} if self.config.fresh else self._journal.learnt(self.endpoint, self.config.model)
+        if "dialect" in learnt:
             dialect = Dialect.from_json(learnt["dialect"])
             return dialect if mode == "auto" else replace(dialect, output_mode=mode)
         return Dialect(

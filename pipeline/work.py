@@ -55,7 +55,7 @@ def one_of(every: int, progress: Progress | None) -> Progress | None:
 
 def live(config: TeacherConfig, store: VariantStore) -> Exchange:
     """Requests that are answered at once."""
-    return LiveExchange(config)
+    return LiveExchange(config, store.root / "limits.json")
 
 
 class TeacherRun:

@@ -79,7 +79,7 @@ class Request:
 
     Attributes:
         endpoint: the endpoint's name.
-        system: the system message.
+        system: the system message; there is none where it is empty.
         content: of the user message: text, or text and images.
         sample: number of the answer among independent ones to the same question.
         output_mode: as configured; `auto` is a choice of its own, whatever the endpoint then takes.
@@ -111,7 +111,10 @@ class Request:
             content = _with_text(content, f"\n\n{_in_words(self.shape)}")
         parameters: dict[str, Any] = {
             "model": self.model,
-            "messages": [{"role": "system", "content": self.system}, {"role": "user", "content": content}],
+            "messages": [
+                *([{"role": "system", "content": self.system}] if self.system else []),
+                {"role": "user", "content": content},
+            ],
             "temperature": self.temperature,
             dialect.limit: self.max_tokens,
             "seed": self.sample,

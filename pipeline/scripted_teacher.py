@@ -35,6 +35,7 @@ MODEL = "scripted-teacher"
 NO_SOLUTION = "the scripted teacher has no solution for this problem"
 
 _NUMBER = re.compile(r"\d+")
+_ASKED = re.compile(r"<(problem|original|rewritten)>\n(.*?)\n</\1>", re.DOTALL)
 _COUNT = re.compile(r"Write (\d+)")
 _ASPECTS = re.compile(r"in this order: (.*)\.$", re.MULTILINE)
 _EXISTING = re.compile(r"<existing>\n(.*)\n</existing>", re.DOTALL)
@@ -131,15 +132,18 @@ class ScriptedTeacher:
         """
         system, user = _text_of(messages, "system"), _text_of(messages, "user")
         task = self._tasks.get(system)
-        asked = re.search(r"<problem>\n(.*)\n</problem>", user, re.DOTALL)
-        if task is None or asked is None:
+        asked = [text for _, text in _ASKED.findall(user)]
+        if task is None or not asked:
             raise _RefusalError("the scripted teacher knows only this project's prompts")
-        known = self._known.get(_key(asked.group(1).split(HINT_OPENING)[0]))
+        found = [self._known.get(_key(text.split(HINT_OPENING)[0])) for text in asked]
+        known = found[0]
         if known is None:
             raise _RefusalError("the scripted teacher does not know this problem")
         digest = hashlib.sha256(f"{self._seed}|{sample}|{system}|{user}".encode()).digest()
         rng = random.Random(digest)
         slip = rng.random() < self._wrong_share
+        if task == "judge":
+            return self._judge(known, found[-1], slip)
         if task == "solve":
             return self._solve(known, slip)
         if task == "think_step":
@@ -150,6 +154,11 @@ class ScriptedTeacher:
         texts = _slipped(_harder(known.problem.text, aspects), rng, slip)
         named = [{"aspect": aspect, "text": text} for aspect, text in zip(aspects, texts, strict=True)]
         return json.dumps({"texts": named})
+
+    def _judge(self, original: _Known, rewritten: _Known | None, slip: bool) -> str:
+        same = rewritten is not None and rewritten.problem == original.problem and not rewritten.altered
+        reason = "Nothing differs." if same != slip else "Another quantity is asked for."
+        return json.dumps({"reason": reason, "same_question": same != slip})
 
     def _solve(self, known: _Known, slip: bool) -> str:
         if not known.problem.solution_steps:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
-from pipeline.prompts import load_prompt
+from pipeline.prompts import Prompt, load_prompt
 from pipeline.shown import shown_images
 from pipeline.store import VariantStore
 from pipeline.teacher import Teacher
@@ -38,6 +38,14 @@ label, and look easier than it is.
 """
 
 
+def policy_prompt(system: str | None = None) -> Prompt:
+    """The question alone behind the system message of training, if any: how the trainer asks the policy.
+
+    For an endpoint that serves the policy, so that its labels are of the level that it trains at.
+    """
+    return Prompt("policy", system or "", "$problem")
+
+
 class TeacherSolver:
     """A solver behind an OpenAI-compatible endpoint.
 
@@ -45,10 +53,18 @@ class TeacherSolver:
         store: whose images and journal are used.
         config: the endpoint.
         first_sample: number of the first answer to a question: 0, or `VERIFICATION`.
+        prompt: how it is asked; default the prompt `solve`.
     """
 
-    def __init__(self, store: VariantStore, config: AnyTeacher, first_sample: int = 0) -> None:
+    def __init__(
+        self,
+        store: VariantStore,
+        config: AnyTeacher,
+        first_sample: int = 0,
+        prompt: Prompt | None = None,
+    ) -> None:
         self._store, self._config, self._first_sample = store, config, first_sample
+        self._prompt = prompt or load_prompt("solve")
 
     @property
     def model(self) -> str:
@@ -66,7 +82,7 @@ class TeacherSolver:
 
     async def _ask(self, question: Question, sample: int, teacher: Teacher) -> Answer[Reply]:
         return await teacher.ask(
-            load_prompt("solve"),
+            self._prompt,
             {"problem": question.rendered()},
             purpose="solve",
             problem_id=question.problem_id,

@@ -153,7 +153,7 @@ class FaultyTeacher(Endpoint):
         self._problems: dict[str, Problem] = {}
         self._texts: dict[str, tuple[Problem, Planted]] = {}
         self._written: dict[str, Planted] = {}
-        self._solutions: dict[tuple[str, tuple[str, ...]], Planted] = {}
+        self._solutions: dict[tuple[str, int, tuple[str, ...]], Planted] = {}
         self.answered = 0
         for problem in problems:
             self._learn(problem, problem.text, Planted(SOUND, problem.answer))
@@ -163,7 +163,7 @@ class FaultyTeacher(Endpoint):
     def planted(self, variant: Variant) -> Planted:
         """What was planted in a variant. KeyError: this teacher has not written it."""
         if variant.hint:
-            return self._solutions[variant.problem_id, tuple(variant.hint)]
+            return self._solutions[variant.problem_id, variant.sample, tuple(variant.hint)]
         return self._written[variant.text or ""]
 
     def written(self) -> Counter[str]:
@@ -197,7 +197,7 @@ class FaultyTeacher(Endpoint):
             answer = other_answer(wrong, rng) if rng.random() < self._slip_share else planted.answer
             return f"After some thought, it is \\boxed{{{answer}}}."
         if task == "think_step":
-            return self._solution(problem, rng)
+            return self._solution(problem, request["seed"], rng)
         [count] = re.findall(r"Write (\d+)", user)
         if task == "reword":
             texts = rewordings(problem.text)
@@ -232,7 +232,7 @@ class FaultyTeacher(Endpoint):
         self._learn(problem, text, planted)
         return text
 
-    def _solution(self, problem: Problem, rng: random.Random) -> str:
+    def _solution(self, problem: Problem, sample: int, rng: random.Random) -> str:
         steps = list(problem.solution_steps)[:4] or ["Look at the picture.", "Write down what is known."]
         fault = rng.choice(SOLUTION_FAULTS) if rng.random() < self._fault_share else SOUND
         wrong = other_answer(problem, rng)
@@ -246,7 +246,7 @@ class FaultyTeacher(Endpoint):
         steps = [f"Step {number}: {step}" for number, step in enumerate(steps, 1)]
         planted = Planted(fault, ends_at)
         for given in range(1, len(steps) + 1):
-            self._solutions[problem.problem_id, tuple(steps[:given])] = planted
+            self._solutions[problem.problem_id, sample, tuple(steps[:given])] = planted
         return json.dumps({"steps": steps, "answer": stated})
 
 

@@ -17,11 +17,11 @@ from scipy.stats import beta, binom, spearmanr
 
 from pipeline.agreement import human_agreement
 from pipeline.label import difficulty_of, label
-from pipeline.solve import VERIFICATION, TeacherSolver
+from pipeline.solve import VERIFICATION, TeacherSolver, policy_prompt
 from pipeline.store import VariantStore
 from pipeline.verify import verify
 from schemas.config import LabelConfig, TeacherConfig, VerifyConfig
-from schemas.question import Question
+from schemas.question import Question, question_of
 from schemas.records import Label, Problem, Variant
 from schemas.replies import Answer
 from schemas.replies import Reply as Structured
@@ -35,6 +35,7 @@ from tests.verbs import (
     plant_hint,
     teacher_of,
 )
+from trainer.prompts import PromptBuilder
 
 
 @pytest.mark.parametrize(
@@ -181,6 +182,19 @@ def test_answer_cut_at_the_limit_is_judged_as_in_training(store: VariantStore) -
         assert [(row.correct, row.samples) for row in store.read(Label)] == [(1, 2)]
         assert _label(store, served, samples=2) == {}
     assert len(served.requests) == 2
+
+
+@pytest.mark.parametrize("system", [None, "Think, then answer."])
+def test_policy_behind_an_endpoint_is_asked_as_in_training(store: VariantStore, system: str | None) -> None:
+    store.append([v.model_copy(update={"status": "accepted"}) for v in _hints(store)])
+    with serving(Endpoint(RIGHT)) as served:
+        solver = TeacherSolver(store, teacher_of(served), prompt=policy_prompt(system))
+        label(store, solver, LabelConfig(samples=1), problem_ids=["w/0"])
+    builder = PromptBuilder(chat=True, system=system)
+    problem, [variant] = store.problems(["w/0"])[0], store.read(Variant)
+    expected = [builder.of_question(question_of(problem, v))[0] for v in (None, variant)]
+    assert [request["messages"] for request in served.requests] == expected
+    assert {request["temperature"] for request in served.requests} == {1.0}
 
 
 # --- human levels

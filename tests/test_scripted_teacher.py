@@ -109,6 +109,26 @@ def test_gives_the_solution_as_think_steps(client: openai.OpenAI, word_problems:
     assert json.loads(content) == {"steps": word_problems[1].solution_steps, "answer": "30"}
 
 
+@pytest.mark.parametrize(
+    ("rewritten", "same"),
+    [
+        ("How many apples has he now? To answer, use what follows. Tom has 3 apples. He buys 4 more.", True),
+        ("Tom has 4 apples. He buys 4 more. How many apples has he now?", False),
+        ("A box holds 6 eggs. How many eggs are in 5 boxes?", False),
+        ("What is love?", False),
+    ],
+)
+def test_judges_whether_two_texts_are_the_same_question(
+    word_problems: list[Problem], rewritten: str, same: bool
+) -> None:
+    prompt = load_prompt("judge")
+    user = prompt.fill(original=word_problems[0].text, rewritten=rewritten)
+    messages = [Message(role="system", content=prompt.system), Message(role="user", content=user)]
+    for share in (0.0, 1.0):
+        reply = json.loads(ScriptedTeacher(word_problems, wrong_share=share).answer(messages, 0))
+        assert reply["same_question"] is (same if share == 0 else not same)
+
+
 def test_altered_text_gets_another_answer(word_problems: list[Problem]) -> None:
     teacher = ScriptedTeacher(word_problems, wrong_share=0.0)
     altered = word_problems[0].text.replace("3 apples", "4 apples")

@@ -235,6 +235,12 @@ def verify(store_dir: Path, problem_filter: str | None, **values: Any) -> None:
     show_default=True,
     help="With --policy: where hints stand, as in training.",
 )
+@click.option(
+    "--as-policy",
+    is_flag=True,
+    help="The endpoint serves the policy: ask it the question alone, as training does.",
+)
+@click.option("--system-prompt", help="With --policy or --as-policy: system message, as in training.")
 @filter_option
 @limit_option
 @limit_options
@@ -244,22 +250,28 @@ def label(
     limit: int | None,
     policy: str | None,
     hint_style: Any,
+    as_policy: bool,
+    system_prompt: str | None,
     **values: Any,
 ) -> None:
     """Measure the difficulty of problems and accepted variants by a solver's pass rate.
 
     \b
     examples: diva label --store runs/store --base-url http://localhost:8000/v1 --model qwen --samples 4
+              diva label --store runs/store --base-url http://localhost:8000/v1 --model POLICY --as-policy \\
+                  --samples 8 --max-tokens 1024 --label-model
               diva label --store runs/store --policy data/demo_model --samples 8 --hint-style prefix
     """
     from pipeline.label import UNJUDGED, count_unlabelled
     from pipeline.label import label as run
     from pipeline.meter import Meter
     from pipeline.prices import Purse
-    from pipeline.solve import Solver, TeacherSolver
+    from pipeline.solve import Solver, TeacherSolver, policy_prompt
     from pipeline.store import VariantStore
     from pipeline.work import TeacherRun
 
+    if system_prompt is not None and not (policy or as_policy):
+        raise click.UsageError("--system-prompt goes with --policy or --as-policy")
     store, config = VariantStore(store_dir), made(LabelConfig, take(values, LabelConfig))
     limits = Limits.of(values)
     chosen: Any = {"where": problem_filter, "limit": limit}
@@ -278,17 +290,19 @@ def label(
             min_pixels=MIN_PIXELS,
             max_pixels=values["max_pixels"] or MAX_PIXELS,
             hint_style=hint_style,
+            system=system_prompt,
             max_new_tokens=max_tokens,
             temperature=1.0 if temperature is None else temperature,
         )
     else:
         teacher = teacher_of(values, retry_failed=config.retry_failed)
+        prompt = policy_prompt(system_prompt) if as_policy else None
         if limits.dry_run:
             with rehearsed(store, teacher) as dry:
-                run(dry.store, TeacherSolver(dry.store, dry.teacher), config, **chosen)
+                run(dry.store, TeacherSolver(dry.store, dry.teacher, prompt=prompt), config, **chosen)
                 dry.note("label")
             return
-        solver = TeacherSolver(store, TeacherRun(teacher, meter))
+        solver = TeacherSolver(store, TeacherRun(teacher, meter), prompt=prompt)
     meter.total = count_unlabelled(store, solver.model, config, **chosen)
     with store.run("label", config.model_dump_json(), solver.model) as run_id:
         with watched(store, run_id, "label", meter):

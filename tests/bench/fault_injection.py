@@ -25,7 +25,7 @@ from pipeline.label import label
 from pipeline.solve import VERIFICATION, TeacherSolver
 from pipeline.store import VariantStore
 from pipeline.supply import Supply, supply
-from pipeline.verify import verify
+from pipeline.verify import References, verify
 from schemas.config import GenerateConfig, LabelConfig, TeacherConfig, VerifyConfig
 from schemas.mapping import PRESETS
 from schemas.records import Kind, Variant
@@ -78,8 +78,10 @@ def run(
         teacher = TeacherConfig(model="faulty", base_url=served.url, endpoint="faulty", concurrency=24)
         solver = TeacherSolver(store, teacher, VERIFICATION)
 
+        references = References.of(store, checks)
+
         def decide(problem_ids: Sequence[str]) -> Counter[str]:
-            return verify(store, solver, checks, problem_ids=problem_ids)
+            return verify(store, solver, checks, references=references, problem_ids=problem_ids)
 
         config = GenerateConfig(
             kinds=(Kind.REWORD, Kind.HARDER, Kind.THINK_STEP), accepted=accepted, tries=tries

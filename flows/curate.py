@@ -16,12 +16,12 @@ from prefect import State, Task, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import TaskRun
 
-from pipeline.checks import Judge
 from pipeline.generate import generate
 from pipeline.label import label
-from pipeline.solve import VERIFICATION, TeacherSolver
+from pipeline.solve import TeacherSolver
 from pipeline.store import VariantStore
-from pipeline.verify import References, verify
+from pipeline.supply import supply, verifying
+from pipeline.verify import References
 from pipeline.work import shards
 from schemas.config import CurateConfig
 from schemas.exceptions import ConfigError
@@ -44,22 +44,20 @@ def _may_pass(shard: Task[..., Counts], run: TaskRun, state: State[Counts]) -> b
 )
 def curate_shard(config: CurateConfig, problem_ids: list[str], number: int, references: References) -> Counts:
     """All stages of one shard; run again, it does only what is missing."""
-    store = VariantStore(config.store)
-    solver, verifier = (
-        TeacherSolver(store, config.teacher),
-        TeacherSolver(store, config.teacher, VERIFICATION),
-    )
-    generated = generate(store, config.teacher, config.generate, problem_ids=problem_ids)
-    verified = verify(
-        store,
-        verifier,
-        config.verify,
-        judge=Judge.for_verify(store, config.teacher, config.verify),
-        references=references,
-        problem_ids=problem_ids,
-    )
+    store, teacher = VariantStore(config.store), config.teacher
+    decide = verifying(store, teacher, config.verify, references)
+    counts: Counts = {}
+    if config.generate.accepted is None:
+        counts["generated"] = dict(generate(store, teacher, config.generate, problem_ids=problem_ids))
+        counts["verified"] = dict(decide(problem_ids))
+    else:
+        done = supply(store, teacher, config.generate, decide, problem_ids=problem_ids)
+        counts["generated"], counts["verified"] = dict(done.generated), dict(done.verified)
+        if done.shortages:
+            counts["short"] = dict(Counter(str(shortage.kind) for shortage in done.shortages))
+    solver = TeacherSolver(store, teacher)
     labelled = label(store, solver, config.label, problem_ids=problem_ids) if config.label else Counter()
-    return {"generated": dict(generated), "verified": dict(verified), "labelled": dict(labelled)}
+    return counts | {"labelled": dict(labelled)}
 
 
 @flow(name="curate", flow_run_name="curate {config.store.name} with {config.teacher.model}")
@@ -70,7 +68,8 @@ def curate(config: CurateConfig) -> Counts:
         config: store, endpoint and what each stage does.
 
     Returns:
-        By stage: new variants or labels by status or kind.
+        By stage: new variants or labels by status or kind; `short`, where `accepted` is set: problems by the
+        kind of which they have too few.
     """
     log = get_run_logger()
     store = VariantStore(config.store)
@@ -82,6 +81,6 @@ def curate(config: CurateConfig) -> Counts:
         # In turn: the endpoint's limits are then just those of the configuration.
         for number, shard in enumerate(slices, 1):
             for stage, counts in curate_shard(config, list(shard), number, references).items():
-                totals[stage].update(counts)
+                totals.setdefault(stage, Counter()).update(counts)
             log.info("shard %d of %d: %d problems done", number, len(slices), len(shard))
     return {stage: dict(counts) for stage, counts in totals.items()}

@@ -12,11 +12,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from pipeline.checks import Judge
 from pipeline.generate import Ask, asked, first_ask, write
 from pipeline.image_variants import generate_image_variants
+from pipeline.solve import VERIFICATION, TeacherSolver
 from pipeline.store import VariantStore
-from pipeline.work import AnyTeacher, Progress, shards
-from schemas.config import IMAGE_KINDS, GenerateConfig
+from pipeline.verify import References, verify
+from pipeline.work import AnyTeacher, Progress, shards, tell
+from schemas.config import IMAGE_KINDS, GenerateConfig, VerifyConfig
 from schemas.exceptions import ConfigError
 from schemas.records import Kind, Problem, Shortage, Status, Variant
 
@@ -54,11 +57,36 @@ class Supply:
         )
 
 
+def verifying(
+    store: VariantStore,
+    endpoint: AnyTeacher,
+    checks: VerifyConfig,
+    references: References | None = None,
+) -> Verify:
+    """Verification of a few problems at a time, by a solver (and a judge, if one is wanted) behind an endpoint.
+
+    Args:
+        store: where candidates come from and verdicts go.
+        endpoint: of the solver.
+        checks: what a variant must pass.
+        references: what to compare with, where others share it; it grows with what is accepted.
+
+    Raises:
+        ConfigError: an evaluation set has no question.
+        SourceError: an evaluation set cannot be read.
+    """
+    solver, judge = TeacherSolver(store, endpoint, VERIFICATION), Judge.for_verify(store, endpoint, checks)
+    references = references or References.of(store, checks)
+    return lambda problem_ids: verify(
+        store, solver, checks, judge=judge, references=references, problem_ids=problem_ids
+    )
+
+
 def supply(
     store: VariantStore,
     teacher: AnyTeacher,
     config: GenerateConfig,
-    verify: Verify,
+    decide: Verify,
     *,
     problem_ids: Sequence[str] | None = None,
     limit: int | None = None,
@@ -73,8 +101,7 @@ def supply(
         store: where problems come from and variants go.
         teacher: writes.
         config: `accepted` and `tries`, and how to ask.
-        verify: decides on the candidates of the problems that it is given, as
-            `lambda ids: verify(store, solver, VerifyConfig(), problem_ids=ids)` does.
+        decide: decides on the candidates of the problems that it is given; see `verifying`.
         problem_ids: only these; default all.
         limit: only the first so many, by id.
         progress: told of every request to the teacher that is done.
@@ -90,7 +117,7 @@ def supply(
         ids = [problem.problem_id for problem in shard]
         sent: set[tuple[str, str, int]] = set()
         while True:
-            done.verified += verify(ids)
+            done.verified += decide(ids)
             stock = _stock(store, teacher.model, config, shard)
             asks = [ask for holding in stock if (ask := _next_ask(holding, config, sent))]
             if not asks:

@@ -176,11 +176,15 @@ class FaultyTeacher(Endpoint):
     def next(self, request: dict[str, Any], key: str | None) -> Reply:
         with self._guard:
             self.answered += 1
-            error = self._luck.choice(_ERRORS) if self._luck.random() < self._error_share else None
+            error = self._error() if self._luck.random() < self._error_share else None
             return error or completion(self._answer(request))
 
+    def _error(self) -> Reply:
+        [error] = self._luck.choices([reply for reply, _ in _ERRORS], [weight for _, weight in _ERRORS])
+        return error
+
     def done(self) -> None:
-        pass
+        """Requests at once are not counted."""
 
     def _answer(self, request: dict[str, Any]) -> str:
         system, first, *_ = request["messages"]  # more, where it is to repair an answer
@@ -251,15 +255,15 @@ class FaultyTeacher(Endpoint):
 
 
 _AT_ONCE = {"retry-after-ms": "1"}
-_ERRORS = [
-    json_reply({"error": {"message": "slow down"}}, 429, **_AT_ONCE),
-    json_reply({"error": {"message": "slow down"}}, 429, **{"retry-after": "0.01"}),
-    json_reply({"error": {"message": "broken"}}, 500, **_AT_ONCE),
-    json_reply({"error": {"message": "come back"}}, 503, **_AT_ONCE),
-    Reply(b"<html>Bad gateway</html>", 502, _AT_ONCE),
-    completion('{"rewordings": ["half of a'),
-    completion("I am sorry, what was the question?"),
-    Reply(b"not a completion at all"),
-    Reply(drop=True),
-    Reply(b'{"choices": [', cut=True),
+_ERRORS: list[tuple[Reply, int]] = [
+    # Few: a client that takes them for a rate limit slows down, and these come from nothing but chance.
+    (json_reply({"error": {"message": "slow down"}}, 429, **_AT_ONCE), 1),
+    (json_reply({"error": {"message": "broken"}}, 500, **_AT_ONCE), 20),
+    (json_reply({"error": {"message": "come back"}}, 503, **_AT_ONCE), 20),
+    (Reply(b"<html>Bad gateway</html>", 502, _AT_ONCE), 20),
+    (completion('{"rewordings": ["half of a'), 10),
+    (completion("I am sorry, what was the question?"), 10),
+    (Reply(b"not a completion at all"), 10),
+    (Reply(drop=True), 5),
+    (Reply(b'{"choices": [', cut=True), 5),
 ]

@@ -9,17 +9,14 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.scripted_teacher import ScriptedTeacher, create_app, serve
-from pipeline.solve import VERIFICATION, TeacherSolver
 from pipeline.store import VariantStore
-from pipeline.supply import Supply, supply
-from pipeline.verify import verify
+from pipeline.supply import Supply, supply, verifying
 from schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
 from schemas.exceptions import ConfigError
 from schemas.records import Kind, Problem, Shortage
@@ -47,9 +44,7 @@ def _supply(
     checks: VerifyConfig = FORMAT,
     **options: Any,
 ) -> Supply:
-    def decide(problem_ids: Sequence[str]) -> Counter[str]:
-        return verify(store, TeacherSolver(store, teacher, VERIFICATION), checks, problem_ids=problem_ids)
-
+    decide = verifying(store, teacher, checks)
     return supply(store, teacher, config, decide, **({"problem_ids": ["w/0"]} | options))
 
 
@@ -229,18 +224,15 @@ def test_slips_of_the_teacher_are_made_good(
 
 _RUN = """
 import sys
-from pipeline.solve import VERIFICATION, TeacherSolver
 from pipeline.store import VariantStore
-from pipeline.supply import supply
-from pipeline.verify import verify
+from pipeline.supply import supply, verifying
 from schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
 
 store = VariantStore(sys.argv[1])
 teacher = TeacherConfig(model="m", base_url=sys.argv[2], endpoint="test", max_retries=0, concurrency=4)
-solver = TeacherSolver(store, teacher, VERIFICATION)
 config = GenerateConfig(kinds=("reword",), accepted=3, tries=4)
 checks = VerifyConfig(checks=("format", "duplicate", "answer"))
-supply(store, teacher, config, lambda ids: verify(store, solver, checks, problem_ids=ids))
+supply(store, teacher, config, verifying(store, teacher, checks))
 """
 
 

@@ -18,6 +18,7 @@ from flows.cli.options import (
     teacher_of,
     teacher_options,
 )
+from flows.cli.supplying import solver_option, supply_store
 from flows.cli.working import Limits, filter_option, limit_options, rehearsed, watched
 from schemas.config import IMAGE_KINDS, GenerateConfig, LabelConfig, VerifyConfig
 from schemas.exceptions import TeacherError
@@ -114,14 +115,24 @@ def ingest(
 @click.command()
 @store_option
 @teacher_options
-@config_options(GenerateConfig, "accepted", "tries")
+@config_options(GenerateConfig)
+@config_options(VerifyConfig, "retry_failed")
+@solver_option
 @filter_option
 @limit_option
 @limit_options
-def generate(store_dir: Path, problem_filter: str | None, limit: int | None, **values: Any) -> None:
+def generate(
+    store_dir: Path,
+    problem_filter: str | None,
+    limit: int | None,
+    solver_config: Path | None,
+    **values: Any,
+) -> None:
     """Write variants of every problem that has none of these kinds yet.
 
     A teacher is asked for reword, harder and think_step; image, image_text and composite need none.
+    With --accepted it verifies too, and asks again until each problem has so many accepted variants of each kind
+    or its --tries are spent; the options of `diva verify` say how.
 
     \b
     examples: diva generate --store runs/store --base-url http://localhost:8000/v1 --model qwen \\
@@ -129,6 +140,8 @@ def generate(store_dir: Path, problem_filter: str | None, limit: int | None, **v
               diva generate --store runs/store --kinds image,image_text,composite
               diva generate --store runs/store --model gpt-4.1-mini --dry-run
               diva generate --store runs/store --model gpt-4.1-mini --max-cost 5
+              diva generate --store runs/store --model gpt-4.1-mini --accepted 5
+              diva generate --store runs/store --model gpt-4.1-mini --accepted reword=5,think_step=3
     """
     from pipeline.generate import generate as run
     from pipeline.meter import Meter
@@ -141,6 +154,15 @@ def generate(store_dir: Path, problem_filter: str | None, limit: int | None, **v
     chosen: Any = {"where": problem_filter, "limit": limit}
     needless = set(config.kinds) <= set(IMAGE_KINDS)
     teacher = None if needless else teacher_of(values, retry_failed=config.retry_failed)
+    checks = take(values, VerifyConfig)
+    if teacher and config.accepted is not None:
+        checking = made(VerifyConfig, checks | {"retry_failed": config.retry_failed})
+        supply_store(store, teacher, config, checking, limits, chosen, solver_config)
+        return
+    if solver_config or any(value is not None for value in checks.values()):
+        raise click.UsageError(
+            "the checks and --solver-config go with --accepted; `diva verify` is the other way"
+        )
     if limits.dry_run and teacher:
         with rehearsed(store, teacher, config) as dry:
             run(dry.store, dry.teacher, config, **chosen)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from flows.cli.options import config_options, made, store_option, take, teacher_of, teacher_options
+from flows.cli.supplying import WHY_SHORT
 from schemas.config import CurateConfig, GenerateConfig, LabelConfig, VerifyConfig
 from schemas.exceptions import TeacherError
 from schemas.records import Status
@@ -17,7 +18,7 @@ from schemas.records import Status
 @click.command()
 @store_option
 @teacher_options
-@config_options(GenerateConfig, "accepted", "tries")
+@config_options(GenerateConfig)
 @config_options(VerifyConfig, "retry_failed")  # GenerateConfig's option stands for both
 @config_options(LabelConfig, "retry_failed")
 @config_options(CurateConfig, "store", "teacher", "generate", "verify", "label")
@@ -26,7 +27,8 @@ def curate(store_dir: Path, no_labels: bool, **values: Any) -> None:
     """Generate, verify and label as one Prefect flow; run again, it does only what is missing.
 
     \b
-    example: diva curate --store runs/store --base-url http://localhost:8000/v1 --model qwen --samples 4
+    examples: diva curate --store runs/store --base-url http://localhost:8000/v1 --model qwen --samples 4
+              diva curate --store runs/store --model qwen --accepted reword=5,think_step=3
     """
     from pipeline.live import endpoint_url
     from pipeline.store import VariantStore
@@ -52,6 +54,8 @@ def curate(store_dir: Path, no_labels: bool, **values: Any) -> None:
     for stage, by_name in counts.items():
         numbers = ", ".join(f"{n} {name}" for name, n in sorted(by_name.items())) or "nothing to do"
         click.echo(f"{stage}: {numbers}")
+    if "short" in counts:
+        click.echo(f'diva sql "{WHY_SHORT}" --store {store_dir}   says why')
     if set(counts["generated"]) == {Status.FAILED}:
         raise TeacherError(f"no variant was written: `diva status --store {store_dir}` shows why")
 

@@ -14,7 +14,6 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +21,9 @@ from tabulate import tabulate
 
 from pipeline.ingest import ingest
 from pipeline.label import label
-from pipeline.solve import VERIFICATION, TeacherSolver
+from pipeline.solve import TeacherSolver
 from pipeline.store import VariantStore
-from pipeline.supply import Supply, supply
-from pipeline.verify import References, verify
+from pipeline.supply import Supply, supply, verifying
 from schemas.config import GenerateConfig, LabelConfig, TeacherConfig, VerifyConfig
 from schemas.mapping import PRESETS
 from schemas.records import Kind, Variant
@@ -76,17 +74,10 @@ def run(
     checks = VerifyConfig(solver_samples=solver_samples)
     with serving(faulty) as served:
         teacher = TeacherConfig(model="faulty", base_url=served.url, endpoint="faulty", concurrency=24)
-        solver = TeacherSolver(store, teacher, VERIFICATION)
-
-        references = References.of(store, checks)
-
-        def decide(problem_ids: Sequence[str]) -> Counter[str]:
-            return verify(store, solver, checks, references=references, problem_ids=problem_ids)
-
         config = GenerateConfig(
             kinds=(Kind.REWORD, Kind.HARDER, Kind.THINK_STEP), accepted=accepted, tries=tries
         )
-        supplied = supply(store, teacher, config, decide)
+        supplied = supply(store, teacher, config, verifying(store, teacher, checks))
         labels = label(store, TeacherSolver(store, teacher), LabelConfig(samples=1))
     variants = store.read(Variant, "status = 'accepted'")
     known = [(variant, faulty.planted(variant)) for variant in variants]

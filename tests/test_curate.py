@@ -113,6 +113,26 @@ def test_faults_of_the_teacher_are_caught(store: VariantStore, word_problems: li
     assert "answer" in reasons
 
 
+def test_asks_again_until_enough_are_accepted(store: VariantStore, word_problems: list[Problem]) -> None:
+    with serve(create_app(ScriptedTeacher(word_problems, wrong_share=0.15, seed=3))) as url:
+        config = CurateConfig(
+            store=store.root,
+            teacher=TeacherConfig(model="scripted-teacher", base_url=url, endpoint="test"),
+            generate=GenerateConfig(kinds=(Kind.REWORD,), accepted=4, tries=8),
+            verify=VerifyConfig(solver_samples=5),
+            label=None,
+            shard_size=3,
+        )
+        counts = curate(config)
+        again = curate(config)
+    accepted = store.query(
+        "SELECT problem_id, count(*) FROM variants WHERE status = 'accepted' GROUP BY 1 ORDER BY 1"
+    )
+    assert accepted == [(f"w/{i}", 4) for i in range(4)]
+    assert counts["short"] == again["short"] == {"reword": 1}, "w/4 has no solution"
+    assert (again["generated"], again["verified"]) == ({}, {})
+
+
 def test_setting_that_cannot_work_is_not_tried_again(
     store: VariantStore, config: CurateConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

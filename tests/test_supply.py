@@ -12,13 +12,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from flows.cli import cli
 from pipeline.scripted_teacher import ScriptedTeacher, create_app, serve
 from pipeline.store import VariantStore
 from pipeline.supply import Supply, supply, verifying
 from schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
-from schemas.exceptions import ConfigError
+from schemas.exceptions import ConfigError, TeacherError
 from schemas.records import Kind, Problem, Shortage
 from tests.endpoints import Endpoint, Reply, completion, serving
 from tests.verbs import WORDING, plant, teacher_of, variants_by
@@ -217,6 +219,74 @@ def test_slips_of_the_teacher_are_made_good(
         ("reword", 20),
         ("think_step", 8),
     ]
+
+
+# --- the command
+
+
+def _diva(*arguments: object) -> None:
+    cli.main(list(map(str, arguments)), standalone_mode=False)
+
+
+def test_command_says_what_is_there_and_what_is_short(
+    store: VariantStore, endpoint: TeacherConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = ["--store", store.root, "--base-url", endpoint.base_url, "--model", endpoint.model]
+    _diva("generate", *teacher, "--accepted", "reword=2,think_step=2", "--tries", 2, "--solver-samples", 3)
+    lines = capsys.readouterr().out.splitlines()
+    # w/4 has no solution, which takes two refusals to see.
+    assert lines[0] == "written: 18 candidate, 2 failed"
+    assert lines[1] == "verified: 16 accepted, 2 failed"
+    assert lines[2] == (
+        "2 of 10 kinds of problems stayed short, in 1 problems (1 reword, 1 think_step; most often: 2 answer)"
+    )
+    query = lines[3].split('"')[1]
+    assert [row[0] for row in store.query(query)] == ["w/4", "w/4"]
+    assert store.query("SELECT kind, config->>'tries', outcome FROM runs") == [("generate", "2", "ok")]
+
+
+def test_command_verifies_by_another_endpoint(store: VariantStore, tmp_path: Path) -> None:
+    with (
+        serving(Endpoint(_wordings(*GOOD[:2]))) as served,
+        serving(Endpoint(completion("\\boxed{7}"))) as solver,
+    ):
+        settings = tmp_path / "solver.yaml"
+        settings.write_text(f"model: other\nbase_url: {solver.url}\n")
+        teacher = ["--store", store.root, "--base-url", served.url, "--model", "m", "--limit", 1]
+        _diva("generate", *teacher, "--kinds", "reword", "--accepted", 2, "--solver-config", settings)
+        assert {request["model"] for request in solver.requests} == {"other"}
+        assert (len(served.requests), len(solver.requests)) == (1, 2)
+    assert store.query("SELECT DISTINCT model FROM verdicts WHERE check_name = 'answer'") == [("other",)]
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        (["--accepted", "many"], "--accepted"),
+        (["--accepted", "rewrod=3"], "--accepted"),
+        (["--accepted", "5", "--tries", "0"], "--tries"),
+    ],
+)
+def test_impossible_options_are_one_line(store: VariantStore, options: list[str], fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        _diva("generate", "--store", store.root, "--model", "m", *options)
+
+
+def test_checks_without_a_number_are_an_error(store: VariantStore) -> None:
+    with pytest.raises(click.UsageError, match="go with --accepted"):
+        _diva("generate", "--store", store.root, "--model", "m", "--checks", "format")
+
+
+def test_nothing_written_is_an_error(store: VariantStore) -> None:
+    options = ["--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--max-retries", 0, "--tries", 1]
+    with pytest.raises(TeacherError, match="no variant was written"):
+        _diva("generate", "--store", store.root, *options, "--kinds", "reword", "--accepted", 1)
+
+
+def test_image_kinds_are_wanted_of_problems_with_images(store: VariantStore, endpoint: TeacherConfig) -> None:
+    config = GenerateConfig(kinds=(Kind.IMAGE,), accepted=1)
+    done = _supply(store, endpoint, config, problem_ids=None)
+    assert (done.wanted, done.shortages) == (0, [])
 
 
 # --- killed and run again

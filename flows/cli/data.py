@@ -152,7 +152,7 @@ def generate(
     store, config = VariantStore(store_dir), made(GenerateConfig, take(values, GenerateConfig))
     limits = Limits.of(values)
     chosen: Any = {"where": problem_filter, "limit": limit}
-    needless = set(config.kinds) <= set(IMAGE_KINDS)
+    needless = set(config.kinds) <= set(IMAGE_KINDS) and config.accepted is None
     teacher = None if needless else teacher_of(values, retry_failed=config.retry_failed)
     checks = take(values, VerifyConfig)
     if teacher and config.accepted is not None:

@@ -89,6 +89,7 @@ def supply(
     decide: Verify,
     *,
     problem_ids: Sequence[str] | None = None,
+    where: str | None = None,
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> Supply:
@@ -103,21 +104,24 @@ def supply(
         config: `accepted` and `tries`, and how to ask.
         decide: decides on the candidates of the problems that it is given; see `verifying`.
         problem_ids: only these; default all.
+        where: an SQL condition on `problems`.
         limit: only the first so many, by id.
         progress: told of every request to the teacher that is done.
 
     Raises:
-        ConfigError: `accepted` is not set.
+        ConfigError: `accepted` is not set, or the condition is no SQL.
     """
     if config.accepted is None:
         raise ConfigError("how many accepted variants? Give --accepted, such as 5 or reword=5,think_step=3")
     done = Supply()
-    done.generated += generate_image_variants(store, config, problem_ids=problem_ids, limit=limit)
-    for shard in shards(store.problems(problem_ids, limit=limit)):
+    for shard in shards(store.problems(problem_ids, where=where, limit=limit)):
         ids = [problem.problem_id for problem in shard]
+        done.generated += generate_image_variants(store, config, problem_ids=ids)
         sent: set[tuple[str, str, int]] = set()
         while True:
-            done.verified += decide(ids)
+            verified = decide(ids)
+            done.verified += verified
+            tell(progress, verified)
             stock = _stock(store, teacher.model, config, shard)
             asks = [ask for holding in stock if (ask := _next_ask(holding, config, sent))]
             if not asks:

@@ -22,6 +22,7 @@ from pipeline.checks import (
     majority,
     read_evaluation_sets,
 )
+from pipeline.checks.steps import unlabelled
 from pipeline.image_variants import check_recipe
 from pipeline.solve import Solver
 from pipeline.store import VariantStore
@@ -258,7 +259,8 @@ class _Round:
     def _own_answer(self, variant: Variant) -> Finding:
         """`answer` of a hint: its solution is judged as a whole, wherever the hint ends."""
         problem = self._problems[variant.problem_id]
-        whole = max((v.hint for v in self._variants if _same_solution(v, variant)), key=len)
+        longest = max((v.hint for v in self._variants if _same_solution(v, variant)), key=len)
+        whole = [unlabelled(step) for step in longest]
         finding = check_solution(whole, variant.solution_answer, problem)
         if finding.passed and len(whole) == variant.hint_total:
             finding = check_ending(whole[-1], problem)

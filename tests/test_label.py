@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import beta, binom, spearmanr
 
+from flows.cli import cli
 from pipeline.agreement import human_agreement
 from pipeline.label import difficulty_of, label
 from pipeline.solve import VERIFICATION, TeacherSolver, policy_prompt
@@ -252,6 +254,13 @@ def test_human_agreement_is_by_source_and_solver_and_may_be_none(store: VariantS
     _labelled(store, "c", [(1, 0), (1, 8)])
     found = [(a.source, a.solver_model, a.problems, a.spearman) for a in human_agreement(store)]
     assert found == [("a", "m", 3, 1.0), ("b", "m", 2, -1.0), ("b", "n", 2, 1.0), ("c", "m", 2, None)]
+
+
+def test_status_shows_the_agreement(store: VariantStore, capsys: pytest.CaptureFixture[str]) -> None:
+    _labelled(store, "a", [(1, 8), (3, 5), (5, 0)])
+    cli.main(["status", "--store", str(store.root)], standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert re.search(r"human level.*\n.*spearman\n.*\na +m +3 +1", shown), shown
 
 
 # --- a planted difficulty: D uniform over [1, 9], the solver's chance p(D) = 1 / (1 + exp(D - 5))

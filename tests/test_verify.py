@@ -124,6 +124,17 @@ def test_hint_that_gives_the_answer_away_is_rejected(store: VariantStore) -> Non
     assert _outcome(store, hints[1]) == ("accepted", None)
 
 
+def test_label_of_a_step_is_no_result(store: VariantStore) -> None:
+    steps = [f"Step {j}: look again." for j in range(1, 8)]
+    whole = [*steps, "Step 8: so it is 9."]
+    plant_hint(store, 1, steps, 8)
+    plant_hint(store, 2, whole, 8)
+    with serving(Endpoint()) as served:
+        assert _verify(store, served) == {"rejected": 2}
+    reasons = {reason for (reason,) in variants_by(store, "reason")}
+    assert reasons == {"answer: the last step ends at '9', not '7'"}, "7 and 8 are labels"
+
+
 def test_second_of_two_equal_siblings_is_rejected(store: VariantStore) -> None:
     first, second = plant(store, 0, WORDING), plant(store, 1, WORDING.upper())
     with serving(Endpoint(RIGHT)) as served:

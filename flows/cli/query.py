@@ -56,6 +56,7 @@ def status(store_dir: Path) -> None:
     \b
     example: diva status --store runs/store
     """
+    from pipeline.agreement import HUMAN_AGREEMENT
     from pipeline.store import VariantStore, render, run_select
     from pipeline.store.signs import signs
 
@@ -63,7 +64,8 @@ def status(store_dir: Path) -> None:
     left = signs(store.root)
     dead = [sign.run_id for sign in left if not sign.alive]
     names = ", ".join("'" + name.replace("'", "''") + "'" for name in dead) or "NULL"
-    for title, query in (*_STATUS, ("Last runs", _LAST_RUNS.format(dead=names))):
+    agreement = ("Rank correlation of human level and measured difficulty", HUMAN_AGREEMENT)
+    for title, query in (*_STATUS, agreement, ("Last runs", _LAST_RUNS.format(dead=names))):
         table = run_select(store, query)
         if table.num_rows:
             click.echo(f"\n{title}\n{render(table, 'table')}")

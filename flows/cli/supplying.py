@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.cli.options import progress_bar
+from flows.cli.options import made
+from flows.cli.working import Limits, rehearsed, watched
 from schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
 from schemas.exceptions import TeacherError
 from schemas.records import Status
@@ -17,28 +19,61 @@ if TYPE_CHECKING:
 WHY_SHORT = "select * from shortages where accepted < wanted"
 """The query for problems that have too few variants of a kind."""
 
+solver_option = click.option(
+    "--solver-config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --accepted: YAML file of the endpoint that verifies.  [default: the teacher's]",
+)
+
 
 def supply_store(
     store: VariantStore,
     teacher: TeacherConfig,
     config: GenerateConfig,
-    solver: TeacherConfig,
     checks: VerifyConfig,
-    limit: int | None,
+    limits: Limits,
+    chosen: dict[str, Any],
+    solver_config: Path | None,
 ) -> None:
     """Supply the problems of a store, and say what stayed short.
 
+    Args:
+        store: the store.
+        teacher: writes.
+        config: how many of which kinds.
+        checks: what a variant must pass.
+        limits: a dry run counts the first try.
+        chosen: `where` and `limit` of the problems.
+        solver_config: file of the endpoint that verifies; None for the teacher's.
+
     Raises:
+        ConfigError: the file does not fit, or what `supply` says.
         TeacherError: not one variant was written.
     """
+    from pipeline.meter import Meter
+    from pipeline.prices import Purse
     from pipeline.supply import supply, verifying
+    from pipeline.work import TeacherRun
 
-    with (
-        store.run("generate", config.model_dump_json(), teacher.model),
-        progress_bar(None, "requests") as progress,
-    ):
-        decide = verifying(store, solver, checks)
-        done = supply(store, teacher, config, decide, limit=limit, progress=progress)
+    solver = made(TeacherConfig, {}, solver_config) if solver_config else teacher
+    if limits.dry_run:
+        first = config.model_copy(update={"tries": 1})
+        with rehearsed(store, teacher, config) as dry:
+            supply(
+                dry.store,
+                dry.teacher,
+                first,
+                verifying(dry.store, dry.teacher.other(solver), checks),
+                **chosen,
+            )
+            dry.note("the first try, with its verification")
+        return
+    meter = Meter("requests", purse=Purse(limits.max_cost))
+    hired = TeacherRun(teacher, meter)
+    with store.run("generate", config.model_dump_json(), teacher.model) as run_id:
+        with watched(store, run_id, "generate", meter):
+            decide = verifying(store, hired.other(solver) if solver_config else hired, checks)
+            done = supply(store, hired, config, decide, **chosen, progress=meter)
         for stage, counts in (("written", done.generated), ("verified", done.verified)):
             numbers = ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "nothing to do"
             click.echo(f"{stage}: {numbers}")

@@ -6,6 +6,7 @@ import re
 
 from pipeline.checks.finding import PASSED, Finding, failed
 from pipeline.checks.quantities import quantities
+from pipeline.checks.steps import unlabelled
 from schemas.records import Kind, Problem, Variant
 
 _STATEMENT = re.compile(
@@ -27,7 +28,7 @@ def check_leak(variant: Variant, problem: Problem) -> Finding:
     if variant.kind == Kind.THINK_STEP:
         if variant.hint_steps == variant.hint_total:
             return PASSED
-        shown = "\n".join(variant.hint)
+        shown = "\n".join(map(unlabelled, variant.hint))
         leaked = next((answer for answer in _forms(problem) if states(shown, answer)), None)
         return failed(f"the hint states the answer {leaked!r}") if leaked else PASSED
     if _tells(variant.text or "", problem) and not _tells(problem.text, problem):

@@ -10,7 +10,7 @@ from itertools import combinations
 from pydantic import ValidationError
 
 from pipeline.checks import PASSED, Finding
-from pipeline.perturb import designed_delta, follow, make_operation, refusal
+from pipeline.perturb import HIDES_WRITING, designed_delta, follow, make_operation, refusal
 from pipeline.store import VariantStore
 from pipeline.work import Progress, shards
 from schemas.config import IMAGE_KINDS, GenerateConfig
@@ -122,7 +122,12 @@ def _families(problem: Problem, kind: Kind, config: GenerateConfig) -> list[Fami
     size = 1 if kind == Kind.IMAGE else 2
     if kind == Kind.IMAGE:
         names = [name for name in names if name != OperationName.QUESTION]
-    return sorted(combinations(names, size), key=lambda family: _seed(problem, family))
+    families = (
+        family
+        for family in combinations(names, size)
+        if OperationName.QUESTION not in family or HIDES_WRITING.isdisjoint(family)
+    )
+    return sorted(families, key=lambda family: _seed(problem, family))
 
 
 def _seed(problem: Problem, family: Family) -> int:

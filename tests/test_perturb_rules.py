@@ -94,6 +94,13 @@ def test_reasons_name_operation_and_word() -> None:
     assert reason == "rotate: the question depends on the orientation ('left')"
 
 
+@pytest.mark.parametrize("name", [N.BLUR, N.LOW_RESOLUTION, N.OCCLUSION])
+def test_a_drawn_question_stays_readable(name: OperationName) -> None:
+    reason = refusal(recipe(N.QUESTION, name, strength=0.3), problem("What is the area?"))
+    assert reason == f"{name}: the question in the image could not be read"
+    assert refusal(recipe(N.QUESTION, N.ROTATE), problem("What is the area?")) is None
+
+
 def test_recipes_that_do_not_fit_are_refused() -> None:
     plain = problem("What is the area?")
     assert "renderer 2" in (refusal(recipe(N.BLUR, renderer=2), plain) or "")

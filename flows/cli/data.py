@@ -21,7 +21,7 @@ from flows.cli.options import (
 from flows.cli.supplying import solver_option, supply_store
 from flows.cli.working import Limits, filter_option, limit_options, rehearsed, watched
 from schemas.config import IMAGE_KINDS, GenerateConfig, LabelConfig, VerifyConfig
-from schemas.exceptions import TeacherError
+from schemas.exceptions import ConfigError, TeacherError
 from schemas.mapping import PRESETS, ColumnMapping
 from schemas.records import Status
 
@@ -169,7 +169,7 @@ def generate(
             dry.note("generate")
         return
     if limits.dry_run:
-        raise click.UsageError("variants of images cost nothing: leave --dry-run out")
+        raise ConfigError("variants of images cost nothing: leave --dry-run out")
     total = len(store.problems(**chosen)) * len(config.kinds)
     meter = Meter("requests", total, Purse(limits.max_cost))
     hired = TeacherRun(teacher, meter) if teacher else None

@@ -3,9 +3,10 @@
 from pipeline.perturb.deltas import designed_delta
 from pipeline.perturb.operations import OPERATIONS, make_operation
 from pipeline.perturb.render import drawn_text, follow, render
-from pipeline.perturb.rules import refusal, unsuited
+from pipeline.perturb.rules import HIDES_WRITING, refusal, unsuited
 
 __all__ = [
+    "HIDES_WRITING",
     "OPERATIONS",
     "designed_delta",
     "drawn_text",

@@ -60,6 +60,9 @@ _PIXEL_COLOURS = {
     OperationName.CONTRAST,
 }
 
+HIDES_WRITING = frozenset({OperationName.BLUR, OperationName.LOW_RESOLUTION, OperationName.OCCLUSION})
+"""Operations that no image with the question in it survives: the question itself could not be read."""
+
 
 def unsuited(operation: Operation, problem: Problem, images: Sequence[int]) -> str | None:
     """Why an operation may change a problem's answer, or hide what the answer needs; None where it may be used.
@@ -119,6 +122,8 @@ def refusal(recipe: Recipe, problem: Problem) -> str | None:
         images = chosen_images(recipe, len(problem.images))
     except RecipeError as error:
         return str(error)
+    if OperationName.QUESTION in recipe.names and (hides := HIDES_WRITING.intersection(recipe.names)):
+        return f"{min(hides)}: the question in the image could not be read"
     for operation in recipe.operations:
         wanted = OPERATIONS[operation.name].parameters(operation.strength, recipe.seed)
         if wanted != operation.parameters:

@@ -74,6 +74,9 @@ class DryExchange:
             return self._lengths.get(shape.get("title", ""), STEPS) * STEP_TOKENS
         return self.counter.text(content)
 
+    def forget(self, receipt: str) -> None:
+        """Nothing was kept."""
+
     def finish(self) -> int:
         """Nothing is in flight."""
         return 0

@@ -264,6 +264,9 @@ class LiveExchange:
             new.write_text(json.dumps(self._remembered() | {self._name: found}))
             new.replace(self._memory)
 
+    def forget(self, receipt: str) -> None:
+        """Live outcomes are kept by the journal alone."""
+
     def finish(self) -> int:
         """Let no further request go; returns how many are in flight."""
         self._finishing = True

@@ -22,6 +22,7 @@ class Outcome:
         attempts: how often the request was sent.
         parameter: the parameter of the request that the endpoint named as the cause of a refusal.
         price_share: share of the price table's price that is due: a half for a batch.
+        receipt: names the outcome to the exchange that keeps it until the journal has it, see `Exchange.forget`.
     """
 
     content: str | None
@@ -32,6 +33,7 @@ class Outcome:
     attempts: int = 1
     parameter: str | None = None
     price_share: float = 1.0
+    receipt: str | None = None
 
     @property
     def answered(self) -> bool:
@@ -55,6 +57,10 @@ class Exchange(Protocol):
             key: a hash that names just these parameters (and the sample), the same one on every run. It is not
                 the journal's key: one request may take several exchanges.
         """
+        ...
+
+    def forget(self, receipt: str) -> None:
+        """The journal has the outcome with that receipt durably."""
         ...
 
     def finish(self) -> int:

@@ -18,7 +18,7 @@ from pipeline.image_variants import generate_image_variants
 from pipeline.solve import VERIFICATION, TeacherSolver
 from pipeline.store import VariantStore
 from pipeline.verify import References, verify
-from pipeline.work import AnyTeacher, Progress, shards, tell
+from pipeline.work import SHARD_SIZE, AnyTeacher, Progress, shards, tell
 from schemas.config import IMAGE_KINDS, GenerateConfig, VerifyConfig
 from schemas.exceptions import ConfigError
 from schemas.records import Kind, Problem, Shortage, Status, Variant
@@ -78,7 +78,13 @@ def verifying(
     solver, judge = TeacherSolver(store, endpoint, VERIFICATION), Judge.for_verify(store, endpoint, checks)
     references = references or References.of(store, checks)
     return lambda problem_ids: verify(
-        store, solver, checks, judge=judge, references=references, problem_ids=problem_ids
+        store,
+        solver,
+        checks,
+        judge=judge,
+        references=references,
+        problem_ids=problem_ids,
+        shard_size=max(1, len(problem_ids)),
     )
 
 
@@ -91,6 +97,7 @@ def supply(
     problem_ids: Sequence[str] | None = None,
     where: str | None = None,
     limit: int | None = None,
+    shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> Supply:
     """Generate and verify until each problem has the accepted variants asked for, or its tries are spent.
@@ -106,6 +113,7 @@ def supply(
         problem_ids: only these; default all.
         where: an SQL condition on `problems`.
         limit: only the first so many, by id.
+        shard_size: problems that are asked for together.
         progress: told of every request to the teacher that is done.
 
     Raises:
@@ -114,7 +122,7 @@ def supply(
     if config.accepted is None:
         raise ConfigError("how many accepted variants? Give --accepted, such as 5 or reword=5,think_step=3")
     done = Supply()
-    for shard in shards(store.problems(problem_ids, where=where, limit=limit)):
+    for shard in shards(store.problems(problem_ids, where=where, limit=limit), shard_size):
         ids = [problem.problem_id for problem in shard]
         done.generated += generate_image_variants(store, config, problem_ids=ids)
         sent: set[tuple[str, str, int]] = set()

@@ -228,6 +228,8 @@ class Teacher:
         )
         try:
             await self._journal.keep(entry)
+            if outcome.receipt is not None:
+                self._exchange.forget(outcome.receipt)
         finally:
             self._keeping -= 1
         return entry

@@ -115,6 +115,9 @@ class _Metered:
         self._run.meter.exchanged(outcome, self._run.prices.cost(self._run.model, outcome))
         return outcome
 
+    def forget(self, receipt: str) -> None:
+        self._inner.forget(receipt)
+
     def finish(self) -> int:
         return self._inner.finish()
 

@@ -144,10 +144,7 @@ def generate(
               diva generate --store runs/store --model gpt-4.1-mini --accepted reword=5,think_step=3
     """
     from pipeline.generate import generate as run
-    from pipeline.meter import Meter
-    from pipeline.prices import Purse
     from pipeline.store import VariantStore
-    from pipeline.work import TeacherRun
 
     store, config = VariantStore(store_dir), made(GenerateConfig, take(values, GenerateConfig))
     limits = Limits.of(values)
@@ -164,18 +161,18 @@ def generate(
             "the checks and --solver-config go with --accepted; `diva verify` is the other way"
         )
     if limits.dry_run and teacher:
-        with rehearsed(store, teacher, config) as dry:
+        with rehearsed(store, teacher, limits, config) as dry:
             run(dry.store, dry.teacher, config, **chosen)
             dry.note("generate")
         return
     if limits.dry_run:
         raise ConfigError("variants of images cost nothing: leave --dry-run out")
     total = len(store.problems(**chosen)) * len(config.kinds)
-    meter = Meter("requests", total, Purse(limits.max_cost))
-    hired = TeacherRun(teacher, meter) if teacher else None
+    meter = limits.meter("requests", total)
+    hired = limits.hire(teacher, meter) if teacher else None
     with store.run("generate", config.model_dump_json(), teacher.model if teacher else None) as run_id:
         with watched(store, run_id, "generate", meter):
-            counts = run(store, hired, config, **chosen, progress=meter)
+            counts = run(store, hired, config, **chosen, shard_size=limits.shard_size, progress=meter)
         _report_variants(store, counts)
 
 
@@ -209,20 +206,17 @@ def verify(store_dir: Path, problem_filter: str | None, **values: Any) -> None:
                   --checks format,leak,numbers,duplicate,answer,judge
     """
     from pipeline.checks import Judge
-    from pipeline.meter import Meter
-    from pipeline.prices import Purse
     from pipeline.solve import VERIFICATION, TeacherSolver
     from pipeline.store import VariantStore
     from pipeline.verify import count_undecided, has_texts
     from pipeline.verify import verify as run
-    from pipeline.work import TeacherRun
 
     store, config = VariantStore(store_dir), made(VerifyConfig, take(values, VerifyConfig))
     limits = Limits.of(values)
     teacher = teacher_of(values, retry_failed=config.retry_failed) if has_texts(store, config) else None
     total = count_undecided(store, config, problem_filter)
     if limits.dry_run and teacher:
-        with rehearsed(store, teacher) as dry:
+        with rehearsed(store, teacher, limits) as dry:
             solver = TeacherSolver(dry.store, dry.teacher, VERIFICATION)
             judge = Judge.for_verify(dry.store, dry.teacher, config)
             run(dry.store, solver, config, judge=judge, where=problem_filter)
@@ -232,12 +226,12 @@ def verify(store_dir: Path, problem_filter: str | None, **values: Any) -> None:
         raise click.UsageError(
             "no written variant waits, and those of images cost nothing: leave --dry-run out"
         )
-    meter = Meter("variants", total, Purse(limits.max_cost))
-    chosen: Any = {"where": problem_filter, "progress": meter}
+    meter = limits.meter("variants", total)
+    chosen: Any = {"where": problem_filter, "shard_size": limits.shard_size, "progress": meter}
     with store.run("verify", config.model_dump_json(), teacher.model if teacher else None) as run_id:
         with watched(store, run_id, "verify", meter):
             if teacher:
-                hired = TeacherRun(teacher, meter)
+                hired = limits.hire(teacher, meter)
                 chosen["judge"] = Judge.for_verify(store, hired, config)
                 counts = run(store, TeacherSolver(store, hired, VERIFICATION), config, **chosen)
             else:
@@ -286,21 +280,18 @@ def label(
     """
     from pipeline.label import UNJUDGED, count_unlabelled
     from pipeline.label import label as run
-    from pipeline.meter import Meter
-    from pipeline.prices import Purse
     from pipeline.solve import Solver, TeacherSolver, policy_prompt
     from pipeline.store import VariantStore
-    from pipeline.work import TeacherRun
 
     if system_prompt is not None and not (policy or as_policy):
         raise click.UsageError("--system-prompt goes with --policy or --as-policy")
     store, config = VariantStore(store_dir), made(LabelConfig, take(values, LabelConfig))
     limits = Limits.of(values)
     chosen: Any = {"where": problem_filter, "limit": limit}
-    meter = Meter("answers", purse=Purse(limits.max_cost))
+    meter = limits.meter("answers")
     solver: Solver
-    if policy and (limits.dry_run or limits.max_cost):
-        raise click.UsageError("--policy costs nothing: leave --dry-run and --max-cost out")
+    if policy and (limits.dry_run or limits.max_cost or limits.batch):
+        raise click.UsageError("--policy costs nothing: leave --dry-run, --max-cost and --batch out")
     if policy:
         from pipeline.shown import MAX_PIXELS, MIN_PIXELS
         from trainer.policy import PolicySolver
@@ -320,15 +311,15 @@ def label(
         teacher = teacher_of(values, retry_failed=config.retry_failed)
         prompt = policy_prompt(system_prompt) if as_policy else None
         if limits.dry_run:
-            with rehearsed(store, teacher) as dry:
+            with rehearsed(store, teacher, limits) as dry:
                 run(dry.store, TeacherSolver(dry.store, dry.teacher, prompt=prompt), config, **chosen)
                 dry.note("label")
             return
-        solver = TeacherSolver(store, TeacherRun(teacher, meter), prompt=prompt)
+        solver = TeacherSolver(store, limits.hire(teacher, meter), prompt=prompt)
     meter.total = count_unlabelled(store, solver.model, config, **chosen)
     with store.run("label", config.model_dump_json(), solver.model) as run_id:
         with watched(store, run_id, "label", meter):
-            counts = run(store, solver, config, **chosen, progress=meter)
+            counts = run(store, solver, config, **chosen, shard_size=limits.shard_size, progress=meter)
         click.echo(f"labels: {_counted(counts)}")
         if set(counts) == {UNJUDGED}:
             raise TeacherError(

@@ -57,6 +57,7 @@ def status(store_dir: Path) -> None:
     example: diva status --store runs/store
     """
     from pipeline.agreement import HUMAN_AGREEMENT
+    from pipeline.batch_book import pending_batches
     from pipeline.store import VariantStore, render, run_select
     from pipeline.store.signs import signs
 
@@ -69,6 +70,12 @@ def status(store_dir: Path) -> None:
         table = run_select(store, query)
         if table.num_rows:
             click.echo(f"\n{title}\n{render(table, 'table')}")
+    for batch in pending_batches(store.root):
+        name = batch.batch_id or "not taken yet"
+        click.echo(
+            f"\nBatch {name} of {batch.model}: {batch.status}, {batch.done:,} of {batch.requests:,} done, "
+            f"{batch.failed:,} failed, since {batch.created_at[:16]} UTC"
+        )
     if working := [sign for sign in left if sign.alive]:
         click.echo("\nAt work\n" + "\n".join(_progress(sign) for sign in working))
     if dead:

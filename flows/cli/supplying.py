@@ -50,15 +50,12 @@ def supply_store(
         ConfigError: the file does not fit, or what `supply` says.
         TeacherError: not one variant was written.
     """
-    from pipeline.meter import Meter
-    from pipeline.prices import Purse
     from pipeline.supply import supply, verifying
-    from pipeline.work import TeacherRun
 
     solver = made(TeacherConfig, {}, solver_config) if solver_config else teacher
     if limits.dry_run:
         first = config.model_copy(update={"tries": 1})
-        with rehearsed(store, teacher, config) as dry:
+        with rehearsed(store, teacher, limits, config) as dry:
             supply(
                 dry.store,
                 dry.teacher,
@@ -68,12 +65,14 @@ def supply_store(
             )
             dry.note("the first try, with its verification")
         return
-    meter = Meter("requests", purse=Purse(limits.max_cost))
-    hired = TeacherRun(teacher, meter)
+    meter = limits.meter("requests")
+    hired = limits.hire(teacher, meter)
     with store.run("generate", config.model_dump_json(), teacher.model) as run_id:
         with watched(store, run_id, "generate", meter):
             decide = verifying(store, hired.other(solver) if solver_config else hired, checks)
-            done = supply(store, hired, config, decide, **chosen, progress=meter)
+            done = supply(
+                store, hired, config, decide, **chosen, shard_size=limits.shard_size, progress=meter
+            )
         for stage, counts in (("written", done.generated), ("verified", done.verified)):
             numbers = ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "nothing to do"
             click.echo(f"{stage}: {numbers}")

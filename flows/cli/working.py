@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,7 +24,7 @@ LOG_EVERY_S = 30.0
 
 
 def limit_options(command: Command) -> Command:
-    """--dry-run and --max-cost."""
+    """--dry-run, --max-cost, --batch and --batch-size."""
     dry_run = click.option(
         "--dry-run",
         is_flag=True,
@@ -36,7 +36,20 @@ def limit_options(command: Command) -> Command:
         type=click.FloatRange(min=0, min_open=True),
         help="Stop when this run has spent so much; what is in flight then is still paid for and kept.",
     )
-    return dry_run(max_cost(command))
+    batch = click.option(
+        "--batch",
+        is_flag=True,
+        help="Use OpenAI's Batch API: half the price, answers within a day. A run that was ended finds them again.",
+    )
+    batch_size = click.option(
+        "--batch-size",
+        metavar="N",
+        type=click.IntRange(1, 50_000),
+        default=25_000,
+        show_default=True,
+        help="With --batch: requests that wait in memory at once; fewer where images are large.",
+    )
+    return dry_run(max_cost(batch(batch_size(command))))
 
 
 filter_option = click.option(
@@ -51,15 +64,44 @@ class Limits:
     Attributes:
         dry_run: send nothing.
         max_cost: dollars that may be spent.
+        batch: use the Batch API.
+        batch_size: requests that wait for it at once.
     """
 
     dry_run: bool
     max_cost: float | None
+    batch: bool
+    batch_size: int
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Limits:
         """Those of a command's options, removed from `values`."""
-        return cls(values.pop("dry_run"), values.pop("max_cost"))
+        return cls(**{field.name: values.pop(field.name) for field in fields(cls)})
+
+    @property
+    def shard_size(self) -> int:
+        """Problems whose records are written together."""
+        from pipeline import batch, work
+
+        return batch.SHARD_SIZE if self.batch else work.SHARD_SIZE
+
+    def meter(self, unit: str, total: int | None = None) -> Meter:
+        """Counts of a run with these limits."""
+        from pipeline.meter import Meter
+        from pipeline.prices import Purse
+
+        return Meter(unit, total, Purse(self.max_cost))
+
+    def hire(self, teacher: TeacherConfig, meter: Meter) -> TeacherRun:
+        """A teacher within these limits.
+
+        Raises:
+            ConfigError: a limit in dollars, and no price of the model.
+        """
+        from pipeline.batch import by_batch
+        from pipeline.work import TeacherRun, live
+
+        return TeacherRun(teacher, meter, by_batch(meter, self.batch_size) if self.batch else live)
 
 
 @contextmanager
@@ -97,13 +139,13 @@ class Rehearsal:
 
 @contextmanager
 def rehearsed(
-    store: VariantStore, teacher: TeacherConfig, generate: GenerateConfig | None = None
+    store: VariantStore, teacher: TeacherConfig, limits: Limits, generate: GenerateConfig | None = None
 ) -> Iterator[Rehearsal]:
     """Rehearse verbs on a copy of a store, and print what they would have sent."""
     from pipeline.cost import Estimate, rehearsal
 
     lengths = {"Rewordings": generate.rewordings, "HarderTexts": generate.harder} if generate else {}
     with rehearsal(store) as copy:
-        estimate = Estimate(copy, teacher, lengths)
+        estimate = Estimate(copy, teacher, lengths, batch=limits.batch)
         yield Rehearsal(copy, estimate.teacher, estimate.note)
     click.echo(estimate.render())

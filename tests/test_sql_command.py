@@ -425,6 +425,7 @@ def test_prompt_ends_with_its_input_and_ctrl_c_drops_a_line(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the query's process in /proc")
 def test_ctrl_c_ends_a_query_and_not_the_prompt(full_store: VariantStore, tmp_path: Path) -> None:
     """On a real terminal, with the real command."""
     controller, terminal = pty.openpty()
@@ -443,7 +444,7 @@ def test_ctrl_c_ends_a_query_and_not_the_prompt(full_store: VariantStore, tmp_pa
 
     def wait_for(text: str) -> None:
         nonlocal shown
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 120
         while text not in shown:
             assert time.monotonic() < deadline, shown
             shown += os.read(controller, 4096).decode(errors="replace")
@@ -453,17 +454,23 @@ def test_ctrl_c_ends_a_query_and_not_the_prompt(full_store: VariantStore, tmp_pa
         wait_for("diva>")
         os.write(controller, b"select count(*) as endless from range(1000000000) a, range(1000000000) b;\r")
         wait_for("range(1000000000) b;")
-        time.sleep(1.5)  # the query is under way, on a machine of whatever speed: Ctrl-C may come at any time
+        while not _children(process.pid):  # the query's own process: before it, Ctrl-C is a key of the prompt
+            assert process.poll() is None
+            time.sleep(0.05)
         os.write(controller, b"\x03")
         wait_for("the query was ended")
         os.write(controller, b"select 40 + 2 as answer;\r")
         wait_for("42")
         os.write(controller, b"\x04")
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=60) == 0
     finally:
         process.kill()
         process.wait()
         os.close(controller)
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 def _take_terminal(terminal: int) -> None:

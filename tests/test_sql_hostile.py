@@ -226,12 +226,14 @@ BEYOND_THE_ENGINE = {
 
 def stopped(store: VariantStore, query: str, reason: str) -> None:
     before = fingerprint(store.root.parent)
+    # Of memory a busy machine must not run out too late; of time it always does.
+    timeout_s = 60.0 if reason == "memory" else 0.5
     started = time.monotonic()
     with pytest.raises(QueryError) as caught:
-        run_apart(store, query, timeout_s=0.5, memory_mb=256)
+        run_apart(store, query, timeout_s=timeout_s, memory_mb=256)
     assert re.search(reason, str(caught.value))
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < timeout_s + 60
     assert fingerprint(store.root.parent) == before
 
 

@@ -12,16 +12,17 @@ from fractions import Fraction
 from pipeline.checks.finding import Finding, failed
 from pipeline.checks.leak import states
 from pipeline.checks.quantities import quantities
+from pipeline.checks.steps import unlabelled
 from pipeline.grade import Grade, UndecidedError, equal_answers, grade
 from schemas.records import Problem
 from schemas.replies import Answer, Reply
 
-_NUMBER = r"\$?\s?-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+_NUMBER = r"\$?\s?-?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 _CALCULATION = rf"\(*{_NUMBER}\)*(?:\s*[-+*/×÷]\s*\(*{_NUMBER}\)*)+"
 # Begins a step or stands behind a plain word: of "5% of 20 x 3/4 = 12" no part stands alone.
 _EQUATION = re.compile(
-    rf"(?:\A|(?<=[a-z]{{2}}[ :])(?<!\bof )|(?<=[a-z]{{2}}: ))(?P<left>{_CALCULATION})"
-    rf"\s*=\s*(?P<right>{_NUMBER})(?![\d.,]*\d|\s*[-+*/×÷^%(:=]|[\w\\])"
+    rf"(?:\A|(?<=[A-Za-z]{{2}}[ :])(?<!\bof )|(?<=[A-Za-z]{{2}}: ))(?P<left>{_CALCULATION})"
+    rf"\s*=\s*(?P<right>\$?\s?-?(?:\d+(?:,\d+)*(?:\.\d+)?|\.\d+))(?![\d.,]*\d|\s*[-+*/×÷^%(:=]|[\w\\])"
 )
 _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,
@@ -94,7 +95,7 @@ def check_solution(steps: Sequence[str], stated: str | None, problem: Problem) -
     if graded.outcome != "correct":
         return failed(f"the solution ends at {stated!r}, not {problem.answer!r}")
     for number, step in enumerate(steps, 1):
-        wrong = false_equation(step)
+        wrong = false_equation(unlabelled(step))
         if wrong:
             return failed(f"step {number} says {wrong}")
     return Finding(True)
@@ -105,7 +106,7 @@ def check_ending(last_step: str, problem: Problem) -> Finding:
 
     It may do so in dollars where the answer is in cents, or in hundredths where it is in percent.
     """
-    step = re.sub(r"(?<=\d) (?=\d{3}\b)", "", last_step)
+    step = re.sub(r"(?<=\d) (?=\d{3}\b)", "", unlabelled(last_step))
     graded = grade(step, problem.answer, options=problem.options)
     if graded.outcome != "wrong" or states(step, problem.answer):
         return Finding(True)

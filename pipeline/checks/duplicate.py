@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Iterable
 
 from rapidfuzz.distance import Levenshtein
@@ -108,7 +109,8 @@ class OtherProblems:
 
 def _key(text: str, problem: Problem) -> bytes:
     """What two problems must share beside the words to be one and the same."""
-    numbers = sorted(str(q.value) for q in quantities(text) if q.firm)
+    ordinals = re.findall(r"\d+(?=st\b|nd\b|rd\b|th\b)", text)
+    numbers = sorted([*ordinals, *(str(q.value) for q in quantities(text) if q.firm)])
     images = [image.hash for image in problem.images]
     return hashlib.blake2b(
         repr((numbers, images, normalised(problem.answer))).encode(), digest_size=8

@@ -25,10 +25,11 @@ def failed(detail: str) -> Finding:
 
 
 def normalised(text: str) -> str:
-    """Text for comparison: case, white space and punctuation at the ends do not count."""
-    return " ".join(text.casefold().split()).strip(" .?!:;")
+    """Text for comparison: case, white space, and punctuation and quotes at the ends do not count."""
+    return " ".join(text.casefold().split()).strip(" .?!:;*_\"'“”")
 
 
 def words(text: str) -> list[str]:
     """Words, numbers and single signs of mathematics, in order; other punctuation and case do not count."""
-    return re.findall(r"\d+(?:[.,]\d+)*|[^\W\d_]+|[-+*/=<>^%−×÷]", text.casefold())
+    plain = re.sub(r"\*\*+|__+", " ", text.casefold())  # emphasis in Markdown
+    return re.findall(r"\d+(?:[.,]\d+)*|[^\W\d_]+|[-+*/=<>^%−×÷]", plain)

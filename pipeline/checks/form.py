@@ -9,29 +9,46 @@ from pipeline.checks.language import foreign_part
 from pipeline.checks.latex import has_math_dollars, imbalance
 from schemas.records import Kind, Problem, Variant
 
-_REWORDING = r"(?:re-?word|re-?phras|re-?writ|re-?stat|re-?formulat|paraphras|re-?work)\w*"
-_VERSION = r"(?:version|variant|variation|wording|alternative)s?"
-_TEXT = r"(?:problem|question|text|task|exercise)"
+# Words about a text, not about what it tells.
+_OF_TEXTS = (
+    r"(?:\w*phras(?:e|es|ed|ing|ings)|re-?(?:word|writ|stat|formulat|cast|fram|work)(?:e|ed|ing|ings|es|s|ten)?"
+    r"|wordings?|worded|versions?|variants?|variations?|alternatives?"
+    r"|(?:put|say|ask|word|state|express|frame|write)\ (?:this|it|that)\b|came\ up\ with"
+    r"|(?:different|another|other)\ ways?)"
+)
 _PREAMBLE = re.compile(
-    rf"""[\s*#>_"'`-]*(?:
-      (?:sure|certainly|of\ course|absolutely|okay|ok|great|no\ problem|gladly|definitely|understood|got\ it)
-          (?:\ thing)?(?:\s*[,!.:–—]|\s+-\s)
+    rf"""[\s*#>_"'“`-]*(?:
+      (?:sure|certainly|of\ course|absolutely|okay|ok|great|no\ problem|gladly|definitely|understood|got\ it|yes|alright
+          |all\ right|right|well|perfect|done)(?:\ thing)?(?:\s*[,!.:–—]|\s+-\s)
+    | [^.?!\n:–—]{{0,90}}?\b{_OF_TEXTS}\b [^.?!\n:]{{0,60}}(?:[:.!\]>]|\n|\s[-–—]+\s)
+    | [^.?!\n:]{{0,40}}\bnew\ words\b[^.?!\n:]{{0,20}}: | (?:hi|hello|hey)\b[^.?!\n]{{0,20}}[,!.]
+    | step\ 1\b | ```|~~~|\{{\s*"|<(?!image|/?[bi]>)/?[a-z]\w*>
     | (?:here(?:\ is|\ are|['’]s)|below(?:\ is|\ are)|the\ following(?:\ is|\ are)|this\ is|find\ below)
-          \b[^.?!\n]{{0,80}}\b(?:{_REWORDING}|{_VERSION}|{_TEXT}\b[^.?!\n:]{{0,40}}:)
-    | (?:(?:my|the|a|an|one|another|new|possible)\s+){{0,2}}
-          (?:(?:{_REWORDING}|{_VERSION}|harder|revised|modified|new|transformed|updated)(?:\s+{_TEXT})?
-            |{_TEXT}\s+\(?{_REWORDING}\)?)\s*\#?\d*\s*[*_]*[:–—]
-    | as\ (?:you\ )?(?:requested|asked)\b | (?:i['’]ve|i\ have|i['’]ll|i\ will|let\ me|let['’]s|to)\s+{_REWORDING}
-    | (?:i['’]d|i\ would)\ be\ (?:happy|glad)\b | (?:in\ other\ words|put\ differently|put\ another\ way)\s*[,:]
-    | (?:\d{{1,2}}[.)]|[-•])\s+(?=[^\W\d_])
+          \b[^.?!\n]{{0,80}}\b(?:problem|question|text|task|exercise|possibility|result|attempt)\b[^.?!\n:]{{0,40}}[:.]
+    | (?:(?:my|the|a|an|one|another|new|final|possible)\s+){{0,2}}
+          (?:output|answer|response|result|solution|(?:harder|revised|modified|new|transformed|updated|adapted)
+            (?:\s+(?:problem|question|text|task|exercise))?)\s*\#?\d*\s*[*_]*[:–—]
+    | here\ you\ (?:go|are)\b | (?:many\ )?thank(?:s|\ you)\b | as\ an?\ (?:ai|assistant|language\ model)\b
+    | (?:great|good|nice|interesting)\ (?:question|problem)\b | (?:i['’]m\ |i\ am\ )?(?:happy|glad)\ to\b
+    | as\ (?:you\ )?(?:requested|asked)\b | in\ other\ words\s*[,:] | put\ (?:differently|another\ way|simply)\s*[,:]
+    | you\ (?:could|can|might)\ (?:also\ )?ask\b
+    | (?:i['’]d|i\ would|i['’]ve|i['’]ll|i\ have|i\ will)\ (?:be|word|ask|try|changed|made|kept)\b
+    | \(?(?:\d{{1,2}}|[a-e])[.)]\s+(?=["'“‘(]?[^\W\d_]) | [-•]\s+(?=["'“‘(]?[^\W\d_])
     | (?:当然|好的|以下是|这是改写|改写)
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
 _POSTSCRIPT = re.compile(
-    rf"(?:let me know\b|i hope this\b|hope this helps|feel free to\b|\(?note:[^\n]*{_REWORDING}"
-    rf"|this {_REWORDING}|would you like (?:me|another)\b)[^\n]*\s*\Z",
-    re.IGNORECASE,
+    rf"""(?:^|(?<=[.?!)*_"”])\s) [\s*#>_"'“`(\[-]* (?:
+      (?:please\ )?let\ me\ know | (?:please\ )?feel\ free | (?:i\ )?hope\ (?:this|that|it)\b | would\ you\ like\b
+    | if\ you\ (?:need|want|would|have|wish)\b[^\n]*\b(?:ask|know|tell|happy|help) | (?:task|step)\b[^.\n]*{_OF_TEXTS}
+    | (?:does|is)\ (?:this|that)\ (?:work|help|ok|okay|fine|better|what\ you)
+    | (?:note|remark|p\.?s\.?)\b [^\n]*{_OF_TEXTS}
+    | this\ (?:is\ )?(?:an?\ |the\ )?{_OF_TEXTS} | {_OF_TEXTS}\ (?:from|by|of|so)\b
+    | (?:all|the)\ (?:\w+\ ){{0,2}}(?:quantities|numbers|values|meaning|answer)\b [^.\n]{{0,30}}
+          \b(?:are|were|is|stay|remain|have\ been)\ (?:the\ same|unchanged|kept|preserved)\b[^\n]{{0,20}}\Z
+    ) [^\n]* \s*\Z""",
+    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
 
 

@@ -17,8 +17,11 @@ from pipeline.checks.finding import PLACEHOLDER
 
 _CLEAR_LEAD = 15.0
 _MIN_LETTERS = 12
+_NO_LANGUAGE = "zxx"
+"""What `py3langid` calls addresses and code."""
 _FEW_LETTERS = 4
-_MATHEMATICS = re.compile(r"\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\[A-Za-z]+", re.DOTALL)
+_FIRST_CJK = "\u2e80"
+_NO_PROSE = re.compile(r"https?://\S+|\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\[A-Za-z]+", re.DOTALL)
 _SENTENCE = re.compile(r"(?<=[.?!])\s+|\n+|(?<=[。？！])")
 # Letters of mathematics, in any language.
 _OF_ANY_LANGUAGE = ("LATIN", "GREEK", "MATHEMATICAL", "DOUBLE-STRUCK", "SCRIPT")
@@ -44,7 +47,11 @@ def foreign_part(text: str, original: str) -> tuple[str, str] | None:
         if allowed and sum(map(str.isalpha, prose)) >= _min_letters(prose):
             (language, best), *others = py3langid.rank(prose)
             nearest = max((score for name, score in others if name in allowed), default=None)
-            if language not in allowed and nearest is not None and best - nearest > _CLEAR_LEAD:
+            if (
+                language not in (*allowed, _NO_LANGUAGE)
+                and nearest is not None
+                and best - nearest > _CLEAR_LEAD
+            ):
                 return language, sentence.strip()
     return None
 
@@ -59,11 +66,11 @@ def _languages(text: str) -> set[str]:
 
 def _min_letters(prose: str) -> int:
     # A Chinese sentence of four signs says as much as an English one of twelve letters.
-    return _MIN_LETTERS if prose.isascii() else _FEW_LETTERS
+    return _FEW_LETTERS if any(sign >= _FIRST_CJK for sign in prose) else _MIN_LETTERS
 
 
 def _prose(text: str) -> str:
-    return PLACEHOLDER.sub(" ", _MATHEMATICS.sub(" ", text))
+    return PLACEHOLDER.sub(" ", _NO_PROSE.sub(" ", text))
 
 
 def _scripts(text: str) -> Counter[str]:

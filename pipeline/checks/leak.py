@@ -14,6 +14,11 @@ _STATEMENT = re.compile(
     r"|\\boxed\s*\{|\bit\s+comes\s+to\b)\s*(?:exactly|just|simply)?\s*[:$(\s*]*",
     re.IGNORECASE,
 )
+_LETTER = re.compile("[A-J]")
+_CHOSEN = (
+    r"\b(?i:answer|options?|choice|choose|pick|select|figure|picture)\b[^.\n]{{0,15}}?(?<![\w\\])\(?{0}\)?(?![\w'’])"
+    r"|\({0}\) is\b|\\boxed\{{\s*(?:\\text\{{)?\(?{0}\b"
+)
 _STATED = 60
 """Characters behind "the answer is" in which it must stand."""
 
@@ -29,6 +34,8 @@ def check_leak(variant: Variant, problem: Problem) -> Finding:
         if variant.hint_steps == variant.hint_total:
             return PASSED
         shown = "\n".join(map(unlabelled, variant.hint))
+        if _LETTER.fullmatch(problem.answer) and re.search(_CHOSEN.format(problem.answer), shown):
+            return failed(f"the hint names the choice {problem.answer!r}")
         leaked = next((answer for answer in _forms(problem) if states(shown, answer)), None)
         return failed(f"the hint states the answer {leaked!r}") if leaked else PASSED
     if _tells(variant.text or "", problem) and not _tells(problem.text, problem):

@@ -42,16 +42,15 @@ def check_numbers(variant: Variant, problem: Problem) -> Finding:
 def _units(wanted: Sequence[Quantity], found: Sequence[Quantity]) -> Finding:
     """Each number that has a unit in the original has it in the variant, or stands in a list that shares it."""
     units = Counter(q.unit for q in found)
-    for value, unit in dict.fromkeys((q.value, q.unit) for q in wanted if q.unit):
-        borne = [q.unit for q in found if q.value == value]
-        others = [u for u in borne if u is not None and u != unit]
-        if unit in borne or not borne:
+    before, after = (Counter((q.value, q.unit) for q in of) for of in (wanted, found))
+    for (value, unit), count in before.items():
+        if unit is None or after[value, unit] >= count:
             continue
-        original = {q.unit for q in wanted if q.value == value}
-        if (others and not set(others) <= original) or not units[unit]:
-            return failed(
-                f"unit: {_shown(value)} {unit} has become {_shown(value)} {(others or ['without one'])[0]}"
-            )
+        other = next((u for v, u in after if v == value and u and not before[v, u]), None)
+        # "An hour" is 1 hour without a number.
+        unsaid = value != 1 and not after[value, unit] and not units[unit]
+        if other or unsaid:
+            return failed(f"unit: {_shown(value)} {unit} has become {_shown(value)} {other or 'without one'}")
     return PASSED
 
 

@@ -56,6 +56,7 @@ _MULTIPLES = {
     }.items()
     for word in words.split()
 }
+_FIRST_WORDS = {"a", "an"} | _SMALL.keys() | _TENS.keys() | _MULTIPLES.keys()
 _PARTS = {
     "half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
     "eighth": 8, "ninth": 9, "tenth": 10, "twelfth": 12, "twentieth": 20, "hundredth": 100,
@@ -159,6 +160,9 @@ class _Reader:
     def read(self) -> list[Quantity]:
         quantities, at = [], 0
         while at < len(self._tokens):
+            if not self._is_number(at) and self._tokens[at] not in _FIRST_WORDS:
+                at += 1
+                continue
             quantity, end = self._quantity(at)
             if quantity is not None:
                 quantities.append(quantity)

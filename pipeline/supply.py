@@ -147,7 +147,8 @@ class _Holding:
 
     Attributes:
         samples: requests made, see `pipeline.generate.asked`.
-        texts: of accepted variants.
+        accepted: variants.
+        texts: of all that were written, accepted or not: a text that was rejected is not wanted again.
         undecided: variants on which `verify` reached no verdict: it may be asked again.
         lost: others by what kept them from being accepted.
     """
@@ -156,13 +157,14 @@ class _Holding:
     kind: Kind
     wanted: int
     samples: set[int | None]
+    accepted: int = 0
     texts: list[str] = field(default_factory=list)
     undecided: int = 0
     lost: Counter[str] = field(default_factory=Counter)
 
     @property
     def missing(self) -> int:
-        return max(0, self.wanted - len(self.texts))
+        return max(0, self.wanted - self.accepted)
 
 
 def _stock(
@@ -188,8 +190,10 @@ def _stock(
 
 
 def _add(holding: _Holding, variant: Variant) -> None:
+    if variant.text is not None:
+        holding.texts.append(variant.text)
     if variant.status == Status.ACCEPTED:
-        holding.texts.append(variant.text or "")
+        holding.accepted += 1
         return
     holding.undecided += variant.status == Status.FAILED and variant.text is not None
     holding.lost[(variant.reason or "not verified").partition(":")[0]] += 1
@@ -243,7 +247,7 @@ def _shortage(holding: _Holding, model: str) -> Shortage:
         problem_id=holding.problem.problem_id,
         kind=holding.kind,
         wanted=holding.wanted,
-        accepted=len(holding.texts),
+        accepted=holding.accepted,
         tries=len(holding.samples - {None}),
         reason=reasons if holding.missing else None,
         generator_model=model,

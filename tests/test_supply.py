@@ -74,7 +74,7 @@ def test_later_tries_are_told_what_is_there(store: VariantStore) -> None:
         _supply(store, teacher_of(served))
     first, second = (request["messages"][1]["content"] for request in served.requests)
     assert "<existing>\n(none)\n</existing>" in first
-    assert f"<existing>\n{GOOD[0]}\n</existing>" in second
+    assert f"<existing>\n{GOOD[0]}\n\n{BAD}\n</existing>" in second
 
 
 def test_later_tries_do_not_take_the_place_of_earlier_variants(store: VariantStore) -> None:

@@ -128,7 +128,10 @@ class _Line:
         except openai.APIStatusError as error:
             # Azure's content filter refuses a prompt by a status.
             failure = "refusal" if error.code == "content_filter" else f"http_{error.status_code}"
-            outcome = Outcome(None, failure, self._clean(error.message), parameter=error.param)
+            # The client's message leaves out what is no `error` object, as strict servers' lists of faults.
+            said = isinstance(error.body, dict) and "message" in error.body
+            message = error.message if said else f"{error.message}: {error.response.text}"
+            outcome = Outcome(None, failure, self._clean(message), parameter=error.param)
             wait = _retry_after_s(error.response.headers)
             return _Attempt(outcome, wait, error.code == "insufficient_quota")
         outcome = read_completion(response.content)

@@ -58,6 +58,8 @@ class Endpoint:
         self.replies = list(replies) or [completion("42")]
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
+        self.paths: list[str] = []
+        self.headers: list[dict[str, str]] = []
         self.most_at_once = 0
         self._at_once = 0
         self._lock = threading.Lock()
@@ -91,6 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.endpoint.paths.append(self.path)
+        self.server.endpoint.headers.append({name.lower(): value for name, value in self.headers.items()})
         reply = self.server.endpoint.next(asked, self.headers["Authorization"])
         time.sleep(reply.delay_s)
         self.server.endpoint.done()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import sqlite3
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as Picture
 
+from pipeline.claims import Claims
 from pipeline.journal import Entry, Journal, request_hash
 from pipeline.prompts import Prompt
 from pipeline.shown import Shown
@@ -388,3 +390,156 @@ def test_no_committed_answer_is_asked_for_again_after_a_kill(store: VariantStore
     assert store.query("SELECT count(*), count(DISTINCT problem_id) FROM calls WHERE outcome = 'ok'") == [
         (200, 200)
     ]
+
+
+# --- two who want the same
+
+
+_SAME = """
+import sys, asyncio
+from functools import partial
+from pipeline.prompts import Prompt
+from pipeline.store import VariantStore
+from pipeline.work import with_teacher
+from schemas.config import TeacherConfig
+
+async def one(word, teacher):
+    prompt = Prompt("test-1", "s", "Say $word.")
+    return (await teacher.ask(prompt, {"word": word}, purpose="test", problem_id=word)).text
+
+config = TeacherConfig(model="m", base_url=sys.argv[2], concurrency=8, endpoint="test")
+print(with_teacher(VariantStore(sys.argv[1]), config, [partial(one, str(i % 20)) for i in range(40)]))
+"""
+
+
+def test_two_processes_and_two_tasks_that_want_the_same_send_one_request(store: VariantStore) -> None:
+    with serving(Endpoint(replace(completion("42"), delay_s=0.3))) as endpoint:
+        command = [sys.executable, "-c", _SAME, str(store.root), endpoint.url]
+        processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        said = [process.communicate()[0].strip() for process in processes]
+    assert said == [str(["42"] * 40)] * 2
+    assert len(endpoint.requests) == 20
+
+
+def test_claim_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
+    code = f"""
+import asyncio
+from pathlib import Path
+from pipeline.claims import Claims
+
+async def hold():
+    async with Claims(Path({str(tmp_path / "claims")!r})).claim("{"a" * 64}"):
+        print("held", flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(hold())
+"""
+
+    async def take(seconds: float) -> None:
+        async with asyncio.timeout(seconds), claims.claim("a" * 64):
+            pass
+
+    claims = Claims(tmp_path / "claims")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        with pytest.raises(TimeoutError):
+            asyncio.run(take(0.3))
+        process.kill()
+    asyncio.run(take(5))
+    assert (tmp_path / "claims").stat().st_size == 0
+
+
+def test_claims_of_one_process_keep_each_other_out(tmp_path: Path) -> None:
+    order = []
+
+    async def work(claims: Claims, name: str) -> None:
+        async with claims.claim("b" * 64):
+            order.append(f"{name} in")
+            await asyncio.sleep(0.05)
+            order.append(f"{name} out")
+
+    async def run() -> None:
+        one, other = Claims(tmp_path / "claims"), Claims(tmp_path / "claims")
+        await asyncio.gather(*(work(one if i % 2 else other, str(i)) for i in range(4)))
+
+    asyncio.run(run())
+    assert all(order[i].split()[0] == order[i + 1].split()[0] for i in range(0, 8, 2)), order
+
+
+# --- group commits, sums and old files
+
+
+def test_entries_are_on_disk_when_keep_returns(store: VariantStore) -> None:
+    async def run() -> None:
+        with Journal.of_store(store) as journal, Journal.of_store(store) as other:
+
+            async def one(key: str) -> None:
+                await journal.keep(_entry(key))
+                assert other.answer(key) == _entry(key)
+
+            await asyncio.gather(*(one(f"{i:064x}") for i in range(300)))
+
+    asyncio.run(run())
+
+
+def test_what_failures_have_cost_stays_in_the_ledger(store: VariantStore, journal: Journal) -> None:
+    journal.commit(_entry(outcome="parse", cost_usd=0.5, attempts=3))
+    journal.to_ledger(store)
+    journal.commit(_entry(outcome="timeout", prompt_tokens=None, completion_tokens=None, attempts=2))
+    journal.commit(_entry(cost_usd=0.25))
+    assert journal.to_ledger(store) == 1
+    assert store.query("SELECT outcome, cost_usd, attempts, prompt_tokens, completion_tokens FROM calls") == [
+        ("ok", 0.75, 6, 2, 4)
+    ]
+
+
+def test_journal_of_the_first_version_keeps_its_answers(store: VariantStore) -> None:
+    path = store.root / "journal.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "CREATE TABLE entries (request_hash TEXT PRIMARY KEY, purpose TEXT, endpoint TEXT, model TEXT, "
+            "problem_id TEXT, content TEXT, outcome TEXT, detail TEXT, prompt_tokens INTEGER, "
+            "completion_tokens INTEGER, cost_usd REAL, latency_s REAL, attempts INTEGER, output_mode TEXT, "
+            "created_at TEXT, in_ledger INTEGER NOT NULL DEFAULT 0)"
+        )
+        connection.execute("CREATE INDEX not_in_ledger ON entries (created_at) WHERE in_ledger = 0")
+        old = list(asdict(_entry(content="paid")).values())[:15]
+        connection.execute(f"INSERT INTO entries VALUES ({', '.join('?' * 15)}, 0)", old)
+    for _ in range(2):
+        with Journal.of_store(store) as journal:
+            assert journal.answer("k") == _entry(content="paid")
+    with Journal.of_store(store) as journal:
+        assert journal.to_ledger(store) == 1
+
+
+def test_journal_of_a_later_version_is_one_line(store: VariantStore) -> None:
+    with sqlite3.connect(store.root / "journal.sqlite") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreError, match="of a later version: update diva-grpo"):
+        Journal.of_store(store)
+
+
+def test_api_key_is_in_no_file(store: VariantStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "sk-very-secret-4711"
+    monkeypatch.setenv("OPENAI_API_KEY", secret)
+    echo = EndpointReply(b'{"error": {"message": "bad key sk-very-secret-4711"}}', 401)
+    with serving(
+        Endpoint(echo, EndpointReply(b"<p>sk-very-secret-4711"), completion(f"it is {secret}"))
+    ) as endpoint:
+        url = endpoint.url.replace("//", "//user:hunter2@")
+        config = TeacherConfig(model="m", base_url=url, max_retries=0)
+
+        async def one(word: str, teacher: Teacher) -> str | None:
+            prompt = Prompt("test-1", "s", "Say $word.")
+            return (await teacher.ask(prompt, {"word": word}, purpose="test", problem_id=word)).failure
+
+        failures = with_teacher(store, config, [partial(one, word) for word in "abc"])
+    assert endpoint.keys[0] is not None
+    assert [failure and failure.split(":")[0] for failure in failures] == ["http_401", "parse", None]
+    files = [path for path in store.root.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for path in files:
+        content = path.read_bytes()
+        assert secret.encode() not in content, path
+        assert b"hunter2" not in content, path

@@ -8,13 +8,13 @@ from typing import Any
 
 from PIL import Image as PillowImage
 
-from flows.demo_vision import IMAGE_TOKENS, tiny_processor, tiny_vision_model
+from flows.demo_vision import IMAGE_SIZE, IMAGE_TOKENS, tiny_processor, tiny_vision_model
 from pipeline.perturb import follow, make_operation
 from pipeline.store import VariantStore
 from schemas.recipe import OperationName, Recipe
 from schemas.records import Image, Problem, Variant
 
-__all__ = ["IMAGE_TOKENS", "tiny_processor", "tiny_vision_model"]
+__all__ = ["IMAGE_SIZE", "IMAGE_TOKENS", "tiny_processor", "tiny_vision_model"]
 
 COLOURS = ("red", "green", "blue", "orange", "purple", "grey")
 

@@ -44,7 +44,7 @@ class Size:
     test_samples: int
 
 
-FULL = Size(sums=128, words=60, figures=60, steps=200, vision_steps=30, label_samples=8, test_samples=4)
+FULL = Size(sums=128, words=60, figures=24, steps=200, vision_steps=30, label_samples=8, test_samples=4)
 SHORT = Size(sums=48, words=10, figures=10, steps=16, vision_steps=8, label_samples=4, test_samples=2)
 
 # Sums of six to eight terms: five steps or more.
@@ -98,7 +98,7 @@ def _curate(store: VariantStore, condition: str) -> None:
         config = CurateConfig(
             store=store.root,
             teacher=teacher,
-            generate=GenerateConfig(kinds=(Kind.REWORD, Kind.THINK_STEP, *IMAGE_KINDS)),
+            generate=GenerateConfig(kinds=(Kind.REWORD, Kind.THINK_STEP, *IMAGE_KINDS), image_families=1),
             label=LabelConfig(samples=1),
             problem_filter=condition,
         )

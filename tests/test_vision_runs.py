@@ -84,7 +84,7 @@ def test_the_whole_path_on_real_problems(real_data: Path, tmp_path: Path) -> Non
     figures = run_path(real_data / "mathvision" / "problems.jsonl", tmp_path, limit=12)
     assert figures["problems"] == 12
     assert all(figures["accepted"].get(kind) for kind in ("reword", "harder", "think_step", "image"))
-    assert figures["wrong"] == 0, "no accepted variant has another answer"
+    assert figures["wrong"] == 0, "no accepted solution ends at another answer"
     assert figures["trained"] == 12, "every problem was seen in the epoch"
     assert figures["unchanged"] == []
     assert figures["equal"], "killed and resumed, it drew what the unbroken run drew"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from typing import Any
 
 # The server that Prefect starts for a run without one makes its database first: on a new or busy machine that
 # takes longer than the 20 s that Prefect would wait. A user's own setting wins.
@@ -16,22 +17,24 @@ from prefect import State, Task, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import TaskRun
 
+from flows.cli.working import Limits
 from pipeline.generate import generate
 from pipeline.label import label
+from pipeline.meter import shown
 from pipeline.solve import TeacherSolver
 from pipeline.store import VariantStore
 from pipeline.supply import supply, verifying
 from pipeline.verify import References
-from pipeline.work import shards
+from pipeline.work import TeacherRun, shards, tell
 from schemas.config import CurateConfig
-from schemas.exceptions import ConfigError
+from schemas.exceptions import BudgetError, ConfigError
 
 Counts = dict[str, dict[str, int]]
 
 
 def _may_pass(shard: Task[..., Counts], run: TaskRun, state: State[Counts]) -> bool:
-    """Whether to try again: an endpoint may come back, a wrong setting stays wrong."""
-    return not isinstance(state.result(raise_on_failure=False), ConfigError)
+    """Whether to try again: an endpoint may come back, a wrong setting stays wrong and an empty purse empty."""
+    return not isinstance(state.result(raise_on_failure=False), ConfigError | BudgetError)
 
 
 @task(
@@ -42,21 +45,24 @@ def _may_pass(shard: Task[..., Counts], run: TaskRun, state: State[Counts]) -> b
     retry_condition_fn=_may_pass,
     cache_policy=NO_CACHE,  # the store remembers what is done, and `references` has no hash
 )
-def curate_shard(config: CurateConfig, problem_ids: list[str], number: int, references: References) -> Counts:
+def curate_shard(
+    config: CurateConfig, problem_ids: list[str], number: int, references: References, teacher: TeacherRun
+) -> Counts:
     """All stages of one shard; run again, it does only what is missing."""
-    store, teacher = VariantStore(config.store), config.teacher
+    store = VariantStore(config.store)
+    of_shard: Any = {"problem_ids": problem_ids, "shard_size": len(problem_ids)}
     decide = verifying(store, teacher, config.verify, references)
     counts: Counts = {}
     if config.generate.accepted is None:
-        counts["generated"] = dict(generate(store, teacher, config.generate, problem_ids=problem_ids))
+        counts["generated"] = dict(generate(store, teacher, config.generate, **of_shard))
         counts["verified"] = dict(decide(problem_ids))
     else:
-        done = supply(store, teacher, config.generate, decide, problem_ids=problem_ids)
+        done = supply(store, teacher, config.generate, decide, **of_shard)
         counts["generated"], counts["verified"] = dict(done.generated), dict(done.verified)
         if done.shortages:
             counts["short"] = dict(Counter(str(shortage.kind) for shortage in done.shortages))
     solver = TeacherSolver(store, teacher)
-    labelled = label(store, solver, config.label, problem_ids=problem_ids) if config.label else Counter()
+    labelled = label(store, solver, config.label, **of_shard) if config.label else Counter()
     return counts | {"labelled": dict(labelled)}
 
 
@@ -74,13 +80,23 @@ def curate(config: CurateConfig) -> Counts:
     log = get_run_logger()
     store = VariantStore(config.store)
     totals: dict[str, Counter[str]] = {"generated": Counter(), "verified": Counter(), "labelled": Counter()}
-    with store.run("curate", config.model_dump_json(), config.teacher.model):
-        problems = store.problems(where=config.problem_filter, limit=config.limit)
-        slices = list(shards([problem.problem_id for problem in problems], config.shard_size))
+    limits = Limits(False, config.max_cost, config.batch, config.batch_size)
+    problems = store.problems(where=config.problem_filter, limit=config.limit)
+    meter = limits.meter("problems", len(problems))
+    teacher = limits.hire(config.teacher, meter)
+    with (
+        store.run("curate", config.model_dump_json(), config.teacher.model) as run_id,
+        shown(meter, store, run_id, log.info),
+    ):
+        # A batch may take a day: as many problems as may be share one.
+        size = max(config.shard_size, limits.shard_size) if config.batch else config.shard_size
+        slices = list(shards([problem.problem_id for problem in problems], size))
         references = References.of(store, config.verify)
         # In turn: the endpoint's limits are then just those of the configuration.
         for number, shard in enumerate(slices, 1):
-            for stage, counts in curate_shard(config, list(shard), number, references).items():
+            for stage, counts in curate_shard(config, list(shard), number, references, teacher).items():
                 totals.setdefault(stage, Counter()).update(counts)
+            meter(len(shard))
+            tell(meter, totals["verified"] - meter.results)
             log.info("shard %d of %d: %d problems done", number, len(slices), len(shard))
     return {stage: dict(counts) for stage, counts in totals.items()}

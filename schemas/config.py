@@ -211,3 +211,13 @@ class CurateConfig(Config):
         default=None, description="SQL condition on `problems`, such as source = 'gsm8k'."
     )
     limit: int | None = Field(default=None, ge=1, description="Only the first so many problems, by id.")
+    max_cost: float | None = Field(
+        default=None, gt=0, description="Stop when this run has spent so many dollars; all is kept."
+    )
+    batch: bool = Field(
+        default=False,
+        description="Use OpenAI's Batch API: half the price, answers within a day; shards of 10,000 problems.",
+    )
+    batch_size: int = Field(
+        default=25_000, ge=1, le=50_000, description="With batch: requests that wait in memory at once."
+    )

@@ -300,3 +300,42 @@ def test_openai_models_are_counted_exactly_where_their_tokenizer_is_installed() 
     counter = TokenCounter("gpt-4.1-mini")
     assert counter.name == "bpe_openai's o200k_base"
     assert [counter.text(text) for text, _ in KNOWN_TOKENS] == [tokens for _, tokens in KNOWN_TOKENS]
+
+
+# --- curate
+
+
+def test_curation_is_rehearsed_with_what_its_stages_make(diva: Diva, store: VariantStore) -> None:
+    before = _files(store)
+    with serving(Endpoint()) as endpoint:
+        outcome = diva("curate", *_options(endpoint, store, "--dry-run"))
+        assert (outcome.code, endpoint.requests) == (0, []), outcome.err
+    rows = [line.split() for line in outcome.out.splitlines() if line.startswith(("gen", "ver", "lab"))]
+    assert [(stage, purpose, int(requests)) for stage, _, purpose, requests, *_ in rows] == [
+        ("generate", "reword", 5),
+        ("generate", "think_step", 5),
+        ("verify", "solve", 5 * 5),
+        ("label", "solve", 4 * (5 + 5 * 5 + 5 * 4)),  # originals, five wordings and four steps of each
+    ]
+    assert _files(store) == before
+
+
+def test_half_the_price_by_batch(diva: Diva, store: VariantStore, dear: Path) -> None:
+    with serving(Endpoint()) as endpoint:
+        options = _options(endpoint, store, "--dry-run", "--prices", dear)
+        dollars = [
+            float(re.findall(r"^total.* ([0-9.]+)$", diva("label", *options, *more).out, re.MULTILINE)[0])
+            for more in ([], ["--batch"])
+        ]
+    assert dollars[1] == pytest.approx(dollars[0] / 2, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_curation_stops_at_its_limit(diva: Diva, store: VariantStore, dear: Path) -> None:
+    with serving(Counting()) as endpoint:
+        options = _options(endpoint, store, "--prices", dear, "--kinds", "reword", "--concurrency", 1)
+        stopped = diva("curate", *options, "--max-cost", "0.5")
+    [(dollars, most)] = store.query("SELECT sum(cost_usd), max(cost_usd) FROM calls")
+    assert stopped.code == 1
+    assert "--max-cost is reached" in stopped.err
+    assert 0.5 <= dollars < 0.5 + most + 1e-9

@@ -223,9 +223,8 @@ def verify(store_dir: Path, problem_filter: str | None, **values: Any) -> None:
             dry.note("verify")
         return
     if limits.dry_run:
-        raise click.UsageError(
-            "no written variant waits, and those of images cost nothing: leave --dry-run out"
-        )
+        click.echo("Nothing would be sent: no written variant waits, and those of images cost nothing.")
+        return
     meter = limits.meter("variants", total)
     chosen: Any = {"where": problem_filter, "shard_size": limits.shard_size, "progress": meter}
     with store.run("verify", config.model_dump_json(), teacher.model if teacher else None) as run_id:

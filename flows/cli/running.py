@@ -10,6 +10,7 @@ import click
 
 from flows.cli.options import config_options, made, store_option, take, teacher_of, teacher_options
 from flows.cli.supplying import WHY_SHORT
+from flows.cli.working import Limits, dry_run_option, rehearse_curation
 from schemas.config import CurateConfig, GenerateConfig, LabelConfig, VerifyConfig
 from schemas.exceptions import TeacherError
 from schemas.records import Status
@@ -23,12 +24,14 @@ from schemas.records import Status
 @config_options(LabelConfig, "retry_failed")
 @config_options(CurateConfig, "store", "teacher", "generate", "verify", "label")
 @click.option("--no-labels", is_flag=True, help="Leave the labels to another run.")
-def curate(store_dir: Path, no_labels: bool, **values: Any) -> None:
+@dry_run_option
+def curate(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> None:
     """Generate, verify and label as one Prefect flow; run again, it does only what is missing.
 
     \b
     examples: diva curate --store runs/store --base-url http://localhost:8000/v1 --model qwen --samples 4
               diva curate --store runs/store --model qwen --accepted reword=5,think_step=3
+              diva curate --store runs/store --model gpt-4.1-mini --batch --dry-run
     """
     from pipeline.live import endpoint_url
     from pipeline.store import VariantStore
@@ -48,9 +51,16 @@ def curate(store_dir: Path, no_labels: bool, **values: Any) -> None:
     # What is wrong here is one line; within the flow it would be a log with a traceback.
     endpoint_url(config.teacher)
     VariantStore(store_dir).problems(where=config.problem_filter, limit=1)
+    if no_labels:
+        config = config.model_copy(update={"label": None})
+    limits = Limits(dry_run, config.max_cost, config.batch, config.batch_size)
+    limits.hire(config.teacher, limits.meter("problems"))
+    if dry_run:
+        rehearse_curation(VariantStore(store_dir), config, limits)
+        return
     from flows.curate import curate as flow
 
-    counts = flow(config if not no_labels else config.model_copy(update={"label": None}))
+    counts = flow(config)
     for stage, by_name in counts.items():
         numbers = ", ".join(f"{n} {name}" for name, n in sorted(by_name.items())) or "nothing to do"
         click.echo(f"{stage}: {numbers}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.meter import Meter
     from pipeline.store import VariantStore
     from pipeline.work import TeacherRun
-    from schemas.config import GenerateConfig, TeacherConfig
+    from schemas.config import CurateConfig, GenerateConfig, TeacherConfig
 
 Command = Callable[..., Any]
 
@@ -23,13 +23,15 @@ LOG_EVERY_S = 30.0
 """Seconds between two lines of progress where standard error is no terminal."""
 
 
+dry_run_option = click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Send nothing: count requests, tokens and dollars of what would be sent.",
+)
+
+
 def limit_options(command: Command) -> Command:
     """--dry-run, --max-cost, --batch and --batch-size."""
-    dry_run = click.option(
-        "--dry-run",
-        is_flag=True,
-        help="Send nothing: count requests, tokens and dollars of what would be sent.",
-    )
     max_cost = click.option(
         "--max-cost",
         metavar="DOLLARS",
@@ -49,7 +51,7 @@ def limit_options(command: Command) -> Command:
         show_default=True,
         help="With --batch: requests that wait in memory at once; fewer where images are large.",
     )
-    return dry_run(max_cost(batch(batch_size(command))))
+    return dry_run_option(max_cost(batch(batch_size(command))))
 
 
 filter_option = click.option(
@@ -149,3 +151,32 @@ def rehearsed(
         estimate = Estimate(copy, teacher, lengths, batch=limits.batch)
         yield Rehearsal(copy, estimate.teacher, estimate.note)
     click.echo(estimate.render())
+
+
+def rehearse_curation(store: VariantStore, config: CurateConfig, limits: Limits) -> None:
+    """Print what `curate` would send if every variant were written and accepted at the first try."""
+    from pipeline.checks import Judge
+    from pipeline.generate import generate
+    from pipeline.label import label
+    from pipeline.solve import VERIFICATION, TeacherSolver
+    from pipeline.verify import verify
+    from schemas.records import Status, Variant
+
+    problems = store.problems(where=config.problem_filter, limit=config.limit)
+    ids = [problem.problem_id for problem in problems]
+    # What was made up would not pass the checks of its text; what asks a model is what costs.
+    asking = tuple(name for name in config.verify.checks if name in ("answer", "judge"))
+    checks = config.verify.model_copy(update={"checks": asking})
+    with rehearsed(store, config.teacher, limits, config.generate) as dry:
+        generate(dry.store, dry.teacher, config.generate, problem_ids=ids)
+        dry.note("generate")
+        waiting = dry.store.read(Variant, "status = 'candidate' AND problem_id IN (SELECT unnest(?))", [ids])
+        judge = Judge.for_verify(dry.store, dry.teacher, checks)
+        solver = TeacherSolver(dry.store, dry.teacher, VERIFICATION)
+        verify(dry.store, solver, checks, judge=judge, problem_ids=ids)
+        dry.note("verify")
+        dry.store.append([v.model_copy(update={"status": Status.ACCEPTED}) for v in waiting])
+        if config.label:
+            label(dry.store, TeacherSolver(dry.store, dry.teacher), config.label, problem_ids=ids)
+            dry.note("label")
+    click.echo("Assumed: each variant is written and accepted at the first try, as long as its original.")

@@ -301,7 +301,7 @@ from schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
 store = VariantStore(sys.argv[1])
 teacher = TeacherConfig(model="m", base_url=sys.argv[2], endpoint="test", max_retries=0, concurrency=4)
 config = GenerateConfig(kinds=("reword",), accepted=3, tries=4)
-checks = VerifyConfig(checks=("format", "duplicate", "answer"))
+checks = VerifyConfig(checks=("format", "answer"))
 supply(store, teacher, config, verifying(store, teacher, checks))
 """
 

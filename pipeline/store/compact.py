@@ -141,8 +141,11 @@ def _merge(place: Place, catalogue: Catalogue, record: type[Record], merged_byte
         if len(group) == 1 and group[0].version == SCHEMA_VERSION:
             continue
         # Damage must not be copied under a new hash, where nobody would find it.
-        whole = [part for part in group if is_whole(place, table, part)]
-        damaged = tuple(f"{table}/{part.name}" for part in group if part not in whole)
+        there = [
+            part for part in group if place.exists(f"{table}/{part.name}")
+        ]  # or another compaction was first
+        whole = [part for part in there if is_whole(place, table, part)]
+        damaged = tuple(f"{table}/{part.name}" for part in there if part not in whole)
         done += Compacted(damaged=damaged)
         if len(whole) > 1 or any(part.version < SCHEMA_VERSION for part in whole):
             _publish_merged(place, catalogue, record, whole)
@@ -165,7 +168,8 @@ def _groups(parts: Sequence[Part], sizes: Sequence[int], merged_bytes: int) -> I
 
 
 def _publish_merged(place: Place, catalogue: Catalogue, record: type[Record], group: Sequence[Part]) -> None:
-    with open_database(place) as connection:
+    place.fetch([f"{record.table}/{part.name}" for part in group])
+    with open_database() as connection:
         selects = _selects(place, catalogue, record.table, group)
         try:
             columns = [connection.sql(f"{select} LIMIT 0").to_arrow_table().schema for select in selects]
@@ -182,7 +186,9 @@ def _selects(place: Place, catalogue: Catalogue, table: str, group: Sequence[Par
     """One SELECT for all plain parts of a version, and one for each merged part; no row is in two of them."""
 
     def files(parts: Sequence[Part]) -> str:
-        return ", ".join("'" + f"{place.url}/{table}/{part.name}".replace("'", "''") + "'" for part in parts)
+        return ", ".join(
+            "'" + f"{place.local}/{table}/{part.name}".replace("'", "''") + "'" for part in parts
+        )
 
     selects = []
     seen: set[str] = {part.name for part in group if not part.merged}

@@ -18,12 +18,11 @@ from schemas.records import RECORDS, Variant
 _TABLES = tuple(record.table for record in RECORDS)
 
 
-def open_database(place: Place) -> duckdb.DuckDBPyConnection:
-    """An empty in-memory database that can read a place's files."""
+def open_database() -> duckdb.DuckDBPyConnection:
+    """An empty database in memory."""
     database = duckdb.connect()
     # A bar is written to standard output, into what a command prints there. The system caches files already.
     database.execute("SET enable_progress_bar = false; SET enable_external_file_cache = false")
-    place.attach(database)
     return database
 
 
@@ -49,7 +48,7 @@ class Engine:
             StoreError: a part file is damaged or missing.
         """
         with self._lock:
-            database, known = self._databases.setdefault(os.getpid(), (open_database(self._place), {}))
+            database, known = self._databases.setdefault(os.getpid(), (open_database(), {}))
             views = named_views(sql)
             self._make(database, views, self._sources(views), known)
             cursor = database.cursor()
@@ -58,7 +57,7 @@ class Engine:
                 return cursor.execute(sql, parameters).fetchall()
             except (duckdb.IOException, duckdb.InvalidInputException) as error:
                 # The engine's own complaint of a file; all else is of the query.
-                raise (self._unreadable(error) if self._place.url in str(error) else error) from error
+                raise (self._unreadable(error) if str(self._place.local) in str(error) else error) from error
 
     def connect(
         self,
@@ -80,8 +79,8 @@ class Engine:
         views = list(view_statements("")) if views is None else views
         sources = self._sources(views)
         if variant_parts is not None:
-            sources[Variant.table] = source(self._place.url, Variant.table, *variant_parts)
-        connection = open_database(self._place)
+            sources[Variant.table] = self._source(Variant.table, *variant_parts)
+        connection = open_database()
         try:
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}; SET schema = '{schema}'")
             self._make(connection, views, sources, {})
@@ -92,8 +91,13 @@ class Engine:
         return connection
 
     def _sources(self, views: Sequence[str]) -> dict[str, str]:
-        live = {table: self._catalogue.live(table) for table in _TABLES if table in views}
-        return {table: source(self._place.url, table, parts) for table, parts in live.items()}
+        return {
+            table: self._source(table, self._catalogue.live(table)) for table in _TABLES if table in views
+        }
+
+    def _source(self, table: str, parts: Sequence[Part], origins: Collection[str] | None = None) -> str:
+        self._place.fetch([f"{table}/{part.name}" for part in parts])
+        return source(str(self._place.local), table, parts, origins)
 
     def _make(
         self,

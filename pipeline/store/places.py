@@ -8,15 +8,14 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
-
-import duckdb
 
 from schemas.exceptions import StoreError
 
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 
 
 _READ_BYTES = 1 << 20
+
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)")
+"""A URL, also as `Path` writes it, which makes one slash of two."""
 
 
 class Draft(io.RawIOBase):
@@ -77,10 +79,10 @@ class Place(Protocol):
     """What a store asks of where it lies. Paths are relative to the store, with slashes."""
 
     url: str
-    """As DuckDB reads it: an absolute path, or a URL."""
+    """As a user names it: an absolute path, or a URL."""
 
     local: Path
-    """A folder of this machine for what must be a file: the store's own, or a cache."""
+    """A folder of this machine: the store's own, or a cache of it, which also has what must be a file."""
 
     def names(self, folder: str) -> list[str]:
         """Names of the files of a folder that readers may see, sorted; none where it is missing.
@@ -120,12 +122,12 @@ class Place(Protocol):
         """Give a file another path."""
         ...
 
-    def fetch(self, path: str) -> Path:
-        """The file as one of this machine."""
-        ...
+    def fetch(self, paths: Sequence[str]) -> None:
+        """See that files, which never change, are in `local` under the same paths.
 
-    def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Let a DuckDB connection read from here."""
+        Raises:
+            StoreError: the place cannot be read, or one is gone.
+        """
         ...
 
 
@@ -203,16 +205,20 @@ class LocalPlace:
         shutil.move(self.local / path, target)
         _sync_folder(target.parent)
 
-    def fetch(self, path: str) -> Path:
-        """See `Place`."""
-        return self.local / path
-
-    def attach(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """See `Place`: DuckDB reads files by itself."""
+    def fetch(self, paths: Sequence[str]) -> None:
+        """See `Place`: they are."""
 
 
 def place_of(root: str | Path) -> Place:
-    """The place that a user names by a path or by a URL such as `s3://bucket/prefix`."""
+    """The place that a user names by a path or by a URL such as `s3://bucket/prefix`.
+
+    Raises:
+        ConfigError: a URL that cannot be used here.
+    """
+    if url := _URL.fullmatch(str(root)):
+        from pipeline.store.objects import ObjectPlace  # fsspec and its clients take time to load
+
+        return ObjectPlace(f"{url[1]}://{url[2]}")
     return LocalPlace(Path(root).resolve())
 
 

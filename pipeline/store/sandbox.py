@@ -56,7 +56,7 @@ def run_apart(
         QueryError: see `run_select`.
         StoreError: a part file is damaged.
     """
-    request = {"root": str(store.root), "sql": sql, "timeout_s": timeout_s, "memory_mb": memory_mb}
+    request = {"root": store.place.url, "sql": sql, "timeout_s": timeout_s, "memory_mb": memory_mb}
     # Safe path: no module of the user's working folder stands in for one of ours.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(_import_path()), "PYTHONSAFEPATH": "1"}
     process = subprocess.Popen(

@@ -69,7 +69,7 @@ class VariantStore:
 
     @property
     def root(self) -> Path:
-        """The store's folder."""
+        """The store's folder; of one on an object store, its cache on this machine."""
         return self.place.local
 
     # --- writing
@@ -219,7 +219,8 @@ class VariantStore:
         name = next((name for name in self.place.names(folder) if name.startswith(f"{digest}.")), None)
         if name is None:
             raise StoreError(f"image {digest[:12]} is missing from {self.place.url}: ingest its source again")
-        return self.place.fetch(f"{folder}/{name}")
+        self.place.fetch([f"{folder}/{name}"])
+        return self.root / folder / name
 
     def variant_parts(self) -> list[str]:
         """Names of the parts of `variants`, oldest first; for a merged part, of those that it was made of.

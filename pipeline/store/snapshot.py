@@ -1,7 +1,6 @@
-"""What a trainer needs of the store, in memory: accepted variants by problem, with integer ids.
+"""What a trainer needs of the store, in memory: accepted variants in an Arrow table, those of a problem in a row.
 
-DuckDB answers the selection of 512 prompts over a million variants in a few milliseconds from such a
-slim table, and in hundreds from the Parquet views (DESIGN.md, The store).
+So the variants of a batch are a slice for each problem, whatever the size of the store (DESIGN.md, The store).
 """
 
 from __future__ import annotations
@@ -9,9 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from pipeline.store.engine import Engine
@@ -63,18 +62,18 @@ class Snapshot:
     taken_at: float
     problem_count: int
     variant_count: int
-    _connection: duckdb.DuckDBPyConnection
-    _problem_numbers: dict[str, int]
+    _spans: dict[str, tuple[int, int]]
+    _variants: pa.Table
     _texts: pa.Table
+    _labels: dict[str, float]
 
     def candidates(self, problem_ids: Sequence[str]) -> dict[str, list[SnapshotVariant]]:
         """The accepted variants of the given problems, each list in the order of variant_id."""
-        by_number = {self._problem_numbers[p]: p for p in problem_ids if p in self._problem_numbers}
-        found: dict[str, list[SnapshotVariant]] = {problem_id: [] for problem_id in problem_ids}
-        rows = self._connection.execute(_CANDIDATES, [list(by_number)]).fetchall()
-        for problem_no, *columns in rows:
-            found[by_number[problem_no]].append(SnapshotVariant(*columns))
-        return found
+        spans = {problem_id: self._spans.get(problem_id, (0, 0)) for problem_id in problem_ids}
+        numbers = [number for first, end in spans.values() for number in range(first, end)]
+        columns = self._variants.take(pa.array(numbers, pa.int64())).to_pydict()
+        variants = map(SnapshotVariant, numbers, *columns.values())
+        return {problem_id: list(islice(variants, end - first)) for problem_id, (first, end) in spans.items()}
 
     def texts(self, numbers: Sequence[int]) -> dict[int, VariantText]:
         """What is shown of variants, by `SnapshotVariant.number`."""
@@ -87,13 +86,9 @@ class Snapshot:
 
     def labels(self) -> dict[str, float]:
         """Difficulty by problem_id, measured by the store's `label_model`."""
-        return dict(self._connection.execute("SELECT problem_id, difficulty FROM original_labels").fetchall())
+        return dict(self._labels)
 
 
-_CANDIDATES = """
-SELECT problem_no, variant_no, variant_id, kind, delta, pass_rate
-FROM accepted WHERE problem_no IN (SELECT unnest(?::INTEGER[])) ORDER BY variant_no
-"""
 _LOAD = f"""
 CREATE TABLE labelled AS
     SELECT subject_id, pass_rate, difficulty FROM store.labels
@@ -109,6 +104,7 @@ CREATE TABLE accepted AS
     WHERE v.status = 'accepted' ORDER BY variant_no;
 DROP TABLE labelled;
 """
+_SPANS = "SELECT problem_id, min(variant_no), max(variant_no) + 1 FROM accepted GROUP BY problem_id"
 
 
 def load_snapshot(engine: Engine, catalogue: Catalogue, variant_parts: Sequence[str]) -> Snapshot:
@@ -130,20 +126,18 @@ def load_snapshot(engine: Engine, catalogue: Catalogue, variant_parts: Sequence[
         if not is_empty_name(name):
             raise StoreError(f"the snapshot cannot be read: part {name} of {Variant.table} is missing")
     views = named_views(_LOAD)
-    connection = engine.connect(views=views, schema="store", variant_parts=(wanted, names))
-    connection.execute(_LOAD)
-    connection.execute(MONOTONE)
-    rows: list[tuple[Any, ...]] = connection.execute(
-        "SELECT DISTINCT problem_id, problem_no FROM accepted"
-    ).fetchall()
-    [(count,)] = connection.execute("SELECT count(*) FROM accepted").fetchall()
-    # Texts are found by their row in an Arrow table, which costs nothing beside a scan of long strings.
-    texts = (
-        connection.sql("SELECT text, hint, recipe FROM accepted ORDER BY variant_no")
-        .to_arrow_table()
-        .combine_chunks()
+    with engine.connect(views=views, schema="store", variant_parts=(wanted, names)) as connection:
+        connection.execute(_LOAD)
+        connection.execute(MONOTONE)
+        rows: list[tuple[Any, ...]] = connection.execute(_SPANS).fetchall()
+        variants, texts = (
+            connection.sql(f"SELECT {columns} FROM accepted ORDER BY variant_no")
+            .to_arrow_table()
+            .combine_chunks()
+            for columns in ("variant_id, kind, delta, pass_rate", "text, hint, recipe")
+        )
+        labels = dict(connection.execute("SELECT problem_id, difficulty FROM original_labels").fetchall())
+    spans = {problem_id: (first, end) for problem_id, first, end in rows}
+    return Snapshot(
+        list(variant_parts), time.monotonic(), len(spans), variants.num_rows, spans, variants, texts, labels
     )
-    for column in texts.column_names:
-        connection.execute(f"ALTER TABLE accepted DROP COLUMN {column}")
-    connection.execute("CREATE INDEX accepted_problem ON accepted (problem_no)")
-    return Snapshot(list(variant_parts), time.monotonic(), len(rows), count, connection, dict(rows), texts)

@@ -335,6 +335,7 @@ def test_hint_of_an_own_solution_that_states_the_answer_early_is_rejected(
     assert rows == [(1, "rejected"), (2, "rejected"), (3, "accepted")]
 
 
+@pytest.mark.slow
 def test_own_solutions_of_real_problems_make_hints_that_do_not_leak(
     tmp_path: Path, real_data: Path, endpoint: TeacherConfig
 ) -> None:

@@ -301,6 +301,7 @@ def _recovery(
     return spearmanr(difficulty, planted).statistic, float(np.mean((low <= truth) & (truth <= high)))
 
 
+@pytest.mark.slow
 def test_labels_recover_a_planted_difficulty(tmp_path: Path) -> None:
     planted = np.random.default_rng(4).uniform(1, 9, 2_000)
     store = VariantStore(tmp_path / "planted", create=True)

@@ -20,10 +20,10 @@ from prefect.client.schemas import TaskRun
 from flows.cli.working import Limits
 from pipeline.generate import generate
 from pipeline.label import label
-from pipeline.meter import shown
 from pipeline.solve import TeacherSolver
 from pipeline.store import VariantStore
 from pipeline.supply import supply, verifying
+from pipeline.teacher.meter import shown
 from pipeline.verify import References
 from pipeline.work import TeacherRun, shards, tell
 from schemas.config import CurateConfig

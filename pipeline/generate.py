@@ -15,7 +15,7 @@ from pipeline.image_variants import generate_image_variants
 from pipeline.prompts import load_prompt
 from pipeline.shown import shown_images
 from pipeline.store import VariantStore
-from pipeline.teacher import Teacher
+from pipeline.teacher.client import Teacher
 from pipeline.work import SHARD_SIZE, AnyTeacher, Progress, shards, tell, with_teacher
 from schemas.config import TEXT_KINDS, GenerateConfig
 from schemas.exceptions import ConfigError

@@ -9,7 +9,7 @@ from typing import Protocol
 from pipeline.prompts import Prompt, load_prompt
 from pipeline.shown import shown_images
 from pipeline.store import VariantStore
-from pipeline.teacher import Teacher
+from pipeline.teacher.client import Teacher
 from pipeline.work import AnyTeacher, Progress, with_teacher
 from schemas.question import Question
 from schemas.replies import Answer, Reply

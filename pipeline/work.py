@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
-from pipeline.journal import Journal
-from pipeline.live import LiveExchange
-from pipeline.meter import Meter
-from pipeline.outcome import Exchange, Outcome
-from pipeline.prices import PriceTable, Purse
 from pipeline.store import VariantStore
-from pipeline.teacher import Teacher
+from pipeline.teacher.client import Teacher
+from pipeline.teacher.journal import Journal
+from pipeline.teacher.live import LiveExchange
+from pipeline.teacher.meter import Meter
+from pipeline.teacher.outcome import Exchange, Outcome
+from pipeline.teacher.prices import PriceTable, Purse
 from schemas.config import TeacherConfig
 from schemas.exceptions import BudgetError, ConfigError
 

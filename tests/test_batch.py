@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
-from pipeline import batch as module
-from pipeline.batch import Pace, by_batch
-from pipeline.batch_book import BatchBook, pending_batches
-from pipeline.batch_lines import read_line
-from pipeline.meter import Meter
-from pipeline.outcome import Outcome
-from pipeline.prices import Purse
 from pipeline.prompts import Prompt
 from pipeline.store import VariantStore
-from pipeline.teacher import Teacher
+from pipeline.teacher import batch as module
+from pipeline.teacher.batch import Pace, by_batch
+from pipeline.teacher.batch_book import BatchBook, pending_batches
+from pipeline.teacher.batch_lines import read_line
+from pipeline.teacher.client import Teacher
+from pipeline.teacher.meter import Meter
+from pipeline.teacher.outcome import Outcome
+from pipeline.teacher.prices import Purse
 from pipeline.work import TeacherRun, with_teacher
 from schemas.config import TeacherConfig
 from schemas.exceptions import BudgetError, ConfigError, TeacherError

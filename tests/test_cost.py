@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 from PIL import Image as Picture
 
-from pipeline.cost import Estimate, rehearsal
 from pipeline.image_parts import image_part
 from pipeline.label import label
-from pipeline.meter import Meter
-from pipeline.outcome import Outcome
-from pipeline.prices import ImageRule, PriceTable, Purse
 from pipeline.prompts import Prompt
 from pipeline.solve import TeacherSolver
 from pipeline.store import VariantStore
-from pipeline.teacher import Teacher
-from pipeline.tokens import TokenCounter, approximate_tokens
+from pipeline.teacher.client import Teacher
+from pipeline.teacher.dry_run import Estimate, rehearsal
+from pipeline.teacher.meter import Meter
+from pipeline.teacher.outcome import Outcome
+from pipeline.teacher.prices import ImageRule, PriceTable, Purse
+from pipeline.teacher.tokens import TokenCounter, approximate_tokens
 from pipeline.work import TeacherRun, with_teacher
 from schemas.config import LabelConfig, TeacherConfig
 from schemas.exceptions import BudgetError, ConfigError

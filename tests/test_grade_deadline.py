@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline._symbolic import WORKER, SymbolicWorker
 from pipeline.grade import Grade, UndecidedError, grade, warm_up
+from pipeline.grade._symbolic import WORKER, SymbolicWorker
 
 TOWER = "9^{9^{9^{9}}}"
 ROOT = Path(__file__).parent.parent
@@ -160,7 +160,7 @@ class TestWorker:
 
     def test_the_caller_never_loads_sympy_nor_starts_a_worker_for_plain_answers(self) -> None:
         code = (
-            "import sys; from pipeline.grade import grade; from pipeline._symbolic import WORKER\n"
+            "import sys; from pipeline.grade import grade; from pipeline.grade._symbolic import WORKER\n"
             "assert grade('#### 1,000', '10^3').outcome == 'correct' and WORKER.pid() is None\n"
             "assert grade(r'\\boxed{\\sqrt{12}}', r'2\\sqrt{3}', deadline_s=30).outcome == 'correct'\n"
             "assert not {'sympy', 'math_verify', 'torch'} & set(sys.modules)\n"
@@ -176,7 +176,7 @@ class TestWorker:
     def test_no_process_outlives_a_killed_caller(self, busy: bool) -> None:
         code = (
             "import threading, time; from pipeline.grade import grade, warm_up\n"
-            "from pipeline._symbolic import WORKER\n"
+            "from pipeline.grade._symbolic import WORKER\n"
             "warm_up()\n"
             f"if {busy}: threading.Thread(target=grade, args=('{TOWER}', '5'), kwargs=dict(deadline_s=2)).start()\n"
             "time.sleep(0.5); print(WORKER.pid(), flush=True); time.sleep(60)"

@@ -20,12 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as Picture
 
-from pipeline.claims import Claims
-from pipeline.journal import Entry, Journal, request_hash
 from pipeline.prompts import Prompt
 from pipeline.shown import Shown
 from pipeline.store import VariantStore
-from pipeline.teacher import Teacher
+from pipeline.teacher.claims import Claims
+from pipeline.teacher.client import Teacher
+from pipeline.teacher.journal import Entry, Journal, request_hash
 from pipeline.work import with_teacher
 from schemas.config import TeacherConfig
 from schemas.exceptions import StoreError
@@ -425,7 +425,7 @@ def test_claim_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
     code = f"""
 import asyncio
 from pathlib import Path
-from pipeline.claims import Claims
+from pipeline.teacher.claims import Claims
 
 async def hold():
     async with Claims(Path({str(tmp_path / "claims")!r})).claim("{"a" * 64}"):
@@ -528,7 +528,7 @@ def test_api_key_is_in_no_file(store: VariantStore, monkeypatch: pytest.MonkeyPa
         Endpoint(echo, EndpointReply(b"<p>sk-very-secret-4711"), completion(f"it is {secret}"))
     ) as endpoint:
         url = endpoint.url.replace("//", "//user:hunter2@")
-        config = TeacherConfig(model="m", base_url=url, max_retries=0)
+        config = TeacherConfig(model="m", base_url=url, max_retries=0, concurrency=1)
 
         async def one(word: str, teacher: Teacher) -> str | None:
             prompt = Prompt("test-1", "s", "Say $word.")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.limits import Bucket, Limits
+from pipeline.teacher.limits import Bucket, Limits
 
 Counting = Literal["sliding minute", "fixed minute", "bucket of a second", "bucket of a minute", "by chance"]
 

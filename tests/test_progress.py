@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.meter import Meter, shown, state_line
-from pipeline.outcome import Outcome
-from pipeline.prices import Purse
 from pipeline.store import VariantStore
 from pipeline.store.signs import sign_of_life, signs, write_state
+from pipeline.teacher.meter import Meter, shown, state_line
+from pipeline.teacher.outcome import Outcome
+from pipeline.teacher.prices import Purse
 from tests.conftest import Diva
 from tests.endpoints import Endpoint, Reply, completion, serving
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.journal import Entry, Journal, now_text
 from pipeline.store import VariantStore
 from pipeline.store.doctor import Fault
 from pipeline.store.parts import Part, is_whole

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from moto.server import ThreadedMotoServer
 
 from flows.cli import cli
-from pipeline.journal import Journal
 from pipeline.store import VariantStore, run_select
 from pipeline.store.doctor import Fault
+from pipeline.teacher.journal import Journal
 from schemas.exceptions import ConfigError, QueryError, StoreError
 from schemas.records import RECORDS, Problem, Verdict
 from tests.samples import fill, variant

@@ -19,7 +19,7 @@ from PIL import Image as Picture
 from pipeline.prompts import Prompt
 from pipeline.shown import NOTHING_SHOWN, Shown
 from pipeline.store import VariantStore
-from pipeline.teacher import GIVE_UP_AFTER, Teacher
+from pipeline.teacher.client import GIVE_UP_AFTER, Teacher
 from pipeline.work import with_teacher
 from schemas.config import TeacherConfig
 from schemas.exceptions import ConfigError, StoreError, TeacherError

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.prompts import Prompt
-from pipeline.request import Dialect
 from pipeline.store import VariantStore
-from pipeline.structured import ShapeError, read_reply
-from pipeline.teacher import Teacher
+from pipeline.teacher.client import Teacher
+from pipeline.teacher.request import Dialect
+from pipeline.teacher.structured import ShapeError, read_reply
 from pipeline.work import with_teacher
 from schemas.config import Route, TeacherConfig
 from schemas.exceptions import ConfigError

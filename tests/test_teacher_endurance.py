@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.prompts import Prompt
 from pipeline.store import VariantStore
-from pipeline.teacher import Teacher
+from pipeline.teacher.client import Teacher
 from pipeline.work import with_teacher
 from schemas.config import TeacherConfig
 from tests.bench.kill_teacher import kill_and_compare

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.journal import Journal
 from pipeline.store import VariantStore
+from pipeline.teacher.journal import Journal
 from tests.endpoints import Endpoint, Reply, completion, serving
 
 _RUN = """

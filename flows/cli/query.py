@@ -57,9 +57,9 @@ def status(store_dir: Path) -> None:
     example: diva status --store runs/store
     """
     from pipeline.agreement import HUMAN_AGREEMENT
-    from pipeline.batch_book import pending_batches
     from pipeline.store import VariantStore, render, run_select
     from pipeline.store.signs import signs
+    from pipeline.teacher.batch_book import pending_batches
 
     store = VariantStore(store_dir)
     left = signs(store.root)
@@ -88,7 +88,7 @@ def status(store_dir: Path) -> None:
 
 def _progress(sign: Sign) -> str:
     """How far a run is, or was when it died."""
-    from pipeline.meter import state_line
+    from pipeline.teacher.meter import state_line
 
     return f"{sign.run_id}: {state_line(sign.state) if sign.state else 'no figures'}"
 

@@ -33,8 +33,8 @@ def curate(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
               diva curate --store runs/store --model qwen --accepted reword=5,think_step=3
               diva curate --store runs/store --model gpt-4.1-mini --batch --dry-run
     """
-    from pipeline.live import endpoint_url
     from pipeline.store import VariantStore
+    from pipeline.teacher.live import endpoint_url
 
     retry_failed = values["retry_failed"]
     config = made(

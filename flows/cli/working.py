@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from pipeline.meter import Meter
     from pipeline.store import VariantStore
+    from pipeline.teacher.meter import Meter
     from pipeline.work import TeacherRun
     from schemas.config import CurateConfig, GenerateConfig, TeacherConfig
 
@@ -83,14 +83,15 @@ class Limits:
     @property
     def shard_size(self) -> int:
         """Problems whose records are written together."""
-        from pipeline import batch, work
+        from pipeline import work
+        from pipeline.teacher import batch
 
         return batch.SHARD_SIZE if self.batch else work.SHARD_SIZE
 
     def meter(self, unit: str, total: int | None = None) -> Meter:
         """Counts of a run with these limits."""
-        from pipeline.meter import Meter
-        from pipeline.prices import Purse
+        from pipeline.teacher.meter import Meter
+        from pipeline.teacher.prices import Purse
 
         return Meter(unit, total, Purse(self.max_cost))
 
@@ -100,7 +101,7 @@ class Limits:
         Raises:
             ConfigError: a limit in dollars, and no price of the model.
         """
-        from pipeline.batch import by_batch
+        from pipeline.teacher.batch import by_batch
         from pipeline.work import TeacherRun, live
 
         return TeacherRun(teacher, meter, by_batch(meter, self.batch_size) if self.batch else live)
@@ -109,7 +110,7 @@ class Limits:
 @contextmanager
 def watched(store: VariantStore, run_id: str, verb: str, meter: Meter) -> Iterator[None]:
     """Show how far a run is: on a terminal by one line that changes, else by lines of a log."""
-    from pipeline.meter import shown
+    from pipeline.teacher.meter import shown
 
     terminal, drawn = sys.stderr.isatty(), False
 
@@ -144,7 +145,7 @@ def rehearsed(
     store: VariantStore, teacher: TeacherConfig, limits: Limits, generate: GenerateConfig | None = None
 ) -> Iterator[Rehearsal]:
     """Rehearse verbs on a copy of a store, and print what they would have sent."""
-    from pipeline.cost import Estimate, rehearsal
+    from pipeline.teacher.dry_run import Estimate, rehearsal
 
     lengths = {"Rewordings": generate.rewordings, "HarderTexts": generate.harder} if generate else {}
     with rehearsal(store) as copy:

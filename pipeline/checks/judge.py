@@ -9,7 +9,7 @@ from pipeline.checks.finding import Finding, failed
 from pipeline.prompts import load_prompt
 from pipeline.shown import shown_images
 from pipeline.store import VariantStore
-from pipeline.teacher import Teacher
+from pipeline.teacher.client import Teacher
 from pipeline.work import AnyTeacher, Progress, TeacherRun, with_teacher
 from schemas.config import VerifyConfig
 from schemas.question import question_of, render_question

@@ -35,7 +35,7 @@ QUARANTINE = "quarantine"
 """Folder that damaged files are moved to, each repair in a folder of its own with `report.json`."""
 
 JOURNAL = "journal.sqlite"
-"""File of the teacher's answers, see `pipeline.journal`."""
+"""File of the teacher's answers, see `pipeline.teacher.journal`."""
 
 
 class Fault(StrEnum):

@@ -27,7 +27,7 @@ import openai
 
 from pipeline.prompts import load_prompt
 from pipeline.store import VariantStore
-from pipeline.teacher import Teacher
+from pipeline.teacher.client import Teacher
 from pipeline.work import with_teacher
 from schemas.config import TeacherConfig
 from schemas.replies import Rewordings

@@ -17,13 +17,13 @@ from typing import Any
 
 from tabulate import tabulate
 
-from pipeline.journal import Journal
-from pipeline.meter import Meter
-from pipeline.outcome import Exchange, Outcome
-from pipeline.prices import BATCH_SHARE, ImageRule, Price, PriceTable
 from pipeline.store import VariantStore
 from pipeline.store.signs import FOLDER as SIGNS
-from pipeline.tokens import TokenCounter
+from pipeline.teacher.journal import Journal
+from pipeline.teacher.meter import Meter
+from pipeline.teacher.outcome import Exchange, Outcome
+from pipeline.teacher.prices import BATCH_SHARE, ImageRule, Price, PriceTable
+from pipeline.teacher.tokens import TokenCounter
 from pipeline.work import TeacherRun
 from schemas.config import TeacherConfig
 

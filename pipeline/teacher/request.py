@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Literal, Self, get_args
 
-from pipeline.journal import request_hash
+from pipeline.teacher.journal import request_hash
 from schemas.config import OutputMode
 from schemas.replies import Reply
 

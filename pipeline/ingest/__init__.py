@@ -14,9 +14,16 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.augmented import read_variants
-from pipeline.rows import RowError, check_own_answer, content_id, read_problem, split_gsm8k, split_options
-from pipeline.sources import Part, Row, Unreadable, default_name, open_source
+from pipeline.ingest.augmented import read_variants
+from pipeline.ingest.rows import (
+    RowError,
+    check_own_answer,
+    content_id,
+    read_problem,
+    split_gsm8k,
+    split_options,
+)
+from pipeline.ingest.sources import Part, Row, Unreadable, default_name, open_source
 from pipeline.store import VariantStore
 from schemas.exceptions import ConfigError, SourceError
 from schemas.mapping import ColumnMapping

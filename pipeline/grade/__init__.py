@@ -6,7 +6,7 @@ r"""Grades a response against a reference answer; every call ends within its dea
     'correct'
 
 Text and exact fractions decide most answers. What they leave open goes to math-verify, in a process of its own
-(`pipeline._symbolic`), so nothing here imports SymPy and no answer can stop the caller.
+(`pipeline.grade._symbolic`), so nothing here imports SymPy and no answer can stop the caller.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline._answer_text import key, undress
-from pipeline._compare import MAX_ANSWER_CHARS, compare
-from pipeline._extract import Extraction, find_answer
-from pipeline._symbolic import WORKER, UndecidedError
+from pipeline.grade._answer_text import key, undress
+from pipeline.grade._compare import MAX_ANSWER_CHARS, compare
+from pipeline.grade._extract import Extraction, find_answer
+from pipeline.grade._symbolic import WORKER, UndecidedError
 
 __all__ = ["Grade", "UndecidedError", "equal_answers", "extract_answer", "grade", "warm_up"]
 

@@ -26,8 +26,8 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
-from pipeline.limits import Limits
-from pipeline.outcome import Outcome, one_line, read_completion
+from pipeline.teacher.limits import Limits
+from pipeline.teacher.outcome import Outcome, one_line, read_completion
 from schemas.config import Route, TeacherConfig
 from schemas.exceptions import ConfigError
 

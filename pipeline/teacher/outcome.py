@@ -15,7 +15,7 @@ class Outcome:
 
     Attributes:
         content: the answer's text; evidence only, where `outcome` is not `ok`.
-        outcome: `ok`, or the type of the failure, as `pipeline.journal.Entry` names them.
+        outcome: `ok`, or the type of the failure, as `pipeline.teacher.journal.Entry` names them.
         detail: what the failure said, on one line.
         prompt_tokens: as the endpoint counted them; None where it did not.
         completion_tokens: likewise.

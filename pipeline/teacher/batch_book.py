@@ -10,8 +10,8 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.journal import now_text
-from pipeline.outcome import Outcome
+from pipeline.teacher.journal import now_text
+from pipeline.teacher.outcome import Outcome
 from schemas.exceptions import ConfigError, StoreError
 
 _FILE = "batches.sqlite"

@@ -23,14 +23,14 @@ from typing import Any
 import openai
 from openai.types import Batch as ApiBatch
 
-from pipeline.batch_book import Batch, BatchBook
-from pipeline.batch_lines import ENDPOINT, Allowance, Line, read_line, request_line
-from pipeline.live import endpoint_name, endpoint_url
-from pipeline.meter import Meter
-from pipeline.outcome import Exchange, Outcome, one_line
-from pipeline.prices import Price, PriceTable, Purse
 from pipeline.store import VariantStore
-from pipeline.tokens import TokenCounter
+from pipeline.teacher.batch_book import Batch, BatchBook
+from pipeline.teacher.batch_lines import ENDPOINT, Allowance, Line, read_line, request_line
+from pipeline.teacher.live import endpoint_name, endpoint_url
+from pipeline.teacher.meter import Meter
+from pipeline.teacher.outcome import Exchange, Outcome, one_line
+from pipeline.teacher.prices import Price, PriceTable, Purse
+from pipeline.teacher.tokens import TokenCounter
 from pipeline.work import Connect
 from schemas.config import TeacherConfig
 from schemas.exceptions import BudgetError, ConfigError, TeacherError

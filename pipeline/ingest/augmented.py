@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from pipeline.generate import designed_delta
-from pipeline.rows import RowError, cell_of, text_of, texts_of
+from pipeline.ingest.rows import RowError, cell_of, text_of, texts_of
 from schemas.mapping import ColumnMapping
 from schemas.records import Kind, Problem, Status, Variant
 

@@ -15,15 +15,15 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pipeline.image_parts import content_parts
-from pipeline.interrupt import Interrupt
-from pipeline.journal import Entry, Journal, now_text, request_hash
-from pipeline.live import LiveExchange, endpoint_name, speaks_openai
-from pipeline.outcome import Exchange, Outcome
-from pipeline.prices import PriceTable
 from pipeline.prompts import Prompt
-from pipeline.request import Dialect, Request
 from pipeline.shown import NOTHING_SHOWN, Shown
-from pipeline.structured import ShapeError, read_reply
+from pipeline.teacher.interrupt import Interrupt
+from pipeline.teacher.journal import Entry, Journal, now_text, request_hash
+from pipeline.teacher.live import LiveExchange, endpoint_name, speaks_openai
+from pipeline.teacher.outcome import Exchange, Outcome
+from pipeline.teacher.prices import PriceTable
+from pipeline.teacher.request import Dialect, Request
+from pipeline.teacher.structured import ShapeError, read_reply
 from schemas.config import TeacherConfig
 from schemas.exceptions import TeacherError
 from schemas.replies import Answer, Reply

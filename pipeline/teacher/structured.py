@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from pipeline.outcome import fault
+from pipeline.teacher.outcome import fault
 from schemas.replies import Reply
 
 T = TypeVar("T", bound=Reply)

@@ -1,7 +1,7 @@
 """Computer algebra under a deadline, from any thread or process.
 
 SymPy can compute for ever, math-verify's own time-outs need the main thread's signals, and a trainer's process
-must not be forked. So the algebra runs in a process of its own (`pipeline._symbolic_worker`), started at the
+must not be forked. So the algebra runs in a process of its own (`pipeline.grade._symbolic_worker`), started at the
 first need by `subprocess`, which executes no Python between fork and exec. It serves all threads at once, and
 forked children of the caller too, since each request brings its own pipe for the reply.
 
@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from pipeline._symbolic_worker import DIFFERENT, EQUAL, MAX_PACKET, READY
+from pipeline.grade._symbolic_worker import DIFFERENT, EQUAL, MAX_PACKET, READY
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class SymbolicWorker:
         """Whether any pair of (answer, reference) is equal.
 
         Args:
-            pairs: undressed answers, as `pipeline._compare` leaves them.
+            pairs: undressed answers, as `pipeline.grade._compare` leaves them.
             deadline: the `time.monotonic()` by which this returns or raises.
 
         Raises:
@@ -160,7 +160,8 @@ class SymbolicWorker:
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "pipeline._symbolic_worker"],
+                # Not by `-m`: the package, which is loaded first, has this module already.
+                [sys.executable, "-P", "-c", "from pipeline.grade._symbolic_worker import main; main()"],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path},

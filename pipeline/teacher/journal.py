@@ -22,9 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.claims import Claims
 from pipeline.store import VariantStore
 from pipeline.store.doctor import is_cut_off
+from pipeline.teacher.claims import Claims
 from schemas.exceptions import StoreError
 from schemas.records import Call, utc_now
 

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from pipeline.outcome import Outcome
-from pipeline.prices import Purse
 from pipeline.store import VariantStore
 from pipeline.store.signs import write_state
+from pipeline.teacher.outcome import Outcome
+from pipeline.teacher.prices import Purse
 
 _WINDOW_S = 60.0
 """Seconds over which the rate is taken: a run that goes on from a journal begins much faster than it stays."""

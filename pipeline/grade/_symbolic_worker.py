@@ -1,6 +1,6 @@
-"""The process that runs computer algebra for `pipeline._symbolic`. Not to be imported elsewhere.
+"""The process that runs computer algebra for `pipeline.grade._symbolic`. Not to be imported elsewhere.
 
-    python -m pipeline._symbolic_worker      (standard input: a SOCK_SEQPACKET socket)
+    from pipeline.grade._symbolic_worker import main; main()      (standard input: a SOCK_SEQPACKET socket)
 
 It imports SymPy and math-verify once, then forks a child for each request. The child alone touches the answers;
 the kernel's interval timer ends it at the deadline wherever it is, be it in the middle of one multiplication of
@@ -24,9 +24,10 @@ import signal
 import socket
 import sys
 from fractions import Fraction
+from typing import NoReturn
 
-from pipeline._answer_text import closing
-from pipeline._quantity import TRIGONOMETRY, Quantity, read_quantity, same_quantity
+from pipeline.grade._answer_text import closing
+from pipeline.grade._quantity import TRIGONOMETRY, Quantity, read_quantity, same_quantity
 
 MAX_PACKET = 131_072
 READY = b"ready"
@@ -188,8 +189,8 @@ def _serve(channel: socket.socket) -> None:
             os.close(descriptor)
 
 
-def main() -> None:
-    """Loads the algebra, says so, and serves until the peer is gone."""
+def main() -> NoReturn:
+    """Loads the algebra, says so, serves until the peer is gone, and ends the process."""
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     memory = _MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(hard, _MEMORY_BYTES)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -209,8 +210,4 @@ def main() -> None:
         os.dup2(quiet, stream)
     channel.send(READY)
     _serve(channel)
-
-
-if __name__ == "__main__":
-    main()
     os._exit(0)

@@ -12,7 +12,7 @@ from typing import Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from pipeline.outcome import Outcome, fault, one_line
+from pipeline.teacher.outcome import Outcome, fault, one_line
 from schemas.exceptions import BudgetError, ConfigError
 
 BATCH_SHARE = 0.5
@@ -97,7 +97,11 @@ class PriceTable:
             ConfigError: it is unreadable or no such table.
         """
         try:
-            text = path.read_text("utf-8") if path else (files("pipeline") / "prices.yaml").read_text("utf-8")
+            text = (
+                path.read_text("utf-8")
+                if path
+                else (files("pipeline.teacher") / "prices.yaml").read_text("utf-8")
+            )
             table = {str(name): _mapping(entry) for name, entry in yaml.safe_load(text).items()}
             return cls(_TABLE.validate_python(table), str(path) if path else "the shipped table")
         except ValidationError as error:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipeline.outcome import Outcome, one_line, read_completion
-from pipeline.prices import BATCH_SHARE, Price, Purse
-from pipeline.tokens import TokenCounter
+from pipeline.teacher.outcome import Outcome, one_line, read_completion
+from pipeline.teacher.prices import BATCH_SHARE, Price, Purse
+from pipeline.teacher.tokens import TokenCounter
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 """Where the requests of a batch go."""

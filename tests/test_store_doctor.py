@@ -12,6 +12,7 @@ import pytest
 from pipeline.store import VariantStore
 from pipeline.store.doctor import Fault
 from pipeline.store.parts import Part, is_whole
+from pipeline.teacher.journal import Entry, Journal, now_text
 from schemas.exceptions import StoreError
 from schemas.records import RECORDS, Call, Image, Problem
 from tests.samples import fill, variant

@@ -442,7 +442,7 @@ def test_a_checkpoint_is_recorded_under_its_own_run_and_step(model_path: Path, t
         (["--split", "train", "--model", "no/such/model"], "no/such/model"),
         (["--split", "train", "--problem-filter", "colour = 1"], "colour"),
         (["--split", "train", "--problem-filter", "source = 'x'"], "no problem of split 'train' fits"),
-        (["--split", "train", "--kinds", "image"], "no kind 'image' to evaluate on: choose reword, harder"),
+        (["--split", "train", "--kinds", "sketch"], "no kind 'sketch' to evaluate on: choose reword, harder"),
         (["--split", "train", "--source", "x.jsonl"], "--source goes with --benchmark"),
         (["--benchmark", "mathvision", "--split", "train"], "kept as split test"),
         (["--split", "train", "--output", "nowhere/x.json"], "there is no folder nowhere"),

@@ -147,7 +147,11 @@ class VerifyConfig(Config):
         default=("format", "leak", "numbers", "duplicate", "decontamination", "answer"),
         description="Checks to pass; cheap ones run first, and the first that fails ends the matter.",
     )
-    solver_samples: int = Field(default=1, ge=1, description="Independent solutions; their majority decides.")
+    solver_samples: int = Field(
+        default=3,
+        ge=1,
+        description="Independent solutions; their majority decides. One alone may hit the reference by a slip.",
+    )
     evaluation_sets: tuple[str, ...] = Field(
         default=(),
         description="Sets that no variant may share 13 words in a row with: stores, or what `diva ingest` reads.",

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from pipeline.ingest import IngestReport, content_id, ingest
-from pipeline.ingest.sources import Row, open_source
+from pipeline.sources import Row, open_source
 from pipeline.store import VariantStore
 from schemas.exceptions import SourceError
 from schemas.mapping import PRESETS, ColumnMapping

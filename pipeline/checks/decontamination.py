@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.checks.finding import PASSED, PLACEHOLDER, Finding, failed, words
-from pipeline.ingest.sources import Row, open_source
+from pipeline.sources import Row, open_source
 from pipeline.store import VariantStore
 from schemas.exceptions import ConfigError
 from schemas.mapping import ColumnMapping

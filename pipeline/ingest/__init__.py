@@ -23,7 +23,7 @@ from pipeline.ingest.rows import (
     split_gsm8k,
     split_options,
 )
-from pipeline.ingest.sources import Part, Row, Unreadable, default_name, open_source
+from pipeline.sources import Part, Row, Unreadable, default_name, open_source
 from pipeline.store import VariantStore
 from schemas.exceptions import ConfigError, SourceError
 from schemas.mapping import ColumnMapping

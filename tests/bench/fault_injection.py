@@ -60,7 +60,7 @@ def run(
     mathvision: int,
     accepted: int = 3,
     tries: int = 4,
-    solver_samples: int = 1,
+    solver_samples: int = 3,
     slip_share: float = 0.05,
     seed: int = 0,
 ) -> Outcome:
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--mathvision", type=int, default=100, help="problems of MATH-Vision")
     parser.add_argument("--accepted", type=int, default=3, help="variants wanted of each kind")
     parser.add_argument("--tries", type=int, default=4)
-    parser.add_argument("--solver-samples", type=int, default=1, help="independent solutions of each text")
+    parser.add_argument("--solver-samples", type=int, default=3, help="independent solutions of each text")
     parser.add_argument(
         "--slip-share", type=float, default=0.05, help="chance of a wrong answer of the solver"
     )

@@ -314,7 +314,7 @@ def test_curation_is_rehearsed_with_what_its_stages_make(diva: Diva, store: Vari
     assert [(stage, purpose, int(requests)) for stage, _, purpose, requests, *_ in rows] == [
         ("generate", "reword", 5),
         ("generate", "think_step", 5),
-        ("verify", "solve", 5 * 5),
+        ("verify", "solve", 3 * 5 * 5),
         ("label", "solve", 4 * (5 + 5 * 5 + 5 * 4)),  # originals, five wordings and four steps of each
     ]
     assert _files(store) == before

@@ -171,7 +171,7 @@ def test_progress_of_labels_is_told_by_answer(store: VariantStore, endpoint: Tea
 def test_label_does_not_reuse_the_answer_that_accepted_a_variant(store: VariantStore) -> None:
     plant(store, 0, WORDING)
     with serving(Endpoint(RIGHT, WRONG)) as served:
-        verify(store, TeacherSolver(store, teacher_of(served), VERIFICATION), VerifyConfig())
+        verify(store, TeacherSolver(store, teacher_of(served), VERIFICATION), VerifyConfig(solver_samples=1))
         label(store, TeacherSolver(store, teacher_of(served)), LabelConfig(samples=2), problem_ids=["w/0"])
     assert [request["seed"] for request in served.requests] == [VERIFICATION, 0, 1, 0, 1]
     assert [row.correct for row in store.read(Label)] == [0, 0]

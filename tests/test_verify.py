@@ -32,7 +32,7 @@ from tests.verbs import (
 
 
 def _verify(store: VariantStore, served: Endpoint, config: VerifyConfig | None = None) -> Counter[str]:
-    return verify(store, TeacherSolver(store, teacher_of(served)), config or VerifyConfig())
+    return verify(store, TeacherSolver(store, teacher_of(served)), config or VerifyConfig(solver_samples=1))
 
 
 def _outcome(store: VariantStore, variant_id: str) -> tuple[str, str | None]:
@@ -44,7 +44,7 @@ def test_every_candidate_gets_a_terminal_status_with_a_reason(
     store: VariantStore, endpoint: TeacherConfig
 ) -> None:
     generate(store, endpoint, ALL_KINDS)
-    counts = verify(store, TeacherSolver(store, endpoint), VerifyConfig())
+    counts = verify(store, TeacherSolver(store, endpoint), VerifyConfig(solver_samples=1))
     # w/4 has no solution: its texts cannot be verified; all others are right, and full hints end at the answer.
     assert counts == {"accepted": 4 * 5 + 4 * 2 + 8, "failed": 7}
     assert store.query("SELECT count(*) FROM variants WHERE status = 'candidate'") == [(0,)]
@@ -198,14 +198,14 @@ def test_variant_without_a_verdict_has_failed_and_is_tried_again_on_demand(store
         assert (status, (reason or "")[:16]) == ("failed", "answer: http_500")
         assert store.query("SELECT passed FROM verdicts WHERE check_name = 'answer'") == [(None,)]
         assert _verify(store, served) == {}
-        assert _verify(store, served, VerifyConfig(retry_failed=True)) == {"accepted": 1}
+        assert _verify(store, served, VerifyConfig(solver_samples=1, retry_failed=True)) == {"accepted": 1}
     assert store.query("SELECT passed FROM verdicts WHERE check_name = 'answer'") == [(True,)]
 
 
 def test_variant_that_was_never_written_is_not_verified_again(store: VariantStore) -> None:
     with serving(Endpoint(Reply(b"", 500))) as served:
         generate(store, teacher_of(served), REWORD, limit=1)
-        assert _verify(store, served, VerifyConfig(retry_failed=True)) == {}
+        assert _verify(store, served, VerifyConfig(solver_samples=1, retry_failed=True)) == {}
     assert len(served.requests) == 1
 
 
@@ -311,7 +311,7 @@ def test_without_evaluation_sets_there_is_no_verdict_on_them(store: VariantStore
 
 SAME = completion(json.dumps({"reason": "Only the wording differs.", "same_question": True}))
 OTHER = completion(json.dumps({"reason": "It asks how many he bought.", "same_question": False}))
-JUDGED = VerifyConfig(checks=("judge", "format", "answer"), judge_model="critic")
+JUDGED = VerifyConfig(checks=("judge", "format", "answer"), solver_samples=1, judge_model="critic")
 
 
 @pytest.mark.parametrize(

@@ -543,3 +543,19 @@ def test_api_key_is_in_no_file(store: VariantStore, monkeypatch: pytest.MonkeyPa
         content = path.read_bytes()
         assert secret.encode() not in content, path
         assert b"hunter2" not in content, path
+
+
+@pytest.mark.parametrize("key", ["x", "EMPTY", "ollama", "international", "1234"])
+def test_key_that_is_no_secret_changes_no_answer(
+    store: VariantStore, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    text = f"Max has 1234 EMPTY boxes of international stamps, and ollamas: {key}"
+    with serving(Endpoint(completion(text))) as endpoint:
+        config = TeacherConfig(model="m", base_url=endpoint.url)
+
+        async def ask(teacher: Teacher) -> str | None:
+            prompt = Prompt("test-1", "s", "Say $word.")
+            return (await teacher.ask(prompt, {"word": "a"}, purpose="test", problem_id="a")).text
+
+        assert with_teacher(store, config, [ask]) == [text]

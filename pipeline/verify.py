@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,6 +76,7 @@ def verify(
     references: References | None = None,
     problem_ids: Sequence[str] | None = None,
     where: str | None = None,
+    kinds: Collection[Kind] = tuple(Kind),
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> Counter[str]:
@@ -92,6 +93,7 @@ def verify(
         references: what to compare with; default what is in the store and the evaluation sets now.
         problem_ids: only variants of these; default all.
         where: an SQL condition on `problems`.
+        kinds: only candidates of these.
         shard_size: problems whose verdicts are written together.
         progress: told of every variant that is decided, or solved.
 
@@ -108,7 +110,7 @@ def verify(
     counts: Counter[str] = Counter()
     ids = [problem.problem_id for problem in store.problems(problem_ids, where=where)]
     for shard in shards(ids, shard_size):
-        round_ = _Round.of_problems(store, config, shard)
+        round_ = _Round.of_problems(store, config, shard, kinds)
         if round_ is None:
             continue
         references = references or References.of(store, config)
@@ -169,31 +171,36 @@ class _Round:
         config: the checks.
         problems: the candidates' problems by id.
         variants: all variants of these that were not rejected.
+        kinds: of the candidates.
     """
 
     def __init__(
-        self, config: VerifyConfig, problems: Mapping[str, Problem], variants: Sequence[Variant]
+        self,
+        config: VerifyConfig,
+        problems: Mapping[str, Problem],
+        variants: Sequence[Variant],
+        kinds: Collection[Kind],
     ) -> None:
         self._checks, self._samples = config.checks, config.solver_samples
         self._problems = problems
         self._variants = variants
         undecided = {Status.CANDIDATE, Status.FAILED} if config.retry_failed else {Status.CANDIDATE}
-        self._candidates = [v for v in variants if v.status in undecided]
+        self._candidates = [v for v in variants if v.status in undecided and v.kind in kinds]
         self.verdicts: list[Verdict] = []
         self.decided: list[Variant] = []
 
     @classmethod
     def of_problems(
-        cls, store: VariantStore, config: VerifyConfig, problem_ids: Sequence[str]
+        cls, store: VariantStore, config: VerifyConfig, problem_ids: Sequence[str], kinds: Collection[Kind]
     ) -> _Round | None:
-        """None where these problems have no candidate."""
+        """None where these problems have no candidate of these kinds."""
         # A failed variant without a text is one that the teacher did not write: `generate` asks for it again.
         where = (
             "problem_id IN (SELECT unnest(?)) AND status <> 'rejected' "
             "AND NOT (status = 'failed' AND text IS NULL)"
         )
         variants = store.read(Variant, where, [list(problem_ids)])
-        made = cls(config, {p.problem_id: p for p in store.problems(problem_ids)}, variants)
+        made = cls(config, {p.problem_id: p for p in store.problems(problem_ids)}, variants, kinds)
         return made if made._candidates else None
 
     def perturbed(self) -> list[Variant]:

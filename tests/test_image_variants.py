@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import pipeline.verify
 from flows.cli import main
 from pipeline.generate import generate
 from pipeline.image_variants import GENERATOR, STRENGTHS
@@ -29,6 +30,7 @@ from schemas.recipe import OperationName, Recipe
 from schemas.records import Image as ImageRecord
 from schemas.records import Kind, Problem, Variant
 from schemas.replies import Answer, Reply
+from tests.conftest import Diva
 
 IMAGES = GenerateConfig(kinds=IMAGE_KINDS)
 TEXTS = [
@@ -221,6 +223,33 @@ def test_the_commands_need_no_endpoint(
         ("generate", None, "ok"),
         ("verify", None, "ok"),
     ]
+
+
+def test_text_that_is_written_meanwhile_waits_for_its_solver(
+    pictures: VariantStore, monkeypatch: pytest.MonkeyPatch, diva: Diva
+) -> None:
+    """`diva verify` without an endpoint, for images alone, beside a `diva generate` of texts."""
+    generate(pictures, None, GenerateConfig(kinds=(Kind.IMAGE_TEXT,)))
+    has_texts = pipeline.verify.has_texts
+
+    def written_behind(store: VariantStore, config: VerifyConfig) -> bool:
+        found = has_texts(store, config)
+        late = Variant(
+            variant_id="late",
+            problem_id="pic/2",
+            kind=Kind.REWORD,
+            text="The answer is 7.",
+            delta_designed=0,
+            generator_model="someone",
+            prompt_version="1",
+        )
+        store.append([late])
+        return found
+
+    monkeypatch.setattr(pipeline.verify, "has_texts", written_behind)
+    diva("verify", "--store", pictures.root)
+    by_kind = "SELECT DISTINCT kind, status FROM variants ORDER BY kind"
+    assert pictures.query(by_kind) == [("image_text", "accepted"), ("reword", "candidate")]
 
 
 def test_real_problems(real_data: Path, tmp_path: Path) -> None:

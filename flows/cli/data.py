@@ -234,7 +234,10 @@ def verify(store_dir: Path, problem_filter: str | None, **values: Any) -> None:
                 chosen["judge"] = Judge.for_verify(store, hired, config)
                 counts = run(store, TeacherSolver(store, hired, VERIFICATION), config, **chosen)
             else:
-                counts = run(store, None, config.model_copy(update={"checks": ()}), **chosen)
+                # Of images alone: a text that another process writes meanwhile waits for its solver.
+                counts = run(
+                    store, None, config.model_copy(update={"checks": ()}), kinds=IMAGE_KINDS, **chosen
+                )
         _report_variants(store, counts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from pipeline.store import VariantStore
 from pipeline.store.compact import _remove_replaced, compact
 from pipeline.store.parts import Catalogue, Part, publish_stream
 from pipeline.store.places import LocalPlace
+from schemas.exceptions import StoreError
 from schemas.records import RECORDS, Variant
 from tests.samples import fill, variant
 
@@ -71,6 +73,36 @@ def test_parts_go_while_compactions_follow_each_other(store: VariantStore) -> No
     assert (done.removed, done.waiting) == (2, 2)  # the first two parts became the first merged one
     assert _remove_replaced(store.place, store.catalogue, "variants", times[1] + hour).removed == 2
     assert store.query("SELECT count(*) FROM variants") == [(3,)]
+
+
+class _Removing(LocalPlace):
+    """A place where another process removes files right behind a reader's first list of them."""
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        super().__init__(root)
+        self._going = list(names)
+
+    def names(self, folder: str) -> list[str]:
+        found = super().names(folder)
+        while folder == "variants" and self._going:
+            self.remove(f"variants/{self._going.pop()}")
+        return found
+
+
+def test_replaced_part_that_goes_while_a_reader_lists_is_no_damage(store: VariantStore) -> None:
+    for number in range(3):
+        store.append([variant(number)])
+        store.compact()
+    live, replaced = store.catalogue.split("variants")
+    assert any(part.merged for part in replaced)
+    reader = Catalogue(_Removing(store.root, [part.name for part in replaced]))
+    assert reader.split("variants") == (live, [])
+
+
+def test_part_that_is_listed_and_not_there_is_named(store: VariantStore) -> None:
+    (store.root / "variants" / f"{'1' * 20}-v2-merged-1-{'0' * 16}.parquet").symlink_to("nowhere")
+    with pytest.raises(StoreError, match=r"variants is damaged: `diva doctor"):
+        store.query("SELECT count(*) FROM variants")
 
 
 def test_order_of_the_records_of_a_key_is_kept(store: VariantStore) -> None:

@@ -116,11 +116,9 @@ class Catalogue:
 
     def split(self, table: str) -> tuple[list[Part], list[Part]]:
         """The live parts, and those that merged ones replace."""
-        found = self.parts(table)
-        merged = [part for part in found if part.merged]
-        if not merged:
+        found, origins = self._found(table)
+        if not origins:
             return found, []
-        origins = {part: self.origins(table, part) for part in merged}
         replaced = {name for names in origins.values() for name in names}
         for part, mine in origins.items():
             for other, theirs in origins.items():
@@ -129,11 +127,28 @@ class Catalogue:
                     replaced.add(part.name)
         return [p for p in found if p.name not in replaced], [p for p in found if p.name in replaced]
 
+    def _found(self, table: str) -> tuple[list[Part], dict[Part, frozenset[str]]]:
+        """All parts of a table, and the origins of the merged ones.
+
+        A merged part that a later one replaced long ago may go between the list and a look into it: then the
+        list is an old one, and another is made.
+        """
+        before: list[Part] = []
+        while True:
+            found = self.parts(table)
+            try:
+                return found, {part: self.origins(table, part) for part in found if part.merged}
+            except FileNotFoundError as error:
+                if found == before:  # listed, and yet not there
+                    raise StoreError(damaged(self._place, table)) from error
+                before = found
+
     def origins(self, table: str, part: Part) -> frozenset[str]:
         """Names of the parts that the rows of this one were first written in: its own, or those merged in it.
 
         Raises:
             StoreError: it is damaged.
+            FileNotFoundError: it is gone, as one that another replaced goes in time.
         """
         if not part.merged:
             return frozenset([part.name])
@@ -143,6 +158,8 @@ class Catalogue:
                 with self._place.open(path) as file:
                     content = (pq.read_metadata(file).metadata or {})[_METADATA]
                 self._origins[path] = frozenset(json.loads(content)["origins"])
+            except FileNotFoundError:
+                raise
             except (OSError, pa.ArrowException, KeyError, ValueError) as error:
                 raise StoreError(damaged(self._place, path)) from error
         return self._origins[path]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.store import VariantStore
-from pipeline.store.signs import sign_of_life, signs, write_state
+from pipeline.store.signs import bury, sign_of_life, signs, write_state
 from pipeline.teacher.meter import Meter, shown, state_line
 from pipeline.teacher.outcome import Outcome
 from pipeline.teacher.prices import Purse
@@ -166,3 +167,39 @@ def test_problem_filter_of_each_verb(diva: Diva, store: VariantStore) -> None:
             wrong = diva(verb, *common, "--problem-filter", "no such thing")
             assert (wrong.code, wrong.err.count("\n")) == (2, 1), wrong.err
             assert "problem filter 'no such thing'" in wrong.err
+
+
+def test_run_that_begins_while_others_bury_the_dead_is_not_taken_for_one(tmp_path: Path) -> None:
+    buried: list[str] = []
+    over = threading.Event()
+
+    def bury_all() -> None:
+        while not over.is_set():
+            bury(tmp_path, buried.append)
+
+    buriers = [threading.Thread(target=bury_all) for _ in range(2)]
+    for burier in buriers:
+        burier.start()
+    try:
+        for number in range(500):
+            with sign_of_life(tmp_path, f"r{number}"):
+                assert [sign.run_id for sign in signs(tmp_path)] == [f"r{number}"]
+    finally:
+        over.set()
+        for burier in buriers:
+            burier.join()
+    assert buried == []
+
+
+def test_dead_run_is_buried_once_and_may_be_resumed(tmp_path: Path) -> None:
+    with sign_of_life(tmp_path, "a"):
+        left = (tmp_path / "running" / "a.json").read_bytes()
+    (tmp_path / "running" / "a.json").write_bytes(left)
+    with sign_of_life(tmp_path, "a"):
+        buried: list[str] = []
+        bury(tmp_path, buried.append)
+        assert (buried, [sign.alive for sign in signs(tmp_path)]) == ([], [True])
+    (tmp_path / "running" / "a.json").write_bytes(left)
+    for _ in range(2):
+        bury(tmp_path, buried.append)
+    assert (buried, signs(tmp_path)) == (["a"], [])

@@ -9,11 +9,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 FOLDER = "running"
 """Sub-folder of the store: one file a run that has not ended."""
@@ -46,13 +47,31 @@ def sign_of_life(root: Path, run_id: str) -> Iterator[None]:
     """Show a run as alive while the context is open; only a process that dies leaves its file behind."""
     path = _path(root, run_id)
     path.parent.mkdir(exist_ok=True)
-    with path.open("a+b") as held:
-        # Shared, since a run may be resumed while it still runs; a prober's exclusive lock lasts an instant.
-        fcntl.flock(held, fcntl.LOCK_SH)
+    with _held(path):
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _held(path: Path) -> BinaryIO:
+    """A run's file, which nobody finds without its lock: it is locked before it gets its name.
+
+    The lock is shared, since a run may be resumed while it still runs; a prober's exclusive one lasts an instant.
+    """
+    while True:
+        if not path.exists():
+            draft = path.with_name(f".{uuid.uuid4().hex}.tmp")
+            file = draft.open("w+b")
+            fcntl.flock(file, fcntl.LOCK_SH)
+            draft.replace(path)
+            return file
+        with suppress(FileNotFoundError):
+            file = path.open("r+b")
+            fcntl.flock(file, fcntl.LOCK_SH)
+            if os.fstat(file.fileno()).st_nlink:
+                return file
+            file.close()  # of a dead run, which was buried meanwhile
 
 
 def write_state(root: Path, run_id: str, state: Mapping[str, Any]) -> None:
@@ -80,9 +99,21 @@ def signs(root: Path) -> list[Sign]:
     return found
 
 
-def forget(root: Path, run_id: str) -> None:
-    """Remove what a dead run has left, once its end is recorded."""
-    _path(root, run_id).unlink(missing_ok=True)
+def bury(root: Path, record: Callable[[str], None]) -> None:
+    """Record what became of the runs whose processes have died, and remove what they left.
+
+    A run that is resumed at that moment waits until it is done.
+
+    Args:
+        root: the store's folder.
+        record: told each run_id.
+    """
+    for path in sorted((root / FOLDER).glob("*.json")):
+        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_nlink:  # else another process has done it
+                record(path.stem)
+                path.unlink(missing_ok=True)
 
 
 def _read(content: bytes) -> dict[str, Any]:

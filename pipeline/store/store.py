@@ -19,7 +19,7 @@ from pipeline.store import engine, parts
 from pipeline.store.compact import GRACE_S, Compacted, compact
 from pipeline.store.doctor import Finding, examine
 from pipeline.store.places import place_of
-from pipeline.store.signs import forget, sign_of_life, signs
+from pipeline.store.signs import bury, sign_of_life
 from pipeline.store.snapshot import Snapshot, load_snapshot
 from schemas.arrow import arrow_schema, columns_to_table, to_table
 from schemas.exceptions import ConfigError, StoreError
@@ -123,26 +123,23 @@ class VariantStore:
             config=config,
             versions=_versions(),
         )
-        self._bury_the_dead()
-        self.append([run])
+        bury(self.root, self._record_death)
         outcome = "failed"
-        try:
-            with sign_of_life(self.root, run.run_id):
+        # The first record behind the sign, and the last before it goes: a run without one is not running.
+        with sign_of_life(self.root, run.run_id):
+            self.append([run])
+            try:
                 yield run.run_id
-            outcome = "ok"
-        except KeyboardInterrupt:
-            outcome = "interrupted"
-            raise
-        finally:
-            self.append([run.model_copy(update={"ended_at": utc_now(), "outcome": outcome})])
+                outcome = "ok"
+            except KeyboardInterrupt:
+                outcome = "interrupted"
+                raise
+            finally:
+                self.append([run.model_copy(update={"ended_at": utc_now(), "outcome": outcome})])
 
-    def _bury_the_dead(self) -> None:
-        """Record what became of runs whose processes have died without a word."""
-        for sign in signs(self.root):
-            if not sign.alive:
-                left = self.read(Run, "run_id = ? AND outcome = 'running'", [sign.run_id])
-                self.append([run.model_copy(update={"outcome": "killed"}) for run in left])
-                forget(self.root, sign.run_id)
+    def _record_death(self, run_id: str) -> None:
+        left = self.read(Run, "run_id = ? AND outcome = 'running'", [run_id])
+        self.append([run.model_copy(update={"outcome": "killed"}) for run in left])
 
     # --- reading
 

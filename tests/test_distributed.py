@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,27 +9,14 @@ import pytest
 from tests.test_advantages import slow_diva
 from tests.test_trainer import PAPER
 from tests.tiny import add_labels, planted_store
-
-ROOT = Path(__file__).parent.parent
+from tests.training import two_processes
 
 
 @pytest.mark.slow
 def test_two_processes_share_one_batch(model_path: Path, tmp_path: Path) -> None:
     store = planted_store(tmp_path / "store")
     add_labels(store)
-    output = tmp_path / "out"
-    output.mkdir()
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    result = subprocess.run(
-        [*command, "-m", "tests.distributed_run", str(store.root), str(model_path), str(output)],
-        cwd=ROOT,
-        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    reports = [json.loads((output / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    reports = two_processes(store, model_path, tmp_path / "out")
     assert reports[0]["difficulty"] == reports[1]["difficulty"]
     rows = store.query(
         "SELECT step, reward, problem_id, slot, e.old_difficulty, coalesce(v.delta, 0) FROM rollouts r "

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +11,8 @@ from tests.bench.bench_vision_path import run_path
 from tests.resumable_run import MAX_STEPS
 from tests.test_resume import _kill_after, _outcome, _run_to_the_end, _start
 from tests.tiny_vision import tiny_vision_model, vision_store
+from tests.training import two_processes
 
-ROOT = Path(__file__).parent.parent
 KINDS = ("image", "image_text", "composite", "think_step")
 
 
@@ -57,19 +53,7 @@ def test_two_processes_share_one_batch(vision_path: Path, tmp_path: Path) -> Non
 
     store = vision_store(tmp_path / "store", one=5, two=1, text=2, kinds=KINDS)
     add_labels(store)
-    output = tmp_path / "out"
-    output.mkdir()
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    result = subprocess.run(
-        [*command, "-m", "tests.distributed_run", str(store.root), str(vision_path), str(output)],
-        cwd=ROOT,
-        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    reports = [json.loads((output / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    reports = two_processes(store, vision_path, tmp_path / "out")
     assert reports[0]["difficulty"] == reports[1]["difficulty"]
     for step in range(4):
         recorded = [a for (a,) in store.query("SELECT advantage FROM rollouts WHERE step = ?", [step])]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +85,19 @@ def loss_inputs(trainer: Any) -> list[dict[str, Any]]:
 
     trainer._compute_loss = spy
     return seen
+
+
+def two_processes(store: VariantStore, model_path: Path, output: Path) -> list[dict[str, Any]]:
+    """What each of two processes that train together reports of its steps, see `tests.distributed_run`."""
+    output.mkdir()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    result = subprocess.run(
+        [*command, "-m", "tests.distributed_run", str(store.root), str(model_path), str(output)],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return [json.loads((output / f"rank{rank}.json").read_text()) for rank in (0, 1)]

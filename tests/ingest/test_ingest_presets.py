@@ -20,17 +20,6 @@ from tests.sources import (
 )
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> VariantStore:
-    return VariantStore(tmp_path / "store", create=True)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "data").mkdir()
-    return tmp_path / "data"
-
-
 def test_gsm8k_row_without_a_marker_is_rejected(store: VariantStore, folder: Path) -> None:
     content = [
         {"question": "1 + 1?", "answer": "1 + 1 = <<1+1=2>>2\n#### 2"},

@@ -32,11 +32,6 @@ STEPS = [
 ]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> VariantStore:
-    return VariantStore(tmp_path / "store", create=True)
-
-
 def released(**values: Any) -> dict[str, Any]:
     """A row as the README of the release documents it."""
     row = {"problem": TEXT, "answer": "7", "variants": WORDINGS, "think_steps": STEPS, "think_answer": "7"}

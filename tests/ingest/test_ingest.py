@@ -31,18 +31,6 @@ from tests.sources import (
     write_saved,
 )
 
-
-@pytest.fixture
-def store(tmp_path: Path) -> VariantStore:
-    return VariantStore(tmp_path / "store", create=True)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "data").mkdir()
-    return tmp_path / "data"
-
-
 # --- formats
 
 

@@ -21,7 +21,7 @@ def test_two_processes_share_one_batch(model_path: Path, tmp_path: Path) -> None
     rows = store.query(
         "SELECT step, reward, problem_id, slot, e.old_difficulty, coalesce(v.delta, 0) FROM rollouts r "
         "JOIN difficulty_events e USING (run_id, step, problem_id) LEFT JOIN variants v USING (variant_id) "
-        "ORDER BY step, problem_id, slot, sample"
+        "ORDER BY step, problem_id, slot, r.sample"
     )
     assert len(rows) == 4 * 16, "written once, by one process"
     for step in range(4):

@@ -48,8 +48,11 @@ class Interrupt:
         self.pressed = True
         waited_for = self._finish()
         if waited_for:
+            answers = (
+                "the answer to 1 request" if waited_for == 1 else f"the answers to {waited_for} requests"
+            )
             print(
-                f"\ninterrupted: waiting for the answers to {waited_for} requests; Ctrl-C again stops at once",
+                f"\ninterrupted: waiting for {answers}; Ctrl-C again stops at once",
                 file=sys.stderr,
                 flush=True,
             )

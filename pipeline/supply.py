@@ -50,11 +50,19 @@ class Supply:
         kinds = Counter(str(shortage.kind) for shortage in self.shortages)
         by_kind = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
         problems = len({shortage.problem_id for shortage in self.shortages})
-        reasons = Counter(shortage.reason for shortage in self.shortages).most_common(1)[0][0]
         return (
             f"{len(self.shortages)} of {self.wanted} kinds of problems stayed short, in {problems} problems "
-            f"({by_kind}; most often: {reasons})"
+            f"({by_kind}; most often: {self._reasons()})"
         )
+
+    def _reasons(self) -> str:
+        """What kept most variants from being accepted, over all that is short."""
+        causes: Counter[str] = Counter()
+        for shortage in self.shortages:
+            for part in (shortage.reason or "").split(", "):
+                count, _, cause = part.partition(" ")
+                causes[cause if count.isdecimal() else part] += int(count) if count.isdecimal() else 1
+        return ", ".join(f"{n} {cause}" for cause, n in causes.most_common(2))
 
 
 def verifying(
@@ -195,8 +203,11 @@ def _add(holding: _Holding, variant: Variant) -> None:
     if variant.status == Status.ACCEPTED:
         holding.accepted += 1
         return
-    holding.undecided += variant.status == Status.FAILED and variant.text is not None
-    holding.lost[(variant.reason or "not verified").partition(":")[0]] += 1
+    why = (variant.reason or "not verified").partition(":")[0]
+    if variant.status == Status.FAILED and variant.text is not None:
+        holding.undecided += 1
+        why += " undecided"
+    holding.lost[why] += 1
 
 
 def _next_ask(holding: _Holding, config: GenerateConfig, sent: set[tuple[str, str, int]]) -> Ask | None:

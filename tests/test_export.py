@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image as PillowImage
 
 from flows.cli import cli
 from pipeline.export import export, push
+from pipeline.export.rows import Selection, TrainingRow
 from pipeline.ingest import ingest
 from pipeline.perturb import make_operation
 from pipeline.shown import MAX_PIXELS, MIN_PIXELS, Shown
@@ -375,3 +377,21 @@ def test_a_hub_that_is_out_of_reach_is_one_line(
     with pytest.raises(TargetError, match="is written, but me/set could not be uploaded") as error:
         push(tmp_path / "out", "me/set")  # tests are offline (conftest.py)
     assert "\n" not in str(error.value)
+
+
+def test_parts_that_go_while_they_are_read_are_one_line(
+    store: VariantStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of an export that takes longer than the grace of a compaction."""
+    copy = tmp_path / "copy"
+    shutil.copytree(store.root, copy)
+    rows = Selection.rows
+
+    def late(self: Selection, split: str) -> Iterator[TrainingRow]:
+        shutil.rmtree(copy / "problems")
+        return rows(self, split)
+
+    monkeypatch.setattr(Selection, "rows", late)
+    with pytest.raises(StoreError, match=r"copy could not be read to the end: .*: export again"):
+        export(VariantStore(copy), tmp_path / "out", ExportConfig())
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]

@@ -146,7 +146,7 @@ def test_variant_without_a_verdict_is_not_replaced(store: VariantStore) -> None:
     checks = VerifyConfig(checks=("format", "answer"), solver_samples=1)
     with serving(Endpoint(_wordings(*GOOD[:2]), Reply(b"", 500))) as served:
         done = _supply(store, teacher_of(served), checks=checks)
-        assert [shortage.reason for shortage in done.shortages] == ["2 answer"]
+        assert [shortage.reason for shortage in done.shortages] == ["2 answer undecided"]
         assert len(served.requests) == 3, "where the solver does not answer, more variants are no help"
         served.replies = [completion("\\boxed{7}")]
         retry = checks.model_copy(update={"retry_failed": True})
@@ -183,7 +183,7 @@ def test_each_kind_has_its_own_number(store: VariantStore, endpoint: TeacherConf
     assert accepted == [("reword", 3, 4), ("think_step", 2, 4)]
     # w/4 has no solution, so that nothing of it can be verified or solved.
     assert {(s.problem_id, s.kind, s.reason) for s in done.shortages} == {
-        ("w/4", "reword", "3 answer"),
+        ("w/4", "reword", "3 answer undecided"),
         ("w/4", "think_step", "4 refusal"),
     }
 
@@ -238,7 +238,8 @@ def test_command_says_what_is_there_and_what_is_short(
     assert lines[0] == "written: 18 candidate, 2 failed"
     assert lines[1] == "verified: 16 accepted, 2 failed"
     assert lines[2] == (
-        "2 of 10 kinds of problems stayed short, in 1 problems (1 reword, 1 think_step; most often: 2 answer)"
+        "2 of 10 kinds of problems stayed short, in 1 problems "
+        "(1 reword, 1 think_step; most often: 2 answer undecided, 2 refusal)"
     )
     query = lines[3].split('"')[1]
     assert [row[0] for row in store.query(query)] == ["w/4", "w/4"]

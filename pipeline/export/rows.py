@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.shown import MAX_PIXELS, MIN_PIXELS, Shown
 from pipeline.store import VariantStore
 from pipeline.store.sql import first_line, lock, quoted, split_statements
-from schemas.exceptions import ConfigError, QueryError
+from schemas.exceptions import ConfigError, QueryError, StoreError
 from schemas.question import place_images, render_question
 from schemas.records import ORIGINAL
 
@@ -158,6 +158,7 @@ def selection(store: VariantStore, what: str, where: str | None) -> Iterator[Sel
 
     Raises:
         ConfigError: the condition is no SQL condition on these columns.
+        StoreError: the rows need more memory than there is, or took longer than the grace of a compaction.
     """
     body = _ROWS.format(side=_SIDES[what], original=ORIGINAL) if what in TRAINING else f"SELECT * FROM {what}"
     with TemporaryDirectory(prefix="diva-export-") as spill, store.connect() as connection:
@@ -168,6 +169,10 @@ def selection(store: VariantStore, what: str, where: str | None) -> Iterator[Sel
                 raise ConfigError(f"--where {where!r} is not one condition")
             connection.execute(f"CREATE TEMPORARY VIEW selected AS {select}")
             yield Selection(store, connection, what)
+        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            raise StoreError(
+                f"{store.place.url} could not be read to the end: {first_line(error)}: export again"
+            ) from error
         except (duckdb.Error, QueryError) as error:
             if where is None:
                 raise

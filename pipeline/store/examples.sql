@@ -38,18 +38,19 @@ FROM (
 -- ## Designed against measured difficulty offset, by kind
 SELECT kind, count(*) AS labelled, round(avg(delta_designed), 2) AS designed,
        round(avg(delta_measured), 2) AS measured, round(avg(delta), 2) AS in_use,
-       round(corr(delta_designed, delta_measured), 2) AS correlation
+       round(CASE WHEN isfinite(corr(delta_designed, delta_measured)) THEN corr(delta_designed, delta_measured) END, 2)
+           AS correlation
 FROM variants WHERE delta_measured IS NOT NULL GROUP BY kind ORDER BY kind;
 
 -- ## Shortage: problems whose accepted variants lie furthest from the offset that brings them to the middle
-SELECT p.problem_id, l.difficulty, 5 - l.difficulty AS wanted,
-       arg_min(v.delta, abs(v.delta - (5 - l.difficulty))) AS nearest,
-       min(abs(v.delta - (5 - l.difficulty))) AS distance
+SELECT p.problem_id, round(l.difficulty, 2) AS difficulty, round(5 - l.difficulty, 2) AS wanted,
+       round(arg_min(v.delta, abs(v.delta - (5 - l.difficulty))), 2) AS nearest,
+       round(min(abs(v.delta - (5 - l.difficulty))), 2) AS distance
 FROM problems p
 JOIN labels l ON l.subject_id = p.problem_id
              AND l.solver_model = (SELECT value FROM settings WHERE name = 'label_model')
 JOIN variants v ON v.problem_id = p.problem_id AND v.status = 'accepted'
-GROUP BY ALL ORDER BY distance DESC, p.problem_id LIMIT 20;
+GROUP BY p.problem_id, l.difficulty ORDER BY distance DESC, p.problem_id LIMIT 20;
 
 -- ## What the endpoints cost, by model and purpose
 SELECT model, purpose, count(*) AS calls, count(*) FILTER (outcome <> 'ok') AS failures,
@@ -58,7 +59,7 @@ SELECT model, purpose, count(*) AS calls, count(*) FILTER (outcome <> 'ok') AS f
 FROM calls GROUP BY ALL ORDER BY usd DESC NULLS LAST, model, purpose;
 
 -- ## Runs of each verb, how they ended and how long they took
-SELECT kind, outcome, count(*) AS runs, max(started_at) AS last_started,
+SELECT kind, outcome, count(*) AS runs, max(started_at)::TIMESTAMP(0) AS last_started,
        round(avg(date_diff('millisecond', started_at, ended_at)) / 1000, 1) AS mean_seconds
 FROM runs GROUP BY ALL ORDER BY ALL;
 

@@ -88,7 +88,9 @@ def run_select(
                     raise QueryError(too_long(timeout_s)) from error
                 if isinstance(error, MemoryError) or _OUT_OF_MEMORY in str(error):
                     raise QueryError(too_large(memory_mb)) from error
-                raise QueryError(first_line(error)) from error
+                unknown = "Catalog Error: Table with name" in str(error)
+                cure = " `diva sql --schema` shows the views" if unknown else ""
+                raise QueryError(first_line(error) + cure) from error
 
 
 def split_statements(sql: str) -> list[str]:

@@ -384,9 +384,12 @@ def test_interrupted_run_keeps_what_was_done_and_goes_on(diva: Diva, store: Vari
         assert process.stderr is not None
         message = process.stderr.read()
         assert process.wait() == 130
-        *waited, last = message.strip().splitlines()
+        *waited, last = filter(None, message.splitlines())
         assert last == "interrupted: what was done is kept; the same command goes on from there"
-        assert all(line.startswith("interrupted: waiting for the answer") for line in waited)
+        assert waited in (
+            [],
+            ["interrupted: waiting for the answer to 1 request; Ctrl-C again stops at once"],
+        )
         assert store.query("SELECT outcome FROM runs") == [("interrupted",)]
         assert store.query("SELECT count(*) >= 2 FROM calls") == [(True,)]
         assert diva(*command[1:]).code == 0

@@ -513,6 +513,20 @@ def test_journal_of_the_first_version_keeps_its_answers(store: VariantStore) -> 
         assert journal.to_ledger(store) == 1
 
 
+@pytest.mark.parametrize("values", [{"detail": "\ud800"}, {"prompt_tokens": 10**30}])
+def test_entry_that_cannot_be_written_is_an_error_and_holds_up_nothing(
+    journal: Journal, values: dict[str, Any]
+) -> None:
+    async def work() -> None:
+        async with asyncio.timeout(10):
+            with pytest.raises(StoreError, match="the journal cannot be written"):
+                await journal.keep(_entry("0" * 64, **values))
+            await journal.keep(_entry("1" * 64))
+
+    asyncio.run(work())
+    assert journal.answer("1" * 64) is not None
+
+
 def test_journal_of_a_later_version_is_one_line(store: VariantStore) -> None:
     with sqlite3.connect(store.root / "journal.sqlite") as connection:
         connection.execute("PRAGMA user_version = 99")

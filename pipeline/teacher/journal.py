@@ -210,7 +210,8 @@ class Journal:
             failure: StoreError | None = None
             try:
                 await loop.run_in_executor(self._writer, _insert, self._writing, [e for e, _ in entries])
-            except sqlite3.Error as error:
+            # What SQLite cannot hold (half of a surrogate pair, a number of 20 digits) is no error of SQLite's.
+            except (sqlite3.Error, ValueError, OverflowError) as error:
                 failure = StoreError(f"the journal cannot be written: {error}")
             for _, kept in entries:
                 if kept.done():  # its task was cancelled

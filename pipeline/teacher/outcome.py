@@ -6,7 +6,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, field_validator
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,18 @@ class _Choice(BaseModel):
     finish_reason: str | None = None
 
 
+_MOST_TOKENS = 10**9
+"""A count beyond it, or below nothing, is none."""
+
+
 class _Usage(BaseModel):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+
+    @field_validator("prompt_tokens", "completion_tokens")
+    @classmethod
+    def _plausible(cls, count: int | None) -> int | None:
+        return count if count is not None and 0 <= count <= _MOST_TOKENS else None
 
 
 class _Completion(BaseModel):
@@ -132,8 +141,9 @@ def read_completion(body: bytes, *, attempts: int = 1, price_share: float = 1.0)
 
 
 def one_line(message: object) -> str:
-    """A message on one line; a server may send a whole page."""
-    return textwrap.shorten(str(message), 300, placeholder=" ...") or type(message).__name__
+    """A message on one line; a server may send a whole page, and halves of surrogate pairs, which no file takes."""
+    text = str(message).encode("utf-8", "replace").decode()
+    return textwrap.shorten(text, 300, placeholder=" ...") or type(message).__name__
 
 
 def fault(error: ValidationError) -> tuple[str, str]:

@@ -100,4 +100,6 @@ def _outcome(line: Mapping[str, Any]) -> tuple[Outcome, bool]:
     if status is None:  # batch_expired, batch_cancelled
         return Outcome(None, "timeout", said), True
     failure = "refusal" if error.get("code") == "content_filter" else f"http_{status}"
-    return Outcome(None, failure, said, parameter=error.get("param")), status in _PASSING
+    parameter = error.get("param")
+    named = parameter if isinstance(parameter, str) else None
+    return Outcome(None, failure, said, parameter=named), status in _PASSING

@@ -29,14 +29,16 @@ async def one(word, teacher):
 
 config = TeacherConfig(model="m", base_url=sys.argv[2], concurrency=4, endpoint="test")
 try:
-    with_teacher(VariantStore(sys.argv[1]), config, [partial(one, str(i)) for i in range(12)])
+    for first in range(0, 12, int(sys.argv[3])):
+        jobs = [partial(one, str(i)) for i in range(first, first + int(sys.argv[3]))]
+        with_teacher(VariantStore(sys.argv[1]), config, jobs)
 except KeyboardInterrupt:
     sys.exit(130)
 """
 
 
-def _start(store: VariantStore, endpoint: Endpoint) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", _RUN, str(store.root), endpoint.url]
+def _start(store: VariantStore, endpoint: Endpoint, shard_size: int = 12) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", _RUN, str(store.root), endpoint.url, str(shard_size)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
@@ -67,6 +69,17 @@ def test_first_lets_what_is_in_flight_finish_and_sends_nothing_more(store: Varia
         assert _start(store, endpoint).wait(timeout=30) == 0
     assert len(endpoint.requests) == 12
     assert _answers(store) == 12
+
+
+def test_last_requests_of_a_shard_are_followed_by_no_further_shard(store: VariantStore) -> None:
+    with serving(Endpoint(replace(completion("42"), delay_s=1.0))) as endpoint:
+        process = _start(store, endpoint, shard_size=4)
+        _wait_for(endpoint, 4)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert len(endpoint.requests) == 4
+    assert _answers(store) == 4
 
 
 @pytest.mark.parametrize("reply", [Reply(delay_s=60.0), Reply(b"", 429, {"retry-after": "60"})])

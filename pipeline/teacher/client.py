@@ -93,7 +93,8 @@ class Teacher:
         if self._draining:
             self._draining.cancel()
         await self._exchange.close()
-        if self._interrupt.pressed and kind is asyncio.CancelledError:
+        # Also where all were done just then: after this work there would be that of the next shard.
+        if self._interrupt.pressed and kind in (None, asyncio.CancelledError):
             raise KeyboardInterrupt from error
 
     async def ask(

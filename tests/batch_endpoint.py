@@ -40,6 +40,7 @@ class Batches:
         end: status and error code of the batch that is made next, instead of `completed`.
         create: what making a batch does: "ok", "drop" (taken, and the connection closed), "lose" (not taken, and
             closed), or an HTTP status.
+        cuts: how many of the next files are cut on their way.
         on: told of every step by name, before it is answered.
     """
 
@@ -47,6 +48,7 @@ class Batches:
     polls: int = 2
     end: list[tuple[str, str]] = field(default_factory=list)
     create: list[str] = field(default_factory=list)
+    cuts: int = 0
     on: Callable[[str], None] = lambda step: None
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
@@ -145,15 +147,20 @@ class _Handler(BaseHTTPRequestHandler):
         state, path = self.server.batches, self.path.partition("?")[0].removeprefix("/v1/")
         if path.startswith("files/"):
             state.on("content")
-            self._reply(state.files[path.split("/")[1]])
+            state.cuts, cut = max(0, state.cuts - 1), state.cuts > 0
+            self._reply(state.files[path.split("/")[1]], cut=cut)
         elif path == "batches":
             state.on("list")
             newest = [batch["public"] for batch in reversed(state.batches.values())]
             self._reply({"object": "list", "data": newest, "has_more": False})
         else:
             state.on("poll")
+            name = path.split("/")[1]
+            if name not in state.batches:
+                self._reply({"error": {"message": f"No batch found with id '{name}'."}}, 404)
+                return
             with state.lock:
-                answer = json.dumps(state.poll(path.split("/")[1])).encode()
+                answer = json.dumps(state.poll(name)).encode()
             self._reply(answer)
 
     def do_POST(self) -> None:
@@ -198,13 +205,14 @@ class _Handler(BaseHTTPRequestHandler):
             state.on("live")
             self._reply(body("so \\boxed{7}"))
 
-    def _reply(self, value: object, status: int = 200) -> None:
+    def _reply(self, value: object, status: int = 200, *, cut: bool = False) -> None:
         content = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(content[: len(content) // 2] if cut else content)
+        self.close_connection = cut
 
     def log_message(self, format: str, *args: object) -> None:
         """Quiet."""

@@ -305,6 +305,39 @@ def test_two_runs_at_once_are_refused(store: VariantStore) -> None:
     BatchBook(store.root).close()
 
 
+def test_another_endpoints_requests_are_kept(store: VariantStore) -> None:
+    book = BatchBook(store.root)
+    book.open("name", "another", "m", ["a"])
+    file = book.file_of("name")
+    file.write_text("{}\n")
+    (book.folder / "of-a-crash.jsonl").write_text("{}\n")
+    book.close()
+    with serving_batches(Batches()) as batches:
+        _ask(store, _by_batch(batches), range(3))
+    assert list(book.folder.glob("*.jsonl")) == [file]
+
+
+def test_file_that_is_cut_on_its_way_is_fetched_again(store: VariantStore) -> None:
+    with serving_batches(Batches(cuts=2)) as batches:
+        answers = _ask(store, _by_batch(batches), range(30))
+    assert all(answer.failure is None for answer in answers)
+    assert (batches.cuts, len(batches.batches)) == (0, 1)
+    assert set(_paid(batches).values()) == {1}
+
+
+def test_batch_that_the_api_does_not_know_is_one_line_that_helps(store: VariantStore) -> None:
+    book = BatchBook(store.root)
+    book.open("name", "test", "m", ["a"])
+    book.update("name", "batch_9", "in_progress", 0, 0)
+    book.close()
+    with (
+        serving_batches(Batches()) as batches,
+        pytest.raises(TeacherError, match=r"batch batch_9 cannot be read: .*another key.*batches\.sqlite"),
+    ):
+        _ask(store, _by_batch(batches), range(3))
+    assert batches.batches == {}
+
+
 # --- limits of money
 
 

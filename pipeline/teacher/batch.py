@@ -20,13 +20,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import httpx2
 import openai
 from openai.types import Batch as ApiBatch
 
 from pipeline.store import VariantStore
 from pipeline.teacher.batch_book import Batch, BatchBook
 from pipeline.teacher.batch_lines import ENDPOINT, Allowance, Line, read_line, request_line
-from pipeline.teacher.live import endpoint_name, endpoint_url
+from pipeline.teacher.live import api_key, endpoint_name, endpoint_url
 from pipeline.teacher.meter import Meter
 from pipeline.teacher.outcome import Exchange, Outcome, one_line
 from pipeline.teacher.prices import Price, PriceTable, Purse
@@ -116,7 +117,7 @@ class BatchExchange:
         self._size, self._pace = min(size, MOST_REQUESTS), pace or Pace()
         self._limit = Allowance(purse or Purse(), price, TokenCounter(config.model))
         self._client = openai.AsyncOpenAI(
-            api_key=os.environ.get(config.key_env) or "none",
+            api_key=api_key(config.key_env) or "none",
             base_url=endpoint_url(config),
             timeout=max(config.timeout_s, 600.0),  # a file of 200 MB takes its time
             max_retries=config.max_retries,
@@ -317,14 +318,12 @@ class BatchExchange:
                 try:
                     found = await self._at_the_api(batch)
                 except openai.APIError as error:
-                    raise TeacherError(
-                        f"{self._endpoint} does not tell of its batches: {_said(error)}"
-                    ) from error
+                    raise self._unread(batch.batch_id, error) from error
                 if found is None:
                     self._end(batch.name)
                 else:
                     self._watch(batch.name, found)
-            known = {batch.name for batch in self._book.pending(self._endpoint)}
+            known = {batch.name for batch in self._book.pending()}
             for path in self._book.folder.glob("*.jsonl"):
                 if path.stem not in known:
                     path.unlink()  # of a crash before the batch was in the book
@@ -360,24 +359,33 @@ class BatchExchange:
     async def _watched(self, name: str, batch: ApiBatch) -> None:
         """Ask after a batch until it has ended, then take in what came of it."""
         delay, unanswered = self._pace.first, 0
-        try:
-            while batch.status not in _ENDED:
+        while True:
+            try:
+                if batch.status in _ENDED:
+                    await self._take_in(name, batch)
+                    return
                 await asyncio.sleep(delay)
-                delay = min(1.5 * delay, self._pace.longest)
-                try:
-                    batch = await self._client.batches.retrieve(batch.id)
-                    unanswered = 0
-                except openai.APIError as error:
-                    unanswered += 1
-                    _LOG.warning("batch %s: %s", batch.id, _said(error))
-                    if unanswered >= _LOST_AFTER or isinstance(error, openai.NotFoundError):
-                        raise
+                batch = await self._client.batches.retrieve(batch.id)
                 self._note(name, batch)
-            await self._take_in(name, batch)
-        except openai.APIError as error:
-            raise TeacherError(
-                f"batch {batch.id} cannot be read: {_said(error)}; run again to go on waiting for it"
-            ) from error
+                unanswered = 0
+            # A file that is cut on its way is an error of the HTTP client, not of the package.
+            except (openai.APIError, httpx2.HTTPError) as error:
+                unanswered += 1
+                _LOG.warning("batch %s: %s", batch.id, _said(error))
+                if unanswered >= _LOST_AFTER or isinstance(error, openai.NotFoundError):
+                    raise self._unread(batch.id, error) from error
+                if batch.status in _ENDED:
+                    await asyncio.sleep(delay)
+            delay = min(1.5 * delay, self._pace.longest)
+
+    def _unread(self, batch_id: str | None, error: openai.APIError | httpx2.HTTPError) -> TeacherError:
+        way_on = "run again to go on waiting for it"
+        if isinstance(error, openai.NotFoundError):
+            way_on = (
+                f"was another key in use? If it is gone for good, delete {self._book.path}: all batches that "
+                "are waited for are then forgotten, and their requests sent and paid for again"
+            )
+        return TeacherError(f"{self._endpoint}: batch {batch_id} cannot be read: {_said(error)}; {way_on}")
 
     async def _take_in(self, name: str, batch: ApiBatch) -> None:
         """Keep all outcomes of a batch that has ended, and hand over again what is missing."""
@@ -475,10 +483,9 @@ class BatchExchange:
             waiting.answer.set_exception(error)
 
 
-def _said(error: openai.APIError) -> str:
-    return one_line(
-        error.__cause__ or error.message if isinstance(error, openai.APIConnectionError) else error.message
-    )
+def _said(error: openai.APIError | httpx2.HTTPError) -> str:
+    unsaid = isinstance(error, openai.APIConnectionError) and error.__cause__
+    return one_line(unsaid or error)
 
 
 def by_batch(meter: Meter, size: int = DEFAULT_SIZE, pace: Pace | None = None) -> Connect:

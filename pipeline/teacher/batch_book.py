@@ -72,13 +72,14 @@ class BatchBook:
         except BlockingIOError as error:
             self._lock.close()
             raise ConfigError("another run of this store uses --batch: wait until it has ended") from error
-        self._connection = sqlite3.connect(root / _FILE, isolation_level=None)
+        self.path = root / _FILE
+        self._connection = sqlite3.connect(self.path, isolation_level=None)
         try:
             for statement in _SET_UP:
                 self._connection.execute(statement)
         except sqlite3.Error as error:
             self.close()
-            raise StoreError(f"the batches in {root / _FILE} cannot be used: {error}") from error
+            raise StoreError(f"the batches in {self.path} cannot be used: {error}") from error
 
     def close(self) -> None:
         """Release the files."""
@@ -147,8 +148,10 @@ class BatchBook:
             self._connection.execute("BEGIN")
             self._connection.executemany("DELETE FROM requests WHERE key = ?", [(key,) for key in keys])
 
-    def pending(self, endpoint: str) -> list[Batch]:
-        """The batches of an endpoint that have not ended, oldest first."""
+    def pending(self, endpoint: str | None = None) -> list[Batch]:
+        """The batches of an endpoint (default: of all) that have not ended, oldest first."""
+        if endpoint is None:
+            return _batches(self._connection, "", [])
         return _batches(self._connection, "WHERE endpoint = ?", [endpoint])
 
 

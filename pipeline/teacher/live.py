@@ -40,6 +40,18 @@ _IMAGE_TOKENS = 1_000
 """About what an image costs; corrected by what the endpoint counts."""
 
 
+def api_key(name: str) -> str:
+    """The API key in an environment variable, without white space around it; empty where there is none.
+
+    Raises:
+        ConfigError: it holds what no header can, and the error of the HTTP client would show it.
+    """
+    key = os.environ.get(name, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"{name} holds a sign that no API key has: set it again")
+    return key
+
+
 def endpoint_url(config: TeacherConfig) -> str | None:
     """The endpoint's URL by the configuration, else by OPENAI_BASE_URL; None for OpenAI's own.
 
@@ -47,7 +59,7 @@ def endpoint_url(config: TeacherConfig) -> str | None:
         ConfigError: neither a URL nor an API key is set, or the URL is none.
     """
     url = config.base_url or os.environ.get("OPENAI_BASE_URL") or None
-    if url is None and not os.environ.get(config.key_env):
+    if url is None and not api_key(config.key_env):
         raise ConfigError(
             f"no endpoint: set {config.key_env}, or give --base-url (try `diva demo` without one)"
         )
@@ -102,7 +114,7 @@ class _Line:
 
     def __init__(self, config: TeacherConfig, route: Route, share: float) -> None:
         self.weight, self.sent = route.weight, 0
-        self._key = os.environ.get(route.key_env) or ""
+        self._key = api_key(route.key_env)
         self._timeout_s = config.timeout_s
         requests, tokens = (
             rate and rate * share for rate in (config.requests_per_minute, config.tokens_per_minute)
@@ -135,11 +147,16 @@ class _Line:
             # The client's message leaves out what is no `error` object, as strict servers' lists of faults.
             said = isinstance(error.body, dict) and "message" in error.body
             message = error.message if said else f"{error.message}: {error.response.text}"
-            outcome = Outcome(None, failure, self._clean(message), parameter=error.param)
+            parameter = error.param if isinstance(error.param, str) else None  # the package does not check it
+            outcome = Outcome(None, failure, self._clean(message), parameter=parameter)
             wait = _retry_after_s(error.response.headers)
             return _Attempt(outcome, wait, error.code == "insufficient_quota")
         outcome = read_completion(response.content)
-        return _Attempt(replace(outcome, content=outcome.content and self._without_key(outcome.content)))
+        content, detail = outcome.content, outcome.detail
+        clean = replace(
+            outcome, content=content and self._without_key(content), detail=detail and self._clean(detail)
+        )
+        return _Attempt(clean)
 
     def _clean(self, message: object) -> str:
         return one_line(self._without_key(str(message)) or type(message).__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any, TypeVar, cast
 
 from pipeline.store import VariantStore
@@ -14,8 +15,9 @@ from pipeline.teacher.live import LiveExchange
 from pipeline.teacher.meter import Meter
 from pipeline.teacher.outcome import Exchange, Outcome
 from pipeline.teacher.prices import PriceTable, Purse
+from pipeline.teacher.tokens import TokenCounter
 from schemas.config import TeacherConfig
-from schemas.exceptions import BudgetError, ConfigError
+from schemas.exceptions import BudgetError, ConfigError, StoreError
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -112,8 +114,23 @@ class _Metered:
     async def send(self, parameters: dict[str, Any], key: str) -> Outcome:
         self._run.purse.admit()
         outcome = await self._inner.send(parameters, key)
-        self._run.meter.exchanged(outcome, self._run.prices.cost(self._run.model, outcome))
+        cost = self._run.prices.cost(self._run.model, outcome)
+        if cost is None and outcome.answered and self._run.purse.limit is not None:
+            cost = self._counted(parameters, outcome)
+        self._run.meter.exchanged(outcome, cost)
         return outcome
+
+    def _counted(self, parameters: dict[str, Any], outcome: Outcome) -> float:
+        """Dollars by our own count, where an endpoint does not count: else it would never reach a limit."""
+        price = self._run.prices.of(self._run.model)
+        assert price  # `TeacherRun` takes no limit without
+        prompt = self._counter.request(parameters, price.images)
+        completion = self._counter.text(outcome.content or "") + price.thinks
+        return price.cost(prompt, completion, outcome.price_share)
+
+    @cached_property
+    def _counter(self) -> TokenCounter:
+        return TokenCounter(self._run.model)
 
     def forget(self, receipt: str) -> None:
         self._inner.forget(receipt)
@@ -185,27 +202,29 @@ async def _worked_off(
     fill the memory.
 
     Raises:
-        BudgetError: a job was refused for want of money; those begun before are finished.
+        BudgetError: a job was refused for want of money; those begun before are finished, since their requests
+            are paid for.
+        StoreError: as above, where a job could not go on.
     """
     results: list[R | None] = [None] * len(jobs)
     todo = iter(enumerate(jobs))
-    refused: list[BudgetError] = []
+    ends: list[BudgetError | StoreError] = []
 
     async def worker() -> None:
         for number, job in todo:
             try:
                 results[number] = await job(teacher)
-            except BudgetError as error:
-                refused.append(error)
+            except (BudgetError, StoreError) as error:
+                ends.append(error)
             else:
                 if progress:
                     progress(1)
-            if refused:
+            if ends:
                 return
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(concurrency, len(jobs))):
             group.create_task(worker())
-    if refused:
-        raise refused[0]
+    if ends:
+        raise ends[0]
     return cast("list[R]", results)

@@ -198,6 +198,17 @@ def test_answers_of_a_journal_cost_no_money(store: VariantStore, dear: Path) -> 
     assert run.purse.spent == pytest.approx(0.5)
 
 
+def test_endpoint_that_counts_no_tokens_reaches_the_limit_too(store: VariantStore, dear: Path) -> None:
+    reply = body("\\boxed{7}")
+    del reply["usage"]
+    with serving(Endpoint(json_reply(reply))) as endpoint:
+        config = TeacherConfig(model="m", base_url=endpoint.url, concurrency=2, prices=dear)
+        run = TeacherRun(config, Meter("answers", purse=Purse(0.5)))
+        with pytest.raises(BudgetError, match="--max-cost is reached"):
+            label(store, TeacherSolver(store, run), LabelConfig(samples=20))
+    assert 0 < len(endpoint.requests) < 20
+
+
 def test_purse_that_is_empty_admits_nothing() -> None:
     purse = Purse(1.0)
     purse.pay(0.999)

@@ -20,6 +20,7 @@ from pipeline.prompts import Prompt
 from pipeline.shown import NOTHING_SHOWN, Shown
 from pipeline.store import VariantStore
 from pipeline.teacher.client import GIVE_UP_AFTER, Teacher
+from pipeline.teacher.structured import ShapeError, read_reply
 from pipeline.work import with_teacher
 from schemas.config import TeacherConfig
 from schemas.exceptions import ConfigError, StoreError, TeacherError
@@ -93,6 +94,14 @@ FAULTS: dict[str, tuple[Reply, str]] = {
         "parse: .*choices",
     ),
     "half of a character": (json_reply(body("\ud800")), "parse: no chat completion"),
+    "half of a character in an error": (
+        json_reply({"error": {"message": "not \ud800"}}, 400),
+        "http_400: .*not \\?",
+    ),
+    "parameter that is no name": (
+        json_reply({"error": {"message": "no", "param": ["temperature"]}}, 400),
+        "http_400: .*no",
+    ),
     "no choices": (json_reply(body("x") | {"choices": []}), "parse: the answer has no choices"),
     "no message": (json_reply(body("x") | {"choices": [{}]}), "parse: .*message"),
     "no content": (completion(None), "parse: the answer has no content"),
@@ -136,6 +145,13 @@ def test_answer_of_another_structure_is_a_failure(store: VariantStore, fault: st
     assert answer.failure is not None
     assert answer.failure.startswith(wanted)
     assert answer.text == content  # kept as evidence
+
+
+def test_answer_of_nothing_but_brackets_is_a_failure_at_any_depth() -> None:
+    """JSON's reader and writer give up at different depths."""
+    for depth in range(900, 1_010):
+        with pytest.raises(ShapeError):
+            read_reply('So: {"rewordings": ' + "[" * depth + "]" * depth + "}", Rewordings)
 
 
 # --- retries
@@ -318,6 +334,16 @@ def test_answer_without_usage_has_no_cost(store: VariantStore) -> None:
     assert _calls(store, "prompt_tokens, completion_tokens, cost_usd") == [(None, None, None)]
 
 
+@pytest.mark.parametrize("count", [10**30, -1])
+def test_count_of_tokens_that_is_none_is_left_out(store: VariantStore, count: int) -> None:
+    reply = body("42")
+    reply["usage"]["prompt_tokens"] = count
+    with serving(Endpoint(json_reply(reply))) as endpoint:
+        [answer] = _ask(store, _config(endpoint, model="gpt-4o"))
+    assert answer.text == "42"
+    assert _calls(store, "prompt_tokens, completion_tokens, cost_usd") == [(None, 20, None)]
+
+
 def test_failed_answer_that_was_paid_for_has_its_cost(store: VariantStore) -> None:
     with serving(Endpoint(completion("no JSON"))) as endpoint:
         _ask(store, _config(endpoint, model="gpt-4o"), shape=Rewordings)
@@ -366,6 +392,43 @@ def test_missing_image_is_the_error_that_says_so(store: VariantStore) -> None:
     config = TeacherConfig(model="m", base_url="http://127.0.0.1:9/v1")
     with pytest.raises(StoreError, match="ingest its source again"):
         with_teacher(store, config, [job, job])
+
+
+def test_missing_image_of_one_problem_lets_the_answers_in_flight_be_kept(store: VariantStore) -> None:
+    async def job(teacher: Teacher) -> None:
+        while not endpoint.requests:
+            await asyncio.sleep(0.01)
+        store.image_path("0" * 64)
+
+    async def asks(word: str, teacher: Teacher) -> None:
+        await teacher.ask(PROMPT, {"word": word}, purpose="t", problem_id=word)
+
+    with serving(Endpoint(Reply(GOOD.body, delay_s=0.5))) as endpoint:
+        jobs = [partial(asks, "1"), job, partial(asks, "2"), partial(asks, "3")]
+        with pytest.raises(StoreError, match="ingest its source again"):
+            with_teacher(store, _config(endpoint, concurrency=3), jobs)
+    assert len(endpoint.requests) == 2
+    assert _calls(store, "outcome") == [("ok",), ("ok",)]
+
+
+def test_key_with_the_end_of_a_line_is_used_without(
+    store: VariantStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", " sk-very-secret-4711\r\n")
+    with serving(Endpoint(GOOD)) as endpoint:
+        [answer] = _ask(store, _config(endpoint))
+    assert answer.failure is None
+    assert endpoint.keys == ["Bearer sk-very-secret-4711"]
+
+
+@pytest.mark.parametrize("key", ["sk-very\nsecret-4711", "sk-verysecrét-4711"])
+def test_key_that_no_header_can_hold_is_one_line_without_it(
+    store: VariantStore, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with serving(Endpoint(GOOD)) as endpoint, pytest.raises(ConfigError) as caught:
+        _ask(store, _config(endpoint))
+    assert str(caught.value) == "OPENAI_API_KEY holds a sign that no API key has: set it again"
 
 
 def test_works_inside_of_a_running_event_loop(store: VariantStore) -> None:

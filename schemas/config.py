@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer
 
 from schemas.recipe import OperationName
 from schemas.records import Aspect, Kind
@@ -24,6 +25,11 @@ class Config(BaseModel):
     """Base of configurations: immutable, and a misspelt field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_serializer("base_url", "judge_base_url", when_used="json", check_fields=False)
+    def _without_secrets(self, url: str | None) -> str | None:
+        """What is kept of a URL (as the configuration of a run) is without user, password and query."""
+        return url and re.sub(r"(?<=://)[^/?#]*@|[?#].*", "", url)
 
 
 OutputMode = Literal["auto", "json_schema", "json_object", "text"]

@@ -181,7 +181,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "no settings file": ("generate --store {store} --teacher-config {tmp}/none", 2, "none cannot be read"),
     "settings are a list": ("generate --store {store} --teacher-config {list}", 2, "holds no settings"),
     "settings are no YAML": ("generate --store {store} --teacher-config {bad}", 2, "cannot be read"),
-    "settings misspelt": ("generate --store {store} --model m --teacher-config {misspelt}", 2, "--modle: Extra inputs"),
+    "settings misspelt": ("generate --store {store} --model m --teacher-config {misspelt}", 2, "no setting 'modle'"),
     "source missing": ("ingest {tmp}/none.parquet --store {tmp}/s", 1, "none.parquet"),
     "source unreadable": ("ingest {bad} --store {tmp}/s", 1, "bad"),
     "Parquet that is none": ("ingest {fake} --store {tmp}/s", 1, "fake.parquet"),
@@ -234,6 +234,14 @@ def test_mistake_is_told_without_a_traceback(
     assert re.search(message, outcome.err), outcome.err
     if outcome.err.startswith("diva:"):
         assert outcome.err.count("\n") == 1, outcome.err
+
+
+def test_key_in_a_settings_file_is_not_shown(diva: Diva, places: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text("model: m\napi_key: sk-very-secret\n")
+    outcome = diva("generate", "--store", places["store"], "--teacher-config", tmp_path / "t.yaml")
+    assert outcome.code == 2
+    assert "no setting 'api_key'" in outcome.err
+    assert "sk-very-secret" not in outcome.err
 
 
 def test_no_arguments_show_the_help(diva: Diva) -> None:

@@ -10,7 +10,15 @@ from pydantic import ValidationError
 from pipeline.store import VariantStore
 from pipeline.store.views import view_names
 from schemas.arrow import arrow_schema
-from schemas.config import Config, CurateConfig, GenerateConfig, LabelConfig, TeacherConfig, VerifyConfig
+from schemas.config import (
+    Config,
+    CurateConfig,
+    GenerateConfig,
+    LabelConfig,
+    Route,
+    TeacherConfig,
+    VerifyConfig,
+)
 from schemas.mapping import ColumnMapping
 from schemas.records import RECORDS, Problem, Record, Setting
 from schemas.replies import ThinkSteps
@@ -337,6 +345,20 @@ def test_every_setting_is_described() -> None:
 def test_configuration_survives_json() -> None:
     config = CurateConfig(store=Path("runs/store"), teacher=TeacherConfig(model="m"), limit=3)
     assert CurateConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_what_is_kept_of_a_configuration_has_no_secret() -> None:
+    url = "https://user:hunter2@host:8000/v1?key=hunter2"
+    config = CurateConfig(
+        store=Path("s"),
+        teacher=TeacherConfig(model="m", base_url=url, endpoint="e", routes=(Route(base_url=url),)),
+        verify=VerifyConfig(judge_base_url=url),
+    )
+    kept = config.model_dump_json()
+    assert "hunter2" not in kept
+    assert kept.count('"https://host:8000/v1"') == 3
+    assert config.teacher.base_url == url
+    assert '"base_url":"https://host/v1@2"' in Route(base_url="https://host/v1@2").model_dump_json()
 
 
 def test_records_cannot_be_edited() -> None:

@@ -85,6 +85,9 @@ def made(model: type[C], values: dict[str, Any], file: Path | None = None) -> C:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).replace("_", "-")
+        if first["type"] == "extra_forbidden":  # its value may be a secret
+            where = ".".join(map(str, first["loc"]))
+            raise ConfigError(f"{file}: there is no setting {where!r}; --help names them all") from error
         hint = f"--{name}: {first['msg']}, not {first['input']!r}"
         raise ConfigError(f"give --{name}" if first["type"] == "missing" else hint) from error
 

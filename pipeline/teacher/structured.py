@@ -58,9 +58,7 @@ def read_reply(text: str, shape: type[T]) -> T:
         except ValidationError as error:
             kind, detail = fault(error)
             first = first or ShapeError("parse" if kind == "json_invalid" else "schema", detail)
-        except (
-            RecursionError
-        ):  # a thousand brackets, as of a model that repeats itself: read, but not written
+        except RecursionError:  # a thousand brackets, as of a model that repeats itself
             first = first or ShapeError("parse", "nested too deep")
     raise first or strict
 

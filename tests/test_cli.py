@@ -66,6 +66,7 @@ def test_the_loop_by_the_lines_of_the_readme(
         (0, "variants: 28 accepted, 5 failed\n"),
         (0, "labels: 4 original, 20 reword, 8 think_step, 1 unjudged\n"),
     ]
+    assert [line.err.count("--retry-failed tries them again") for line in lines] == [0, 1, 1, 0]
     shared = "SELECT count(*) FROM calls WHERE purpose = 'solve' AND outcome = 'ok'"
     # 20 wordings are verified by three answers each, and 4 originals and 28 variants labelled by four.
     assert VariantStore(tmp_path / "DIR").query(shared) == [(20 * 3 + 32 * 4,)]
@@ -274,12 +275,14 @@ def test_unreachable_endpoint_fails_each_verb_and_keeps_the_reason(diva: Diva, s
     generated = diva("generate", *unreachable, "--kinds", "reword")
     assert (generated.code, generated.out) == (1, "variants: 5 failed\n")
     assert re.fullmatch(
-        r"diva: all failed, most often by 'network: .*': try again with --retry-failed\n", generated.err
+        r"diva: all failed, most often by 'network: .*': check --base-url .*try again with --retry-failed\n",
+        generated.err,
     )
     assert store.query("SELECT count(*) FROM variants WHERE reason LIKE 'network: %'") == [(5,)]
     labelled = diva("label", *unreachable, "--samples", "1")
     assert (labelled.code, labelled.out) == (1, "labels: 5 unjudged\n")
     assert "no answer could be judged" in labelled.err
+    assert "says why some failed" not in generated.err
     assert store.query("SELECT DISTINCT outcome FROM runs") == [("failed",)]
 
 

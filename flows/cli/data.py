@@ -44,7 +44,11 @@ def _report_variants(store: VariantStore, counts: Counter[str]) -> None:
     click.echo(f"variants: {_counted(counts)}")
     if set(counts) == {Status.FAILED}:
         [(reason,)] = store.query("SELECT mode(reason) FROM variants WHERE status = 'failed'")
-        raise TeacherError(f"all failed, most often by {reason!r}: try again with --retry-failed")
+        unanswered = str(reason).startswith(("network", "timeout", "http_"))
+        check = "check --base-url (most end in /v1), the key and --model, and " if unanswered else ""
+        raise TeacherError(f"all failed, most often by {reason!r}: {check}try again with --retry-failed")
+    if counts[Status.FAILED]:
+        click.echo("`diva status` says why some failed; --retry-failed tries them again", err=True)
 
 
 def _column_options(command: Any) -> Any:

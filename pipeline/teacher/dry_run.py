@@ -258,7 +258,12 @@ class Estimate:
         return "\n".join([table, "", *self._rests_on()])
 
     def _rests_on(self) -> Iterator[str]:
-        yield f"Nothing was sent. {self.reused:,} requests more are in the journal already and cost nothing."
+        kept = (
+            f" {self.reused:,} requests more are in the journal already and cost nothing."
+            if self.reused
+            else ""
+        )
+        yield f"Nothing was sent.{kept}"
         for model, exchange in self._exchanges.items():
             yield f"Prompt tokens of {model} by {exchange.counter.name}; images by the price table's formula."
         asked = {(line.model, line.purpose) for line in self.lines}
@@ -268,7 +273,7 @@ class Estimate:
             yield (
                 f"Completion tokens of {', '.join(assumed)} are assumed: {SOLUTION_TOKENS} a solution, "
                 f"{STEPS} think steps of {STEP_TOKENS}, wordings as long as the original; "
-                "--limit 10 first, without --dry-run, makes them measured. Second tries are not foreseen."
+                f"{_ENOUGH_CALLS} answers of a purpose in the store make them measured. Second tries are not foreseen."
             )
         for model in self._exchanges:
             if self.prices.of(model) is None:

@@ -208,3 +208,13 @@ def test_journal_in_use_is_no_damage(store: VariantStore) -> None:
         assert store.examine() == []
     with sqlite3.connect(store.root / "journal.sqlite") as connection:
         assert connection.execute("SELECT count(*) FROM entries").fetchall() == [(1,)]
+
+
+def test_damaged_image_comes_back_with_its_source(store: VariantStore) -> None:
+    content = b"no picture, but bytes"
+    path = store.image_path(store.put_image(content, "PNG"))
+    path.write_bytes(content[:-1])
+    assert [finding.fault for finding in store.examine()] == ["damaged"]
+    store.put_image(content, "PNG")
+    assert path.read_bytes() == content
+    assert store.examine() == []

@@ -217,16 +217,22 @@ def publish_empty(place: Place, table: str, schema: pa.Schema) -> None:
 
 
 def publish_bytes(place: Place, path: str, content: bytes) -> None:
-    """Write a whole file atomically; nothing is done where it exists (contents are addressed by hash).
+    """Write a whole file atomically; nothing is done where it is there with this content.
+
+    Files are named by their content, so one that holds another is damaged: it gives way.
 
     Raises:
         StoreError: the folder cannot be written, or the disk is full.
     """
-    if not place.exists(path):
-        folder, name = str(PurePosixPath(path).parent), PurePosixPath(path).name
-        with place.draft(folder) as draft:
-            draft.write(content)
-            draft.name = name
+    if place.exists(path):
+        with place.open(path) as file:
+            if file.read() == content:
+                return
+        place.remove(path)
+    folder, name = str(PurePosixPath(path).parent), PurePosixPath(path).name
+    with place.draft(folder) as draft:
+        draft.write(content)
+        draft.name = name
 
 
 def _about(content: Mapping[str, object]) -> dict[bytes, bytes]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.store import VariantStore
+from pipeline.store.sql import visible
 from schemas.exceptions import ConfigError
 from schemas.records import Kind, Label, Problem, Status, Variant, Verdict
 
@@ -172,7 +173,7 @@ def as_text(looked: Looked, width: int | None = None) -> str:
         lines += ["", *_variant_lines(at, problem, columns)]
     if not looked.variants:
         lines += ["", "  no variants yet: `diva generate` writes them"]
-    return "\n".join(lines)
+    return visible("\n".join(lines))
 
 
 def _variant_lines(at: LookedAt, problem: Problem, columns: int) -> list[str]:

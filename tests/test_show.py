@@ -21,6 +21,7 @@ from flows.looking import as_text, look
 from pipeline.store import VariantStore
 from schemas.exceptions import ConfigError
 from schemas.records import Label, Problem, Setting, Variant, Verdict
+from tests.conftest import Diva
 from tests.tiny_vision import vision_store
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)> & {{ 7 * 7 }}'
@@ -210,3 +211,14 @@ def test_without_variants_it_says_what_to_do(tmp_path: Path) -> None:
     store = VariantStore(tmp_path / "store", create=True)
     store.append([Problem(problem_id="a/1", source="a", split="train", text="1 + 1?", answer="2")])
     assert "`diva generate` writes them" in as_text(look(store)[0])
+
+
+def test_control_characters_of_a_data_set_neither_hide_nor_forge(store: VariantStore, diva: Diva) -> None:
+    text = "What is 1 + 1?\x1b[8m hidden\x1b]0;title\x07 \x9b2J"
+    store.append([Problem(problem_id="e/1", source="e", split="train", text=text, answer="2")])
+    for shown in (
+        diva("show", "e/1", "--store", store.root).out,
+        diva("sql", "select text from problems where source = 'e'", "--store", store.root).out,
+    ):
+        assert "␛[8m hidden␛]0;title␇" in shown
+        assert not any(sign in shown for sign in "\x1b\x07\x9b")

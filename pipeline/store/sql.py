@@ -234,9 +234,22 @@ def _text(table: pa.Table, output_format: str) -> str:
         return json.dumps(rows, ensure_ascii=False, indent=1)
     cells = [list(map(_cell, row)) for row in _rows(table)]
     form = "html" if output_format == "html" else "simple"
-    return str(
+    return visible(
         tabulate(cells, headers=table.column_names, tablefmt=form, disable_numparse=True, missingval="")
     )
+
+
+_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+_CONTROLS |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+def visible(text: str) -> str:
+    """Text for a terminal: the control characters of a data set, which could hide or forge what is shown, as signs.
+
+    >>> visible("1\\x1b[8m2")
+    '1␛[8m2'
+    """
+    return text.translate(_CONTROLS)
 
 
 def render(table: pa.Table, output_format: str, out: Path | None = None) -> str | None:

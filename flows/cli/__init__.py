@@ -16,7 +16,7 @@ from flows.cli.query import init, report, sql, status
 from flows.cli.running import curate, demo, teacher
 from flows.cli.show import show
 from flows.cli.training import evaluate, train
-from flows.cli.upkeep import compact, doctor
+from flows.cli.upkeep import compact, doctor, lake
 from schemas.exceptions import ConfigError, DivaError
 
 COMMANDS = (
@@ -37,6 +37,7 @@ COMMANDS = (
     demo,
     compact,
     doctor,
+    lake,
 )
 
 

@@ -367,7 +367,8 @@ def test_plain_verbs_load_neither_prefect_nor_torch(store: VariantStore, endpoin
     lines = [f"generate {tail}", f"verify {tail}", f"label {tail}", f"status --store {store.root}"]
     command = [sys.executable, "-c", _PLAIN_VERBS, *lines]
     process = subprocess.run(command, capture_output=True, text=True, env=_environment())
-    assert process.stderr == ""
+    said = "`diva status` says why some failed; --retry-failed tries them again"
+    assert set(process.stderr.splitlines()) <= {said}
     assert process.stdout.splitlines()[-1] == "loaded: []"
 
 

@@ -257,7 +257,7 @@ def pass_rate(
     batch = tokenizer(list(prompts), return_tensors="pt", padding=True, return_token_type_ids=False)
     sampling: dict[str, Any] = {"do_sample": False} if greedy else {"do_sample": True, "top_k": 0}
     with torch.inference_mode():
-        tokens = model.generate(**batch, **sampling, max_new_tokens=_MAX_NEW_TOKENS)  # type: ignore[operator]
+        tokens = model.generate(**batch, **sampling, max_new_tokens=_MAX_NEW_TOKENS)  # type: ignore[operator]  # torch types it Tensor or Module
     texts = tokenizer.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     right = [
         text.rpartition("#### ")[2].strip() == drawn.answer for text, drawn in zip(texts, sums, strict=True)

@@ -349,9 +349,9 @@ def test_inputs_are_left_as_they_were() -> None:
 def test_unknown_choices_are_named() -> None:
     inputs = columns([(0.0, 0, 0, 5.0)])
     with pytest.raises(ValueError, match="unknown balance 'z'; choose one of: zscore, minmax, rms, none"):
-        diva_advantages(*inputs, balance="z")  # type: ignore[call-overload]
+        diva_advantages(*inputs, balance="z")  # type: ignore[call-overload]  # the mistake that is tested
     with pytest.raises(ValueError, match="unknown rescale 'rrb'; choose one of: range, low_reward, none"):
-        diva_advantages(*inputs, rescale="rrb")  # type: ignore[call-overload]
+        diva_advantages(*inputs, rescale="rrb")  # type: ignore[call-overload]  # the mistake that is tested
 
 
 def test_impossible_inputs_are_refused() -> None:
@@ -428,7 +428,7 @@ def test_dr_grpo_is_reward_less_mean(rows: Rows) -> None:
 def test_registry_holds_the_three_and_cannot_be_changed() -> None:
     assert list(ADVANTAGES) == ["diva", "dgpo", "dr_grpo"]
     with pytest.raises(TypeError):
-        ADVANTAGES["grpo"] = ADVANTAGES["diva"]  # type: ignore[index]
+        ADVANTAGES["grpo"] = ADVANTAGES["diva"]  # type: ignore[index]  # the mistake that is tested
 
 
 def test_diva_of_the_registry_reads_every_setting() -> None:

@@ -101,7 +101,7 @@ def test_an_accuracy_that_is_no_share_is_refused(accuracy: Any) -> None:
 
 def test_unknown_rule_is_named() -> None:
     with pytest.raises(ValueError, match="unknown rule 'posterior'; choose one of: paper, bands"):
-        updated_difficulty(5.0, 0.5, rule="posterior")  # type: ignore[call-overload]
+        updated_difficulty(5.0, 0.5, rule="posterior")  # type: ignore[call-overload]  # the mistake that is tested
 
 
 @pytest.mark.parametrize(("pass_rate", "difficulty"), [(0.0, 9.0), (0.5, 5.0), (1.0, 1.0), (0.25, 7.0)])

@@ -296,4 +296,4 @@ def test_draws_have_their_distributions() -> None:
 def test_registry_holds_the_four_and_cannot_be_changed() -> None:
     assert list(SELECTORS) == NAMES
     with pytest.raises(TypeError):
-        SELECTORS["paper"] = SELECTORS["uniform"]  # type: ignore[index]
+        SELECTORS["paper"] = SELECTORS["uniform"]  # type: ignore[index]  # the mistake that is tested

@@ -25,7 +25,8 @@ class Interrupt:
     def _catch(self) -> bool:
         try:
             self._loop.add_signal_handler(signal.SIGINT, self._on_signal)
-        except (RuntimeError, ValueError, NotImplementedError):  # not the main thread, or not Unix
+        except (RuntimeError, ValueError, NotImplementedError):
+            # Signals are for the main thread alone, and not for an event loop of Windows: Ctrl-C is as ever there.
             return False
         return True
 

@@ -31,7 +31,7 @@ def main() -> None:
     from bespokelabs import curator
     from datasets import Dataset
 
-    class Reword(curator.LLM):  # type: ignore[misc]
+    class Reword(curator.LLM):  # type: ignore[misc]  # curator has no types
         def prompt(self, row: dict[str, int]) -> str:
             return f"Reword: Tom has {row['number']} apples."
 

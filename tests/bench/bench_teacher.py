@@ -22,6 +22,7 @@ from collections import defaultdict
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import openai
 
@@ -66,17 +67,17 @@ def bare(url: str, requests: int, at_once: int) -> float:
             async def worker() -> None:
                 for number in numbers:
                     text = prompt.fill(problem=f"{QUESTION} ({number})", count=2, existing="")
-                    messages = [
+                    messages: Any = [
                         {"role": "system", "content": prompt.system},
                         {"role": "user", "content": text},
                     ]
                     await client.chat.completions.create(
                         model="m",
-                        messages=messages,  # type: ignore[arg-type]
+                        messages=messages,
                         temperature=1.0,
                         max_tokens=2048,
                         seed=0,
-                        response_format={"type": "json_schema", "json_schema": wanted},  # type: ignore[arg-type]
+                        response_format={"type": "json_schema", "json_schema": wanted},
                     )
 
             started = time.perf_counter()

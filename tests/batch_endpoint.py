@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tests.endpoints import body
+from tests.endpoints import body, listening
 
 Answer = Callable[[dict[str, Any]], dict[str, Any] | None]
 """The response to a request of a batch, as (part of) its line; None leaves it out of both files."""
@@ -223,12 +223,5 @@ def serving_batches(batches: Batches) -> Iterator[Batches]:
     """Serve while the context is open; the URL is in `batches.url`."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.batches = batches
-    batches.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with listening(server) as batches.url:
         yield batches
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

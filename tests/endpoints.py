@@ -114,16 +114,22 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
-    """Serve while the context is open; the URL is in `endpoint.url`."""
-    server = _Server(("127.0.0.1", 0), _Handler)
-    server.endpoint = endpoint
-    endpoint.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+def listening(server: ThreadingHTTPServer) -> Iterator[str]:
+    """Serve in a thread while the context is open; yields the URL ending in /v1."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield endpoint
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
+    """Serve while the context is open; the URL is in `endpoint.url`."""
+    server = _Server(("127.0.0.1", 0), _Handler)
+    server.endpoint = endpoint
+    with listening(server) as endpoint.url:
+        yield endpoint

@@ -278,6 +278,32 @@ class DifficultyEvent(Record):
     attempt: int = Field(description="start or resume of the run that made it")
 
 
+class TrainStep(Record):
+    """What one optimizer step of a training run cost and yielded."""
+
+    table: ClassVar = "train_steps"
+    key: ClassVar = ("run_id", "step")
+
+    run_id: str = Field(description="the training run")
+    step: int = Field(description="TRL's global_step when the step began")
+    seconds: float = Field(description="wall time of the step, without evaluations and checkpoints")
+    cpu_seconds: float = Field(description="time of the main process on the CPU, all of its threads")
+    rollouts: int = Field(description="completions generated in this step, refills included")
+    groups: int = Field(description="prompts that they are of, each with its group of completions")
+    silent_groups: int = Field(description="groups whose judged completions are all right or all wrong")
+    problems: int = Field(description="problems that they are of; a variant's group is its problem's")
+    silent_problems: int = Field(description="problems whose completions are all right or all wrong")
+    completion_tokens: int = Field(description="tokens of all completions, without openings that were given")
+    loss: float = Field(description="loss of the step")
+    grad_norm: float = Field(description="norm of the gradient before clipping")
+    grad_noise: float | None = Field(
+        default=None,
+        description="variance of the gradient over its squared norm, from the two halves of the rollouts: "
+        "|g1 - g2|^2 / |g1 + g2|^2; NULL where not measured",
+    )
+    attempt: int = Field(description="start or resume of the run that made it")
+
+
 class Evaluation(Record):
     """A model's score on one held-out problem."""
 
@@ -327,7 +353,7 @@ class Setting(Record):
 
 RECORDS: tuple[type[Record], ...] = (
     Problem, Reject, Variant, Shortage, Verdict, Label, Call, Run, Attempt, Rollout,
-    DifficultyEvent, Evaluation, Decision, Setting,
+    DifficultyEvent, TrainStep, Evaluation, Decision, Setting,
 )  # fmt: skip
 
 

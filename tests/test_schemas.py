@@ -172,6 +172,24 @@ ARROW = {
         recorded_at: timestamp[us]
         record_no: int32
     """,
+    "train_steps": """
+        run_id: string
+        step: int64
+        seconds: double
+        cpu_seconds: double
+        rollouts: int64
+        groups: int64
+        silent_groups: int64
+        problems: int64
+        silent_problems: int64
+        completion_tokens: int64
+        loss: double
+        grad_norm: double
+        grad_noise: double
+        attempt: int64
+        recorded_at: timestamp[us]
+        record_no: int32
+    """,
     "evaluations": """
         run_id: string
         step: int64
@@ -219,6 +237,8 @@ CONTRACT = {
     "rollouts": "run_id step problem_id slot sample variant_id reward accuracy advantage completion_tokens attempt",
     "difficulty_events": "run_id step problem_id old_difficulty new_difficulty accuracy rollouts rule attempt",
     "live_difficulty": "run_id problem_id difficulty uncertainty step",
+    "train_steps": "run_id step seconds cpu_seconds rollouts groups silent_groups silent_problems completion_tokens "
+    "loss grad_norm grad_noise attempt",
     "evaluations": "run_id step split problem_id samples correct",
     "decisions": "flow_run_id problem_id wanted_delta nearest_delta kinds requested made accepted created_at",
 }
@@ -234,6 +254,7 @@ KEYS = {
     "attempts": "run_id attempt",
     "rollouts": "run_id step problem_id slot sample",
     "difficulty_events": "run_id step problem_id",
+    "train_steps": "run_id step",
     "evaluations": "run_id step split problem_id",
     "decisions": "flow_run_id problem_id",
     "settings": "name",

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from transformers import Trainer
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
@@ -30,6 +31,7 @@ def test_pinned_version() -> None:
         ("_save_checkpoint", ["self", "model", "trial"]),
         ("_load_optimizer_and_scheduler", ["self", "checkpoint"]),
         ("_compute_loss", ["self", "model", "inputs"]),
+        ("_get_grad_norm", ["self", "model", "grad_norm"]),
     ],
 )
 def test_methods_that_are_overridden(method: str, parameters: list[str]) -> None:
@@ -41,6 +43,11 @@ def test_methods_that_are_overridden(method: str, parameters: list[str]) -> None
 )
 def test_attributes_that_are_used(name: str) -> None:
     assert f"self.{name}" in inspect.getsource(GRPOTrainer)
+
+
+def test_what_steps_are_measured_by() -> None:
+    assert "self._tr_loss" in inspect.getsource(Trainer._run_epoch)
+    assert '"completions/mean_length"' in inspect.getsource(GRPOTrainer._generate)
 
 
 def test_orders_of_epochs_are_those_of_trl() -> None:

@@ -28,7 +28,7 @@ import torch
 from accelerate.utils import broadcast_object_list, send_to_device
 from datasets import Dataset
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from pipeline.store import Snapshot, VariantStore
@@ -39,7 +39,7 @@ from trainer.live import LiveDifficulty
 from trainer.openings import OpenedGRPOTrainer
 from trainer.plan import Layout, make_plan, planned_rows
 from trainer.prompts import PromptBuilder
-from trainer.recorder import Recorder
+from trainer.recorder import Recorder, RecorderCallback
 from trainer.rollouts import RolloutBatch
 from trainer.sampler import EpochRepeatSampler
 from trainer.seeing import ImageRows
@@ -103,7 +103,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         )
         own_store = store if self.accelerator.is_main_process else None
         self.recorder = Recorder(own_store, run_id, args.store_flush_steps)
-        self.add_callback(_RecorderCallback(self.recorder))
+        self.add_callback(RecorderCallback(self.recorder))
         self.openings = []
         self._reward_BF = torch.empty(0, len(self.reward_funcs))
 
@@ -313,25 +313,6 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         self._refreshed_at = state["refreshed_at"]
         if state["variant_parts"] is not None:
             self._snapshot = self._take_snapshot(state["variant_parts"])
-
-
-class _RecorderCallback(TrainerCallback):
-    """Opens an attempt when training starts or resumes, and writes what is left when it ends."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Open an attempt."""
-        self._recorder.start_attempt(state.global_step)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Write what is left."""
-        self._recorder.flush(state.global_step)
 
 
 def _state_name(process_index: int) -> str:

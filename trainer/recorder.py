@@ -1,4 +1,4 @@
-"""Rollouts and difficulty events on their way to the store, appended in batches by one process."""
+"""Rollouts, difficulty events and steps on their way to the store, appended in batches by one process."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
 from pipeline.store import VariantStore
-from schemas.records import Attempt, DifficultyEvent, Record, Rollout
+from schemas.records import Attempt, DifficultyEvent, Record, Rollout, TrainStep
 
 
 class Recorder:
@@ -41,7 +43,10 @@ class Recorder:
             self._store.append([Attempt(run_id=self.run_id, attempt=self.attempt, resumed_step=resumed_step)])
 
     def add(
-        self, record: type[Rollout] | type[DifficultyEvent], step: int, columns: Mapping[str, Any]
+        self,
+        record: type[Rollout] | type[DifficultyEvent] | type[TrainStep],
+        step: int,
+        columns: Mapping[str, Any],
     ) -> None:
         """Keep rows for the next flush; run_id, step and attempt are the recorder's to say."""
         shared = {"run_id": self.run_id, "step": step, "attempt": self.attempt}
@@ -59,3 +64,22 @@ class Recorder:
             for record, batches in self._waiting.items():
                 self._store.append_columns(record, batches)
         self._waiting.clear()
+
+
+class RecorderCallback(TrainerCallback):
+    """Opens an attempt when training starts or resumes, and writes what is left when it ends."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open an attempt."""
+        self._recorder.start_attempt(state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write what is left."""
+        self._recorder.flush(state.global_step)

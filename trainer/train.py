@@ -28,6 +28,7 @@ from trainer.policy import load_processor, load_tokenizer, reads_images
 from trainer.prompts import PromptBuilder
 from trainer.rewards import load_rewards
 from trainer.seeing import ImageRows
+from trainer.steps import StepRecorder
 
 EXAMPLE = "example: diva train --config data/train_demo.yaml --store runs/store --max_steps 20"
 
@@ -185,6 +186,7 @@ def train(train_args: TrainArguments, config: DivaGRPOConfig, model_args: ModelC
             peft_config=get_peft_config(model_args),
             quantization_config=get_quantization_config(model_args),
         )
+        trainer.add_callback(StepRecorder(trainer.recorder, trainer, config.accuracy_from))
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
         finally:

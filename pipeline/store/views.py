@@ -1,6 +1,6 @@
 """SQL of the views: the public columns of `contract.md`, derived from the records.
 
-A view shows the latest record of each key. `variants`, `rollouts`, `difficulty_events` and
+A view shows the latest record of each key. `variants`, `rollouts`, `difficulty_events`, `train_steps` and
 `live_difficulty` say more than their parts; their rules stand beside them.
 """
 
@@ -13,10 +13,12 @@ from typing import Any
 
 from pipeline.store.parts import Part
 from schemas.migrations import migrated
-from schemas.records import RECORDS, DifficultyEvent, JsonText, Record, Rollout, Variant
+from schemas.records import RECORDS, DifficultyEvent, JsonText, Record, Rollout, TrainStep, Variant
 
 # Quantile of the standard normal for a two-sided interval of 90 %.
 _Z90 = 1.6448536269514722
+
+_OF_A_RUN = (Rollout, DifficultyEvent, TrainStep)
 
 
 def _quoted(text: str) -> str:
@@ -147,11 +149,11 @@ def view_statements(url: str, sources: Mapping[str, str] | None = None) -> dict[
         sources: FROM clauses by table, see `source`; by default all files that are there, see `every_file`.
     """
     bodies = {}
-    for record in sorted(RECORDS, key=lambda record: record in (Variant, Rollout, DifficultyEvent)):
+    for record in sorted(RECORDS, key=lambda record: record in (Variant, *_OF_A_RUN)):
         rows = sources[record.table] if sources else every_file(url, record.table)
         if record is Variant:
             bodies[record.table] = _VARIANTS.format(latest=_latest(rows, record), z=_Z90)
-        elif record in (Rollout, DifficultyEvent):
+        elif record in _OF_A_RUN:
             bodies[record.table] = _of_current_attempts(rows, record)
         else:
             bodies[record.table] = _latest(rows, record)

@@ -1,0 +1,170 @@
+"""What each training step cost and yielded, for our trainer and for TRL's own alike.
+
+    steps = StepRecorder(recorder, trainer)
+    trainer.add_callback(steps)
+
+A step's time runs from its begin to its end, generation, refills and all; evaluations and checkpoints lie
+between two steps and are not in it. Step s, as in every record, is the one that generates at TRL's global_step s
+and leads to s + 1: what training has cost up to an evaluation at step e is the sum over the steps below e.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import GRPOTrainer
+
+from schemas.exceptions import ConfigError
+from schemas.records import TrainStep
+from trainer.recorder import Recorder
+
+
+@dataclass(slots=True)
+class _Yield:
+    """What the generations of a step gave, refills included."""
+
+    rollouts: int = 0
+    groups: int = 0
+    silent_groups: int = 0
+    problems: int = 0
+    silent_problems: int = 0
+    completion_tokens: int = 0
+
+
+class StepRecorder(TrainerCallback):
+    """Records a `TrainStep` for each optimizer step.
+
+    It listens at `GRPOTrainer._calculate_rewards` (what was generated, of all processes) and at
+    `Trainer._get_grad_norm` (the norm before clipping) of this one trainer; neither is changed.
+
+    Args:
+        recorder: takes the records, which reach its store with all else of the run.
+        trainer: TRL's, or a subclass of it.
+        accuracy_from: name of the reward function that says right (above 0.5) or wrong.
+        gradient_noise: estimate the gradient's variance too. It keeps a second gradient in memory, and needs an
+            even number of `gradient_accumulation_steps` in one process; it stays NULL without these.
+
+    Raises:
+        ConfigError: the trainer has no such reward function.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        trainer: GRPOTrainer,
+        accuracy_from: str = "accuracy_reward",
+        *,
+        gradient_noise: bool = False,
+    ) -> None:
+        if accuracy_from not in trainer.reward_func_names:
+            names = ", ".join(trainer.reward_func_names)
+            raise ConfigError(
+                f"accuracy_from={accuracy_from!r} is none of the reward functions: choose one of {names}"
+            )
+        self._recorder, self._trainer = recorder, trainer
+        self._column = trainer.reward_func_names.index(accuracy_from)
+        accumulated = trainer.args.gradient_accumulation_steps
+        measurable = accumulated % 2 == 0 and trainer.accelerator.num_processes == 1
+        self._half = accumulated // 2 if gradient_noise and measurable else 0
+        self._yield = _Yield()
+        self._substeps = 0
+        self._first_half: torch.Tensor | None = None
+        self._noise: float | None = None
+        self._grad_norm = 0.0
+        self._loss_before = 0.0
+        self._began, self._cpu_began = time.perf_counter(), time.process_time()
+        self._listen()
+
+    def _listen(self) -> None:
+        trainer: Any = self._trainer
+        calculate, get_norm = trainer._calculate_rewards, trainer._get_grad_norm
+
+        def calculate_rewards(*args: Any, **kwargs: Any) -> torch.Tensor:
+            rewards_BF: torch.Tensor = calculate(*args, **kwargs)
+            if trainer.model.training:
+                self._count(rewards_BF)
+            return rewards_BF
+
+        def get_grad_norm(*args: Any, **kwargs: Any) -> Any:
+            norm = get_norm(*args, **kwargs)
+            self._grad_norm = float(norm)
+            return norm
+
+        trainer._calculate_rewards, trainer._get_grad_norm = calculate_rewards, get_grad_norm
+
+    def _count(self, rewards_BF: torch.Tensor) -> None:
+        accuracy_B = rewards_BF[:, self._column].double().cpu()
+        generations = self._trainer.num_generations
+        block = getattr(self._trainer.args, "rollouts_per_problem", generations)
+        so_far, count = self._yield, len(accuracy_B)
+        # TRL counts the tokens of all processes before an opening is put in front of a completion.
+        mean_length = self._trainer._metrics["train"]["completions/mean_length"][-1]
+        self._yield = _Yield(
+            so_far.rollouts + count,
+            so_far.groups + count // generations,
+            so_far.silent_groups + _silent(accuracy_B.view(-1, generations)),
+            so_far.problems + count // block,
+            so_far.silent_problems + _silent(accuracy_B.view(-1, block)),
+            so_far.completion_tokens + round(mean_length * count),
+        )
+
+    # --- events of the trainer
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clocks."""
+        self._yield, self._substeps, self._first_half, self._noise = _Yield(), 0, None, None
+        self._loss_before = float(self._trainer._tr_loss)
+        self._began, self._cpu_began = time.perf_counter(), time.process_time()
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keep the gradient of the first half of the step's rollouts."""
+        self._substeps += 1
+        if self._substeps == self._half:
+            self._first_half = self._gradient()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Compare the halves. The gradient is clipped by now: one factor for all of it."""
+        if self._first_half is None:
+            return
+        whole = self._gradient()
+        clipped_norm = float(whole.norm())
+        if clipped_norm > 0:
+            other_half = whole * (self._grad_norm / clipped_norm) - self._first_half
+            self._noise = (float((self._first_half - other_half).norm()) / self._grad_norm) ** 2
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Record the step."""
+        columns = {
+            "seconds": [time.perf_counter() - self._began],
+            "cpu_seconds": [time.process_time() - self._cpu_began],
+            "loss": [float(self._trainer._tr_loss) - self._loss_before],
+            "grad_norm": [self._grad_norm],
+            "grad_noise": [self._noise],
+            **{name: [getattr(self._yield, name)] for name in _Yield.__slots__},
+        }
+        if self._recorder.active:
+            self._recorder.add(TrainStep, state.global_step - 1, columns)
+        self._recorder.maybe_flush(state.global_step)
+
+    def _gradient(self) -> torch.Tensor:
+        parameters = self._trainer.model.parameters()
+        return torch.cat([p.grad.detach().flatten() for p in parameters if p.grad is not None]).float()
+
+
+def _silent(accuracy_QN: torch.Tensor) -> int:
+    """How many rows hold no two judged rollouts that differ."""
+    right_QN, judged_QN = accuracy_QN > 0.5, ~accuracy_QN.isnan()
+    differ_Q = (right_QN & judged_QN).any(dim=1) & (~right_QN & judged_QN).any(dim=1)
+    return int((~differ_Q).sum())

@@ -462,8 +462,11 @@ def test_ctrl_c_ends_a_query_and_not_the_prompt(full_store: VariantStore, tmp_pa
             time.sleep(0.05)
         os.write(controller, b"\x03")
         wait_for("the query was ended")
+        # Only at its prompt does the command read keys: while a query runs, the terminal itself takes Ctrl-D.
+        wait_for("diva>")
         os.write(controller, b"select 40 + 2 as answer;\r")
         wait_for("42")
+        wait_for("diva>")
         os.write(controller, b"\x04")
         assert process.wait(timeout=60) == 0
     finally:

@@ -50,8 +50,9 @@ class Supply:
         kinds = Counter(str(shortage.kind) for shortage in self.shortages)
         by_kind = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
         problems = len({shortage.problem_id for shortage in self.shortages})
+        of_problems = f"{problems} problem{'s' * (problems != 1)}"
         return (
-            f"{len(self.shortages)} of {self.wanted} kinds of problems stayed short, in {problems} problems "
+            f"{len(self.shortages)} of {self.wanted} kinds of problems stayed short, in {of_problems} "
             f"({by_kind}; most often: {self._reasons()})"
         )
 

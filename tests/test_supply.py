@@ -94,7 +94,7 @@ def test_problem_that_stays_short_is_named_with_the_reasons(store: VariantStore)
     assert shortage.reason == "2 format, 1 duplicate"
     assert done.shortages[0].reason == shortage.reason
     assert done.summary() == (
-        "1 of 1 kinds of problems stayed short, in 1 problems (1 reword; most often: 2 format, 1 duplicate)"
+        "1 of 1 kinds of problems stayed short, in 1 problem (1 reword; most often: 2 format, 1 duplicate)"
     )
 
 
@@ -236,7 +236,7 @@ def test_command_says_what_is_there_and_what_is_short(
     assert lines[0] == "written: 18 candidate, 2 failed"
     assert lines[1] == "verified: 16 accepted, 2 failed"
     assert lines[2] == (
-        "2 of 10 kinds of problems stayed short, in 1 problems "
+        "2 of 10 kinds of problems stayed short, in 1 problem "
         "(1 reword, 1 think_step; most often: 2 answer undecided, 2 refusal)"
     )
     query = lines[3].split('"')[1]

@@ -88,7 +88,8 @@ def made(model: type[C], values: dict[str, Any], file: Path | None = None) -> C:
         if first["type"] == "extra_forbidden":  # its value may be a secret
             where = ".".join(map(str, first["loc"]))
             raise ConfigError(f"{file}: there is no setting {where!r}; --help names them all") from error
-        hint = f"--{name}: {first['msg']}, not {first['input']!r}"
+        typed = values.get(str(first["loc"][0])) or first["input"]
+        hint = f"--{name} {typed}: {first['msg'].removeprefix('Input ')}"
         raise ConfigError(f"give --{name}" if first["type"] == "missing" else hint) from error
 
 

@@ -46,8 +46,15 @@ class References:
     evaluation_sets: EvaluationSets | None = None
 
     @classmethod
-    def of(cls, store: VariantStore, config: VerifyConfig) -> References:
+    def of(
+        cls, store: VariantStore, config: VerifyConfig, *, variant_parts: Sequence[str] | None = None
+    ) -> References:
         """What the checks of a configuration need.
+
+        Args:
+            store: the store.
+            config: the checks.
+            variant_parts: the parts of `variants` that count, see `VariantStore.variant_parts`; None is all.
 
         Raises:
             SourceError: an evaluation set cannot be read.
@@ -60,11 +67,16 @@ class References:
             others.add((problem, problem.text) for problem in problems.values())
             texts = store.query(
                 "SELECT problem_id, text FROM variants WHERE status = 'accepted' "
-                "AND kind IN ('reword', 'harder') AND text IS NOT NULL"
+                "AND kind IN ('reword', 'harder') AND text IS NOT NULL ORDER BY variant_id",
+                variant_parts=variant_parts,
             )
             others.add((problems[problem_id], text) for problem_id, text in texts if problem_id in problems)
         wanted = "decontamination" in config.checks and config.evaluation_sets
         return cls(others, read_evaluation_sets(config.evaluation_sets) if wanted else None)
+
+    def layered(self) -> References:
+        """The same, with what passes from now on known to the copy alone."""
+        return References(None if self.others is None else OtherProblems(self.others), self.evaluation_sets)
 
 
 def verify(

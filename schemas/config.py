@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, model_validator
 
 from schemas.recipe import OperationName
 from schemas.records import Aspect, Kind
@@ -206,21 +206,26 @@ class ExportConfig(Config):
     shard_rows: int = Field(default=100_000, ge=1, description="Rows a file, with hf.")
 
 
-class CurateConfig(Config):
-    """A whole curation: generate, verify and label."""
+class FlowConfig(Config):
+    """What all flows over the problems of a store have in common."""
 
     store: Path = Field(description="Folder of the store.")
-    teacher: TeacherConfig
-    generate: GenerateConfig = GenerateConfig()
-    verify: VerifyConfig = VerifyConfig()
-    label: LabelConfig | None = Field(
-        default=LabelConfig(), description="None leaves the labels to another run."
-    )
-    shard_size: int = Field(default=200, ge=1, description="Problems a task.")
+    teacher: TeacherConfig = Field(description="Endpoint that is asked.")
     problem_filter: str | None = Field(
         default=None, description="SQL condition on `problems`, such as source = 'gsm8k'."
     )
     limit: int | None = Field(default=None, ge=1, description="Only the first so many problems, by id.")
+    shard_size: int = Field(default=200, ge=1, description="Problems a task.")
+    shard_timeout_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds a task may take before it is tried again.  [default: six hours; none with batch]",
+    )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        description="Tasks at once; the endpoint's concurrency and rates are shared among them.",
+    )
     max_cost: float | None = Field(
         default=None, gt=0, description="Stop when this run has spent so many dollars; all is kept."
     )
@@ -231,3 +236,47 @@ class CurateConfig(Config):
     batch_size: int = Field(
         default=25_000, ge=1, le=50_000, description="With batch: requests that wait in memory at once."
     )
+
+    @model_validator(mode="after")
+    def _one_batch_at_a_time(self) -> Self:
+        if self.batch and self.workers > 1:
+            raise ValueError("one task at a time uses batches: leave workers out")
+        return self
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Seconds a task may take; None for any."""
+        if self.shard_timeout_s is None and not self.batch:
+            return 6 * 3600.0
+        return self.shard_timeout_s
+
+
+class CurateConfig(FlowConfig):
+    """A whole curation: generate, verify and label."""
+
+    generate: GenerateConfig = Field(default=GenerateConfig(), description="What is written.")
+    verify: VerifyConfig = Field(default=VerifyConfig(), description="What a variant must pass.")
+    label: LabelConfig | None = Field(
+        default=LabelConfig(), description="How difficulty is measured; None leaves it to another run."
+    )
+
+
+class GenerateFlowConfig(FlowConfig):
+    """The stage `generate` alone; with `accepted`, verification belongs to it."""
+
+    generate: GenerateConfig = Field(default=GenerateConfig(), description="What is written.")
+    verify: VerifyConfig = Field(
+        default=VerifyConfig(), description="With `accepted`: what a variant must pass."
+    )
+
+
+class VerifyFlowConfig(FlowConfig):
+    """The stage `verify` alone."""
+
+    verify: VerifyConfig = Field(default=VerifyConfig(), description="What a variant must pass.")
+
+
+class LabelFlowConfig(FlowConfig):
+    """The stage `label` alone."""
+
+    label: LabelConfig = Field(default=LabelConfig(), description="How difficulty is measured.")

@@ -16,6 +16,7 @@ import pytest
 from prefect.testing.utilities import prefect_test_harness
 
 from flows import curate as module
+from flows import stages
 from flows.cli import cli
 from flows.curate import curate
 from pipeline.generate import generate
@@ -157,7 +158,7 @@ def test_endpoint_that_comes_back_is_tried_again(
             raise failures.pop()
         return generate(*arguments, **options)
 
-    monkeypatch.setattr(module, "generate", flaky)
+    monkeypatch.setattr(stages.generating, "generate", flaky)
     assert curate(config)["generated"] == {"candidate": 18, "failed": 1}
     assert failures == []
 

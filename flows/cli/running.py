@@ -66,7 +66,7 @@ def curate(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
         click.echo(f"{stage}: {numbers}")
     if "short" in counts:
         click.echo(f'diva sql "{WHY_SHORT}" --store {store_dir}   says why')
-    if set(counts["generated"]) == {Status.FAILED}:
+    if set(counts.get("generated", {})) == {Status.FAILED}:
         raise TeacherError(f"no variant was written: `diva status --store {store_dir}` shows why")
 
 

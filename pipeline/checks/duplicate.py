@@ -77,14 +77,18 @@ class OtherProblems:
     What is compared are runs of three words, each together with the problem's numbers, images and answer: two
     problems that differ only in a number, or only in their picture, have no run in common, however long the words
     that they share. Candidates are then compared exactly: a Jaccard similarity of 0.8 or more is a near duplicate.
+
+    Args:
+        below: texts that count too, and to which none are added: what several have in common.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, below: OtherProblems | None = None) -> None:
+        self._below = below
         self._index = RMinHashLSH(threshold=_LIKE, num_perm=_PERMUTATIONS, num_bands=_BANDS)
         self._texts: list[tuple[str, str, bytes]] = []
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self._texts) + (len(self._below) if self._below else 0)
 
     def add(self, texts: Iterable[tuple[Problem, str]]) -> None:
         """Take in texts, each with the problem that it is of."""
@@ -95,8 +99,11 @@ class OtherProblems:
 
     def like(self, text: str, problem: Problem) -> str | None:
         """The id of another problem with nearly this text, the same numbers, images and answer; or None."""
+        if self._below and (found := self._below.like(text, problem)):
+            return found
         key, shingles = _key(text, problem), _shingles(text)
-        for number in map(int, self._index.query(_signature(shingles, key))):
+        # The index keeps no order, and of several problems always the same one should be named.
+        for number in sorted(map(int, self._index.query(_signature(shingles, key)))):
             problem_id, other, other_key = self._texts[number]
             if (
                 problem_id != problem.problem_id

@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -126,6 +126,22 @@ class Catalogue:
                 if mine < theirs or (mine == theirs and part.name < other.name):
                     replaced.add(part.name)
         return [p for p in found if p.name not in replaced], [p for p in found if p.name in replaced]
+
+    def holding(self, table: str, names: Collection[str]) -> list[Part]:
+        """The live parts that hold the rows of the named ones, and the part without rows.
+
+        Args:
+            table: of the parts.
+            names: of parts as they were written; some may have been merged since.
+
+        Raises:
+            StoreError: one of them is in no live part, or a part is damaged.
+        """
+        of_part = {part: self.origins(table, part) for part in self.live(table)}
+        for name in sorted(set(names).difference(*of_part.values())):
+            if not is_empty_name(name):
+                raise StoreError(f"the snapshot cannot be read: part {name} of {table} is missing")
+        return [part for part, origins in of_part.items() if part.is_empty or not origins.isdisjoint(names)]
 
     def _found(self, table: str) -> tuple[list[Part], dict[Part, frozenset[str]]]:
         """All parts of a table, and the origins of the merged ones.

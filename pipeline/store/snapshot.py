@@ -15,9 +15,8 @@ import pyarrow as pa
 
 from pipeline.store.engine import Engine
 from pipeline.store.monotone import MONOTONE, WEIGHT
-from pipeline.store.parts import Catalogue, is_empty_name
+from pipeline.store.parts import Catalogue
 from pipeline.store.views import named_views
-from schemas.exceptions import StoreError
 from schemas.records import Variant
 
 
@@ -119,12 +118,7 @@ def load_snapshot(engine: Engine, catalogue: Catalogue, variant_parts: Sequence[
         StoreError: a part is damaged or missing.
     """
     names = frozenset(variant_parts)
-    live = catalogue.live(Variant.table)
-    of_part = {part: catalogue.origins(Variant.table, part) for part in live}
-    wanted = [part for part, origins in of_part.items() if part.is_empty or origins & names]
-    for name in sorted(names.difference(*of_part.values())):
-        if not is_empty_name(name):
-            raise StoreError(f"the snapshot cannot be read: part {name} of {Variant.table} is missing")
+    wanted = catalogue.holding(Variant.table, names)
     views = named_views(_LOAD)
     with engine.connect(views=views, schema="store", variant_parts=(wanted, names)) as connection:
         connection.execute(_LOAD)

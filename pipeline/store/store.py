@@ -18,9 +18,11 @@ import duckdb
 from pipeline.store import engine, parts
 from pipeline.store.compact import GRACE_S, Compacted, compact
 from pipeline.store.doctor import Finding, examine
+from pipeline.store.parts import Part
 from pipeline.store.places import place_of
 from pipeline.store.signs import bury, sign_of_life
 from pipeline.store.snapshot import Snapshot, load_snapshot
+from pipeline.store.views import named_views
 from schemas.arrow import arrow_schema, columns_to_table, to_table
 from schemas.exceptions import ConfigError, StoreError
 from schemas.records import RECORDS, Problem, Record, Run, Setting, Variant, utc_now
@@ -154,13 +156,25 @@ class VariantStore:
         """
         return self._engine.connect()
 
-    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    def query(
+        self, sql: str, parameters: Sequence[object] = (), *, variant_parts: Sequence[str] | None = None
+    ) -> list[tuple[Any, ...]]:
         """Rows of a trusted query (for a user's own, see `run_select`).
 
+        Args:
+            sql: the query.
+            parameters: its values.
+            variant_parts: the parts of `variants` to read, see `variant_parts`; None reads all.
+
         Raises:
-            StoreError: a part file is damaged.
+            StoreError: a part file is damaged or missing.
         """
-        return self._engine.query(sql, parameters)
+        if variant_parts is None:
+            return self._engine.query(sql, parameters)
+        names = frozenset(variant_parts)
+        of_variants = (self.catalogue.holding(Variant.table, names), names)
+        with self._engine.connect(views=named_views(sql), variant_parts=of_variants) as connection:
+            return connection.execute(sql, parameters).fetchall()
 
     def read(
         self,
@@ -219,13 +233,17 @@ class VariantStore:
         self.place.fetch([f"{folder}/{name}"])
         return self.root / folder / name
 
-    def variant_parts(self) -> list[str]:
+    def variant_parts(self, until_ns: int | None = None) -> list[str]:
         """Names of the parts of `variants`, oldest first; for a merged part, of those that it was made of.
 
         So what a checkpoint names can be read as long as the store lives, see `snapshot`.
+
+        Args:
+            until_ns: only those written up to then, in nanoseconds since 1970; None names all.
         """
         live = self.catalogue.live(Variant.table)
-        return sorted({name for part in live for name in self.catalogue.origins(Variant.table, part)})
+        names = sorted({name for part in live for name in self.catalogue.origins(Variant.table, part)})
+        return [name for name in names if until_ns is None or (Part.named(name).written_ns or 0) <= until_ns]
 
     def snapshot(self, variant_parts: Sequence[str] | None = None) -> Snapshot:
         """The accepted variants in memory, for selection during training.

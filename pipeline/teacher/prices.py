@@ -159,11 +159,20 @@ class Purse:
         Raises:
             BudgetError: the limit is reached. Requests that are in flight then may overspend it.
         """
-        if self.left < 1e-9:  # a sum of cents is not exact
-            raise BudgetError(
-                f"--max-cost is reached: ${self.spent:.4f} of ${self.limit:g} are spent in this run, and all "
-                "answers are kept; the same command goes on from here and may spend as much again"
-            )
+        if self.is_empty:
+            raise self.exhausted()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing may be spent any more."""
+        return self.left < 1e-9  # a sum of cents is not exact
+
+    def exhausted(self) -> BudgetError:
+        """The error of a run that would spend more."""
+        return BudgetError(
+            f"--max-cost is reached: ${self.spent:.4f} of ${self.limit or 0:g} are spent in this run, and all "
+            "answers are kept; the same command goes on from here and may spend as much again"
+        )
 
     def pay(self, dollars: float | None) -> None:
         """Count what an exchange has cost."""

@@ -87,10 +87,10 @@ def _chosen(store: VariantStore, size: Size) -> str:
 
 def _curate(store: VariantStore, condition: str) -> None:
     """The flow `curate` against the scripted teacher, a real server on loopback."""
-    # Prefect's own lines would drown the demo's; `diva curate` shows them. Nothing is sent anywhere.
+    # Prefect's own lines would drown the demo's; `diva curate` shows them.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     from flows.curate import curate
+    from flows.server import prefect_api
 
     script = ScriptedTeacher(store.problems(), wrong_share=0.1)
     with serve(create_app(script)) as url:
@@ -102,7 +102,8 @@ def _curate(store: VariantStore, condition: str) -> None:
             label=LabelConfig(samples=1),
             problem_filter=condition,
         )
-        curate(config)
+        with prefect_api():
+            curate(config)
 
 
 def run_demo(data: Path, store_dir: Path | None, *, short: bool) -> str:

@@ -35,3 +35,7 @@ class TargetError(DivaError, RuntimeError):
 
 class BudgetError(DivaError, RuntimeError):
     """A run has spent what `--max-cost` allows it; all answers are kept. The command exits with 1."""
+
+
+class ServerError(DivaError, RuntimeError):
+    """Prefect's server does not start, or does not answer."""

@@ -14,6 +14,7 @@ from flows.cli.data import generate, ingest, label, verify
 from flows.cli.export import export
 from flows.cli.query import init, report, sql, status
 from flows.cli.running import curate, demo, teacher
+from flows.cli.serving import serve
 from flows.cli.show import show
 from flows.cli.training import evaluate, train
 from flows.cli.upkeep import compact, doctor, lake
@@ -31,6 +32,7 @@ COMMANDS = (
     sql,
     export,
     curate,
+    serve,
     train,
     evaluate,
     teacher,

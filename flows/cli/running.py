@@ -59,8 +59,10 @@ def curate(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
         rehearse_curation(VariantStore(store_dir), config, limits)
         return
     from flows.curate import curate as flow
+    from flows.server import prefect_api
 
-    counts = flow(config)
+    with prefect_api():
+        counts = flow(config)
     for stage, by_name in counts.items():
         numbers = ", ".join(f"{n} {name}" for name, n in sorted(by_name.items())) or "nothing to do"
         click.echo(f"{stage}: {numbers}")

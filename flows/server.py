@@ -1,0 +1,162 @@
+"""Prefect's server as a process that cannot outlive the one that started it.
+
+Prefect starts a server for a flow that has none, and a SIGKILL of the flow leaves that server behind for ever. The
+one that is started here reads a pipe whose other end only its parent holds: whatever ends the parent closes the
+pipe, on any system, and the server goes.
+
+    with prefect_api():
+        curate(config)
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from schemas.exceptions import ServerError
+
+GRACE_S = 60.0
+"""Seconds that a server may take to end: the first one of a machine may be in the midst of making its database."""
+
+
+class BoundServer:
+    """A Prefect server on loopback that ends with this process.
+
+    Args:
+        port: 0 takes a free one.
+        services: also schedule runs, mark late ones, and show the UI; without, it only keeps the record of runs.
+
+    Raises:
+        ServerError: the port is taken, or the server did not start.
+    """
+
+    def __init__(self, port: int = 0, *, services: bool = False) -> None:
+        self._services = services
+        self._ending = threading.Event()
+        self._process, self.port = self._start(port)
+
+    @property
+    def url(self) -> str:
+        """Of the API, for `PREFECT_API_URL`."""
+        return f"http://127.0.0.1:{self.port}/api"
+
+    def keep_up(self) -> None:
+        """Start it again on its port whenever it has died, until `close`."""
+        threading.Thread(target=self._keep_up, name="keeps Prefect's server up", daemon=True).start()
+
+    def _keep_up(self) -> None:
+        while not self._ending.is_set():
+            self._process.wait()
+            if not self._ending.is_set():
+                self._process, _ = self._start(self.port)
+
+    def close(self) -> None:
+        """End it."""
+        self._ending.set()
+        assert self._process.stdin
+        self._process.stdin.close()
+        try:
+            self._process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _start(self, port: int) -> tuple[subprocess.Popen[bytes], int]:
+        from prefect.settings import get_current_settings
+
+        kind = {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"}
+        defaults = {
+            # Leases in memory would die with the server, and their slots stay taken.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # nothing is sent anywhere
+        }
+        process = subprocess.Popen(
+            # -P: the folder of this file is no place to import from.
+            [sys.executable, "-P", __file__, str(port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=defaults
+            | os.environ
+            | get_current_settings().to_environment_variables(exclude_unset=True)
+            | ({} if self._services else kind),
+            start_new_session=True,  # Ctrl-C is for the flow, which has yet to report its end
+        )
+        assert process.stdout
+        with process.stdout:
+            line = process.stdout.readline()
+        if not line:
+            code = process.wait()
+            raise ServerError(
+                f"Prefect's server did not start on port {port or 'any'} (exit code {code}): see the lines above, "
+                "or start one by `prefect server start` and set PREFECT_API_URL"
+            )
+        return process, int(line)
+
+
+@contextmanager
+def prefect_api() -> Iterator[str]:
+    """Where flows report: the server that is configured, or else one that ends with this process; yields its URL.
+
+    Raises:
+        ServerError: it did not start.
+    """
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    configured = PREFECT_API_URL.value()
+    if configured:
+        yield configured
+        return
+    server = BoundServer()
+    try:
+        with temporary_settings({PREFECT_API_URL: server.url}):
+            yield server.url
+    finally:
+        server.close()
+
+
+def main() -> None:
+    """The server's process: `python server.py PORT`, with its parent at the other end of standard input."""
+    announce = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else is printed
+
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+    ended = threading.Event()
+
+    class Announced(uvicorn.Server):
+        """A server that says its port once it answers."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                print(listener.getsockname()[1], file=announce, flush=True)
+            announce.close()
+
+    # From here on the end of the parent is seen, even if it comes while the application is made.
+    server: Announced | None = None
+
+    def end_with_parent() -> None:
+        sys.stdin.buffer.read()
+        if server:
+            server.should_exit = True
+        if not ended.wait(GRACE_S if server else 0):
+            os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    config = uvicorn.Config(
+        create_app(final=True), log_level="error", lifespan="on", timeout_graceful_shutdown=5
+    )
+    server = Announced(config)
+    server.run([listener])
+    ended.set()
+
+
+if __name__ == "__main__":
+    main()

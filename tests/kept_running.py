@@ -1,0 +1,69 @@
+"""What the tests of schedules and kills share: an endpoint that counts, and the processes of one Prefect."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from fastapi import Request, Response
+
+from pipeline.scripted_teacher import ScriptedTeacher, create_app, serve
+from schemas.records import Problem
+
+
+@dataclass
+class Counted:
+    """A scripted teacher that takes its time, and what it was asked."""
+
+    url: str = ""
+    asked: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def twice(self) -> int:
+        """Requests beyond the first of the same content."""
+        return self.asked.total() - len(self.asked)
+
+
+@contextmanager
+def counted_teacher(problems: Sequence[Problem], delay_s: float) -> Iterator[Counted]:
+    """Serve a teacher without slips that counts its requests by content."""
+    app, counted = create_app(ScriptedTeacher(problems, wrong_share=0.0)), Counted()
+
+    @app.middleware("http")
+    async def count(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        counted.asked[hashlib.sha256(await request.body()).hexdigest()] += 1
+        await asyncio.sleep(delay_s)
+        return await go_on(request)
+
+    with serve(app) as counted.url:
+        yield counted
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Live processes whose Prefect lives in a folder, this one apart."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if (
+                process.environ().get("PREFECT_HOME") == str(home)
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def until(happened: Callable[[], object], seconds: float, what: str) -> None:
+    """Wait for what another process does."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.05)

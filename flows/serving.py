@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from prefect import Flow
     from prefect.deployments.runner import RunnerDeployment
 
-FLOWS = {"curate": "flows.curate"}
+FLOWS = {
+    "curate": "flows.curate",
+    "generate": "flows.stages",
+    "verify": "flows.stages",
+    "label": "flows.stages",
+}
 """Flows that can be served, with their modules."""
 
 _SLUG = "diva"
@@ -99,8 +104,8 @@ def deployment(served: ServedFlow, *, active: bool) -> RunnerDeployment:
         ConfigError: the configuration or the schedule does not fit.
     """
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-    from prefect.types.entrypoint import EntrypointType
     from prefect.schedules import Cron, Interval
+    from prefect.types.entrypoint import EntrypointType
 
     schedules = []
     config = configured(served)

@@ -170,9 +170,9 @@ def test_a_folder_without_runs_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def _run(accuracy: list[float]) -> Run:
-    steps: Floats = np.arange(len(accuracy)) * 10.0
+    steps: Floats = 10 * np.arange(len(accuracy), dtype=float)
     costs = {"steps": steps, "rollouts": steps * 16, "tokens": steps * 100, "seconds": steps * 2}
-    return Run("t", "r", "c", "main", 1, 1e-4, 0, 0, 0, 1, 1, np.array(accuracy), costs)
+    return Run("t", "r", "c", "main", 1, 1e-4, 0, 0, 0, 0, 1, 1, np.array(accuracy), costs)
 
 
 accuracies = st.lists(st.floats(0, 1), min_size=1, max_size=40).map(_run)

@@ -45,6 +45,7 @@ class Run:
         seed: of the run.
         learning_rate: of the run.
         label_rollouts: of what was spent, the rollouts on labels.
+        label_seconds: of what was spent, the seconds on labels.
         silent_groups: share of its prompts whose rollouts were all right or all wrong; NaN where not recorded.
         silent_problems: the same of problems, a variant's rollouts being its problem's.
         noise: median over steps of the gradient's variance estimate; NaN where it was not measured.
@@ -60,6 +61,7 @@ class Run:
     seed: int
     learning_rate: float
     label_rollouts: float
+    label_seconds: float
     silent_groups: float
     silent_problems: float
     noise: float
@@ -81,9 +83,10 @@ _EVALUATIONS = """
     GROUP BY run, e.step ORDER BY run, e.step
 """
 _RUNS = """
-    SELECT r.task, r.run_id, contender, run_group, seed, learning_rate, label_rollouts,
-           coalesce(sum(silent_groups) / sum(groups), 'nan'), coalesce(sum(silent_problems) / sum(problems), 'nan'),
-           coalesce(median(grad_noise), 'nan'), coalesce(median(cpu_seconds), 'nan')
+    SELECT r.task, r.run_id, contender, run_group AS "group", seed, learning_rate, label_rollouts, label_seconds,
+           coalesce(sum(silent_groups) / sum(groups), 'nan') AS silent_groups,
+           coalesce(sum(silent_problems) / sum(problems), 'nan') AS silent_problems,
+           coalesce(median(grad_noise), 'nan') AS noise, coalesce(median(cpu_seconds), 'nan') AS step_seconds
     FROM runs r LEFT JOIN train_steps t USING (task, run_id)
     WHERE outcome = 'ok' AND run_group = $group
     GROUP BY ALL ORDER BY r.task, contender, seed, learning_rate, r.run_id
@@ -101,10 +104,13 @@ def runs(results: duckdb.DuckDBPyConnection, group: str, split: str = TEST) -> l
     rows = results.execute(_EVALUATIONS, {"group": group, "split": split}).fetchall()
     evaluated = {run: [row[1:] for row in some] for run, some in groupby(rows, key=itemgetter(0))}
     found = []
-    for row in results.execute(_RUNS, {"group": group}).fetchall():
+    cursor = results.execute(_RUNS, {"group": group})
+    names = [column for column, *_ in cursor.description]
+    for row in cursor.fetchall():
         if row[:2] in evaluated:
             steps, accuracy, *spent = np.asarray(evaluated[row[:2]], dtype=float).T
-            found.append(Run(*row, accuracy, dict(zip(COSTS, (steps, *spent), strict=True))))
+            costs = dict(zip(COSTS, (steps, *spent), strict=True))
+            found.append(Run(**dict(zip(names, row, strict=True)), accuracy=accuracy, costs=costs))
     return found
 
 

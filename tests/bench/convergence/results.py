@@ -1,4 +1,4 @@
-"""What training runs left in the stores of a testbed, in seven small tables.
+"""What training runs left in the stores of a testbed, in a few small tables.
 
 Every number of the page is a function of these tables. They are read by SQL from the ordinary stores of a testbed
 (`OUT/<task>/store`, one for each task), kept as Parquet beside the page, and read back from there: so that the page
@@ -27,9 +27,11 @@ TABLES: dict[str, str] = {
                coalesce((config->>'$.bench.label_tokens')::DOUBLE, 0) AS label_tokens,
                coalesce((config->>'$.bench.label_seconds')::DOUBLE, 0) AS label_seconds
         FROM runs WHERE kind = 'train' AND config->>'$.bench.contender' IS NOT NULL
-        QUALIFY row_number() OVER (PARTITION BY contender, run_group, seed, learning_rate
-                                   ORDER BY (outcome = 'ok') DESC, started_at DESC) = 1
+        QUALIFY row_number() OVER (
+            PARTITION BY contender, run_group, seed, CASE WHEN run_group = 'grid' THEN learning_rate END
+            ORDER BY (outcome = 'ok') DESC, started_at DESC) = 1
     """,
+    "problems": "SELECT $task AS task, split, count(*)::INTEGER AS problems FROM problems GROUP BY ALL",
     "evaluations": """
         SELECT $task AS task, run_id, step::INTEGER AS step, split, count(*)::INTEGER AS problems,
                sum(samples)::INTEGER AS samples, sum(correct)::INTEGER AS correct
@@ -49,27 +51,28 @@ TABLES: dict[str, str] = {
                avg(new_difficulty)::FLOAT AS difficulty, avg(accuracy)::FLOAT AS accuracy
         FROM difficulty_events GROUP BY ALL
     """,
+    # Groups are of one prompt: a problem's original, or a variant of it.
     "rollouts": """
-        SELECT $task AS task, r.run_id, r.step::INTEGER AS step, coalesce(v.kind, 'original') AS kind,
-               count(r.accuracy)::INTEGER AS judged, sum(r.accuracy)::INTEGER AS correct
-        FROM rollouts r LEFT JOIN variants v USING (variant_id) GROUP BY ALL
-    """,
-    "visits": """
-        SELECT $task AS task, run_id, visits::INTEGER AS visits, count(*)::INTEGER AS problems
-        FROM (SELECT run_id, problem_id, count(DISTINCT step) AS visits FROM rollouts GROUP BY ALL)
-        GROUP BY ALL
+        SELECT $task AS task, run_id, step::INTEGER AS step, kind, steps_left::INTEGER AS steps_left,
+               count(*)::INTEGER AS groups, sum(judged)::INTEGER AS judged, sum(correct)::INTEGER AS correct,
+               count_if(correct = 0)::INTEGER AS all_wrong, count_if(correct = judged)::INTEGER AS all_right
+        FROM (
+            SELECT r.run_id, r.step, coalesce(v.kind, 'original') AS kind, v.hint_total - v.hint_steps AS steps_left,
+                   count(r.accuracy) AS judged, sum(r.accuracy) AS correct
+            FROM rollouts r LEFT JOIN variants v USING (variant_id)
+            GROUP BY r.run_id, r.step, r.problem_id, r.slot, v.kind, v.hint_total - v.hint_steps HAVING judged > 0
+        ) GROUP BY ALL
     """,
     # Of the warm model, whose labels the store goes by.
     "labels": """
-        SELECT $task AS task, coalesce(v.problem_id, l.subject_id) AS problem_id, l.subject_kind AS kind,
-               v.hint_steps, v.hint_total, l.samples::INTEGER AS samples, l.correct::INTEGER AS correct
-        FROM labels l LEFT JOIN variants v ON v.variant_id = l.subject_id
-        WHERE l.solver_model = (SELECT value FROM settings WHERE name = 'label_model')
+        SELECT $task AS task, subject_id AS problem_id, samples::INTEGER AS samples, correct::INTEGER AS correct
+        FROM labels JOIN problems ON problem_id = subject_id
+        WHERE solver_model = (SELECT value FROM settings WHERE name = 'label_model') AND split = 'train'
     """,
 }
 """By table of the results, its query on the store of one task. A run is known by its task and run_id."""
 
-OF_RUNS = ("evaluations", "train_steps", "difficulty", "rollouts", "visits")
+OF_RUNS = ("evaluations", "train_steps", "difficulty", "rollouts")
 """Tables that are kept for the runs of the table `runs` alone."""
 
 

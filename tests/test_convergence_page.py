@@ -34,6 +34,7 @@ SUMS = [
     ("diva_posterior", Planted(_five(FAST), seconds=1.2, tokens=120, bench=LABELS, difficulty=6.5)),
     ("grpo", Planted([RISING], group="grid", rate=2e-4, split="validation")),
     ("grpo", Planted([FAST], group="grid", rate=1e-4, split="validation")),
+    ("new_idea", Planted([RISING, FAST], group="trial", split="validation")),
     ("diva_no_weight", Planted([MIDDLING] * 3, group="ablation", seconds=1.2)),
 ]
 WORDS = [("grpo", Planted([RISING])), ("diva_posterior", Planted([RISING], seconds=2.0))]
@@ -116,7 +117,26 @@ def test_the_grid_says_which_rate_was_chosen(summary: Summary) -> None:
         ("grpo", 1e-4, True),
         ("grpo", 2e-4, False),
     ]
-    assert [t.accuracy for t in grid] == pytest.approx([0.5, 0.46])
+    assert [t.final for t in grid] == pytest.approx([0.5, 0.46])
+
+
+def test_trials_are_told_apart_from_what_is_reported(summary: Summary) -> None:
+    sums, words = summary.tasks
+    [trial] = sums.trials
+    assert (trial.contender, trial.seeds, trial.steps, trial.chosen) == ("new_idea", 2, 100, False)
+    assert trial.final == pytest.approx((23 + 25) / 2 / 50)
+    assert trial.whole == pytest.approx((sum(RISING) + sum(FAST)) / 2 / 11 / 50)
+    assert words.trials == []
+    assert "new_idea" not in [row.contender for row in sums.rows]
+
+
+def test_other_targets_give_other_factors(summary: Summary) -> None:
+    best, more, less = summary.tasks[0].otherwise
+    assert best.gains["steps"].estimate == pytest.approx(3.0), "GRPO's best is its last"
+    assert more.gains["steps"].estimate == pytest.approx(100 / 40), (
+        "GRPO does not get there: its whole run counts"
+    )
+    assert less.gains["steps"].estimate == pytest.approx(90 / 30), "between the same evaluations"
 
 
 def test_ablations_are_compared_with_the_papers_method_on_the_same_seeds(summary: Summary) -> None:
@@ -155,6 +175,15 @@ def test_the_page_says_what_was_found(made: Path) -> None:
     assert "Short of it by a factor of 2.55." in text
     assert "The target is not reached by the median of the seeds." in text
     assert "nan" not in text.lower().split()
+
+
+def test_each_task_has_its_plots(made: Path) -> None:
+    labels = re.findall(r'<svg role="img" aria-label="([^"]*)"', (made / "index.html").read_text())
+    assert labels == [
+        "Times less than GRPO, sums", "Held-out accuracy, sums", "silent groups, live difficulty over time, sums",
+        "right, originals, right, variants over time, sums", "Ablations, sums",
+        "Times less than GRPO, words", "Held-out accuracy, words", "silent groups, live difficulty over time, words",
+    ]  # fmt: skip
 
 
 def test_the_table_has_a_row_for_each_contender(made: Path) -> None:

@@ -16,7 +16,7 @@ The definitions, all of them here:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -133,13 +133,19 @@ def final_accuracy(run: Run) -> float:
     return float(smoothed(run)[-1])
 
 
-def target(reference: Sequence[Run]) -> float:
+def best_accuracy(run: Run) -> float:
+    """The largest smoothed accuracy of a run: more than the final one where it fell again."""
+    return float(smoothed(run).max())
+
+
+def target(reference: Sequence[Run], accuracy: Callable[[Run], float] = final_accuracy) -> float:
     """The accuracy to be reached on a task: the median over the reference's runs of their final accuracy.
 
     Args:
         reference: GRPO's runs on the task, one a seed.
+        accuracy: of each run, in the place of the final one.
     """
-    return float(np.median([final_accuracy(run) for run in reference]))
+    return float(np.median([accuracy(run) for run in reference]))
 
 
 def needed(run: Run, accuracy: float) -> dict[str, float]:

@@ -12,7 +12,16 @@ import duckdb
 import numpy as np
 
 from schemas.exceptions import ConfigError
-from tests.bench.convergence.measures import COSTS, Run, budget, final_accuracy, needed, runs, target
+from tests.bench.convergence.measures import (
+    COSTS,
+    Run,
+    best_accuracy,
+    budget,
+    final_accuracy,
+    needed,
+    runs,
+    target,
+)
 from tests.bench.convergence.start import Start, start_of
 from tests.bench.convergence.statistics import Indices, Interval, bootstrap, median, ratio
 
@@ -72,19 +81,38 @@ class Row:
 
 @dataclass(frozen=True)
 class Trial:
-    """A learning rate that a contender was tried with.
+    """What a choice was made by, on validation problems: a learning rate, or settings.
 
     Attributes:
         contender: its name.
         learning_rate: that was tried.
-        accuracy: final, on the split that the choice was made by.
-        chosen: whether its main runs have it.
+        steps: of its runs.
+        seeds: how many runs there are.
+        final: accuracy at the end, mean over the seeds.
+        whole: accuracy over the whole run, mean over the seeds: the sooner it learns, the larger.
+        chosen: whether main runs of the contender have this learning rate.
     """
 
     contender: str
     learning_rate: float
-    accuracy: float
+    steps: int
+    seeds: int
+    final: float
+    whole: float
     chosen: bool
+
+
+@dataclass(frozen=True)
+class Otherwise:
+    """What the gain of our best configuration over GRPO would be by another target.
+
+    Attributes:
+        target: in words.
+        gains: by cost, how many times as much GRPO needs.
+    """
+
+    target: str
+    gains: dict[str, Interval]
 
 
 @dataclass(frozen=True)
@@ -119,9 +147,11 @@ class Task:
         start: before training.
         rows: of the main runs.
         grid: of learning rates.
+        trials: of settings.
         ablations: of the paper's method, each compared with the whole of it, which comes first.
         verdict: on our best configuration.
         verdict_paper: on the paper's.
+        otherwise: how much hangs on the choice of the target.
     """
 
     name: str
@@ -130,9 +160,11 @@ class Task:
     start: Start
     rows: list[Row]
     grid: list[Trial]
+    trials: list[Trial]
     ablations: list[Row]
     verdict: list[Criterion]
     verdict_paper: list[Criterion]
+    otherwise: list[Otherwise]
 
 
 @dataclass(frozen=True)
@@ -157,7 +189,13 @@ class Summary:
 BySeed = Mapping[int, Run]
 
 
-def gain(reference: BySeed, contender: BySeed, baseline: BySeed, cost: str) -> Interval | None:
+def gain(
+    reference: BySeed,
+    contender: BySeed,
+    baseline: BySeed,
+    cost: str,
+    accuracy: Callable[[Run], float] = final_accuracy,
+) -> Interval | None:
     """How many times as much of a cost a reference needs as a contender, over the seeds that all have.
 
     The target is GRPO's on the seeds that were drawn, so that its own uncertainty is in the interval.
@@ -167,10 +205,11 @@ def gain(reference: BySeed, contender: BySeed, baseline: BySeed, cost: str) -> I
         contender: who is measured.
         baseline: GRPO, who sets the target.
         cost: one of `COSTS`.
+        accuracy: of GRPO's runs, to be reached.
     """
 
     def statistic(seeds: Sequence[int]) -> float:
-        aim = target([baseline[seed] for seed in seeds])
+        aim = target([baseline[seed] for seed in seeds], accuracy)
         spent = [
             np.median([needed(some[seed], aim)[cost] for seed in seeds]) for some in (reference, contender)
         ]
@@ -244,19 +283,41 @@ def by_contender(found: Sequence[Run], order: Sequence[str]) -> dict[str, dict[i
     return dict(grouped)
 
 
-def _grid(
-    results: duckdb.DuckDBPyConnection, chosen: Mapping[tuple[str, str], float]
-) -> dict[str, list[Trial]]:
-    """By task, what learning rates were tried, on the split that is there for it."""
-    tried: defaultdict[tuple[str, str, float], list[float]] = defaultdict(list)
-    for run in runs(results, "grid", VALIDATION):
-        tried[run.task, run.contender, run.learning_rate].append(final_accuracy(run))
-    grid: defaultdict[str, list[Trial]] = defaultdict(list)
-    for (task, contender, rate), finals in sorted(tried.items()):
-        grid[task].append(
-            Trial(contender, rate, float(np.mean(finals)), chosen.get((task, contender)) == rate)
+OTHER_TARGETS: dict[str, Callable[[Run], float]] = {
+    "GRPO's best smoothed accuracy": best_accuracy,
+    "0.02 more": lambda run: final_accuracy(run) + 0.02,
+    "0.02 less": lambda run: final_accuracy(run) - 0.02,
+}
+
+
+def _otherwise(found: Mapping[str, BySeed]) -> list[Otherwise]:
+    if not {OURS, BASELINE} <= found.keys():
+        return []
+    baseline, ours = found[BASELINE], found[OURS]
+    others = []
+    for words, accuracy in OTHER_TARGETS.items():
+        gains = {cost: gain(baseline, ours, baseline, cost, accuracy) for cost in COSTS}
+        others.append(Otherwise(words, {cost: found for cost, found in gains.items() if found is not None}))
+    return others
+
+
+def _trials(found: Sequence[Run], chosen: Mapping[str, float]) -> list[Trial]:
+    """What was tried on a task, by contender and learning rate."""
+    tried: defaultdict[tuple[str, float, int], list[Run]] = defaultdict(list)
+    for run in found:
+        tried[run.contender, run.learning_rate, int(run.costs["steps"][-1])].append(run)
+    return [
+        Trial(
+            contender=contender,
+            learning_rate=rate,
+            steps=steps,
+            seeds=len(some),
+            final=float(np.mean([final_accuracy(run) for run in some])),
+            whole=float(np.mean([run.accuracy.mean() for run in some])),
+            chosen=chosen.get(contender) == rate,
         )
-    return grid
+        for (contender, rate, steps), some in sorted(tried.items())
+    ]
 
 
 def summarise(results: duckdb.DuckDBPyConnection, order: Sequence[str] = ()) -> Summary:
@@ -270,8 +331,7 @@ def summarise(results: duckdb.DuckDBPyConnection, order: Sequence[str] = ()) -> 
         ConfigError: GRPO, which sets the target, has no whole run.
     """
     main, ablations = runs(results, "main"), runs(results, "ablation")
-    chosen = {(run.task, run.contender): run.learning_rate for run in main}
-    grid = _grid(results, chosen)
+    grid, trials = runs(results, "grid", VALIDATION), runs(results, "trial", VALIDATION)
     tasks = []
     for name in sorted({run.task for run in main}):
         found = by_contender([run for run in main if run.task == name], order)
@@ -281,6 +341,8 @@ def summarise(results: duckdb.DuckDBPyConnection, order: Sequence[str] = ()) -> 
             )
         baseline = found[BASELINE]
         aim = target(list(baseline.values()))
+        rows = _rows(found, baseline, baseline, aim)
+        chosen = {row.contender: row.learning_rate for row in rows}
         reduced = by_contender([run for run in ablations if run.task == name], order)
         whole = {PAPER: found[PAPER]} if reduced and PAPER in found else {}
         tasks.append(
@@ -289,11 +351,13 @@ def summarise(results: duckdb.DuckDBPyConnection, order: Sequence[str] = ()) -> 
                 steps=int(max(run.costs["steps"][-1] for run in baseline.values())),
                 target=aim,
                 start=start_of(results, name, list(found)),
-                rows=_rows(found, baseline, baseline, aim),
-                grid=grid[name],
+                rows=rows,
+                grid=_trials([run for run in grid if run.task == name], chosen),
+                trials=_trials([run for run in trials if run.task == name], {}),
                 ablations=_rows(whole | reduced, whole[PAPER], baseline, aim) if whole else [],
                 verdict=_verdict(found, OURS),
                 verdict_paper=_verdict(found, PAPER),
+                otherwise=_otherwise(found),
             )
         )
     [(finished, unfinished)] = results.execute(
@@ -312,7 +376,7 @@ def summarise(results: duckdb.DuckDBPyConnection, order: Sequence[str] = ()) -> 
 
 
 def as_json(summary: Summary) -> str:
-    """The summary as JSON: what is not reached as "inf", what was not measured as null."""
+    """The summary as JSON: nine digits, what is not reached as "inf", what was not measured as null."""
     return json.dumps(_plain(asdict(summary)), indent=1)
 
 
@@ -321,6 +385,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_plain(each) for each in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return "inf" if value > 0 else None
+    if isinstance(value, float):
+        # The last digits of a sum hang on the order of its terms.
+        return float(f"{value:.9g}") if np.isfinite(value) else "inf" if value > 0 else None
     return value

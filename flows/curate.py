@@ -8,6 +8,7 @@ from __future__ import annotations
 from prefect import flow, task
 
 from flows.shards import SHARD_TASK, Counts, Order, ShardDone, Workplace, chosen_problems, running, worked
+from flows.showing import SHOWN, ends_in_one_line
 from flows.stages import labelled, verified, written
 from schemas.config import CurateConfig
 
@@ -26,7 +27,8 @@ def curate_shard(config: CurateConfig, order: Order) -> ShardDone:
     return worked(config, order, config.verify, stages)
 
 
-@flow(name="curate", flow_run_name="curate {config.store.name} with {config.teacher.model}")
+@flow(name="curate", **SHOWN)
+@ends_in_one_line
 def curate(config: CurateConfig) -> Counts:
     """Curate the problems of a store.
 

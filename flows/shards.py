@@ -24,6 +24,7 @@ from prefect.client.schemas import TaskRun
 from prefect.futures import PrefectFuture, as_completed
 
 from flows.cli.working import Limits
+from flows.showing import Progress
 from pipeline.store import VariantStore
 from pipeline.teacher.live import endpoint_name
 from pipeline.teacher.meter import Meter, shown
@@ -188,7 +189,6 @@ def _may_pass(shard: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 
 
 SHARD_TASK: dict[str, Any] = {
-    "task_run_name": "shard {order.number}",
     "retries": 2,
     "retry_delay_seconds": [10, 60],
     "retry_condition_fn": _may_pass,
@@ -243,8 +243,11 @@ class Run:
         """
         log = get_run_logger()
         ready = task.with_options(
-            timeout_seconds=self.config.timeout_s, tags=[endpoint_tag(self.config.teacher)]
+            task_run_name=f"shard {{order.number}} of {len(orders)}",
+            timeout_seconds=self.config.timeout_s,
+            tags=[endpoint_tag(self.config.teacher)],
         )
+        progress = Progress(self.config, self.meter, len(orders))
         results = _in_turn(ready, self.config, orders)
         if self.config.workers > 1:
             results = _at_once(ready, self, orders)
@@ -253,6 +256,7 @@ class Run:
                 self.totals[stage].update(counts)
             self.meter(len(order.problem_ids))
             tell(self.meter, self.totals[shown_stage] - self.meter.results)
+            progress.shard_ended()
             log.info("shard %d of %d: %d problems done", order.number, len(orders), len(order.problem_ids))
 
     def take(self, told: Told) -> None:

@@ -23,6 +23,7 @@ from flows.shards import (
     running,
     worked,
 )
+from flows.showing import SHOWN, ends_in_one_line
 from pipeline import generate as generating
 from pipeline import label as labelling
 from pipeline.solve import TeacherSolver
@@ -80,7 +81,8 @@ def generate_shard(config: GenerateFlowConfig, order: Order) -> ShardDone:
     return worked(config, order, checks, lambda here: written(here, ids, config.generate, config.verify))
 
 
-@flow(name="generate", flow_run_name="generate {config.store.name} with {config.teacher.model}")
+@flow(name="generate", **SHOWN)
+@ends_in_one_line
 def generate(config: GenerateFlowConfig) -> Counts:
     """Write variants of the problems of a store.
 
@@ -107,7 +109,8 @@ def verify_shard(config: VerifyFlowConfig, order: Order) -> ShardDone:
     return worked(config, order, config.verify, lambda here: verified(here, ids, config.verify))
 
 
-@flow(name="verify", flow_run_name="verify {config.store.name} with {config.teacher.model}")
+@flow(name="verify", **SHOWN)
+@ends_in_one_line
 def verify(config: VerifyFlowConfig) -> Counts:
     """Decide on every candidate of a store's problems.
 
@@ -130,7 +133,8 @@ def label_shard(config: LabelFlowConfig, order: Order) -> ShardDone:
     return worked(config, order, None, lambda here: labelled(here, ids, config.label))
 
 
-@flow(name="label", flow_run_name="label {config.store.name} with {config.teacher.model}")
+@flow(name="label", **SHOWN)
+@ends_in_one_line
 def label(config: LabelFlowConfig) -> Counts:
     """Measure the difficulty of a store's problems and accepted variants.
 

@@ -236,6 +236,10 @@ class FlowConfig(Config):
     batch_size: int = Field(
         default=25_000, ge=1, le=50_000, description="With batch: requests that wait in memory at once."
     )
+    gallery_url: str | None = Field(
+        default=None,
+        description="URL at which the store's folder `pages` is served, for a link to its gallery in Prefect's UI.",
+    )
 
     @model_validator(mode="after")
     def _one_batch_at_a_time(self) -> Self:

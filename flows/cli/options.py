@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -91,6 +92,43 @@ def made(model: type[C], values: dict[str, Any], file: Path | None = None) -> C:
         typed = values.get(str(first["loc"][0])) or first["input"]
         hint = f"--{name} {typed}: {first['msg'].removeprefix('Input ')}"
         raise ConfigError(f"give --{name}" if first["type"] == "missing" else hint) from error
+
+
+def command_line(command: click.Command, config: BaseModel) -> str:
+    """What to type for a configuration, without options that have their default or that the command has not.
+
+    Where the teacher has routes, which only a file can give, there is a place for the file.
+    """
+    flags = {flag for parameter in command.params for flag in parameter.opts}
+    words = ["diva", str(command.name)]
+    for name, value in dict(_options_of(config)).items():
+        flag = "--teacher-config" if name == "routes" else f"--{name.replace('_', '-')}"
+        if flag in flags:
+            words += [flag] if value is None else [flag, value]
+    return shlex.join(words)
+
+
+def _options_of(config: BaseModel) -> Iterator[tuple[str, str | None]]:
+    """Names and values of the options that differ from their defaults; a switch has no value."""
+    values = config.model_dump(mode="json")  # URLs without secrets
+    for name, field in type(config).model_fields.items():
+        value, inner = values[name], getattr(config, name)
+        if isinstance(inner, BaseModel):
+            yield from _options_of(inner)
+        elif inner == field.default:
+            continue
+        elif name == "routes":
+            yield name, "FILE"
+        elif value is None:
+            yield f"no_{name}s", None  # of a stage that is left out
+        elif isinstance(value, bool):
+            yield name, None
+        elif isinstance(value, list):
+            yield name, ",".join(map(str, value))
+        elif isinstance(value, dict):
+            yield name, ",".join(f"{key}={count}" for key, count in value.items())
+        else:
+            yield name, str(value)
 
 
 def _settings(file: Path) -> dict[str, Any]:

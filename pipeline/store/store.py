@@ -208,12 +208,18 @@ class VariantStore:
         if problem_ids is not None:
             condition += " AND problem_id IN (SELECT unnest(?))"
             parameters = [list(problem_ids)]
-        try:
+        with _user_condition(where):
             return self.read(Problem, condition, parameters, limit=limit)
-        except duckdb.Error as error:
-            if where is None:
-                raise
-            raise ConfigError(f"problem filter {where!r}: {str(error).splitlines()[0]}") from error
+
+    def count_problems(self, *, where: str | None = None, limit: int | None = None) -> int:
+        """How many problems `problems` would give, without reading them.
+
+        Raises:
+            ConfigError: the condition is no SQL.
+        """
+        sql = f"SELECT count(*) FROM (SELECT 1 FROM problems WHERE ({where or 'true'}) LIMIT ?)"
+        with _user_condition(where):
+            return int(self.query(sql, [limit])[0][0])
 
     def setting(self, name: str) -> str | None:
         """A property of the store, or None."""
@@ -285,6 +291,17 @@ class VariantStore:
         """
         with self.connect() as connection:
             return engine.checksums(connection)
+
+
+@contextmanager
+def _user_condition(where: str | None) -> Iterator[None]:
+    """Name a user's condition in the engine's error, in one line."""
+    try:
+        yield
+    except duckdb.Error as error:
+        if where is None:
+            raise
+        raise ConfigError(f"problem filter {where!r}: {str(error).splitlines()[0]}") from error
 
 
 def _versions() -> str:

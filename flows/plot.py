@@ -1,0 +1,64 @@
+"""A plot as a few lines of SVG: no library for one picture, and sharp at any size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+LEVELS = range(1, 10)
+"""Levels of difficulty that a plot has a group of bars for."""
+
+_COLOURS = ("#0072b2", "#e69f00", "#009e73")
+"""Of Okabe and Ito's palette, which colour-blind readers can tell apart."""
+
+_WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 720, 300, 48, 64, 28
+
+
+def bars(title: str, series: Mapping[str, Sequence[int]]) -> str:
+    """An SVG of grouped bars on white, so that it can be read on a dark page too: shares by level.
+
+    Args:
+        title: above the plot.
+        series: by name, a number for each of `LEVELS`; at most three.
+    """
+    shares = {name: [n / max(1, sum(numbers)) for n in numbers] for name, numbers in series.items()}
+    largest = max((max(row) for row in shares.values()), default=0) or 1.0
+    slot = (_WIDTH - _LEFT - 12) / len(LEVELS)
+    bar = 0.84 * slot / max(1, len(shares))
+    floor = _HEIGHT - _BOTTOM
+
+    def height(share: float) -> float:
+        return share / largest * (floor - _TOP)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" '
+        f'viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="system-ui, sans-serif" font-size="13" fill="#222">',
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" rx="6" fill="#fff"/>',
+        f'<text x="{_LEFT}" y="22" font-weight="600">{escape(title)}</text>',
+    ]
+    for share in (largest, largest / 2):
+        y = floor - height(share)
+        parts.append(f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - 12}" stroke="#ddd"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{share:.0%}</text>')
+    parts.append(f'<path d="M{_LEFT} {floor}H{_WIDTH - 12}" stroke="#888"/>')
+    for place, level in enumerate(LEVELS):
+        x = _LEFT + (place + 0.5) * slot
+        parts.append(f'<text x="{x:.1f}" y="{floor + 18}" text-anchor="middle">{level}</text>')
+    legend = (_WIDTH - _LEFT - 12) / max(1, len(shares))
+    for number, ((name, row), colour) in enumerate(zip(shares.items(), _COLOURS, strict=False)):
+        x = _LEFT + number * legend
+        parts.append(f'<rect x="{x:.1f}" y="36" width="11" height="11" fill="{colour}"/>')
+        parts.append(f'<text x="{x + 16:.1f}" y="46" font-size="12">{escape(_cut(name, legend))}</text>')
+        for place, share in enumerate(row):
+            x = _LEFT + place * slot + 0.08 * slot + number * bar
+            parts.append(
+                f'<rect x="{x:.1f}" y="{floor - height(share):.1f}" width="{bar - 1:.1f}" '
+                f'height="{height(share):.1f}" fill="{colour}"/>'
+            )
+    return "".join([*parts, "</svg>"])
+
+
+def _cut(text: str, width: float) -> str:
+    """A legend's text, as much as has room: a character is about 6.5 wide."""
+    room = int((width - 24) / 6.5)
+    return text if len(text) <= room else text[: room - 1] + "…"

@@ -1,0 +1,205 @@
+"""What flows tell Prefect: names of runs, progress, artifacts at their end, and failures that say how to go on.
+
+A flow has all of it by its decorators:
+
+    @flow(name="curate", **SHOWN)
+    @ends_in_one_line
+    def curate(config: CurateConfig) -> Counts: ...
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+import httpx
+from prefect import Flow, State, get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas import FlowRun
+from prefect.client.schemas.actions import ArtifactCreate
+from prefect.exceptions import PrefectException
+from prefect.runtime import flow_run as this_run
+from prefect.states import Failed
+
+from flows.artifacts import Artifact, artifact_key, artifacts, gallery_link
+from flows.cli import cli
+from flows.cli.options import command_line
+from flows.gallery import write_gallery
+from flows.looking import look
+from pipeline.store import VariantStore
+from pipeline.teacher.meter import Meter, state_line
+from schemas.config import FlowConfig
+from schemas.exceptions import DivaError, StoreError
+
+C = TypeVar("C", bound=FlowConfig)
+R = TypeVar("R")
+
+GALLERY_PROBLEMS = 20
+"""Problems on the page that a run leaves: to render the images of all would take as long as the run."""
+
+
+class _OneLine(logging.Filter):
+    """Takes the traceback off what is a message to the user: Prefect logs one with every exception."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], DivaError):
+            record.exc_info = None
+        return True
+
+
+for _logger in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(_logger).addFilter(_OneLine())
+
+
+# --- names
+
+
+def run_name() -> str:
+    """Name of the flow run that begins, for Prefect's `flow_run_name`; see `name_of`."""
+    return name_of(this_run.flow_name, this_run.parameters["config"])
+
+
+def name_of(flow_name: str, config: FlowConfig) -> str:
+    """What a run is, such as `curate algebra: 128 problems with gpt-4.1-mini`.
+
+    Where the problems cannot be counted, the number is left out: the run itself will say why.
+    """
+    try:
+        problems = VariantStore(config.store).count_problems(where=config.problem_filter, limit=config.limit)
+    except DivaError:
+        return f"{flow_name} {config.store.name} with {config.teacher.model}"
+    return f"{flow_name} {config.store.name}: {problems:,} problems with {config.teacher.model}"
+
+
+# --- progress
+
+
+class Progress:
+    """A progress artifact of the flow run in which it is made.
+
+    Args:
+        config: of the flow.
+        meter: of the run.
+        shards: how many it has.
+    """
+
+    def __init__(self, config: FlowConfig, meter: Meter, shards: int) -> None:
+        self._meter, self._shards, self._ended = meter, shards, 0
+        key = artifact_key(config.store.name, f"progress of {this_run.flow_name}")
+        made = create_progress_artifact(self._percent, key=key, description=self._line)
+        self._id = cast("UUID", made)  # no coroutine where no event loop runs
+
+    def shard_ended(self) -> None:
+        """Show that one more shard has ended; a server that cannot be reached does not hold up the work."""
+        self._ended += 1
+        try:
+            update_progress_artifact(self._id, self._percent, description=self._line)
+        except (httpx.HTTPError, PrefectException) as error:
+            get_run_logger().warning("progress is not shown: %s: %s", type(error).__name__, error)
+
+    @property
+    def _percent(self) -> float:
+        return 100.0 * self._ended / self._shards if self._shards else 100.0
+
+    @property
+    def _line(self) -> str:
+        return f"{self._ended} of {self._shards} shards · {state_line(self._meter.state())}"
+
+
+# --- failures
+
+
+def ends_in_one_line(body: Callable[[C], R]) -> Callable[[C], R]:
+    """Let a flow end with a message where it fails by what a user can put right, without a traceback.
+
+    The state has the type of the error, what it says and the command that goes on from there. Who calls the flow
+    gets the error itself, as if it had been raised.
+    """
+
+    @functools.wraps(body)
+    def flow_body(config: C) -> R:
+        try:
+            return body(config)
+        except DivaError as error:
+            message = f"{type(error).__name__}: {error}. To go on: {how_to_go_on(this_run.flow_name, config)}"
+            # Prefect takes a state for the flow's end and raises what it holds.
+            return cast("R", Failed(message=message, data=error))
+
+    # With classes and not their names: Prefect would look these up here, and not where the flow is defined.
+    cast("Any", flow_body).__signature__ = inspect.signature(body, eval_str=True)
+    return flow_body
+
+
+def how_to_go_on(flow_name: str, config: FlowConfig) -> str:
+    """The command that does what a run has left undone, and what to press instead."""
+    return f"`{command_line(cli.commands[flow_name], config)}`, or Retry in Prefect's UI"
+
+
+# --- the end of a run
+
+
+def publish(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Leave artifacts of what a run has made, and how to go on where it failed; a hook for the end of a flow.
+
+    A worker or `diva serve` calls it too for a run whose process was killed.
+    """
+    # By their JSON, in which URLs have no secrets.
+    config = cast("FlowConfig", flow.validate_parameters(flow_run.parameters)["config"])
+    with get_client(sync_client=True) as client:
+        for artifact in _of_run(flow.name, flow_run, state, config):
+            is_text = isinstance(artifact.content, str)
+            client.create_artifact(
+                ArtifactCreate(
+                    key=artifact_key(config.store.name, artifact.name),
+                    type="markdown" if is_text else "table",
+                    data=artifact.content if is_text else json.dumps(artifact.content),
+                    description=artifact.description,
+                    flow_run_id=flow_run.id,
+                )
+            )
+
+
+def _of_run(flow_name: str, flow_run: FlowRun, state: State[Any], config: FlowConfig) -> Iterator[Artifact]:
+    if not state.is_completed():
+        yield failure(flow_name, state.message or str(state.name), config)
+    try:
+        store = VariantStore(config.store)
+    except StoreError:  # which is why the run failed, and its state says so
+        return
+    began = flow_run.start_time or flow_run.created or datetime.now(UTC)
+    since = began.astimezone(UTC).replace(tzinfo=None)
+    yield from artifacts(store, since)
+    yield from _gallery(store, since, config)
+
+
+def failure(flow_name: str, message: str, config: FlowConfig) -> Artifact:
+    """What a run that failed, crashed or was cancelled leaves: what happened, and what to do."""
+    content = (
+        f"{message}\n\nAll that was done is kept. This goes on from there, and pays for nothing twice:\n\n"
+    )
+    content += f"```sh\n{command_line(cli.commands[flow_name], config)}\n```\n\nor Retry at the top of the run's page."
+    return Artifact("how-to-go-on", content, f"The last run of {flow_name} that did not end well.")
+
+
+def _gallery(store: VariantStore, since: datetime, config: FlowConfig) -> Iterator[Artifact]:
+    """The page of the problems whose variants a run has made last."""
+    sql = "SELECT problem_id FROM variants WHERE created_at >= ? GROUP BY 1 ORDER BY max(created_at) DESC, 1 LIMIT ?"
+    ids = sorted(problem_id for (problem_id,) in store.query(sql, [since, GALLERY_PROBLEMS]))
+    if ids:
+        page = store.root / "pages" / "gallery.html"
+        page.parent.mkdir(exist_ok=True)
+        write_gallery(store, look(store, ids), page, f"{config.store.name}: problems of the last run")
+        yield gallery_link(page, len(ids), config.gallery_url)
+
+
+SHOWN: dict[str, Any] = {"flow_run_name": run_name} | {
+    f"on_{ending}": [publish] for ending in ("completion", "failure", "crashed", "cancellation")
+}
+"""Options of every flow."""

@@ -1,0 +1,274 @@
+"""What flows tell Prefect, read back by its client; and the command that goes on from a failure."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.cli import cli
+from flows.cli.options import command_line
+from pipeline.store import VariantStore
+from schemas.config import (
+    TEXT_KINDS,
+    CurateConfig,
+    GenerateConfig,
+    LabelConfig,
+    LabelFlowConfig,
+    Route,
+    TeacherConfig,
+    VerifyConfig,
+)
+from schemas.exceptions import ConfigError, TeacherError
+
+# --- the command that goes on
+
+
+def _typed(line: str) -> dict[str, Any]:
+    """The options of a command line that were given, as click reads them."""
+    diva, verb, *arguments = shlex.split(line)
+    assert diva == "diva"
+    context = cli.commands[verb].make_context(verb, arguments)
+    source = click.core.ParameterSource.COMMANDLINE
+    return {
+        name: value for name, value in context.params.items() if context.get_parameter_source(name) is source
+    }
+
+
+def test_only_what_differs_from_the_defaults_is_typed() -> None:
+    config = CurateConfig(store=Path("runs/my store"), teacher=TeacherConfig(model="m"))
+    assert command_line(cli.commands["curate"], config) == "diva curate --store 'runs/my store' --model m"
+
+
+def test_every_form_of_an_option() -> None:
+    config = CurateConfig(
+        store=Path("s"),
+        teacher=TeacherConfig(
+            model="m", routes=(Route(base_url="http://a/v1"),), endpoint="ours", retry_failed=True
+        ),
+        generate=GenerateConfig(kinds=TEXT_KINDS, accepted={"reword": 5, "harder": 2}, retry_failed=True),
+        label=None,
+        problem_filter="source = 'a b'",
+        max_cost=2.5,
+        batch=True,
+    )
+    line = command_line(cli.commands["curate"], config)
+    assert line == (
+        "diva curate --store s --model m --endpoint ours --teacher-config FILE --retry-failed "
+        "--problem-filter 'source = '\"'\"'a b'\"'\"'' --max-cost 2.5 --batch --kinds reword,harder,think_step "
+        "--accepted reword=5,harder=2 --no-labels"
+    )
+    assert _typed(line)["accepted"] == "reword=5,harder=2"
+
+
+def test_secrets_of_a_url_are_not_told() -> None:
+    config = CurateConfig(
+        store=Path("s"), teacher=TeacherConfig(model="m", base_url="http://me:pass@h/v1?key=1")
+    )
+    assert command_line(cli.commands["curate"], config).endswith("--base-url http://h/v1")
+
+
+def test_options_that_a_verb_has_not_are_left_out() -> None:
+    config = LabelFlowConfig(
+        store=Path("s"), teacher=TeacherConfig(model="m"), workers=3, label=LabelConfig(samples=8)
+    )
+    assert command_line(cli.commands["label"], config) == "diva label --store s --model m --samples 8"
+
+
+@given(
+    st.builds(
+        CurateConfig,
+        store=st.just(Path("s")),
+        teacher=st.builds(TeacherConfig, model=st.text("abc-$'\" ", min_size=1), temperature=st.floats(0, 2)),
+        generate=st.builds(
+            GenerateConfig, rewordings=st.integers(1, 9), aspects=st.just(("story", "abstract"))
+        ),
+        verify=st.builds(VerifyConfig, solver_samples=st.integers(1, 9)),
+        label=st.none() | st.builds(LabelConfig, samples=st.integers(1, 9), label_model=st.booleans()),
+        limit=st.none() | st.integers(1, 99),
+    )
+)
+def test_what_is_typed_gives_the_configuration_again(config: CurateConfig) -> None:
+    typed = _typed(command_line(cli.commands["curate"], config))
+    assert typed.pop("store_dir") == config.store
+    assert typed.pop("no_labels", False) == (config.label is None)
+    parts = [
+        config,
+        config.teacher,
+        config.generate,
+        config.verify,
+        *([config.label] if config.label else []),
+    ]
+    for part in parts:
+        fields = type(part).model_fields
+        again = {name: typed.pop(name) for name in list(typed) if name in fields}
+        again = {n: tuple(v.split(",")) if n == "aspects" else v for n, v in again.items()}
+        assert part.model_copy(update=again) == part, again
+        assert all(
+            name in again for name, field in fields.items() if _scalar_differs(part, name, field.default)
+        )
+    assert typed == {}
+
+
+def _scalar_differs(part: Any, name: str, default: object) -> bool:
+    value = getattr(part, name)
+    return isinstance(value, int | float | str | tuple) and value != default
+
+
+# --- by Prefect itself
+
+
+@pytest.fixture(scope="module")
+def prefect() -> Iterator[None]:
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def config(store: VariantStore, endpoint: TeacherConfig) -> CurateConfig:
+    """Five problems in shards of three."""
+    return CurateConfig(
+        store=store.root, teacher=endpoint, generate=GenerateConfig(rewordings=2), label=LabelConfig(samples=2),
+        shard_size=3,
+    )  # fmt: skip
+
+
+def _last_run() -> tuple[Any, dict[str, Any]]:
+    """The flow run that began last, and the artifacts that it has left, by key."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    with get_client(sync_client=True) as client:
+        [run] = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+        of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
+        return run, {artifact.key: artifact for artifact in client.read_artifacts(artifact_filter=of_run)}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect")
+class TestByPrefect:
+    def test_a_run_leaves_its_artifacts_under_its_name(
+        self, store: VariantStore, config: CurateConfig
+    ) -> None:
+        from prefect.client.orchestration import get_client
+
+        from flows.curate import curate
+
+        curate(config)
+        run, left = _last_run()
+        assert run.name == "curate store: 5 problems with scripted-teacher"
+        assert left.keys() == {
+            "store-progress-of-curate", "store-counts", "store-reasons", "store-cost", "store-difficulty",
+            "store-gallery",
+        }  # fmt: skip
+        assert left["store-progress-of-curate"].data == 100.0
+        assert left["store-progress-of-curate"].description.startswith("2 of 2 shards · 5/5 problems")
+        rows = {row.pop("kind"): row for row in json.loads(left["store-counts"].data)}
+        assert rows["reword"]["accepted"] == rows["think_step"]["accepted"] == 8
+        assert rows["all"] == {
+            "candidate": 0, "accepted": 16, "rejected": 0, "failed": 3, "share accepted": "100 %",
+        }  # fmt: skip
+        [(calls,)] = store.query("SELECT count(*) FROM calls")
+        assert left["store-cost"].description.startswith(f"This run: {calls} requests")
+        page = store.root / "pages" / "gallery.html"
+        assert page.as_uri() in left["store-gallery"].data
+        assert page.read_text("utf-8").count("<section") == 5
+        with get_client(sync_client=True) as client:
+            tasks = sorted(task.name for task in client.read_task_runs() if task.flow_run_id == run.id)
+        assert tasks == ["shard 1 of 2", "shard 2 of 2"]
+
+        curate(config)  # nothing is left to do
+        again, left = _last_run()
+        assert again.id != run.id
+        assert left.keys() == {
+            "store-progress-of-curate", "store-counts", "store-reasons", "store-cost", "store-difficulty",
+        }  # fmt: skip
+        assert left["store-cost"].description.startswith("This run: 0 requests")
+
+    def test_a_users_mistake_is_one_line(
+        self, config: CurateConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        from flows.curate import curate
+
+        for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+            monkeypatch.delenv(name, raising=False)
+        wrong = config.model_copy(update={"teacher": TeacherConfig(model="m")})
+        with caplog.at_level(logging.INFO), pytest.raises(ConfigError, match="no endpoint"):
+            curate(wrong)
+        run, left = _last_run()
+        message = run.state.message
+        assert run.state.is_failed()
+        assert re.fullmatch(
+            rf"ConfigError: no endpoint.*\. To go on: `diva curate --store {config.store} --model m .*`.*",
+            message,
+        ), message
+        assert "\n" not in message
+        assert "store-how-to-go-on" in left
+        assert f"```sh\ndiva curate --store {config.store} --model m " in left["store-how-to-go-on"].data
+        _no_traceback(caplog)
+
+    def test_an_endpoint_that_answers_nothing_is_one_line(
+        self, config: CurateConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        from flows import curate as module
+
+        def down(*arguments: Any, **options: Any) -> None:
+            raise TeacherError("the endpoint answers nothing: start it")
+
+        monkeypatch.setattr(module.curate_shard, "retry_delay_seconds", [0, 0])
+        monkeypatch.setattr(module, "written", down)
+        with caplog.at_level(logging.INFO), pytest.raises(TeacherError):
+            module.curate(config)
+        run, left = _last_run()
+        assert run.state.message.startswith(
+            "TeacherError: the endpoint answers nothing: start it. To go on: `diva"
+        )
+        assert left["store-progress-of-curate"].data == 0.0
+        assert [r.getMessage() for r in caplog.records if "Retries are exhausted" in r.getMessage()]
+        _no_traceback(caplog)
+
+    def test_a_bug_keeps_its_traceback(
+        self, config: CurateConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        from flows import curate as module
+
+        def broken(*arguments: Any, **options: Any) -> None:
+            raise KeyError("bug")
+
+        monkeypatch.setattr(module.curate_shard, "retries", 0)
+        monkeypatch.setattr(module, "written", broken)
+        with caplog.at_level(logging.INFO), pytest.raises(KeyError):
+            module.curate(config)
+        run, left = _last_run()
+        assert run.state.message == "Flow run encountered an exception: KeyError: 'bug'"
+        assert "diva curate --store" in left["store-how-to-go-on"].data
+        assert any(record.exc_info for record in caplog.records)
+
+    def test_a_store_that_is_not_there(self, config: CurateConfig, tmp_path: Path) -> None:
+        from flows.curate import curate
+        from schemas.exceptions import StoreError
+
+        with pytest.raises(StoreError):
+            curate(config.model_copy(update={"store": tmp_path / "Other_Store"}))
+        run, left = _last_run()
+        assert run.name == "curate Other_Store with scripted-teacher"
+        assert run.state.message.startswith("StoreError: no store at ")
+        assert left.keys() == {"other-store-how-to-go-on"}
+
+
+def _no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    flows = [record for record in caplog.records if record.name.startswith("prefect.")]
+    assert flows
+    assert not any(record.exc_info or "Traceback" in record.getMessage() for record in flows)

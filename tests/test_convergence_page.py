@@ -67,7 +67,7 @@ def made(out: Path) -> Path:
 def test_gains_are_the_ratios_that_were_planted(summary: Summary) -> None:
     sums = summary.tasks[0]
     assert (sums.name, sums.steps) == ("sums", 100)
-    assert sums.target == pytest.approx(23 / 50)
+    assert (sums.warm, sums.target) == pytest.approx((5 / 50, 23 / 50))
     grpo, dapo, diva, ours = sums.rows
     assert [row.contender for row in sums.rows] == ["grpo", "dapo", "diva", "diva_posterior"]
     assert (grpo.needed["steps"].estimate, ours.needed["steps"].estimate) == (90, 30)

@@ -162,7 +162,7 @@ def table_markdown(summary: Summary) -> str:
     blocks = []
     for task in summary.tasks:
         lines = [
-            f"**{task.name}**: to reach {task.target:.3f}, GRPO's accuracy at the end of {task.steps} steps",
+            f"**{task.name}**: from {task.warm:.3f} to {task.target:.3f}, GRPO's accuracy after {task.steps} steps",
             "",
             "| " + " | ".join(COLUMNS) + " |",
             "| " + " | ".join(["---"] * len(COLUMNS)) + " |",

@@ -14,6 +14,7 @@ import numpy as np
 from schemas.exceptions import ConfigError
 from tests.bench.convergence.measures import (
     COSTS,
+    TEST,
     Run,
     best_accuracy,
     budget,
@@ -29,7 +30,8 @@ BASELINE = "grpo"
 SAMPLING = "dapo"
 PAPER = "diva"
 OURS = "diva_posterior"
-VALIDATION = "validation"
+GROUPS = {"main": TEST, "ablation": TEST, "grid": "validation", "trial": "validation"}
+"""Groups of runs, and the split that their accuracy is measured on: choices are made by other problems than reports."""
 WORSE_END = 1.3
 AIMS = (
     ("steps", BASELINE, 2.55, WORSE_END),
@@ -143,6 +145,7 @@ class Task:
     Attributes:
         name: of the task.
         steps: of a run.
+        warm: accuracy before the first step, median of all runs.
         target: accuracy to be reached.
         start: before training.
         rows: of the main runs.
@@ -156,6 +159,7 @@ class Task:
 
     name: str
     steps: int
+    warm: float
     target: float
     start: Start
     rows: list[Row]
@@ -320,6 +324,37 @@ def _trials(found: Sequence[Run], chosen: Mapping[str, float]) -> list[Trial]:
     ]
 
 
+def _task(
+    results: duckdb.DuckDBPyConnection, groups: Mapping[str, Sequence[Run]], order: Sequence[str]
+) -> Task:
+    """All of one task, from its runs by group."""
+    found = by_contender(groups["main"], order)
+    name = groups["main"][0].task
+    if BASELINE not in found:
+        raise ConfigError(
+            f"no whole run of {BASELINE} on {name}, whose accuracy is the target: finish one first"
+        )
+    baseline = found[BASELINE]
+    aim = target(list(baseline.values()))
+    rows = _rows(found, baseline, baseline, aim)
+    reduced = by_contender(groups["ablation"], order)
+    whole = {PAPER: found[PAPER]} if reduced and PAPER in found else {}
+    return Task(
+        name=name,
+        steps=int(max(run.costs["steps"][-1] for run in baseline.values())),
+        warm=float(np.median([run.accuracy[0] for by_seed in found.values() for run in by_seed.values()])),
+        target=aim,
+        start=start_of(results, name, list(found)),
+        rows=rows,
+        grid=_trials(groups["grid"], {row.contender: row.learning_rate for row in rows}),
+        trials=_trials(groups["trial"], {}),
+        ablations=_rows(whole | reduced, whole[PAPER], baseline, aim) if whole else [],
+        verdict=_verdict(found, OURS),
+        verdict_paper=_verdict(found, PAPER),
+        otherwise=_otherwise(found),
+    )
+
+
 def summarise(results: duckdb.DuckDBPyConnection, order: Sequence[str] = ()) -> Summary:
     """All numbers of the page.
 
@@ -330,48 +365,28 @@ def summarise(results: duckdb.DuckDBPyConnection, order: Sequence[str] = ()) -> 
     Raises:
         ConfigError: GRPO, which sets the target, has no whole run.
     """
-    main, ablations = runs(results, "main"), runs(results, "ablation")
-    grid, trials = runs(results, "grid", VALIDATION), runs(results, "trial", VALIDATION)
-    tasks = []
-    for name in sorted({run.task for run in main}):
-        found = by_contender([run for run in main if run.task == name], order)
-        if BASELINE not in found:
-            raise ConfigError(
-                f"no whole run of {BASELINE} on {name}, whose accuracy is the target: finish one first"
-            )
-        baseline = found[BASELINE]
-        aim = target(list(baseline.values()))
-        rows = _rows(found, baseline, baseline, aim)
-        chosen = {row.contender: row.learning_rate for row in rows}
-        reduced = by_contender([run for run in ablations if run.task == name], order)
-        whole = {PAPER: found[PAPER]} if reduced and PAPER in found else {}
-        tasks.append(
-            Task(
-                name=name,
-                steps=int(max(run.costs["steps"][-1] for run in baseline.values())),
-                target=aim,
-                start=start_of(results, name, list(found)),
-                rows=rows,
-                grid=_trials([run for run in grid if run.task == name], chosen),
-                trials=_trials([run for run in trials if run.task == name], {}),
-                ablations=_rows(whole | reduced, whole[PAPER], baseline, aim) if whole else [],
-                verdict=_verdict(found, OURS),
-                verdict_paper=_verdict(found, PAPER),
-                otherwise=_otherwise(found),
-            )
+    found = {group: runs(results, group, split) for group, split in GROUPS.items()}
+    tasks = [
+        _task(
+            results,
+            {group: [run for run in some if run.task == name] for group, some in found.items()},
+            order,
         )
-    [(finished, unfinished)] = results.execute(
-        "SELECT count(*) FILTER (outcome = 'ok'), count(*) FILTER (outcome <> 'ok') FROM runs"
+        for name in sorted({run.task for run in found["main"]})
+    ]
+    [(whole, unfinished)] = results.execute(
+        "SELECT count_if(outcome = 'ok'), count_if(outcome <> 'ok') FROM runs"
     ).fetchall()
-    [(seconds,)] = results.execute("SELECT coalesce(sum(cpu_seconds), 0) FROM train_steps").fetchall()
-    criteria = [criterion for task in tasks for criterion in task.verdict]
-    whole_verdict = bool(tasks) and all(len(task.verdict) == len(AIMS) for task in tasks)
+    [(seconds,)] = results.execute(
+        "SELECT coalesce(sum(cpu_seconds), 0) FROM train_steps JOIN runs USING (task, run_id) WHERE outcome = 'ok'"
+    ).fetchall()
+    decided = bool(tasks) and all(len(task.verdict) == len(AIMS) for task in tasks)
     return Summary(
         tasks=tasks,
-        runs=finished,
+        runs=whole,
         unfinished=unfinished,
         cpu_hours=seconds / 3600,
-        met=all(criterion.met for criterion in criteria) if whole_verdict else None,
+        met=all(criterion.met for task in tasks for criterion in task.verdict) if decided else None,
     )
 
 

@@ -102,8 +102,8 @@ def _curate(store: VariantStore, condition: str) -> None:
             label=LabelConfig(samples=1),
             problem_filter=condition,
         )
-        with prefect_api():
-            curate(config)
+        prefect_api()
+        curate(config)
 
 
 def run_demo(data: Path, store_dir: Path | None, *, short: bool) -> str:

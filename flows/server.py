@@ -4,19 +4,19 @@ Prefect starts a server for a flow that has none, and a SIGKILL of the flow leav
 one that is started here reads a pipe whose other end only its parent holds: whatever ends the parent closes the
 pipe, on any system, and the server goes.
 
-    with prefect_api():
-        curate(config)
+    prefect_api()
+    curate(config)
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 
 from schemas.exceptions import ServerError
 
@@ -98,25 +98,35 @@ class BoundServer:
         return process, int(line)
 
 
-@contextmanager
-def prefect_api() -> Iterator[str]:
-    """Where flows report: the server that is configured, or else one that ends with this process; yields its URL.
+def prefect_api(port: int = 0, *, services: bool = False) -> str:
+    """Where flows report: the server that is configured, or else one that ends with this process.
+
+    Call it before a flow. The URL is set for the whole process, as Prefect's threads do not see temporary settings.
+
+    Args:
+        port: of the server that is started; 0 takes a free one.
+        services: as for `BoundServer`; such a server is also started again should it die.
+
+    Returns:
+        The URL of the API.
 
     Raises:
         ServerError: it did not start.
     """
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import PREFECT_API_URL
 
-    configured = PREFECT_API_URL.value()
+    configured: str | None = PREFECT_API_URL.value()
     if configured:
-        yield configured
-        return
-    server = BoundServer()
-    try:
-        with temporary_settings({PREFECT_API_URL: server.url}):
-            yield server.url
-    finally:
-        server.close()
+        return configured
+    server = BoundServer(port, services=services)
+    # Handlers of threads come before these: what Prefect has yet to report is sent by then.
+    atexit.register(server.close)
+    if services:
+        server.keep_up()
+    os.environ["PREFECT_API_URL"] = server.url
+    refresh_global_settings_context()
+    return server.url
 
 
 def main() -> None:
@@ -125,6 +135,7 @@ def main() -> None:
     os.dup2(2, 1)  # whatever else is printed
 
     import uvicorn
+    from fastapi import Request, Response
     from prefect.server.api.server import create_app
 
     listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
@@ -150,9 +161,17 @@ def main() -> None:
             os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    config = uvicorn.Config(
-        create_app(final=True), log_level="error", lifespan="on", timeout_graceful_shutdown=5
-    )
+    app = create_app(final=True)
+
+    @app.middleware("http")
+    async def soon(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Say when to come again where two writers met in SQLite: Prefect's client would wait for two seconds."""
+        response = await go_on(request)
+        if response.status_code == 503:
+            response.headers.setdefault("Retry-After", "0.05")
+        return response
+
+    config = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=5)
     server = Announced(config)
     server.run([listener])
     ended.set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import yaml
 from pydantic import ValidationError
 
-from flows.server import BoundServer
+from flows.server import prefect_api
 from pipeline.store import VariantStore
 from pipeline.teacher.live import endpoint_url
 from schemas.config import Config
@@ -162,23 +161,14 @@ def serve(deployments: Sequence[ServedFlow], port: int) -> None:
     """
     import httpx
     import prefect
-    from prefect.settings import PREFECT_API_URL, temporary_settings
 
     for served in deployments:  # before a server is started
         deployment(served, active=True)
-    with ExitStack() as stack:
-        if not PREFECT_API_URL.value():
-            server = BoundServer(port, services=True)
-            stack.callback(server.close)
-            server.keep_up()
-            stack.enter_context(temporary_settings({PREFECT_API_URL: server.url}))
-        try:
-            ready = [deployment(served, active=_was_active(served)) for served in deployments]
-            prefect.serve(*ready)
-        except httpx.TransportError as error:
-            raise ServerError(
-                f"Prefect's server at {PREFECT_API_URL.value()} does not answer: {error}"
-            ) from error
+    url = prefect_api(port, services=True)
+    try:
+        prefect.serve(*(deployment(served, active=_was_active(served)) for served in deployments))
+    except httpx.TransportError as error:
+        raise ServerError(f"Prefect's server at {url} does not answer: {error}") from error
 
 
 def set_active(deployments: Sequence[ServedFlow], *, active: bool, port: int) -> None:

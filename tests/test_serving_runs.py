@@ -35,7 +35,7 @@ Start = Callable[..., subprocess.Popen[str]]
 def made_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of Prefect's with its database, which takes ten seconds to make."""
     home = tmp_path_factory.mktemp("prefect")
-    code = "from flows.server import prefect_api\nwith prefect_api(): pass"
+    code = "from flows.server import prefect_api; prefect_api()"
     subprocess.run([sys.executable, "-c", code], env=_environment(home), check=True, timeout=180)
     return home
 

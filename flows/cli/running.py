@@ -61,8 +61,8 @@ def curate(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
     from flows.curate import curate as flow
     from flows.server import prefect_api
 
-    with prefect_api():
-        counts = flow(config)
+    prefect_api()
+    counts = flow(config)
     for stage, by_name in counts.items():
         numbers = ", ".join(f"{n} {name}" for name, n in sorted(by_name.items())) or "nothing to do"
         click.echo(f"{stage}: {numbers}")

@@ -24,6 +24,7 @@ from prefect.client.schemas import TaskRun
 from prefect.futures import PrefectFuture, as_completed
 
 from flows.cli.working import Limits
+from flows.runners import task_runner
 from flows.showing import Progress
 from pipeline.store import VariantStore
 from pipeline.teacher.live import endpoint_name
@@ -87,6 +88,7 @@ class ShardDone:
 
 ShardTask = Task[[C, Order], ShardDone]
 Finished = tuple[Order, ShardDone]
+Submit = Callable[[Order], PrefectFuture[ShardDone]]
 
 
 @dataclass(slots=True)
@@ -250,7 +252,7 @@ class Run:
         progress = Progress(self.config, self.meter, len(orders))
         results = _in_turn(ready, self.config, orders)
         if self.config.workers > 1:
-            results = _at_once(ready, self, orders)
+            results = _on_runner(ready, self, orders)
         for order, done in results:
             for stage, counts in done.counts.items():
                 self.totals[stage].update(counts)
@@ -317,8 +319,16 @@ def _in_turn(task: ShardTask[Any], config: FlowConfig, orders: Sequence[Order]) 
             raise BudgetError(done.stopped)
 
 
-def _at_once(task: ShardTask[Any], run: Run, orders: Sequence[Order]) -> Iterator[Finished]:
-    """Results of tasks on a task runner, as they end; none is begun once the purse is empty.
+def _on_runner(task: ShardTask[Any], run: Run, orders: Sequence[Order]) -> Iterator[Finished]:
+    """Results of tasks on the task runner of the configuration."""
+    with task_runner(run.config) as runner:
+        yield from _at_once(
+            lambda order: runner.submit(task, {"config": run.config, "order": order}), run, orders
+        )
+
+
+def _at_once(submit: Submit, run: Run, orders: Sequence[Order]) -> Iterator[Finished]:
+    """Results of tasks as they end; none is begun once the purse is empty.
 
     A task in another process cannot see the purse. Of what is left it is allowed an equal share, and where that
     was not enough it gets all that the others have left, once nothing else is under way.
@@ -337,7 +347,7 @@ def _at_once(task: ShardTask[Any], run: Run, orders: Sequence[Order]) -> Iterato
             else:
                 break
             order = replace(order, allowance=None if purse.limit is None else share)
-            flying[task.submit(run.config, order)] = order
+            flying[submit(order)] = order
         if not flying:
             break
         future = next(as_completed(list(flying)))

@@ -226,6 +226,11 @@ class FlowConfig(Config):
         ge=1,
         description="Tasks at once; the endpoint's concurrency and rates are shared among them.",
     )
+    runner: str = Field(
+        default="threads",
+        pattern=r"^(threads|ray|ray://.+)$",
+        description="Where several tasks run: threads, ray (processes here), or ray://HOST:10001 (a cluster).",
+    )
     max_cost: float | None = Field(
         default=None, gt=0, description="Stop when this run has spent so many dollars; all is kept."
     )

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
@@ -44,6 +50,44 @@ def counted_teacher(problems: Sequence[Problem], delay_s: float) -> Iterator[Cou
 
     with serve(app) as counted.url:
         yield counted
+
+
+def marbles(source: str, numbers: range) -> list[Problem]:
+    """Problems that the teacher can solve, all different."""
+    return [
+        Problem(
+            problem_id=f"{source}/{i}",
+            source=source,
+            split="train",
+            text=f"Tom has {i} red and {2 * i + 1} blue marbles. How many has he?",
+            answer=str(3 * i + 1),
+            solution_steps=[f"{i} red ones.", f"{i} + {2 * i + 1} = {3 * i + 1}"],
+        )
+        for i in numbers
+    ]
+
+
+def of_home(home: Path) -> dict[str, str]:
+    """The environment of a process whose Prefect lives in a folder, and knows of no server."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    settings = {"PREFECT_HOME": str(home), "PREFECT_RUNNER_POLL_FREQUENCY": "2"}
+    return environment | settings | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+
+
+@lru_cache(maxsize=1)
+def _made_home() -> tempfile.TemporaryDirectory[str]:
+    """A folder of Prefect's with its database, which takes ten seconds to make."""
+    folder = tempfile.TemporaryDirectory()
+    code = "from flows.server import prefect_api; prefect_api()"
+    subprocess.run([sys.executable, "-c", code], env=of_home(Path(folder.name)), check=True, timeout=180)
+    return folder
+
+
+def home_with_database(home: Path) -> Iterator[Path]:
+    """For a fixture: a folder of Prefect's for one test; no process of the test outlives it."""
+    yield Path(shutil.copytree(_made_home().name, home))
+    for process in processes_of(home):
+        process.kill()
 
 
 def processes_of(home: Path) -> list[psutil.Process]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,8 +17,15 @@ import pytest
 import yaml
 
 from pipeline.store import VariantStore
-from schemas.records import Problem
-from tests.kept_running import Counted, counted_teacher, processes_of, until
+from tests.kept_running import (
+    Counted,
+    counted_teacher,
+    home_with_database,
+    marbles,
+    of_home,
+    processes_of,
+    until,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,34 +36,17 @@ CONCURRENCY = 2
 Start = Callable[..., subprocess.Popen[str]]
 
 
-@pytest.fixture(scope="module")
-def made_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of Prefect's with its database, which takes ten seconds to make."""
-    home = tmp_path_factory.mktemp("prefect")
-    code = "from flows.server import prefect_api; prefect_api()"
-    subprocess.run([sys.executable, "-c", code], env=_environment(home), check=True, timeout=180)
-    return home
-
-
 @pytest.fixture
-def home(made_home: Path, tmp_path: Path) -> Iterator[Path]:
-    """A copy of it for one test; no process of the test outlives it."""
-    yield Path(shutil.copytree(made_home, tmp_path / "prefect"))
-    for process in processes_of(tmp_path / "prefect"):
-        process.kill()
-
-
-def _environment(home: Path) -> dict[str, str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    settings = {"PREFECT_HOME": str(home), "PREFECT_RUNNER_POLL_FREQUENCY": "2"}
-    return environment | settings | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+def home(tmp_path: Path) -> Iterator[Path]:
+    """A folder of Prefect's for one test; no process of the test outlives it."""
+    yield from home_with_database(tmp_path / "prefect")
 
 
 @contextmanager
 def _diva(home: Path, log: Path, *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-c", "from flows.cli import main; main()", *map(str, arguments)]
     with log.open("ab") as file:
-        process = subprocess.Popen(command, env=_environment(home), stdout=file, stderr=file)
+        process = subprocess.Popen(command, env=of_home(home), stdout=file, stderr=file)
     try:
         yield process
     finally:
@@ -66,21 +54,7 @@ def _diva(home: Path, log: Path, *arguments: object) -> Iterator[subprocess.Pope
         process.wait()
 
 
-def _problems(source: str, numbers: range) -> list[Problem]:
-    return [
-        Problem(
-            problem_id=f"{source}/{i}",
-            source=source,
-            split="train",
-            text=f"Tom has {i} red and {2 * i + 1} blue marbles. How many has he?",
-            answer=str(3 * i + 1),
-            solution_steps=[f"{i} red ones.", f"{i} + {2 * i + 1} = {3 * i + 1}"],
-        )
-        for i in numbers
-    ]
-
-
-FIRST, LATER = _problems("first", range(3, 5)), _problems("later", range(11, 19))
+FIRST, LATER = marbles("first", range(3, 5)), marbles("later", range(11, 19))
 
 
 @pytest.fixture
@@ -190,3 +164,46 @@ def test_killed_run_leaves_no_process(tmp_path: Path, home: Path, teacher: Count
     assert processes_of(home) == []
     assert teacher.twice <= CONCURRENCY
     assert len(_accepted(store)) == 4
+
+
+BOTH_RUNNERS = """
+import sys
+from pathlib import Path
+from flows.server import prefect_api
+prefect_api()
+from flows.curate import curate
+from schemas.config import CurateConfig, LabelConfig, TeacherConfig
+url, one, other = sys.argv[1:]
+teacher = TeacherConfig(model="scripted-teacher", base_url=url, endpoint="test")
+for store, how in ((one, {}), (other, {"workers": 2, "runner": "ray"})):
+    size = {"limit": 4, "shard_size": 2}
+    curate(CurateConfig(store=Path(store), teacher=teacher, label=LabelConfig(samples=2), **size, **how))
+"""
+
+
+def _checksums(store: VariantStore) -> dict[str, object]:
+    """Those of `store.checksums()` for what a curation writes, apart from times."""
+    times = {"calls": "created_at, latency_s", "problems": "ingested_at"}
+    found: dict[str, object] = {}
+    for view in ("problems", "variants", "verdicts", "labels", "calls", "shortages"):
+        [without] = {times.get(view, "created_at")} if view != "shortages" else {None}
+        columns = f"* EXCLUDE ({without})" if without else "*"
+        found[view] = store.query(
+            f"SELECT count(*), sum(hash(v)::HUGEINT)::VARCHAR FROM (SELECT {columns} FROM {view}) v"
+        )
+    return found
+
+
+def test_ray_makes_the_same_store(tmp_path: Path, home: Path, teacher: Counted) -> None:
+    pytest.importorskip("ray")
+    stores = [VariantStore(tmp_path / name, create=True) for name in ("one", "other")]
+    for store in stores:
+        store.append(LATER)
+    arguments = [sys.executable, "-c", BOTH_RUNNERS, teacher.url, *(str(store.root) for store in stores)]
+    process = subprocess.run(arguments, env=of_home(home), capture_output=True, text=True, timeout=240)
+    assert process.returncode == 0, process.stderr[-3000:]
+    one, other = (_checksums(store) for store in stores)
+    assert one == other
+    assert one["variants"] != _checksums(VariantStore(tmp_path / "none", create=True))["variants"]
+    assert "Ray" in process.stderr
+    assert processes_of(home) == []

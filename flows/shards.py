@@ -30,9 +30,10 @@ from pipeline.store import VariantStore
 from pipeline.teacher.live import endpoint_name
 from pipeline.teacher.meter import Meter, shown
 from pipeline.teacher.prices import Purse
+from pipeline.top_up import Need
 from pipeline.verify import References
 from pipeline.work import TeacherRun, shards, tell
-from schemas.config import FlowConfig, TeacherConfig, VerifyConfig
+from schemas.config import FlowConfig, ProblemsConfig, TeacherConfig, VerifyConfig
 from schemas.exceptions import BudgetError, ConfigError
 
 Counts = dict[str, dict[str, int]]
@@ -52,6 +53,8 @@ class Order:
         began_ns: when the run began, in nanoseconds since 1970: what was accepted until then is what variants are
             compared with, whichever shards ended since.
         allowance: dollars that the task may spend where it runs in a process of its own; None for any.
+        needs: of `top_up`: what its problems are short of.
+        training_run: of `top_up`: whose live difficulty says so.
     """
 
     number: int
@@ -59,6 +62,8 @@ class Order:
     run_id: str
     began_ns: int
     allowance: float | None = None
+    needs: tuple[Need, ...] = ()
+    training_run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +155,9 @@ def _references(store: str, checks: VerifyConfig, began_ns: int) -> References:
 
 
 @lru_cache(maxsize=8)
-def _meter(order: Order) -> Meter:
+def _meter(order: Order, strict: bool) -> Meter:
     """The meter of a task in another process than the flow's, through all of its retries."""
-    return Meter("problems", purse=Purse(order.allowance))
+    return Meter("problems", purse=Purse(order.allowance, strict=strict))
 
 
 def worked(
@@ -172,7 +177,7 @@ def worked(
     here = _HERE.get()
     apart = here is None or here.run_id != order.run_id
     if here is None or apart:
-        here = Workplace.of(config, order.run_id, _meter(order))
+        here = Workplace.of(config, order.run_id, _meter(order, config.strict_budget))
         if checks is not None:
             here.references = _references(str(config.store), checks, order.began_ns)
     stopped, counts = None, Counts()
@@ -283,7 +288,7 @@ def running(verb: str, config: FlowConfig, problems: int, checks: VerifyConfig |
         ConfigError: the endpoint or the limits cannot work.
         SourceError: an evaluation set cannot be read.
     """
-    meter = Limits(False, config.max_cost, config.batch, config.batch_size).meter("problems", problems)
+    meter = Meter("problems", problems, Purse(config.max_cost, strict=config.strict_budget))
     here = Workplace.of(config, "", meter)
     store = here.store
     with (
@@ -300,7 +305,7 @@ def running(verb: str, config: FlowConfig, problems: int, checks: VerifyConfig |
             _HERE.reset(token)
 
 
-def chosen_problems(config: FlowConfig) -> list[str]:
+def chosen_problems(config: ProblemsConfig) -> list[str]:
     """Ids of the problems that a flow is to work on.
 
     Raises:

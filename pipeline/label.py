@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from scipy.special import betaincinv
 
@@ -41,6 +41,7 @@ def label(
     config: LabelConfig,
     *,
     problem_ids: Sequence[str] | None = None,
+    kinds: Mapping[str, Collection[str]] | None = None,
     where: str | None = None,
     limit: int | None = None,
     shard_size: int = SHARD_SIZE,
@@ -56,6 +57,7 @@ def label(
         solver: answers the questions.
         config: how often each is asked.
         problem_ids: only these and their variants; default all.
+        kinds: by problem, its variants of these kinds alone; None is all.
         where: an SQL condition on `problems`.
         limit: only the first so many problems, by id.
         shard_size: problems whose labels are written together.
@@ -70,7 +72,8 @@ def label(
         of_shard = "problem_id IN (SELECT unnest(?)) AND status = 'accepted'"
         variants: defaultdict[str, list[Variant]] = defaultdict(list)
         for variant in store.read(Variant, of_shard, [ids]):
-            variants[variant.problem_id].append(variant)
+            if kinds is None or variant.kind in kinds.get(variant.problem_id, ()):
+                variants[variant.problem_id].append(variant)
         subjects = [
             (kind, question)
             for problem in shard

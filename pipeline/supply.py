@@ -9,7 +9,7 @@ was answered is sent twice: each try has a number of its own, which is part of t
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.checks import Judge
@@ -25,6 +25,9 @@ from schemas.records import Kind, Problem, Shortage, Status, Variant
 
 Verify = Callable[[Sequence[str]], Counter[str]]
 """Decides on the candidates of problems, by their ids; returns variants by new status."""
+
+Wanted = Mapping[str, Mapping[Kind, int]]
+"""Accepted variants asked for, by problem and kind; no other kinds of these problems are touched."""
 
 
 @dataclass(slots=True)
@@ -71,6 +74,7 @@ def verifying(
     endpoint: AnyTeacher,
     checks: VerifyConfig,
     references: References | None = None,
+    wanted: Wanted | None = None,
 ) -> Verify:
     """Verification of a few problems at a time, by a solver (and a judge, if one is wanted) behind an endpoint.
 
@@ -79,6 +83,7 @@ def verifying(
         endpoint: of the solver.
         checks: what a variant must pass.
         references: what to compare with, where others share it; it grows with what is accepted.
+        wanted: only candidates of these kinds of these problems; None decides on all.
 
     Raises:
         ConfigError: an evaluation set has no question.
@@ -86,15 +91,35 @@ def verifying(
     """
     solver, judge = TeacherSolver(store, endpoint, VERIFICATION), Judge.for_verify(store, endpoint, checks)
     references = references or References.of(store, checks)
-    return lambda problem_ids: verify(
-        store,
-        solver,
-        checks,
-        judge=judge,
-        references=references,
-        problem_ids=problem_ids,
-        shard_size=max(1, len(problem_ids)),
-    )
+
+    def decide(problem_ids: Sequence[str]) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for kinds, ids in _by_kinds(problem_ids, wanted):
+            counts += verify(
+                store,
+                solver,
+                checks,
+                judge=judge,
+                references=references,
+                problem_ids=ids,
+                kinds=kinds,
+                shard_size=max(1, len(ids)),
+            )
+        return counts
+
+    return decide
+
+
+def _by_kinds(
+    problem_ids: Sequence[str], wanted: Wanted | None
+) -> list[tuple[tuple[Kind, ...], Sequence[str]]]:
+    """The problems by the kinds that are wanted of them."""
+    if wanted is None:
+        return [(tuple(Kind), problem_ids)]
+    groups: defaultdict[tuple[Kind, ...], list[str]] = defaultdict(list)
+    for problem_id in problem_ids:
+        groups[tuple(kind for kind in Kind if kind in wanted.get(problem_id, {}))].append(problem_id)
+    return [(kinds, ids) for kinds, ids in groups.items() if kinds]
 
 
 def supply(
@@ -104,6 +129,7 @@ def supply(
     decide: Verify,
     *,
     problem_ids: Sequence[str] | None = None,
+    wanted: Wanted | None = None,
     where: str | None = None,
     limit: int | None = None,
     shard_size: int = SHARD_SIZE,
@@ -120,26 +146,31 @@ def supply(
         config: `accepted` and `tries`, and how to ask.
         decide: decides on the candidates of the problems that it is given; see `verifying`.
         problem_ids: only these; default all.
+        wanted: how many of which kinds of which problems, in the place of `accepted`; others are left alone.
         where: an SQL condition on `problems`.
         limit: only the first so many, by id.
         shard_size: problems that are asked for together.
         progress: told of every request to the teacher that is done.
 
     Raises:
-        ConfigError: `accepted` is not set, or the condition is no SQL.
+        ConfigError: neither `accepted` nor `wanted` is set, or the condition is no SQL.
     """
-    if config.accepted is None:
+    if config.accepted is None and wanted is None:
         raise ConfigError("how many accepted variants? Give --accepted, such as 5 or reword=5,think_step=3")
     done = Supply()
     for shard in shards(store.problems(problem_ids, where=where, limit=limit), shard_size):
         ids = [problem.problem_id for problem in shard]
-        done.generated += generate_image_variants(store, config, problem_ids=ids)
+        for kinds, of_kinds in _by_kinds(ids, wanted):
+            asked_for = tuple(kind for kind in config.kinds if kind in kinds)
+            done.generated += generate_image_variants(
+                store, config.model_copy(update={"kinds": asked_for}), problem_ids=of_kinds
+            )
         sent: set[tuple[str, str, int]] = set()
         while True:
             verified = decide(ids)
             done.verified += verified
             tell(progress, verified)
-            stock = _stock(store, teacher.model, config, shard)
+            stock = _stock(store, teacher.model, config, shard, wanted)
             asks = [ask for holding in stock if (ask := _next_ask(holding, config, sent))]
             if not asks:
                 break
@@ -177,7 +208,11 @@ class _Holding:
 
 
 def _stock(
-    store: VariantStore, model: str, config: GenerateConfig, problems: Sequence[Problem]
+    store: VariantStore,
+    model: str,
+    config: GenerateConfig,
+    problems: Sequence[Problem],
+    wanted: Wanted | None,
 ) -> list[_Holding]:
     """What there is of every kind that is wanted of these problems."""
     ids = [problem.problem_id for problem in problems]
@@ -188,10 +223,12 @@ def _stock(
     stock = []
     for problem in problems:
         for kind in config.kinds:
-            if not config.wanted(kind) or (kind in IMAGE_KINDS and not problem.images):
+            of_problem = None if wanted is None else wanted.get(problem.problem_id, {})
+            count = config.wanted(kind) if of_problem is None else of_problem.get(kind, 0)
+            if not count or (kind in IMAGE_KINDS and not problem.images):
                 continue
             key = (problem.problem_id, kind)
-            holding = _Holding(problem, kind, config.wanted(kind), samples[key])
+            holding = _Holding(problem, kind, count, samples[key])
             for variant in variants[key]:
                 _add(holding, variant)
             stock.append(holding)

@@ -106,13 +106,41 @@ class _Metered:
 
     def __init__(self, inner: Exchange, run: TeacherRun) -> None:
         self._inner, self._run = inner, run
+        self._in_flight = 0
+        self._ended = asyncio.Event()
 
     @property
     def concurrency(self) -> int:
         return self._inner.concurrency
 
     async def send(self, parameters: dict[str, Any], key: str) -> Outcome:
-        self._run.purse.admit()
+        if not self._run.purse.strict:
+            self._run.purse.admit()
+            return await self._sent(parameters, key)
+        most = self._most(parameters)
+        while not self._run.purse.bind(most):
+            if not self._in_flight:
+                raise self._run.purse.exhausted(most)
+            # What is under way costs less than it might: then there may be enough.
+            await self._ended.wait()
+        self._in_flight += 1
+        try:
+            return await self._sent(parameters, key)
+        finally:
+            self._run.purse.free(most)
+            self._in_flight -= 1
+            self._ended.set()
+            self._ended = asyncio.Event()
+
+    def _most(self, parameters: dict[str, Any]) -> float:
+        """Dollars that a request can cost at most; prompt tokens by our own count."""
+        price = self._run.prices.of(self._run.model)
+        if price is None or self._run.purse.limit is None:
+            return 0.0
+        longest = parameters.get("max_completion_tokens") or parameters.get("max_tokens") or 0
+        return price.cost(self._counter.request(parameters, price.images), longest)
+
+    async def _sent(self, parameters: dict[str, Any], key: str) -> Outcome:
         outcome = await self._inner.send(parameters, key)
         cost = self._run.prices.cost(self._run.model, outcome)
         if cost is None and outcome.answered and self._run.purse.limit is not None:

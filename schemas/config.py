@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, model_validator
 
@@ -209,12 +209,14 @@ class ExportConfig(Config):
 class FlowConfig(Config):
     """What all flows over the problems of a store have in common."""
 
+    strict_budget: ClassVar[bool] = False
+    """Whether `max_cost` is never overspent, even by what is in flight."""
+
     store: Path = Field(description="Folder of the store.")
     teacher: TeacherConfig = Field(description="Endpoint that is asked.")
     problem_filter: str | None = Field(
         default=None, description="SQL condition on `problems`, such as source = 'gsm8k'."
     )
-    limit: int | None = Field(default=None, ge=1, description="Only the first so many problems, by id.")
     shard_size: int = Field(default=200, ge=1, description="Problems a task.")
     shard_timeout_s: float | None = Field(
         default=None,
@@ -260,7 +262,13 @@ class FlowConfig(Config):
         return self.shard_timeout_s
 
 
-class CurateConfig(FlowConfig):
+class ProblemsConfig(FlowConfig):
+    """A flow over all problems of a store, or the first of them."""
+
+    limit: int | None = Field(default=None, ge=1, description="Only the first so many problems, by id.")
+
+
+class CurateConfig(ProblemsConfig):
     """A whole curation: generate, verify and label."""
 
     generate: GenerateConfig = Field(default=GenerateConfig(), description="What is written.")
@@ -270,7 +278,7 @@ class CurateConfig(FlowConfig):
     )
 
 
-class GenerateFlowConfig(FlowConfig):
+class GenerateFlowConfig(ProblemsConfig):
     """The stage `generate` alone; with `accepted`, verification belongs to it."""
 
     generate: GenerateConfig = Field(default=GenerateConfig(), description="What is written.")
@@ -279,13 +287,101 @@ class GenerateFlowConfig(FlowConfig):
     )
 
 
-class VerifyFlowConfig(FlowConfig):
+class VerifyFlowConfig(ProblemsConfig):
     """The stage `verify` alone."""
 
     verify: VerifyConfig = Field(default=VerifyConfig(), description="What a variant must pass.")
 
 
-class LabelFlowConfig(FlowConfig):
+class LabelFlowConfig(ProblemsConfig):
     """The stage `label` alone."""
 
     label: LabelConfig = Field(default=LabelConfig(), description="How difficulty is measured.")
+
+
+class TopUpConfig(FlowConfig):
+    """Variants where a training run is short of them, by live difficulty."""
+
+    strict_budget: ClassVar[bool] = True  # nobody watches a run on a schedule
+
+    run: str | None = Field(
+        default=None,
+        description="Training run, by its run_id.  [default: the one that was started or resumed last]",
+    )
+    generate: GenerateConfig = Field(
+        default=GenerateConfig(kinds=tuple(Kind)),
+        description="Kinds that may be asked for, and how; `variants` says how many.",
+    )
+    verify: VerifyConfig = Field(default=VerifyConfig(), description="What a variant must pass.")
+    label: LabelConfig | None = Field(
+        default=LabelConfig(),
+        description="How new variants are labelled, where the solver is the store's label model; None: not.",
+    )
+    solver: TeacherConfig | None = Field(
+        default=None, description="Endpoint that verifies and labels.  [default: the teacher]"
+    )
+    variants: int = Field(
+        default=1, ge=1, description="Accepted variants more, of each kind asked for, for a problem."
+    )
+    max_problems: int = Field(default=1_000, ge=1, description="Most problems of a run; worst first.")
+    max_variants: int = Field(default=2_000, ge=1, description="Most variants that a run asks for.")
+    window_steps: int = Field(
+        default=200, ge=1, description="Last training steps in which a problem must have been seen."
+    )
+    tolerance: float = Field(
+        default=1.5, gt=0, description="Levels that the nearest delta may be from the wanted one."
+    )
+    shard_size: int = Field(default=50, ge=1, description="Problems a task; the worst are done first.")
+
+    @model_validator(mode="after")
+    def _says_how_many_once(self) -> Self:
+        if self.generate.accepted is not None:
+            raise ValueError("leave accepted out: variants says how many")
+        return self
+
+
+class EvaluateConfig(Config):
+    """A model's score on the problems of a split, or on a benchmark."""
+
+    store: Path = Field(description="Folder of the store.")
+    model: str = Field(description="Model folder, checkpoint or hub name.")
+    split: str = Field(default="test", description="Split of the problems.")
+    problem_filter: str | None = Field(default=None, description="SQL condition on `problems`.")
+    benchmark: str | None = Field(
+        default=None, description="mathvista, mathverse, mathvision, olympiadbench, wemath or mmk12."
+    )
+    source: str | None = Field(
+        default=None,
+        description="File or hub name to read the benchmark from.  [default: its own on the hub]",
+    )
+    kinds: str = Field(
+        default="", description="Also on accepted variants of these kinds, such as reword,image, or all."
+    )
+    limit: int | None = Field(default=None, ge=1, description="Only the first so many problems, by id.")
+    samples: int = Field(default=1, ge=1, description="Answers to each.")
+    temperature: float | None = Field(
+        default=None,
+        ge=0,
+        description="0 takes the likeliest token.  [default: 1; 0 for one answer to each of a benchmark]",
+    )
+    max_new_tokens: int | None = Field(
+        default=None, ge=1, description="Longest answer.  [default: 512; 4096 for a benchmark]"
+    )
+    system_prompt: str | None = Field(default=None, description="System message, as in training.")
+    instruction: str | None = Field(
+        default=None, description="Added behind each question.  [default: none; a benchmark's own]"
+    )
+    hint_style: Literal["prompt", "prefix"] = Field(
+        default="prompt", description="Where think steps stand, as in training."
+    )
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Answers generated at once.  [default: 256; 16 for a vision-language model]",
+    )
+    max_pixels: int | None = Field(
+        default=None,
+        ge=1,
+        description="Larger images are made smaller, as in training.  [default: the processor's own bound]",
+    )
+    seed: int = Field(default=0, description="Makes the samples.")

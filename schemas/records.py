@@ -324,17 +324,22 @@ class Decision(Record):
     table: ClassVar = "decisions"
     key: ClassVar = ("flow_run_id", "problem_id")
 
-    flow_run_id: str = Field(description="run of the top-up flow")
+    flow_run_id: str = Field(description="run of the top-up, in `runs`")
     problem_id: str = Field(description="the problem with a shortage")
     wanted_delta: float = Field(description="offset that the selection would have liked")
     nearest_delta: float | None = Field(
         description="offset of its nearest accepted variant; NULL without one"
     )
     kinds: list[str] = Field(description="kinds that were asked for")
-    requested: int = Field(description="variants asked for")
-    made: int = Field(description="variants that came")
-    accepted: int = Field(description="variants that passed the checks")
+    requested: int = Field(description="accepted variants asked for, beyond those there")
+    made: int = Field(description="variants that came; one solution brings several think steps")
+    accepted: int = Field(description="variants of these kinds that passed the checks")
     created_at: datetime = Field(default_factory=utc_now, description="when it was decided, UTC")
+    training_run: str = Field(default="", description="run whose live difficulty it is of")
+    outcome: str = Field(
+        default="",
+        description="enough, short and why, nothing to ask and why, cut short, or asked (at work)",
+    )
 
 
 LICENSE_SETTING = "license:"

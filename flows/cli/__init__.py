@@ -16,6 +16,7 @@ from flows.cli.query import init, report, sql, status
 from flows.cli.running import curate, demo, teacher
 from flows.cli.serving import serve
 from flows.cli.show import show
+from flows.cli.topping import top_up
 from flows.cli.training import evaluate, train
 from flows.cli.upkeep import compact, doctor, lake
 from schemas.exceptions import ConfigError, DivaError
@@ -34,6 +35,7 @@ COMMANDS = (
     curate,
     serve,
     train,
+    top_up,
     evaluate,
     teacher,
     demo,

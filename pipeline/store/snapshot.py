@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.store.engine import Engine
@@ -46,6 +48,19 @@ class VariantText:
     recipe: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Deltas:
+    """The deltas of the variants of several problems.
+
+    Attributes:
+        owner_V: (V,) place of each variant's problem among those that were asked for.
+        delta_V: (V,) in use, in levels.
+    """
+
+    owner_V: npt.NDArray[np.intp]
+    delta_V: npt.NDArray[np.float64]
+
+
 @dataclass(slots=True)
 class Snapshot:
     """Accepted variants at one moment.
@@ -73,6 +88,16 @@ class Snapshot:
         columns = self._variants.take(pa.array(numbers, pa.int64())).to_pydict()
         variants = map(SnapshotVariant, numbers, *columns.values())
         return {problem_id: list(islice(variants, end - first)) for problem_id, (first, end) in spans.items()}
+
+    def deltas(self, problem_ids: Sequence[str]) -> Deltas:
+        """The deltas of the accepted variants of the given problems."""
+        spans = [self._spans.get(problem_id, (0, 0)) for problem_id in problem_ids]
+        first_P, end_P = np.array(spans, np.int64).reshape(-1, 2).T
+        count_P = end_P - first_P
+        owner_V = np.repeat(np.arange(len(spans)), count_P)
+        # Rows first, first + 1, ... of each problem.
+        row_V = np.arange(count_P.sum()) + (first_P - np.cumsum(count_P) + count_P)[owner_V]
+        return Deltas(owner_V, self._variants["delta"].to_numpy()[row_V])
 
     def texts(self, numbers: Sequence[int]) -> dict[int, VariantText]:
         """What is shown of variants, by `SnapshotVariant.number`."""

@@ -142,11 +142,13 @@ class Purse:
 
     Args:
         limit: dollars; None for no limit.
+        strict: never overspend, whatever the requests in flight may still cost; for runs that nobody watches.
     """
 
-    def __init__(self, limit: float | None = None) -> None:
-        self.limit = limit
+    def __init__(self, limit: float | None = None, *, strict: bool = False) -> None:
+        self.limit, self.strict = limit, strict
         self.spent = 0.0
+        self._bound = 0.0
 
     @property
     def left(self) -> float:
@@ -162,13 +164,34 @@ class Purse:
         if self.is_empty:
             raise self.exhausted()
 
+    def bind(self, dollars: float) -> bool:
+        """Set aside what a request can cost at most; False where that is more than there is."""
+        if self.left - self._bound < dollars - 1e-9:
+            return False
+        self._bound += dollars
+        return True
+
+    def free(self, dollars: float) -> None:
+        """Give back what was set aside for a request that has ended."""
+        self._bound -= dollars
+
     @property
     def is_empty(self) -> bool:
         """Whether nothing may be spent any more."""
         return self.left < 1e-9  # a sum of cents is not exact
 
-    def exhausted(self) -> BudgetError:
-        """The error of a run that would spend more."""
+    def exhausted(self, most: float | None = None) -> BudgetError:
+        """The error of a run that would spend more.
+
+        Args:
+            most: dollars that the next request can cost at most, where that is what is too much.
+        """
+        if most is not None:
+            return BudgetError(
+                f"--max-cost: ${self.spent:.4f} of ${self.limit or 0:g} are spent in this run, and one more "
+                f"request may cost ${most:.4f} (by --max-tokens); all answers are kept, and the same command "
+                "goes on from here and may spend as much again"
+            )
         return BudgetError(
             f"--max-cost is reached: ${self.spent:.4f} of ${self.limit or 0:g} are spent in this run, and all "
             "answers are kept; the same command goes on from here and may spend as much again"

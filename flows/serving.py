@@ -26,6 +26,7 @@ FLOWS = {
     "generate": "flows.stages",
     "verify": "flows.stages",
     "label": "flows.stages",
+    "top_up": "flows.top_up",
 }
 """Flows that can be served, with their modules."""
 

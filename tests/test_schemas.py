@@ -240,7 +240,8 @@ CONTRACT = {
     "train_steps": "run_id step seconds cpu_seconds rollouts groups silent_groups silent_problems completion_tokens "
     "loss grad_norm grad_noise attempt",
     "evaluations": "run_id step split problem_id samples correct",
-    "decisions": "flow_run_id problem_id wanted_delta nearest_delta kinds requested made accepted created_at",
+    "decisions": "flow_run_id problem_id wanted_delta nearest_delta kinds requested made accepted created_at "
+    "training_run outcome",
 }
 KEYS = {
     "problems": "problem_id",

@@ -319,9 +319,9 @@ def _in_turn(task: ShardTask[Any], config: FlowConfig, orders: Sequence[Order]) 
     """Results of tasks that run one after the other, in this thread."""
     for order in orders:
         done = task(config, order)
-        yield order, done
         if done.stopped is not None:
             raise BudgetError(done.stopped)
+        yield order, done
 
 
 def _on_runner(task: ShardTask[Any], run: Run, orders: Sequence[Order]) -> Iterator[Finished]:

@@ -35,7 +35,7 @@ from flows.gallery import write_gallery
 from flows.looking import look
 from pipeline.store import VariantStore
 from pipeline.teacher.meter import Meter, state_line
-from schemas.config import FlowConfig
+from schemas.config import FlowConfig, ProblemsConfig, TopUpConfig
 from schemas.exceptions import DivaError, StoreError
 
 C = TypeVar("C", bound=FlowConfig)
@@ -71,8 +71,12 @@ def name_of(flow_name: str, config: FlowConfig) -> str:
 
     Where the problems cannot be counted, the number is left out: the run itself will say why.
     """
+    if isinstance(config, TopUpConfig):
+        training = config.run or "the last training run"
+        return f"{flow_name} {config.store.name} for {training} with {config.teacher.model}"
+    limit = config.limit if isinstance(config, ProblemsConfig) else None
     try:
-        problems = VariantStore(config.store).count_problems(where=config.problem_filter, limit=config.limit)
+        problems = VariantStore(config.store).count_problems(where=config.problem_filter, limit=limit)
     except DivaError:
         return f"{flow_name} {config.store.name} with {config.teacher.model}"
     return f"{flow_name} {config.store.name}: {problems:,} problems with {config.teacher.model}"
@@ -139,7 +143,11 @@ def ends_in_one_line(body: Callable[[C], R]) -> Callable[[C], R]:
 
 def how_to_go_on(flow_name: str, config: FlowConfig) -> str:
     """The command that does what a run has left undone, and what to press instead."""
-    return f"`{command_line(cli.commands[flow_name], config)}`, or Retry in Prefect's UI"
+    return f"`{_command(flow_name, config)}`, or Retry in Prefect's UI"
+
+
+def _command(flow_name: str, config: FlowConfig) -> str:
+    return command_line(cli.commands[flow_name.replace("_", "-")], config)
 
 
 # --- the end of a run
@@ -184,7 +192,7 @@ def failure(flow_name: str, message: str, config: FlowConfig) -> Artifact:
     content = (
         f"{message}\n\nAll that was done is kept. This goes on from there, and pays for nothing twice:\n\n"
     )
-    content += f"```sh\n{command_line(cli.commands[flow_name], config)}\n```\n\nor Retry at the top of the run's page."
+    content += f"```sh\n{_command(flow_name, config)}\n```\n\nor Retry at the top of the run's page."
     return Artifact("how-to-go-on", content, f"The last run of {flow_name} that did not end well.")
 
 

@@ -13,6 +13,7 @@ from prefect import flow, get_run_logger, task
 
 from flows.asking import find
 from flows.shards import SHARD_TASK, Counts, Order, ShardDone, Workplace, running, shared, worked
+from flows.showing import SHOWN, ends_in_one_line
 from pipeline.store import VariantStore
 from pipeline.top_up import Journey, complete_killed, fill, record_idle
 from schemas.config import TopUpConfig
@@ -48,7 +49,8 @@ def top_up_shard(config: TopUpConfig, order: Order) -> ShardDone:
     return worked(config, order, config.verify, filled)
 
 
-@flow(name="top_up", flow_run_name="top up {config.store.name} with {config.teacher.model}")
+@flow(name="top_up", **SHOWN)
+@ends_in_one_line
 def top_up(config: TopUpConfig) -> Counts:
     """Ask for variants where a training run is short of them, worst first, within a budget.
 

@@ -210,6 +210,8 @@ ARROW = {
         made: int64
         accepted: int64
         created_at: timestamp[us]
+        training_run: string
+        outcome: string
         recorded_at: timestamp[us]
         record_no: int32
     """,

@@ -97,7 +97,7 @@ def made(model: type[C], values: dict[str, Any], file: Path | None = None) -> C:
 def command_line(command: click.Command, config: BaseModel) -> str:
     """What to type for a configuration, without options that have their default or that the command has not.
 
-    Where the teacher has routes, which only a file can give, there is a place for the file.
+    Where the teacher has routes, or there is a solver, which only a file can give, there is a place for the file.
     """
     flags = {flag for parameter in command.params for flag in parameter.opts}
     words = ["diva", str(command.name)]
@@ -113,7 +113,9 @@ def _options_of(config: BaseModel) -> Iterator[tuple[str, str | None]]:
     values = config.model_dump(mode="json")  # URLs without secrets
     for name, field in type(config).model_fields.items():
         value, inner = values[name], getattr(config, name)
-        if isinstance(inner, BaseModel):
+        if name == "solver" and inner is not None:
+            yield "solver_config", "FILE"
+        elif isinstance(inner, BaseModel):
             yield from _options_of(inner)
         elif inner == field.default:
             continue

@@ -63,8 +63,8 @@ def top_up(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
     from flows.server import prefect_api
     from flows.top_up import top_up as flow
 
-    with prefect_api():
-        counts = flow(config)
+    prefect_api()
+    counts = flow(config)
     for stage, by_name in counts.items():
         numbers = ", ".join(f"{n} {name}" for name, n in sorted(by_name.items()) if n) or "nothing to do"
         click.echo(f"{stage}: {numbers}")

@@ -132,7 +132,7 @@ def full_name(served: ServedFlow) -> str:
     return f"{flow_named(served.flow).name}/{served.name}"
 
 
-def _was_active(served: ServedFlow) -> bool:
+def is_active(served: ServedFlow) -> bool:
     """Whether a schedule is active: as a person left it, or as the file says of a new one."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
@@ -167,7 +167,7 @@ def serve(deployments: Sequence[ServedFlow], port: int) -> None:
         deployment(served, active=True)
     url = prefect_api(port, services=True)
     try:
-        prefect.serve(*(deployment(served, active=_was_active(served)) for served in deployments))
+        prefect.serve(*(deployment(served, active=is_active(served)) for served in deployments))
     except httpx.TransportError as error:
         raise ServerError(f"Prefect's server at {url} does not answer: {error}") from error
 

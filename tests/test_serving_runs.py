@@ -207,3 +207,43 @@ def test_ray_makes_the_same_store(tmp_path: Path, home: Path, teacher: Counted) 
     assert one["variants"] != _checksums(VariantStore(tmp_path / "none", create=True))["variants"]
     assert "Ray" in process.stderr
     assert processes_of(home) == []
+
+
+PAUSED = """
+import sys
+from pathlib import Path
+from flows.server import prefect_api
+prefect_api()
+from flows import serving
+[served] = serving.read_serving(Path(sys.argv[1])).deployments
+
+def serve():
+    active = serving.is_active(served)
+    serving.deployment(served, active=active).apply()
+    return active
+
+assert serve() is False, "as the file says"
+assert serving.is_active(served) is False
+serving.set_active([served], active=True, port=0)
+assert serve() is True, "as a person left it"
+serving.set_active([served], active=False, port=0)
+assert serve() is False
+assert serving.is_active(served) is False
+"""
+
+
+def test_what_a_person_pauses_stays_paused(tmp_path: Path, home: Path) -> None:
+    store = VariantStore(tmp_path / "store", create=True)
+    parameters = {"store": str(store.root), "teacher": {"model": "m", "base_url": "http://127.0.0.1:9/v1"}}
+    served = {
+        "name": "often",
+        "flow": "curate",
+        "cron": "0 3 * * *",
+        "parameters": parameters,
+        "paused": True,
+    }
+    file = tmp_path / "serve.yaml"
+    file.write_text(yaml.safe_dump({"deployments": [served]}))
+    arguments = [sys.executable, "-c", PAUSED, str(file)]
+    process = subprocess.run(arguments, env=of_home(home), capture_output=True, text=True, timeout=180)
+    assert process.returncode == 0, process.stderr[-3000:]

@@ -34,10 +34,10 @@ def test_shipped_example_is_whole() -> None:
     file = read_serving(ROOT / "data" / "serve.yaml")
     assert [(s.name, s.cron, s.interval, s.paused) for s in file.deployments] == [
         ("nightly", "0 3 * * *", None, False),
-        ("new-problems", None, timedelta(minutes=30), True),
+        ("beside-training", None, timedelta(minutes=30), True),
     ]
     for served in file.deployments:
-        assert CurateConfig.model_validate(served.parameters).generate
+        assert flow_named(served.flow).validate_parameters({"config": served.parameters})
 
 
 @pytest.mark.parametrize(

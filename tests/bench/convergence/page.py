@@ -13,7 +13,7 @@ import argparse
 import csv
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -82,23 +82,29 @@ _SCALE = {"tokens": 1000.0}
 # --- numbers in words
 
 
+def bracketed(found: Interval, show: Callable[[float], str]) -> str:
+    """An estimate with its interval; alone where there is one seed, which has none."""
+    if found.seeds == 1:
+        return show(found.estimate)
+    return f"{show(found.estimate)} [{show(found.low)}, {show(found.high)}]"
+
+
 def accuracy(found: Interval) -> str:
-    """`0.41 [0.38, 0.44]`."""
-    return f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    """`0.412 [0.383, 0.440]`."""
+    return bracketed(found, "{:.3f}".format)
 
 
 def difference(found: Interval | None) -> str:
-    """`+0.02 [-0.01, +0.04]`; a dash where there is none."""
-    return "–" if found is None else f"{found.estimate:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    """`+0.021 [-0.013, +0.042]`; a dash where there is none."""
+    return "–" if found is None else bracketed(found, "{:+.3f}".format)
 
 
 def spent(row: Row, cost: str) -> str:
     """What a contender needed to reach the target, in the cost's unit; `not reached` where its median did not."""
-    found, scale = row.needed[cost], _SCALE.get(cost, 1.0)
-    if np.isinf(found.estimate):
+    scale = _SCALE.get(cost, 1.0)
+    if np.isinf(row.needed[cost].estimate):
         return "not reached"
-    ends = [_whole(end / scale) for end in (found.estimate, found.low, found.high)]
-    return f"{ends[0]} [{ends[1]}, {ends[2]}]"
+    return bracketed(row.needed[cost], lambda end: _whole(end / scale))
 
 
 def _whole(value: float) -> str:
@@ -106,13 +112,13 @@ def _whole(value: float) -> str:
 
 
 def times(found: Interval | None, *, bounded: bool = False) -> str:
-    """How many times less: `2.1 [1.6, 2.8]`; `≥` where whom it is compared with never reached the target."""
+    """How many times less: `2.10 [1.62, 2.84]`; `≥` where whom it is compared with never reached the target."""
     if found is None:
         return "–"
     if found.estimate == 0:
         return "not reached"
-    ends = ["∞" if np.isinf(end) else f"{end:.2f}" for end in (found.estimate, found.low, found.high)]
-    return f"{'≥ ' if bounded else ''}{ends[0]} [{ends[1]}, {ends[2]}]"
+    shown = bracketed(found, lambda end: "∞" if np.isinf(end) else f"{end:.2f}")
+    return f"≥ {shown}" if bounded else shown
 
 
 def stacked(text: str) -> Markup:

@@ -74,6 +74,7 @@ class BoundServer:
             # Leases in memory would die with the server, and their slots stay taken.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # nothing is sent anywhere
+            "PREFECT_SERVER_UI_API_URL": "/api",  # where the page itself came from, on any port and by any tunnel
         }
         process = subprocess.Popen(
             # -P: the folder of this file is no place to import from.

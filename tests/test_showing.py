@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import click
@@ -17,6 +22,7 @@ from hypothesis import strategies as st
 
 from flows.cli import cli
 from flows.cli.options import command_line
+from flows.server import BoundServer
 from pipeline.store import VariantStore
 from schemas.config import (
     TEXT_KINDS,
@@ -29,6 +35,9 @@ from schemas.config import (
     VerifyConfig,
 )
 from schemas.exceptions import ConfigError, TeacherError
+from tests.endpoints import listening
+
+ROOT = Path(__file__).parent.parent
 
 # --- the command that goes on
 
@@ -272,3 +281,65 @@ def _no_traceback(caplog: pytest.LogCaptureFixture) -> None:
     flows = [record for record in caplog.records if record.name.startswith("prefect.")]
     assert flows
     assert not any(record.exc_info or "Traceback" in record.getMessage() for record in flows)
+
+
+# --- notifications
+
+
+class _Inbox(ThreadingHTTPServer):
+    """Keeps what is posted to it."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.posts: Queue[tuple[str, str]] = Queue()
+        super().__init__(("127.0.0.1", 0), _Keeper)
+
+
+class _Keeper(BaseHTTPRequestHandler):
+    server: _Inbox
+
+    def do_POST(self) -> None:
+        text = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+        self.server.posts.put((self.path, text))
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_notify_of_a_failed_run(store: VariantStore, tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    [commands] = [
+        block for block in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL) if "notify.yaml" in block
+    ]
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    fails = (
+        "from flows.curate import curate; from schemas.config import CurateConfig, TeacherConfig\n"
+        f"curate(CurateConfig(store={str(store.root)!r}, teacher=TeacherConfig(model='m')))"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "OPENAI_"))}
+    environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    inbox = _Inbox()
+    with listening(inbox) as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", environment["PREFECT_HOME"])
+        server = BoundServer(services=True)
+        try:
+            environment["PREFECT_API_URL"] = server.url
+            for command in (
+                ["bash", "-ec", commands.replace("https://ntfy.sh/TOPIC", f"{url}/topic")],
+                [sys.executable, "-c", fails],
+            ):
+                done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+            assert "ConfigError: no endpoint" in done.stderr
+            path, text = inbox.posts.get(timeout=60)
+        finally:
+            server.close()
+    assert path == "/v1/topic"
+    assert text.startswith("curate store: 5 problems with m is Failed: ConfigError: no endpoint")
+    assert f"`diva curate --store {store.root} --model m`" in text
+    assert "\n" not in text

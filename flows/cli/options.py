@@ -97,32 +97,33 @@ def made(model: type[C], values: dict[str, Any], file: Path | None = None) -> C:
 def command_line(command: click.Command, config: BaseModel) -> str:
     """What to type for a configuration, without options that have their default or that the command has not.
 
-    Where the teacher has routes, or there is a solver, which only a file can give, there is a place for the file.
+    What only a file can give (a teacher's routes, a second teacher) has a place for the file.
     """
     flags = {flag for parameter in command.params for flag in parameter.opts}
     words = ["diva", str(command.name)]
     for name, value in dict(_options_of(config)).items():
-        flag = "--teacher-config" if name == "routes" else f"--{name.replace('_', '-')}"
+        flag = f"--{name.replace('_', '-')}"
         if flag in flags:
             words += [flag] if value is None else [flag, value]
     return shlex.join(words)
 
 
-def _options_of(config: BaseModel) -> Iterator[tuple[str, str | None]]:
-    """Names and values of the options that differ from their defaults; a switch has no value."""
+def _options_of(config: BaseModel, usual: BaseModel | None = None) -> Iterator[tuple[str, str | None]]:
+    """Names and values of the options that differ from what is usual; a switch has no value."""
     values = config.model_dump(mode="json")  # URLs without secrets
     for name, field in type(config).model_fields.items():
         value, inner = values[name], getattr(config, name)
-        if name == "solver" and inner is not None:
-            yield "solver_config", "FILE"
-        elif isinstance(inner, BaseModel):
-            yield from _options_of(inner)
-        elif inner == field.default:
+        default = getattr(usual, name) if usual else field.default
+        if inner == default:
             continue
-        elif name == "routes":
-            yield name, "FILE"
-        elif value is None:
-            yield f"no_{name}s", None  # of a stage that is left out
+        if name == "routes":
+            yield "teacher_config", "FILE"
+        elif isinstance(inner, TeacherConfig) and name != "teacher":
+            yield f"{name}_config", "FILE"
+        elif isinstance(inner, BaseModel):
+            yield from _options_of(inner, default if isinstance(default, BaseModel) else None)
+        elif value is None and isinstance(default, BaseModel):
+            yield f"no_{name}s", None  # a stage that is left out
         elif isinstance(value, bool):
             yield name, None
         elif isinstance(value, list):

@@ -1,0 +1,226 @@
+"""Take the screens in `data/screens/`: Prefect's UI after real runs on the project's own problems.
+
+    python data/make_screens.py [--out data/screens] [--port 4265]
+
+Starts a Prefect server in a temporary folder, curates with the scripted teacher (priced as gpt-4.1-mini, so that
+there is a cost to be seen), lets a run fail by a setting, and takes pictures with headless Chromium, which it drives
+by the DevTools protocol. Takes about two minutes.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, chdir, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+from PIL import Image
+from websockets.sync.client import ClientConnection, connect
+
+DATA = Path(__file__).parent
+STORE = "textbook"
+PROMPT_PRICE, COMPLETION_PRICE = 0.40, 1.60
+"""Of gpt-4.1-mini, in dollars a million tokens."""
+
+WIDTH, SIDEBAR = 1280, 224
+COLOURS = 64
+PATIENCE_S = 60.0
+
+
+class Screen(NamedTuple):
+    """What is to be seen, where.
+
+    Attributes:
+        name: of the file.
+        path: of the page in the UI, or a whole URL.
+        waits_for: text that is there once the page has its data.
+        height: of the picture, in pixels.
+        left: where it begins; the UI's sidebar is of no interest in most.
+    """
+
+    name: str
+    path: str
+    waits_for: str
+    height: int
+    left: int = SIDEBAR
+
+
+class Browser:
+    """One tab of a headless Chromium."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket, self._numbers = socket, itertools.count()
+
+    def __call__(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send a command of the DevTools protocol; returns its result."""
+        number = next(self._numbers)
+        self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while (reply := json.loads(self._socket.recv(timeout=PATIENCE_S))).get("id") != number:
+            pass
+        if "error" in reply:
+            raise RuntimeError(f"{method}: {reply['error']['message']}")
+        result: dict[str, Any] = reply["result"]
+        return result
+
+    def take(self, url: str, screen: Screen) -> bytes:
+        """A picture of a page once it has its data and stands still."""
+        size = {"width": WIDTH, "height": screen.height}
+        self("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=1, mobile=False)
+        self("Page.navigate", url=url)
+        before, ends = "", time.monotonic() + PATIENCE_S
+        there = f"document.body.innerText.includes({json.dumps(screen.waits_for)})"
+        while time.monotonic() < ends:
+            time.sleep(0.5)
+            if not self("Runtime.evaluate", expression=there)["result"].get("value"):
+                continue
+            clip = {
+                "x": screen.left,
+                "y": 0,
+                "scale": 1,
+                "width": WIDTH - screen.left,
+                "height": screen.height,
+            }
+            picture = self("Page.captureScreenshot", format="png", clip=clip)["data"]
+            if picture == before:
+                return base64.b64decode(picture)
+            before = picture
+        raise RuntimeError(f"{url} did not show {screen.waits_for!r} within {PATIENCE_S:g} s")
+
+
+@contextmanager
+def browser(folder: Path) -> Iterator[Browser]:
+    """A Chromium whose profile is in a folder."""
+    program = next(
+        (p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None
+    )
+    if program is None:
+        raise click.ClickException("there is no Chromium: install one")
+    command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    command += ["--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr
+        line = next(line for line in process.stderr if "DevTools listening on" in line)
+        port = line.split("ws://")[1].split("/")[0]
+        with urllib.request.urlopen(f"http://{port}/json") as answer:
+            page = next(target for target in json.load(answer) if target["type"] == "page")
+        with connect(page["webSocketDebuggerUrl"], max_size=None) as socket:
+            yield Browser(socket)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def quantised(picture: bytes) -> bytes:
+    """A PNG of few colours, which screens of text do not miss."""
+    with Image.open(io.BytesIO(picture)) as image:
+        small = io.BytesIO()
+        image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return small.getvalue()
+
+
+def make_runs(store_dir: Path) -> None:
+    """A curation that goes well, and one that fails by a setting that is missing."""
+    from flows.curate import curate
+    from flows.demo import _ingest_all
+    from pipeline.scripted_teacher import MODEL, ScriptedTeacher, create_app, serve
+    from pipeline.store import VariantStore
+    from schemas.config import (
+        IMAGE_KINDS,
+        TEXT_KINDS,
+        CurateConfig,
+        GenerateConfig,
+        LabelConfig,
+        TeacherConfig,
+    )
+    from schemas.exceptions import ConfigError
+
+    store = VariantStore(store_dir, create=True)
+    _ingest_all(store, DATA)
+    prices = Path("prices.yaml")
+    prices.write_text(f"{MODEL}: [{PROMPT_PRICE}, {COMPLETION_PRICE}]\n")
+    script = ScriptedTeacher(store.problems(), wrong_share=0.1)
+    with serve(create_app(script)) as url:
+        config = CurateConfig(
+            store=store_dir,
+            teacher=TeacherConfig(model=MODEL, base_url=url, endpoint=MODEL, concurrency=32, prices=prices),
+            generate=GenerateConfig(kinds=(*TEXT_KINDS, *IMAGE_KINDS), image_families=1, rewordings=3),
+            label=LabelConfig(samples=4),
+            problem_filter="source IN ('figures', 'word_problems')",
+            limit=120,
+            shard_size=20,
+        )
+        curate(config)
+    try:
+        curate(config.model_copy(update={"teacher": TeacherConfig(model="gpt-4.1-mini")}))
+    except ConfigError as error:
+        click.echo(f"failed, as it should: {error}")
+
+
+def screens(store_dir: Path) -> Iterator[Screen]:
+    """What to take of the runs that there are."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        done, failed = (
+            next(run for run in client.read_flow_runs() if run.state and run.state.is_failed() == wrong)
+            for wrong in (False, True)
+        )
+        of_done = {a.key: a.id for a in client.read_artifacts() if a.flow_run_id == done.id}
+    yield Screen("run", f"runs/flow-run/{done.id}?tab=Logs", "problems done", 700)
+    yield Screen("artifacts", f"runs/flow-run/{done.id}?tab=Artifacts", f"{STORE}-difficulty", 860)
+    for name, text, height in (
+        ("counts", "think_step", 480),
+        ("reasons", "leak", 560),
+        ("cost", "solve", 400),
+    ):
+        yield Screen(name, f"artifacts/artifact/{of_done[f'{STORE}-{name}']}", text, height)
+    yield Screen("difficulty", f"artifacts/artifact/{of_done[f'{STORE}-difficulty']}", "accepted", 600)
+    yield Screen("failure", f"runs/flow-run/{failed.id}?tab=Logs", "ConfigError", 560)
+    yield Screen("gallery", (store_dir / "pages" / "gallery.html").resolve().as_uri(), "rotate", 800, 0)
+
+
+@click.command(context_settings={"show_default": True})
+@click.option(
+    "--out", default=DATA / "screens", type=click.Path(path_type=Path), help="Folder of the pictures."
+)
+@click.option("--port", default=4265, help="Of the server.")
+def main(out: Path, port: int) -> None:
+    """Run the flows, and take the screens."""
+    target = out.resolve()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        stack.enter_context(chdir(folder))  # so that messages name `runs/textbook`
+        for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+            os.environ.pop(name, None)
+        os.environ["PREFECT_HOME"] = f"{folder}/prefect"
+        os.environ["PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT"] = "false"
+        from flows.server import BoundServer
+
+        server = BoundServer(port, services=True)
+        stack.callback(server.close)
+        os.environ["PREFECT_API_URL"] = server.url
+        store_dir = Path("runs") / STORE
+        store_dir.parent.mkdir()
+        make_runs(store_dir)
+        tab = stack.enter_context(browser(Path(folder) / "chromium"))
+        target.mkdir(exist_ok=True)
+        for screen in screens(store_dir):
+            url = screen.path if "://" in screen.path else f"http://127.0.0.1:{port}/v2/{screen.path}"
+            picture = quantised(tab.take(url, screen))
+            (target / f"{screen.name}.png").write_bytes(picture)
+            click.echo(f"{screen.name}.png: {len(picture) / 1024:.0f} KiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -157,9 +157,8 @@ def make_runs(store_dir: Path) -> None:
             teacher=TeacherConfig(model=MODEL, base_url=url, endpoint=MODEL, concurrency=32, prices=prices),
             generate=GenerateConfig(kinds=(*TEXT_KINDS, *IMAGE_KINDS), image_families=1, rewordings=3),
             label=LabelConfig(samples=4),
-            problem_filter="source IN ('figures', 'word_problems')",
-            limit=120,
-            shard_size=20,
+            problem_filter="source = 'figures'",
+            shard_size=10,
         )
         curate(config)
     try:
@@ -199,17 +198,15 @@ def screens(store_dir: Path) -> Iterator[Screen]:
 def main(out: Path, port: int) -> None:
     """Run the flows, and take the screens."""
     target = out.resolve()
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ExitStack() as stack:
         stack.enter_context(chdir(folder))  # so that messages name `runs/textbook`
         for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
             os.environ.pop(name, None)
         os.environ["PREFECT_HOME"] = f"{folder}/prefect"
         os.environ["PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT"] = "false"
-        from flows.server import BoundServer
+        from flows.server import prefect_api
 
-        server = BoundServer(port, services=True)
-        stack.callback(server.close)
-        os.environ["PREFECT_API_URL"] = server.url
+        prefect_api(port, services=True)
         store_dir = Path("runs") / STORE
         store_dir.parent.mkdir()
         make_runs(store_dir)

@@ -33,7 +33,6 @@ STORE = "textbook"
 PROMPT_PRICE, COMPLETION_PRICE = 0.40, 1.60
 """Of gpt-4.1-mini, in dollars a million tokens."""
 
-WIDTH, SIDEBAR = 1280, 224
 COLOURS = 64
 PATIENCE_S = 60.0
 
@@ -43,17 +42,19 @@ class Screen(NamedTuple):
 
     Attributes:
         name: of the file.
-        path: of the page in the UI, or a whole URL.
+        url: of the page.
         waits_for: text that is there once the page has its data.
         height: of the picture, in pixels.
-        left: where it begins; the UI's sidebar is of no interest in most.
+        width: of the window; the picture is as wide as a part of it.
+        part: selector of that element.
     """
 
     name: str
-    path: str
+    url: str
     waits_for: str
     height: int
-    left: int = SIDEBAR
+    width: int = 1280
+    part: str = "main"
 
 
 class Browser:
@@ -73,29 +74,30 @@ class Browser:
         result: dict[str, Any] = reply["result"]
         return result
 
-    def take(self, url: str, screen: Screen) -> bytes:
+    def evaluate(self, expression: str) -> Any:
+        """Value of a JavaScript expression."""
+        return self("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def take(self, screen: Screen) -> bytes:
         """A picture of a page once it has its data and stands still."""
-        size = {"width": WIDTH, "height": screen.height}
+        size = {"width": screen.width, "height": screen.height}
         self("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=1, mobile=False)
-        self("Page.navigate", url=url)
+        self("Page.navigate", url=screen.url)
         before, ends = "", time.monotonic() + PATIENCE_S
-        there = f"document.body.innerText.includes({json.dumps(screen.waits_for)})"
         while time.monotonic() < ends:
             time.sleep(0.5)
-            if not self("Runtime.evaluate", expression=there)["result"].get("value"):
+            if not self.evaluate(f"document.body.innerText.includes({json.dumps(screen.waits_for)})"):
                 continue
-            clip = {
-                "x": screen.left,
-                "y": 0,
-                "scale": 1,
-                "width": WIDTH - screen.left,
-                "height": screen.height,
-            }
+            box = self.evaluate(
+                f"document.querySelector({json.dumps(screen.part)}).getBoundingClientRect().toJSON()"
+            )
+            left, right = max(0, box["left"] - 8), min(screen.width, box["right"] + 8)
+            clip = {"x": left, "y": 0, "scale": 1, "width": right - left, "height": screen.height}
             picture = self("Page.captureScreenshot", format="png", clip=clip)["data"]
             if picture == before:
                 return base64.b64decode(picture)
             before = picture
-        raise RuntimeError(f"{url} did not show {screen.waits_for!r} within {PATIENCE_S:g} s")
+        raise RuntimeError(f"{screen.url} did not show {screen.waits_for!r} within {PATIENCE_S:g} s")
 
 
 @contextmanager
@@ -137,7 +139,6 @@ def make_runs(store_dir: Path) -> None:
     from pipeline.scripted_teacher import MODEL, ScriptedTeacher, create_app, serve
     from pipeline.store import VariantStore
     from schemas.config import (
-        IMAGE_KINDS,
         TEXT_KINDS,
         CurateConfig,
         GenerateConfig,
@@ -145,6 +146,7 @@ def make_runs(store_dir: Path) -> None:
         TeacherConfig,
     )
     from schemas.exceptions import ConfigError
+    from schemas.records import Kind
 
     store = VariantStore(store_dir, create=True)
     _ingest_all(store, DATA)
@@ -155,7 +157,12 @@ def make_runs(store_dir: Path) -> None:
         config = CurateConfig(
             store=store_dir,
             teacher=TeacherConfig(model=MODEL, base_url=url, endpoint=MODEL, concurrency=32, prices=prices),
-            generate=GenerateConfig(kinds=(*TEXT_KINDS, *IMAGE_KINDS), image_families=1, rewordings=3),
+            generate=GenerateConfig(
+                kinds=(*TEXT_KINDS, Kind.IMAGE),
+                rewordings=3,
+                image_operations=("rotate", "occlusion"),
+                image_families=2,
+            ),
             label=LabelConfig(samples=4),
             problem_filter="source = 'figures'",
             shard_size=10,
@@ -167,27 +174,26 @@ def make_runs(store_dir: Path) -> None:
         click.echo(f"failed, as it should: {error}")
 
 
-def screens(store_dir: Path) -> Iterator[Screen]:
-    """What to take of the runs that there are."""
+def screens(store_dir: Path, ui: str) -> Iterator[Screen]:
+    """What to take of the runs that there are.
+
+    Args:
+        store_dir: of the store.
+        ui: where Prefect's pages are.
+    """
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        done, failed = (
-            next(run for run in client.read_flow_runs() if run.state and run.state.is_failed() == wrong)
-            for wrong in (False, True)
-        )
-        of_done = {a.key: a.id for a in client.read_artifacts() if a.flow_run_id == done.id}
-    yield Screen("run", f"runs/flow-run/{done.id}?tab=Logs", "problems done", 700)
-    yield Screen("artifacts", f"runs/flow-run/{done.id}?tab=Artifacts", f"{STORE}-difficulty", 860)
-    for name, text, height in (
-        ("counts", "think_step", 480),
-        ("reasons", "leak", 560),
-        ("cost", "solve", 400),
-    ):
-        yield Screen(name, f"artifacts/artifact/{of_done[f'{STORE}-{name}']}", text, height)
-    yield Screen("difficulty", f"artifacts/artifact/{of_done[f'{STORE}-difficulty']}", "accepted", 600)
-    yield Screen("failure", f"runs/flow-run/{failed.id}?tab=Logs", "ConfigError", 560)
-    yield Screen("gallery", (store_dir / "pages" / "gallery.html").resolve().as_uri(), "rotate", 800, 0)
+        runs = {run.state.is_failed(): run.id for run in client.read_flow_runs() if run.state}
+        of_done = {a.key: a.id for a in client.read_artifacts() if a.flow_run_id == runs[False]}
+    yield Screen("run", f"{ui}/runs/flow-run/{runs[False]}?tab=Artifacts", f"{STORE}-difficulty", 1040)
+    yield Screen("failure", f"{ui}/runs/flow-run/{runs[True]}?tab=Details", "ConfigError", 720)
+    heights = {"counts": ("think_step", 590), "reasons": ("leak", 560), "cost": ("solve", 480)}
+    for name, (text, height) in (heights | {"difficulty": ("accepted", 760)}).items():
+        page = f"{ui}/artifacts/artifact/{of_done[f'{STORE}-{name}']}"
+        yield Screen(name, page, text, height, 1600, "main div.flex-1.min-w-0")
+    page = (store_dir / "pages" / "gallery.html").resolve().as_uri()
+    yield Screen("gallery", f"{page}#kind=image", "rotate", 640, part="body")
 
 
 @click.command(context_settings={"show_default": True})
@@ -212,9 +218,8 @@ def main(out: Path, port: int) -> None:
         make_runs(store_dir)
         tab = stack.enter_context(browser(Path(folder) / "chromium"))
         target.mkdir(exist_ok=True)
-        for screen in screens(store_dir):
-            url = screen.path if "://" in screen.path else f"http://127.0.0.1:{port}/v2/{screen.path}"
-            picture = quantised(tab.take(url, screen))
+        for screen in screens(store_dir, f"http://127.0.0.1:{port}/v2"):
+            picture = quantised(tab.take(screen))
             (target / f"{screen.name}.png").write_bytes(picture)
             click.echo(f"{screen.name}.png: {len(picture) / 1024:.0f} KiB")
 

@@ -130,7 +130,7 @@ def decisions(store: VariantStore, since: datetime) -> Artifact:
         store,
         """
         SELECT problem_id AS problem, round(wanted_delta, 2) AS wanted, round(nearest_delta, 2) AS nearest,
-               array_to_string(kinds, ', ') AS kinds, requested, made, accepted
+               array_to_string(kinds, ', ') AS kinds, requested, made, accepted, outcome
         FROM decisions WHERE created_at >= ?
         ORDER BY abs(wanted_delta - nearest_delta) DESC NULLS FIRST, problem_id
         """,
@@ -188,7 +188,8 @@ def _series(store: VariantStore) -> Iterator[tuple[str, list[int]]]:
             FROM labels WHERE solver_model = (SELECT value FROM settings WHERE name = 'label_model')
             UNION ALL
             SELECT NULL, difficulty, 'problems, live in ' || run_id FROM live_difficulty
-            WHERE run_id = (SELECT run_id FROM runs WHERE kind = 'train' ORDER BY started_at DESC LIMIT 1)
+            WHERE run_id = (SELECT run_id FROM attempts SEMI JOIN difficulty_events USING (run_id)
+                            ORDER BY started_at DESC LIMIT 1)
         )
         SELECT name, round(difficulty)::INTEGER AS level, count(*) FROM seen
         GROUP BY place, name, level ORDER BY place NULLS LAST, level

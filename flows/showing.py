@@ -37,6 +37,7 @@ from pipeline.store import VariantStore
 from pipeline.teacher.meter import Meter, state_line
 from schemas.config import FlowConfig, ProblemsConfig, TopUpConfig
 from schemas.exceptions import DivaError, StoreError
+from trainer.shortage import training_run
 
 C = TypeVar("C", bound=FlowConfig)
 R = TypeVar("R")
@@ -69,17 +70,18 @@ def run_name() -> str:
 def name_of(flow_name: str, config: FlowConfig) -> str:
     """What a run is, such as `curate algebra: 128 problems with gpt-4.1-mini`.
 
-    Where the problems cannot be counted, the number is left out: the run itself will say why.
+    A top-up is named by the training run. What cannot be found in the store is left out: the run will say why.
     """
-    if isinstance(config, TopUpConfig):
-        training = config.run or "the last training run"
-        return f"{flow_name} {config.store.name} for {training} with {config.teacher.model}"
-    limit = config.limit if isinstance(config, ProblemsConfig) else None
+    end = f"with {config.teacher.model}"
     try:
-        problems = VariantStore(config.store).count_problems(where=config.problem_filter, limit=limit)
+        store = VariantStore(config.store)
+        if isinstance(config, TopUpConfig):
+            return f"top up {config.store.name} for {training_run(store, config.run)} {end}"
+        limit = config.limit if isinstance(config, ProblemsConfig) else None
+        problems = store.count_problems(where=config.problem_filter, limit=limit)
     except DivaError:
-        return f"{flow_name} {config.store.name} with {config.teacher.model}"
-    return f"{flow_name} {config.store.name}: {problems:,} problems with {config.teacher.model}"
+        return f"{flow_name.replace('_', ' ')} {config.store.name} {end}"
+    return f"{flow_name} {config.store.name}: {problems:,} problems {end}"
 
 
 # --- progress

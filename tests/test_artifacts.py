@@ -25,7 +25,7 @@ from flows.artifacts import (
 )
 from flows.plot import LEVELS, bars
 from pipeline.store import VariantStore
-from schemas.records import Call, Decision, DifficultyEvent, Kind, Label, Run, Status, Variant
+from schemas.records import Attempt, Call, Decision, DifficultyEvent, Kind, Label, Status, Variant
 
 BEGAN = datetime(2026, 5, 1, 12)
 SVG = "{http://www.w3.org/2000/svg}"
@@ -57,6 +57,7 @@ def _decision(number: int, wanted: float, nearest: float | None, when: datetime 
     return Decision(
         flow_run_id="f", problem_id=f"w/{number}", wanted_delta=wanted, nearest_delta=nearest,
         kinds=["harder", "image"], requested=3, made=2, accepted=1, created_at=when,
+        outcome="enough",
     )  # fmt: skip
 
 
@@ -143,7 +144,7 @@ def test_decisions_furthest_first_and_of_this_run_alone(store: VariantStore) -> 
     assert rows == [("w/1", -4.0, None), ("w/2", 4.0, -1.0), ("w/0", 2.0, 0.25)]
     assert shown.content[0] == {  # and all that a row says
         "problem": "w/1", "wanted": -4.0, "nearest": None, "kinds": "harder, image",
-        "requested": 3, "made": 2, "accepted": 1,
+        "requested": 3, "made": 2, "accepted": 1, "outcome": "enough",
     }  # fmt: skip
 
 
@@ -166,8 +167,10 @@ def test_difficulty_measured_and_live(store: VariantStore) -> None:
             _label("w/0:reword:0", "reword", 1.0),
         ]
     )
+    unseen = BEGAN + timedelta(days=1)
+    store.append([Attempt(run_id="train-unseen", attempt=0, resumed_step=0, started_at=unseen)])
     for run, began in (("train-a|b", BEGAN), ("train-old", BEGAN - timedelta(days=1))):
-        store.append([Run(run_id=run, kind="train", started_at=began)])
+        store.append([Attempt(run_id=run, attempt=0, resumed_step=0, started_at=began)])
         store.append(
             [
                 DifficultyEvent(

@@ -32,12 +32,21 @@ from schemas.config import (
     LabelFlowConfig,
     Route,
     TeacherConfig,
+    TopUpConfig,
     VerifyConfig,
 )
 from schemas.exceptions import ConfigError, TeacherError
+from schemas.records import Attempt, DifficultyEvent
 from tests.endpoints import listening
 
 ROOT = Path(__file__).parent.parent
+
+
+def test_screens_of_the_readme_are_there_and_small() -> None:
+    named = re.findall(r"!\[[^\]]+\]\((data/screens/.*?)\)", (ROOT / "README.md").read_text("utf-8"))
+    assert sorted(named) == sorted(f"data/screens/{path.name}" for path in (ROOT / "data/screens").iterdir())
+    assert all((ROOT / name).stat().st_size < 150_000 for name in named)
+
 
 # --- the command that goes on
 
@@ -84,6 +93,14 @@ def test_secrets_of_a_url_are_not_told() -> None:
         store=Path("s"), teacher=TeacherConfig(model="m", base_url="http://me:pass@h/v1?key=1")
     )
     assert command_line(cli.commands["curate"], config).endswith("--base-url http://h/v1")
+
+
+def test_a_top_up_types_neither_its_own_defaults_nor_its_solver() -> None:
+    config = TopUpConfig(
+        store=Path("s"), teacher=TeacherConfig(model="m"), solver=TeacherConfig(model="other"), max_variants=5
+    )
+    line = command_line(cli.commands["top-up"], config)
+    assert line == "diva top-up --store s --model m --solver-config FILE --max-variants 5"
 
 
 def test_options_that_a_verb_has_not_are_left_out() -> None:
@@ -205,6 +222,22 @@ class TestByPrefect:
             "store-progress-of-curate", "store-counts", "store-reasons", "store-cost", "store-difficulty",
         }  # fmt: skip
         assert left["store-cost"].description.startswith("This run: 0 requests")
+
+    def test_a_top_up_is_named_by_its_training_run(self, store: VariantStore) -> None:
+        from flows.showing import name_of
+
+        top_up = TopUpConfig(store=store.root, teacher=TeacherConfig(model="m"))
+        assert name_of("top_up", top_up) == "top up store with m"
+        store.append([Attempt(run_id="train-a", attempt=0, resumed_step=0)])
+        store.append(
+            [
+                DifficultyEvent(
+                    run_id="train-a", step=1, problem_id="w/0", old_difficulty=5, new_difficulty=6, accuracy=0.0,
+                    rollouts=4, rule="paper", attempt=0,
+                )
+            ]
+        )  # fmt: skip
+        assert name_of("top_up", top_up) == "top up store for train-a with m"
 
     def test_a_users_mistake_is_one_line(
         self, config: CurateConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -34,6 +34,20 @@ class DivaGRPOConfig(GRPOConfig):
         default="paper",
         metadata={"help": "How variants are chosen by live difficulty: paper, tier, posterior or uniform."},
     )
+    variant_prior: Literal["delta", "pooled"] = field(
+        default="delta",
+        metadata={
+            "help": "What the selector posterior expects of a variant at first: its label or its delta, or the "
+            "pass rate in this run of all variants with as many steps to go (pooled)."
+        },
+    )
+    aim: Literal["variants", "all"] = field(
+        default="variants",
+        metadata={
+            "help": "Slot 0 is always the original (variants), or the original is one candidate among the "
+            "variants for all M + 1 slots (all)."
+        },
+    )
     difficulty_rule: Literal["paper", "bands", "posterior"] = field(
         default="paper",
         metadata={

@@ -190,6 +190,8 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
             seed=args.seed,
             step=self.state.global_step,
             warmup=warmup,
+            pooled=args.variant_prior == "pooled",
+            aim_all=args.aim == "all",
         )
         rows, self.openings = planned_rows(inputs, plan, layout, first_row, self._prompts, self._images)
         output = super()._generate_and_score_completions(rows)
@@ -203,7 +205,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
             self.accelerator.gather(own.sum(dim=1)).cpu().numpy().reshape(shape),
             dict(output),
         )
-        learnt = batch.learn(self.live, of_group=args.difficulty_from == "group")
+        learnt = batch.learn(self.live, self._problem_ids, of_group=args.difficulty_from == "group")
         if self.recorder.active:
             columns = batch.event_columns(learnt, self.live, self._problem_ids)
             self.recorder.add(DifficultyEvent, self.state.global_step, columns)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from trainer.difficulty import (
+    PRIOR_STRENGTH,
     BetaCounts,
     FloatArray,
     counts_after_visit,
@@ -35,7 +36,8 @@ class LiveDifficulty:
         uncertainty: (N,) standard deviation in levels; NaN where the rule knows none.
         prior: (N,) pass rate expected before any rollout.
         counts: (N, 2) remembered right and wrong rollouts (rule `posterior`).
-        variants: remembered right and wrong rollouts by variant_id (selector `posterior`).
+        variants: remembered right and wrong rollouts by variant_id, or problem_id for an original.
+        pools: the same of all prompts of the run that help as much, by `pool_of`.
         rule: paper, bands or posterior.
         eta: step of the rule `paper`.
     """
@@ -47,6 +49,7 @@ class LiveDifficulty:
     prior: FloatArray = field(init=False)
     counts: FloatArray = field(init=False)
     variants: dict[str, BetaCounts] = field(default_factory=dict)
+    pools: dict[str, BetaCounts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.uncertainty = np.full(len(self.difficulty), np.nan)
@@ -83,11 +86,22 @@ class LiveDifficulty:
                 self.difficulty[problem_P], accuracy_P, rule=self.rule, eta=self.eta
             )
 
-    def visit_variant(self, variant_id: str, right: float, wrong: float) -> None:
-        """Remember the rollouts of one variant."""
-        self.variants[variant_id] = counts_after_visit(
-            self.variants.get(variant_id, BetaCounts()), right, wrong
-        )
+    def visit_prompt(self, prompt_id: str, pool: str, right: float, wrong: float) -> None:
+        """Remember the rollouts of one prompt.
+
+        Args:
+            prompt_id: variant_id, or problem_id of an original.
+            pool: what it counts for beside itself.
+            right: rollouts that were right.
+            wrong: rollouts that were wrong.
+        """
+        for counts, key in ((self.variants, prompt_id), (self.pools, pool)):
+            counts[key] = counts_after_visit(counts.get(key, BetaCounts()), right, wrong)
+
+    def pooled(self, pool: str, prior: float) -> float:
+        """Pass rate of a pool in this run, as far as it is known: the prior counts as four rollouts."""
+        right, wrong = self.pools.get(pool, BetaCounts())
+        return (PRIOR_STRENGTH * prior + right) / (PRIOR_STRENGTH + right + wrong)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, of types that `torch.load(weights_only=True)` admits."""
@@ -97,6 +111,7 @@ class LiveDifficulty:
             "prior": torch.from_numpy(self.prior.copy()),
             "counts": torch.from_numpy(self.counts.copy()),
             "variants": {name: tuple(counts) for name, counts in self.variants.items()},
+            "pools": {name: tuple(counts) for name, counts in self.pools.items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -106,3 +121,4 @@ class LiveDifficulty:
         self.prior = state["prior"].numpy()
         self.counts = state["counts"].numpy()
         self.variants = {name: BetaCounts(*counts) for name, counts in state["variants"].items()}
+        self.pools = {name: BetaCounts(*counts) for name, counts in state.get("pools", {}).items()}

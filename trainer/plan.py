@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pipeline.store import Snapshot, SnapshotVariant, VariantText
 from schemas.records import ORIGINAL
-from trainer.difficulty import BetaCounts, variant_difficulty
+from trainer.difficulty import BetaCounts, pass_rate_from_difficulty, variant_difficulty
 from trainer.live import LiveDifficulty
 from trainer.prompts import PromptBuilder
 from trainer.seeing import ImageRows
@@ -73,6 +73,8 @@ def make_plan(
     seed: int,
     step: int,
     warmup: bool,
+    pooled: bool = False,
+    aim_all: bool = False,
 ) -> Plan:
     """Choose the variants of a batch's problems by their live difficulty.
 
@@ -86,6 +88,8 @@ def make_plan(
         seed: of the run.
         step: TRL's global_step.
         warmup: all slots get the original (plain GRPO).
+        pooled: expect of a variant what those of its pool have shown in this run.
+        aim_all: choose all M + 1 prompts, the original being a candidate; else slot 0 is the original.
     """
     count = 0 if warmup or snapshot is None else layout.variants
     ids = [problem_ids[number] for number in problem_P]
@@ -93,15 +97,20 @@ def make_plan(
     variant_PV: list[list[SnapshotVariant | None]] = []
     shortage = 0
     for number, problem_id in zip(problem_P, ids, strict=True):
-        known = {variant.variant_id: variant for variant in candidates[problem_id]}
+        known: dict[str, SnapshotVariant | None] = {v.variant_id: v for v in candidates[problem_id]}
+        slots: list[SnapshotVariant | None] = [None]
+        wanted = count
+        if aim_all and known:
+            known, slots, wanted = {problem_id: None, **known}, [], count + 1
+        difficulty = float(live.difficulty[number])
         chosen = selector(
-            float(live.difficulty[number]),
-            [_candidate(variant, live) for variant in known.values()],
-            count,
+            difficulty,
+            [_candidate(name, v, live, difficulty, pooled=pooled) for name, v in known.items()],
+            wanted,
             Draw(seed, step, problem_id),
         )
-        slots: list[SnapshotVariant | None] = [None, *(known[choice.variant_id] for choice in chosen)]
-        shortage += count - len(chosen)
+        slots += [known[choice.variant_id] for choice in chosen]
+        shortage += wanted - len(chosen)
         variant_PV.append(slots + [None] * (layout.variants + 1 - len(slots)))
     delta_PV = np.array([[v.delta if v else 0.0 for v in slots] for slots in variant_PV]).reshape(
         len(ids), layout.variants + 1
@@ -115,9 +124,24 @@ def make_plan(
     )
 
 
-def _candidate(variant: SnapshotVariant, live: LiveDifficulty) -> Candidate:
-    right, wrong = live.variants.get(variant.variant_id, BetaCounts())
-    return Candidate(variant.variant_id, variant.kind, variant.delta, variant.pass_rate, right, wrong)
+def pool_of(variant: SnapshotVariant | None) -> str:
+    """Prompts that help as much: originals, variants of a kind, hints that leave as many steps to do."""
+    if variant is None:
+        return ORIGINAL
+    return variant.kind if variant.steps_left is None else f"{variant.kind}/{variant.steps_left}"
+
+
+def _candidate(
+    prompt_id: str, variant: SnapshotVariant | None, live: LiveDifficulty, difficulty: float, *, pooled: bool
+) -> Candidate:
+    right, wrong = live.variants.get(prompt_id, BetaCounts())
+    kind, delta, pass_rate = (
+        (variant.kind, variant.delta, variant.pass_rate) if variant else (ORIGINAL, 0.0, None)
+    )
+    if pooled:
+        by_delta = pass_rate_from_difficulty(variant_difficulty(difficulty, delta))
+        pass_rate = live.pooled(pool_of(variant), by_delta if pass_rate is None else pass_rate)
+    return Candidate(prompt_id, kind, delta, pass_rate, right, wrong)
 
 
 def planned_rows(

@@ -15,7 +15,7 @@ from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_b
 
 from trainer.advantages import ADVANTAGES, AdvantageSettings, diva_advantages
 from trainer.live import LiveDifficulty
-from trainer.plan import IntArray, Layout, Plan
+from trainer.plan import IntArray, Layout, Plan, pool_of
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -112,11 +112,12 @@ class RolloutBatch:
         difficulty_B = torch.from_numpy(self.plan.difficulty_PV.reshape(-1)).repeat_interleave(samples)
         return torch.from_numpy(self.reward_PVN.reshape(-1)), prompt_B, prompt_B // slots, difficulty_B
 
-    def learn(self, live: LiveDifficulty, *, of_group: bool) -> Learnt:
-        """Move the live difficulty of the batch's problems, and remember the rollouts of its variants.
+    def learn(self, live: LiveDifficulty, problem_ids: Sequence[str], *, of_group: bool) -> Learnt:
+        """Move the live difficulty of the batch's problems, and remember the rollouts of its prompts.
 
         Args:
             live: updated in place.
+            problem_ids: of the training data, by row number.
             of_group: count all rollouts of a problem, instead of those of its original prompt alone.
         """
         judged_PVN = ~np.isnan(self.accuracy_PVN)
@@ -125,10 +126,10 @@ class RolloutBatch:
         counted_PV = np.ones_like(judged_PV, dtype=bool)
         for problem, slot in self._prompts():
             variant = self.plan.variant_PV[problem][slot]
-            if variant is not None:
-                counted_PV[problem, slot] = of_group
-                right = float(right_PV[problem, slot])
-                live.visit_variant(variant.variant_id, right, float(judged_PV[problem, slot]) - right)
+            counted_PV[problem, slot] = of_group or variant is None
+            right, judged = float(right_PV[problem, slot]), float(judged_PV[problem, slot])
+            prompt_id = variant.variant_id if variant else problem_ids[self.plan.problem_P[problem]]
+            live.visit_prompt(prompt_id, pool_of(variant), right, judged - right)
         right_P, judged_P = (np.where(counted_PV, x, 0).sum(axis=1) for x in (right_PV, judged_PV))
         old_P = live.difficulty[self.plan.problem_P].copy()
         live.visit(self.plan.problem_P, right_P, judged_P)

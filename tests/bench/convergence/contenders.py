@@ -1,0 +1,134 @@
+"""The contenders: what each adds to the settings that are the same for all.
+
+Rollouts a step, their number for a prompt, the optimizer, the model and the problems are equal. A step has 64
+rollouts: 8 prompts of GRPO, and 4 problems with one variant each, or fewer with more variants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+ROLLOUTS = 64
+GENERATIONS = 8
+
+SHARED: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "num_generations": GENERATIONS,
+        # Two halves of a step's rollouts, one gradient each: the noise of the step's gradient is read off them.
+        "per_device_train_batch_size": ROLLOUTS // 2,
+        "gradient_accumulation_steps": 2,
+        "max_completion_length": 36,
+        "temperature": 1.0,
+        "beta": 0.0,
+        "loss_type": "grpo",
+        "lr_scheduler_type": "constant",
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "use_cpu": True,
+        "logging_steps": 20,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+)
+
+# TRL's own advantage, in the terms of ours: one group a prompt, nothing over the batch.
+_PLAIN = {
+    "num_variants": 0,
+    "global_weight": 0.0,
+    "weight_k": 0.0,
+    "balance": "none",
+    "rescale": "none",
+    "advantage_eps": 1e-4,
+}
+_PAPER: Mapping[str, Any] = {"num_variants": 1, "selector": "paper", "difficulty_init": "paper"}
+_BEST: Mapping[str, Any] = {
+    "num_variants": 1,
+    "selector": "posterior",
+    "difficulty_rule": "posterior",
+    "difficulty_init": "labels",
+    "hint_style": "prefix",
+    "rescale": "none",
+    "local_weight": 0.5,
+    "global_weight": 0.5,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A method with its settings.
+
+    Attributes:
+        name: under which its runs are known.
+        settings: of `GRPOConfig`, and where `ours`, of `DivaGRPOConfig`.
+        ours: trained by `DivaGRPOTrainer`; else by TRL's own `GRPOTrainer`.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    ours: bool = True
+
+    @property
+    def labels(self) -> bool:
+        """Whether it starts from labels, and is charged for them."""
+        return self.settings.get("difficulty_init") == "labels"
+
+
+def _named(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Contender]:
+    return {name: Contender(name, values) for name, values in settings.items()}
+
+
+MAIN: Final[Mapping[str, Contender]] = MappingProxyType(
+    {
+        "grpo": Contender("grpo", ours=False),
+        "dr_grpo": Contender("dr_grpo", {"loss_type": "dr_grpo", "scale_rewards": "none"}, ours=False),
+        **_named(
+            {
+                "dapo": {**_PLAIN, "loss_type": "dapo", "epsilon_high": 0.28, "refill_rounds": 3},
+                "diva": _PAPER,
+                "diva_posterior": _BEST,
+                "uniform": {**_BEST, "selector": "uniform"},
+            }
+        ),
+    }
+)
+"""Those of the main comparison."""
+
+ABLATIONS: Final[Mapping[str, Contender]] = MappingProxyType(
+    _named(
+        {
+            "diva_no_variants": {**_PAPER, "num_variants": 0},
+            "diva_no_weight": {**_PAPER, "weight_k": 0.0},
+            "diva_no_rescaling": {**_PAPER, "rescale": "none"},
+            "diva_no_balance": {**_PAPER, "balance": "none"},
+            "diva_fixed": {**_PAPER, "difficulty_eta": 0.0},
+            "diva_from_group": {**_PAPER, "difficulty_from": "group"},
+            # Of 64 rollouts, M = 2 and 4 would leave some over.
+            "diva_m3": {**_PAPER, "num_variants": 3},
+            "diva_m7": {**_PAPER, "num_variants": 7},
+        }
+    )
+)
+"""The paper's method with a part taken away or changed."""
+
+_POOLED: Mapping[str, Any] = {**_BEST, "variant_prior": "pooled"}
+_LOCAL: Mapping[str, Any] = {**_POOLED, "local_weight": 1.0, "global_weight": 0.0}
+
+TRIALS: Final[Mapping[str, Contender]] = MappingProxyType(
+    _named(
+        {
+            "t_aim_local": {**_LOCAL, "aim": "all"},
+            "t_posterior": _BEST,
+            "t_pooled": _POOLED,
+            "t_local": _LOCAL,
+            "t_aim": {**_POOLED, "aim": "all"},
+        }
+    )
+)
+"""What was tried to make it better; TRIED.md says with which outcome."""
+
+CONTENDERS: Final[Mapping[str, Contender]] = MappingProxyType({**MAIN, **ABLATIONS, **TRIALS})

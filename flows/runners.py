@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect import Task
+from prefect.futures import PrefectFuture
 
 from schemas.config import FlowConfig
 from schemas.exceptions import ConfigError
 
+R = TypeVar("R")
 
-def task_runner(config: FlowConfig) -> TaskRunner[Any]:
-    """The task runner that a configuration asks for; enter it, and submit tasks to it.
 
+@contextmanager
+def submitting(task: Task[..., R], config: FlowConfig) -> Iterator[Callable[..., PrefectFuture[R]]]:
+    """Submit a task to the task runner of a configuration; yields what to call by the task's arguments' names.
+
+    `threads` is the flow's own task runner: threads, unless `flow.with_options(task_runner=...)` says otherwise.
     On a cluster every machine needs this package, the store's folder (or an object store), the endpoint's key and a
-    Prefect server that it can reach; answers are kept in a journal beside the store or, with an object store, on
-    each machine.
+    Prefect server that it can reach.
 
     Raises:
         ConfigError: Ray is not installed.
     """
     if config.runner == "threads":
-        return ThreadPoolTaskRunner(max_workers=config.workers)
+        yield task.submit
+        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     try:
         from prefect_ray import RayTaskRunner
     except ImportError as error:
         raise ConfigError("--runner ray: pip install 'diva-grpo[ray]'") from error
-    local = {"num_cpus": config.workers, "include_dashboard": False}
-    runner: TaskRunner[Any] = (
-        RayTaskRunner(init_kwargs=local) if config.runner == "ray" else RayTaskRunner(address=config.runner)
-    )
-    return runner
+    local: dict[str, Any] = {"num_cpus": config.workers, "include_dashboard": False}
+    chosen = {"init_kwargs": local} if config.runner == "ray" else {"address": config.runner}
+    with RayTaskRunner(**chosen) as runner:
+        yield lambda **arguments: runner.submit(task, arguments)

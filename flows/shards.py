@@ -24,7 +24,7 @@ from prefect.client.schemas import TaskRun
 from prefect.futures import PrefectFuture, as_completed
 
 from flows.cli.working import Limits
-from flows.runners import task_runner
+from flows.runners import submitting
 from flows.showing import Progress
 from pipeline.store import VariantStore
 from pipeline.teacher.live import endpoint_name
@@ -326,10 +326,8 @@ def _in_turn(task: ShardTask[Any], config: FlowConfig, orders: Sequence[Order]) 
 
 def _on_runner(task: ShardTask[Any], run: Run, orders: Sequence[Order]) -> Iterator[Finished]:
     """Results of tasks on the task runner of the configuration."""
-    with task_runner(run.config) as runner:
-        yield from _at_once(
-            lambda order: runner.submit(task, {"config": run.config, "order": order}), run, orders
-        )
+    with submitting(task, run.config) as submit:
+        yield from _at_once(lambda order: submit(config=run.config, order=order), run, orders)
 
 
 def _at_once(submit: Submit, run: Run, orders: Sequence[Order]) -> Iterator[Finished]:

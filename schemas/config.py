@@ -254,6 +254,12 @@ class FlowConfig(Config):
             raise ValueError("one task at a time uses batches: leave workers out")
         return self
 
+    @model_validator(mode="after")
+    def _runner_has_workers(self) -> Self:
+        if self.runner != "threads" and self.workers == 1:
+            raise ValueError(f"{self.runner} runs several tasks at once: give workers, 2 or more")
+        return self
+
     @property
     def timeout_s(self) -> float | None:
         """Seconds a task may take; None for any."""

@@ -27,6 +27,7 @@ FLOWS = {
     "verify": "flows.stages",
     "label": "flows.stages",
     "top_up": "flows.top_up",
+    "evaluate": "flows.evaluate",
 }
 """Flows that can be served, with their modules."""
 

@@ -35,11 +35,11 @@ from flows.gallery import write_gallery
 from flows.looking import look
 from pipeline.store import VariantStore
 from pipeline.teacher.meter import Meter, state_line
-from schemas.config import FlowConfig, ProblemsConfig, TopUpConfig
+from schemas.config import Config, FlowConfig, ProblemsConfig, TopUpConfig
 from schemas.exceptions import DivaError, StoreError
 from trainer.shortage import training_run
 
-C = TypeVar("C", bound=FlowConfig)
+C = TypeVar("C", bound=Config)
 R = TypeVar("R")
 
 GALLERY_PROBLEMS = 20
@@ -143,13 +143,14 @@ def ends_in_one_line(body: Callable[[C], R]) -> Callable[[C], R]:
     return flow_body
 
 
-def how_to_go_on(flow_name: str, config: FlowConfig) -> str:
+def how_to_go_on(flow_name: str, config: Config) -> str:
     """The command that does what a run has left undone, and what to press instead."""
     return f"`{_command(flow_name, config)}`, or Retry in Prefect's UI"
 
 
-def _command(flow_name: str, config: FlowConfig) -> str:
-    return command_line(cli.commands[flow_name.replace("_", "-")], config)
+def _command(flow_name: str, config: Config) -> str:
+    name = {"top_up": "top-up", "evaluate": "eval"}.get(flow_name, flow_name)
+    return command_line(cli.commands[name], config)
 
 
 # --- the end of a run

@@ -391,3 +391,9 @@ class EvaluateConfig(Config):
         description="Larger images are made smaller, as in training.  [default: the processor's own bound]",
     )
     seed: int = Field(default=0, description="Makes the samples.")
+
+    @model_validator(mode="after")
+    def _source_of_a_benchmark(self) -> Self:
+        if self.source and not self.benchmark:
+            raise ValueError("--source goes with --benchmark; `diva ingest` reads other problems")
+        return self

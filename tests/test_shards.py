@@ -14,6 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.testing.utilities import prefect_test_harness
 
+from flows import shards
 from flows.curate import curate
 from flows.shards import Order, endpoint_tag, shared, worked
 from flows.stages import generate, label, verify, written
@@ -21,6 +22,7 @@ from pipeline.store import VariantStore
 from pipeline.verify import References
 from schemas.config import (
     CurateConfig,
+    FlowConfig,
     GenerateConfig,
     GenerateFlowConfig,
     LabelConfig,
@@ -31,6 +33,7 @@ from schemas.config import (
 )
 from schemas.exceptions import BudgetError, ConfigError
 from schemas.records import Kind
+from tests.conftest import Diva
 from tests.endpoints import Endpoint, completion, serving
 from tests.verbs import plant, teacher_of
 
@@ -165,6 +168,11 @@ def test_what_passes_in_a_shard_is_known_to_it_alone(store: VariantStore) -> Non
 # --- run by Prefect
 
 
+def processes_of(config: FlowConfig) -> ProcessPoolTaskRunner:
+    """Processes of Prefect's own, which share nothing with the flow's."""
+    return ProcessPoolTaskRunner(max_workers=config.workers)
+
+
 @pytest.fixture(scope="module")
 def prefect() -> Iterator[None]:
     with prefect_test_harness(server_startup_timeout=120):
@@ -184,7 +192,11 @@ def _curate_config(store: VariantStore, endpoint: TeacherConfig, **values: Any) 
 
 @pytest.mark.slow
 def test_the_same_store_by_any_runner(
-    store: VariantStore, endpoint: TeacherConfig, tmp_path: Path, prefect: None
+    store: VariantStore,
+    endpoint: TeacherConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    prefect: None,
 ) -> None:
     threads, processes = (
         VariantStore(shutil.copytree(store.root, tmp_path / name)) for name in ("threads", "processes")
@@ -194,23 +206,25 @@ def test_the_same_store_by_any_runner(
     assert len(expected["variants"]) == 19
     assert curate(_curate_config(threads, endpoint, workers=2)) == counts
     assert _content(threads) == expected
-    apart = curate.with_options(task_runner=ProcessPoolTaskRunner(max_workers=2))
-    assert apart(_curate_config(processes, endpoint, workers=2)) == counts
+    monkeypatch.setattr(shards, "task_runner", processes_of)
+    assert curate(_curate_config(processes, endpoint, workers=2)) == counts
     assert _content(processes) == expected
 
 
 @pytest.mark.slow
-def test_budget_of_a_run_in_several_processes(store: VariantStore, tmp_path: Path, prefect: None) -> None:
+def test_budget_of_a_run_in_several_processes(
+    store: VariantStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect: None
+) -> None:
     prices = tmp_path / "prices.yaml"
     prices.write_text("m: [0, 5000]\n")
-    apart = generate.with_options(task_runner=ProcessPoolTaskRunner(max_workers=2))
+    monkeypatch.setattr(shards, "task_runner", processes_of)
     with serving(Endpoint(completion('{"rewordings": ["a"]}'))) as served:
         config = _generate_config(store, teacher_of(served, prices=prices), workers=2, shard_size=2)
         # The first two shards may spend fifteen cents each, which is one answer and a half, and is two.
         with pytest.raises(BudgetError, match="--max-cost"):
-            apart(config.model_copy(update={"max_cost": 0.3}))
+            generate(config.model_copy(update={"max_cost": 0.3}))
         assert 3 <= len(served.requests) <= 4
-        apart(config.model_copy(update={"max_cost": 1.0}))
+        generate(config.model_copy(update={"max_cost": 1.0}))
     assert len(served.requests) == 5, "one for each problem, in both runs together"
 
 
@@ -270,6 +284,14 @@ def test_generate_alone_supplies_until_there_are_enough(
     counts = generate(_generate_config(store, endpoint, generate=supplied))
     assert counts["short"] == {"reword": 1}, "w/4 has no solution"
     assert counts["verified"]["accepted"] == 8
+
+
+def test_batches_and_workers_are_one_line(store: VariantStore, diva: Diva) -> None:
+    outcome = diva("curate", "--store", store.root, "--model", "m", "--batch", "--workers", 2)
+    assert (outcome.code, outcome.err) == (
+        2,
+        "diva: one task at a time uses batches: leave workers out\n",
+    )
 
 
 def test_wrong_filter_is_one_line(store: VariantStore, endpoint: TeacherConfig) -> None:

@@ -85,6 +85,8 @@ def made(model: type[C], values: dict[str, Any], file: Path | None = None) -> C:
         return model.model_validate({**from_file, **given})
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # of several values together
+            raise ConfigError(first["msg"].removeprefix("Value error, ")) from error
         name = str(first["loc"][0]).replace("_", "-")
         if first["type"] == "extra_forbidden":  # its value may be a secret
             where = ".".join(map(str, first["loc"]))

@@ -573,3 +573,26 @@ def test_key_that_is_no_secret_changes_no_answer(
             return (await teacher.ask(prompt, {"word": "a"}, purpose="test", problem_id="a")).text
 
         assert with_teacher(store, config, [ask]) == [text]
+
+
+_IS_FREE = """
+import fcntl, sys
+with open(sys.argv[1], "rb+") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)
+"""
+"""Takes the bytes of a database that each of its connections holds a shared lock on, as the last one does to close."""
+
+
+def test_open_journal_keeps_its_lock_while_others_open_and_close(tmp_path: Path) -> None:
+    def is_free() -> bool:
+        command = [sys.executable, "-c", _IS_FREE, str(tmp_path / "journal.sqlite")]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    Journal(tmp_path / "journal.sqlite").close()  # its log is gone now, and empty when it is opened again
+    # Without its lock another process would take itself for the last, and remove the log that this one uses.
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        assert not is_free()
+        Journal(tmp_path / "journal.sqlite").close()
+        assert not is_free()
+        assert journal.last_id() == 0
+    assert is_free()

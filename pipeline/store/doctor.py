@@ -198,25 +198,32 @@ def _journal(store: VariantStore) -> Iterator[Finding]:
         yield Finding(JOURNAL, Fault.DAMAGED, held)
 
 
-def is_cut_off(path: Path) -> bool:
-    """Whether the last page of an SQLite file is not whole, which SQLite itself reads as zeros without a word."""
+def is_cut_off(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the last page of an SQLite file is not whole, which SQLite itself reads as zeros without a word.
+
+    The file is not opened here: to close it again would take the locks of every connection of this process with
+    it (sqlite.org/howtocorrupt.html, 2.2), and another process would then remove the log that these still use.
+
+    Args:
+        connection: to the file.
+        path: of the file.
+
+    Raises:
+        sqlite3.Error: the file cannot be read.
+    """
+    [(page_size,)] = connection.execute("PRAGMA page_size").fetchall()
+    connection.execute("PRAGMA schema_version").fetchall()  # reads the file
     log = path.with_name(f"{path.name}-wal")
-    if log.exists() and log.stat().st_size:  # in use, or recovered from the log when it is opened
+    if log.exists() and log.stat().st_size:  # in use, or just recovered from
         return False
-    with path.open("rb") as file:
-        header = file.read(18)
-    # Bytes 16 and 17 are the size of a page, where 1 stands for 65,536 (sqlite.org/fileformat.html, 1.3.2).
-    page_size = int.from_bytes(header[16:18], "big")
-    return bool(header) and (
-        page_size == 0 or path.stat().st_size % (65_536 if page_size == 1 else page_size) > 0
-    )
+    return bool(path.stat().st_size % page_size)
 
 
 def _fault_of_journal(path: Path) -> str | None:
-    if is_cut_off(path):
-        return "its end is cut off"
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=60.0)) as connection:
+            if is_cut_off(connection, path):
+                return "its end is cut off"
             [(verdict,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()
             connection.execute("SELECT count(*) FROM entries").fetchall()
     except sqlite3.Error as error:

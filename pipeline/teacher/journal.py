@@ -282,10 +282,10 @@ def _call(row: Sequence[Any]) -> Call:
 
 def _connected(path: Path) -> sqlite3.Connection:
     cure = f"`diva doctor --store {path.parent} --repair` puts it aside"
-    if path.exists() and is_cut_off(path):
-        raise StoreError(f"the journal {path} cannot be used: its end is cut off; {cure}")
     connection = sqlite3.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
     try:
+        if is_cut_off(connection, path):
+            raise StoreError(f"the journal {path} cannot be used: its end is cut off; {cure}")
         for statement in _PRAGMAS:
             connection.execute(statement)
         if _version(connection) != _VERSION:

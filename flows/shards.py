@@ -154,6 +154,11 @@ def _references(store: str, checks: VerifyConfig, began_ns: int) -> References:
     return References.of(opened, checks, variant_parts=opened.variant_parts(began_ns))
 
 
+def _strict(config: FlowConfig) -> bool:
+    """Whether the purse sets aside what a request may cost; a batch does so by itself."""
+    return config.strict_budget and not config.batch
+
+
 @lru_cache(maxsize=8)
 def _meter(order: Order, strict: bool) -> Meter:
     """The meter of a task in another process than the flow's, through all of its retries."""
@@ -177,7 +182,7 @@ def worked(
     here = _HERE.get()
     apart = here is None or here.run_id != order.run_id
     if here is None or apart:
-        here = Workplace.of(config, order.run_id, _meter(order, config.strict_budget))
+        here = Workplace.of(config, order.run_id, _meter(order, _strict(config)))
         if checks is not None:
             here.references = _references(str(config.store), checks, order.began_ns)
     stopped, counts = None, Counts()
@@ -288,7 +293,7 @@ def running(verb: str, config: FlowConfig, problems: int, checks: VerifyConfig |
         ConfigError: the endpoint or the limits cannot work.
         SourceError: an evaluation set cannot be read.
     """
-    meter = Meter("problems", problems, Purse(config.max_cost, strict=config.strict_budget))
+    meter = Meter("problems", problems, Purse(config.max_cost, strict=_strict(config)))
     here = Workplace.of(config, "", meter)
     store = here.store
     with (

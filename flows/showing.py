@@ -24,7 +24,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas import FlowRun
 from prefect.client.schemas.actions import ArtifactCreate
-from prefect.exceptions import PrefectException
+from prefect.exceptions import ParameterTypeError, PrefectException
 from prefect.runtime import flow_run as this_run
 from prefect.states import Failed
 
@@ -161,8 +161,10 @@ def publish(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
 
     A worker or `diva serve` calls it too for a run whose process was killed.
     """
-    # By their JSON, in which URLs have no secrets.
-    config = cast("FlowConfig", flow.validate_parameters(flow_run.parameters)["config"])
+    try:  # by their JSON, in which URLs have no secrets
+        config = cast("FlowConfig", flow.validate_parameters(flow_run.parameters)["config"])
+    except ParameterTypeError:  # which is why the run failed, and its state says so
+        return
     with get_client(sync_client=True) as client:
         for artifact in _of_run(flow.name, flow_run, state, config):
             is_text = isinstance(artifact.content, str)

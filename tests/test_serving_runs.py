@@ -87,6 +87,14 @@ def _runs(port: int, state: str) -> list[dict[str, Any]]:
     return list(answer.raise_for_status().json())
 
 
+def _left_by(port: int, run: dict[str, Any]) -> set[str]:
+    """Keys of the artifacts of a run."""
+    answer = httpx.post(f"http://127.0.0.1:{port}/api/artifacts/filter", json={}, timeout=20)
+    return {
+        str(found["key"]) for found in answer.raise_for_status().json() if found["flow_run_id"] == run["id"]
+    }
+
+
 def _flow_process(home: Path) -> psutil.Process:
     [process] = [p for p in processes_of(home) if "prefect.engine" in " ".join(p.cmdline())]
     return process
@@ -130,6 +138,8 @@ def test_schedule_goes_on_over_killed_runs_and_a_killed_server(
         until(lambda: teacher.asked.total() > before + 20, 60, "the second run asks")
         _flow_process(home).kill()
         until(lambda: _runs(port, "CRASHED"), 60, "the second run is seen to be dead")
+        [crashed] = _runs(port, "CRASHED")
+        until(lambda: "store-how-to-go-on" in _left_by(port, crashed), 60, "the second run says how to go on")
         assert set(_accepted(store)) == set(done), "killed before its first shard was done"
         lost = teacher.asked.total()
 

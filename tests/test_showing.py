@@ -82,7 +82,7 @@ def test_every_form_of_an_option() -> None:
     line = command_line(cli.commands["curate"], config)
     assert line == (
         "diva curate --store s --model m --endpoint ours --teacher-config FILE --retry-failed "
-        "--problem-filter 'source = '\"'\"'a b'\"'\"'' --max-cost 2.5 --batch --kinds reword,harder,think_step "
+        "--problem-filter \"source = 'a b'\" --max-cost 2.5 --batch --kinds reword,harder,think_step "
         "--accepted reword=5,harder=2 --no-labels"
     )
     assert _typed(line)["accepted"] == "reword=5,harder=2"
@@ -154,10 +154,12 @@ def _scalar_differs(part: Any, name: str, default: object) -> bool:
 
 
 @pytest.fixture(scope="module")
-def prefect() -> Iterator[None]:
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    storage = {PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results")}  # of what fails
+    with prefect_test_harness(server_startup_timeout=120), temporary_settings(storage):
         yield
 
 
@@ -179,7 +181,8 @@ def _last_run() -> tuple[Any, dict[str, Any]]:
     with get_client(sync_client=True) as client:
         [run] = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
         of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
-        return run, {artifact.key: artifact for artifact in client.read_artifacts(artifact_filter=of_run)}
+        left = client.read_artifacts(artifact_filter=of_run)
+    return run, {artifact.key: artifact for artifact in left if artifact.key}  # Prefect's own have none
 
 
 @pytest.mark.slow
@@ -297,6 +300,18 @@ class TestByPrefect:
         assert run.state.message == "Flow run encountered an exception: KeyError: 'bug'"
         assert "diva curate --store" in left["store-how-to-go-on"].data
         assert any(record.exc_info for record in caplog.records)
+
+    def test_parameters_that_do_not_fit(self, caplog: pytest.LogCaptureFixture) -> None:
+        from prefect.exceptions import ParameterTypeError
+
+        from flows.curate import curate
+
+        with caplog.at_level(logging.INFO), pytest.raises(ParameterTypeError):
+            curate({"store": "s", "teacher": {}})  # type: ignore[arg-type]
+        run, left = _last_run()
+        assert "config.teacher.model" in run.state.message
+        assert left == {}
+        _no_traceback(caplog)
 
     def test_a_store_that_is_not_there(self, config: CurateConfig, tmp_path: Path) -> None:
         from flows.curate import curate

@@ -107,7 +107,12 @@ def command_line(command: click.Command, config: BaseModel) -> str:
         flag = f"--{name.replace('_', '-')}"
         if flag in flags:
             words += [flag] if value is None else [flag, value]
-    return shlex.join(words)
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """A word for a shell; a text in SQL, with quotes of its own, stays readable."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def _options_of(config: BaseModel, usual: BaseModel | None = None) -> Iterator[tuple[str, str | None]]:

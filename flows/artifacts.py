@@ -147,6 +147,21 @@ def decisions(store: VariantStore, since: datetime) -> Artifact:
     )
 
 
+def scores(store: VariantStore) -> Artifact:
+    """Accuracy of each evaluation, last begun first, with the standard error over problems."""
+    rows = _rows(
+        store,
+        """
+        SELECT e.run_id AS run, e.step, e.split, count(*) AS problems, round(avg(e.correct / e.samples), 3) AS accuracy,
+               round(stddev_samp(e.correct / e.samples) / sqrt(count(*)), 3) AS "standard error"
+        FROM evaluations e LEFT JOIN runs r USING (run_id) WHERE e.samples > 0
+        GROUP BY e.run_id, e.step, e.split, r.started_at
+        ORDER BY r.started_at DESC NULLS LAST, run, e.step DESC, e.split
+        """,
+    )
+    return Artifact("scores", rows, "Accuracy of models and checkpoints, by run, training step and split.")
+
+
 def _rows(store: VariantStore, sql: str, parameters: Sequence[object] = ()) -> Rows:
     with store.connect() as connection:
         cursor = connection.execute(sql, parameters)

@@ -12,7 +12,7 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.evaluating import run_evaluation
-from flows.showing import ends_in_one_line
+from flows.showing import SHOWN, ends_in_one_line
 from schemas.config import EvaluateConfig
 
 
@@ -25,7 +25,7 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     return done.figures()
 
 
-@flow(name="evaluate", flow_run_name="evaluate {config.model} on {config.store.name}")
+@flow(name="evaluate", **SHOWN)
 @ends_in_one_line
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Score a model on the problems of a split, or on a benchmark.

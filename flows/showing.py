@@ -25,22 +25,24 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas import FlowRun
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.exceptions import ParameterTypeError, PrefectException
+from prefect.runtime import deployment
 from prefect.runtime import flow_run as this_run
 from prefect.states import Failed
 
-from flows.artifacts import Artifact, artifact_key, artifacts, gallery_link
+from flows.artifacts import Artifact, artifact_key, artifacts, gallery_link, scores
 from flows.cli import cli
 from flows.cli.options import command_line
 from flows.gallery import write_gallery
 from flows.looking import look
 from pipeline.store import VariantStore
 from pipeline.teacher.meter import Meter, state_line
-from schemas.config import Config, FlowConfig, ProblemsConfig, TopUpConfig
+from schemas.config import Config, EvaluateConfig, FlowConfig, ProblemsConfig, TopUpConfig
 from schemas.exceptions import DivaError, StoreError
 from trainer.shortage import training_run
 
 C = TypeVar("C", bound=Config)
 R = TypeVar("R")
+AnyConfig = FlowConfig | EvaluateConfig
 
 GALLERY_PROBLEMS = 20
 """Problems on the page that a run leaves: to render the images of all would take as long as the run."""
@@ -67,11 +69,14 @@ def run_name() -> str:
     return name_of(this_run.flow_name, this_run.parameters["config"])
 
 
-def name_of(flow_name: str, config: FlowConfig) -> str:
+def name_of(flow_name: str, config: AnyConfig) -> str:
     """What a run is, such as `curate algebra: 128 problems with gpt-4.1-mini`.
 
-    A top-up is named by the training run. What cannot be found in the store is left out: the run will say why.
+    A top-up is named by the training run, an evaluation by model and split. What cannot be found in the store is left
+    out: the run will say why.
     """
+    if isinstance(config, EvaluateConfig):
+        return f"evaluate {config.model} on {config.benchmark or config.split} of {config.store.name}"
     end = f"with {config.teacher.model}"
     try:
         store = VariantStore(config.store)
@@ -134,7 +139,8 @@ def ends_in_one_line(body: Callable[[C], R]) -> Callable[[C], R]:
         try:
             return body(config)
         except DivaError as error:
-            message = f"{type(error).__name__}: {error}. To go on: {how_to_go_on(this_run.flow_name, config)}"
+            way_on = how_to_go_on(this_run.flow_name, config, served=bool(deployment.id))
+            message = f"{type(error).__name__}: {error}. To go on: {way_on}"
             # Prefect takes a state for the flow's end and raises what it holds.
             return cast("R", Failed(message=message, data=error))
 
@@ -143,9 +149,9 @@ def ends_in_one_line(body: Callable[[C], R]) -> Callable[[C], R]:
     return flow_body
 
 
-def how_to_go_on(flow_name: str, config: Config) -> str:
-    """The command that does what a run has left undone, and what to press instead."""
-    return f"`{_command(flow_name, config)}`, or Retry in Prefect's UI"
+def how_to_go_on(flow_name: str, config: Config, *, served: bool) -> str:
+    """The command that does what a run has left undone, and for one of a deployment what to press instead."""
+    return f"`{_command(flow_name, config)}`" + (", or Retry on the run's page" if served else "")
 
 
 def _command(flow_name: str, config: Config) -> str:
@@ -162,7 +168,7 @@ def publish(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     A worker or `diva serve` calls it too for a run whose process was killed.
     """
     try:  # by their JSON, in which URLs have no secrets
-        config = cast("FlowConfig", flow.validate_parameters(flow_run.parameters)["config"])
+        config: AnyConfig = flow.validate_parameters(flow_run.parameters)["config"]
     except ParameterTypeError:  # which is why the run failed, and its state says so
         return
     with get_client(sync_client=True) as client:
@@ -179,25 +185,27 @@ def publish(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
             )
 
 
-def _of_run(flow_name: str, flow_run: FlowRun, state: State[Any], config: FlowConfig) -> Iterator[Artifact]:
+def _of_run(flow_name: str, flow_run: FlowRun, state: State[Any], config: AnyConfig) -> Iterator[Artifact]:
     if not state.is_completed():
-        yield failure(flow_name, state.message or str(state.name), config)
+        way_on = how_to_go_on(flow_name, config, served=flow_run.deployment_id is not None)
+        yield failure(flow_name, state.message or str(state.name), way_on)
     try:
         store = VariantStore(config.store)
     except StoreError:  # which is why the run failed, and its state says so
         return
     began = flow_run.start_time or flow_run.created or datetime.now(UTC)
     since = began.astimezone(UTC).replace(tzinfo=None)
-    yield from artifacts(store, since)
-    yield from _gallery(store, since, config)
+    if isinstance(config, EvaluateConfig):
+        yield scores(store)
+    else:
+        yield from artifacts(store, since)
+        yield from _gallery(store, since, config)
 
 
-def failure(flow_name: str, message: str, config: FlowConfig) -> Artifact:
+def failure(flow_name: str, message: str, way_on: str) -> Artifact:
     """What a run that failed, crashed or was cancelled leaves: what happened, and what to do."""
-    content = (
-        f"{message}\n\nAll that was done is kept. This goes on from there, and pays for nothing twice:\n\n"
-    )
-    content += f"```sh\n{_command(flow_name, config)}\n```\n\nor Retry at the top of the run's page."
+    kept = "All that was done is kept, and paid for once."
+    content = f"{message}\n\n{kept}" if way_on in message else f"{message}\n\n{kept} To go on: {way_on}"
     return Artifact("how-to-go-on", content, f"The last run of {flow_name} that did not end well.")
 
 

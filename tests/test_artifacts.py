@@ -22,10 +22,22 @@ from flows.artifacts import (
     difficulty,
     gallery_link,
     reasons,
+    scores,
 )
 from flows.plot import LEVELS, bars
 from pipeline.store import VariantStore
-from schemas.records import Attempt, Call, Decision, DifficultyEvent, Kind, Label, Status, Variant
+from schemas.records import (
+    Attempt,
+    Call,
+    Decision,
+    DifficultyEvent,
+    Evaluation,
+    Kind,
+    Label,
+    Run,
+    Status,
+    Variant,
+)
 
 BEGAN = datetime(2026, 5, 1, 12)
 SVG = "{http://www.w3.org/2000/svg}"
@@ -155,6 +167,33 @@ def test_many_decisions_are_cut_and_counted_whole(store: VariantStore) -> None:
     assert shown.description.startswith("105 problems")
     assert "315 requested" in shown.description
     assert shown.description.endswith("The first 100 are below.")
+
+
+def test_scores_of_the_latest_evaluation_first(store: VariantStore) -> None:
+    for run, began in (("eval-1", BEGAN), ("eval-2", BEGAN + timedelta(days=1))):
+        store.append([Run(run_id=run, kind="eval", started_at=began)])
+    for run, step, corrects in (("eval-1", 0, (4, 0, 2)), ("eval-2", 0, (4,)), ("train", 8, (0, 0))):
+        store.append(
+            [
+                Evaluation(
+                    run_id=run, step=step, split="test", problem_id=f"w/{i}", samples=4, correct=correct
+                )
+                for i, correct in enumerate(corrects)
+            ]
+        )
+    store.append([Evaluation(run_id="eval-1", step=0, split="test", problem_id="w/9", samples=0, correct=0)])
+    assert scores(store).content == [
+        {"run": "eval-2", "step": 0, "split": "test", "problems": 1, "accuracy": 1.0, "standard error": None},
+        {
+            "run": "eval-1",
+            "step": 0,
+            "split": "test",
+            "problems": 3,
+            "accuracy": 0.5,
+            "standard error": 0.289,
+        },
+        {"run": "train", "step": 8, "split": "test", "problems": 2, "accuracy": 0.0, "standard error": 0.0},
+    ]
 
 
 def test_difficulty_measured_and_live(store: VariantStore) -> None:

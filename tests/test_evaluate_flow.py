@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.cli import cli
@@ -31,6 +32,10 @@ def test_figures_and_rows_are_those_of_the_command(model_path: Path, tmp_path: P
         store=store.root, model=str(model_path), split="train", samples=2, max_new_tokens=3, kinds="reword"
     )
     figures = evaluate(config)
+    with get_client(sync_client=True) as client:
+        assert f"evaluate {model_path} on train of store" in {run.name for run in client.read_flow_runs()}
+        [left] = [artifact for artifact in client.read_artifacts() if artifact.key == "store-scores"]
+    assert [row["run"] for row in json.loads(left.data)] == [figures["run_id"]]
     rows = store.read(Evaluation)
     assert [(row.problem_id, row.samples) for row in rows] == [(f"sums/00{i}", 2) for i in range(3)]
     assert {row.run_id for row in rows} == {figures["run_id"]}

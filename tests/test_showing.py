@@ -256,12 +256,14 @@ class TestByPrefect:
         message = run.state.message
         assert run.state.is_failed()
         assert re.fullmatch(
-            rf"ConfigError: no endpoint.*\. To go on: `diva curate --store {config.store} --model m .*`.*",
+            rf"ConfigError: no endpoint.*\. To go on: `diva curate --store {config.store} --model m .*`",
             message,
         ), message
         assert "\n" not in message
         assert "store-how-to-go-on" in left
-        assert f"```sh\ndiva curate --store {config.store} --model m " in left["store-how-to-go-on"].data
+        assert (
+            left["store-how-to-go-on"].data == f"{message}\n\nAll that was done is kept, and paid for once."
+        )
         _no_traceback(caplog)
 
     def test_an_endpoint_that_answers_nothing_is_one_line(

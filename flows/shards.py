@@ -124,8 +124,11 @@ class Workplace:
         return cls(run_id, VariantStore(config.store), teacher)
 
 
-_HERE: ContextVar[Workplace | None] = ContextVar("workplace", default=None)
-"""The workplace of the flow, for tasks in its process; threads of a task runner inherit it."""
+_HERE: ContextVar[dict[str, Workplace] | None] = ContextVar("workplaces", default=None)
+"""The workplace of the flow by its run, for tasks in its process; threads of a task runner inherit it.
+
+Prefect's own threads copy it too and live on: so it is emptied at the end of the run, or a store would stay open.
+"""
 
 
 def shared(teacher: TeacherConfig, workers: int) -> TeacherConfig:
@@ -179,9 +182,9 @@ def worked(
         checks: of the verification, if the task verifies.
         do: the work.
     """
-    here = _HERE.get()
-    apart = here is None or here.run_id != order.run_id
-    if here is None or apart:
+    here = (_HERE.get() or {}).get(order.run_id)
+    apart = here is None
+    if here is None:
         here = Workplace.of(config, order.run_id, _meter(order, _strict(config)))
         if checks is not None:
             here.references = _references(str(config.store), checks, order.began_ns)
@@ -303,10 +306,12 @@ def running(verb: str, config: FlowConfig, problems: int, checks: VerifyConfig |
         began_ns = time.time_ns()
         if checks is not None:
             here.references = References.of(store, checks, variant_parts=store.variant_parts(began_ns))
-        token = _HERE.set(here)
+        places = {here.run_id: here}
+        token = _HERE.set(places)
         try:
             yield Run(config, here.run_id, meter, began_ns)
         finally:
+            places.clear()
             _HERE.reset(token)
 
 

@@ -14,7 +14,6 @@ from prefect.client.orchestration import get_client
 from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.testing.utilities import prefect_test_harness
 
-from flows import shards
 from flows.curate import curate
 from flows.shards import Order, endpoint_tag, shared, worked
 from flows.stages import generate, label, verify, written
@@ -22,7 +21,6 @@ from pipeline.store import VariantStore
 from pipeline.verify import References
 from schemas.config import (
     CurateConfig,
-    FlowConfig,
     GenerateConfig,
     GenerateFlowConfig,
     LabelConfig,
@@ -168,11 +166,6 @@ def test_what_passes_in_a_shard_is_known_to_it_alone(store: VariantStore) -> Non
 # --- run by Prefect
 
 
-def processes_of(config: FlowConfig) -> ProcessPoolTaskRunner:
-    """Processes of Prefect's own, which share nothing with the flow's."""
-    return ProcessPoolTaskRunner(max_workers=config.workers)
-
-
 @pytest.fixture(scope="module")
 def prefect() -> Iterator[None]:
     with prefect_test_harness(server_startup_timeout=120):
@@ -195,7 +188,6 @@ def test_the_same_store_by_any_runner(
     store: VariantStore,
     endpoint: TeacherConfig,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     prefect: None,
 ) -> None:
     threads, processes = (
@@ -206,25 +198,23 @@ def test_the_same_store_by_any_runner(
     assert len(expected["variants"]) == 19
     assert curate(_curate_config(threads, endpoint, workers=2)) == counts
     assert _content(threads) == expected
-    monkeypatch.setattr(shards, "task_runner", processes_of)
-    assert curate(_curate_config(processes, endpoint, workers=2)) == counts
+    apart = curate.with_options(task_runner=ProcessPoolTaskRunner(max_workers=2))
+    assert apart(_curate_config(processes, endpoint, workers=2)) == counts
     assert _content(processes) == expected
 
 
 @pytest.mark.slow
-def test_budget_of_a_run_in_several_processes(
-    store: VariantStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect: None
-) -> None:
+def test_budget_of_a_run_in_several_processes(store: VariantStore, tmp_path: Path, prefect: None) -> None:
     prices = tmp_path / "prices.yaml"
     prices.write_text("m: [0, 5000]\n")
-    monkeypatch.setattr(shards, "task_runner", processes_of)
+    apart = generate.with_options(task_runner=ProcessPoolTaskRunner(max_workers=2))
     with serving(Endpoint(completion('{"rewordings": ["a"]}'))) as served:
         config = _generate_config(store, teacher_of(served, prices=prices), workers=2, shard_size=2)
         # The first two shards may spend fifteen cents each, which is one answer and a half, and is two.
         with pytest.raises(BudgetError, match="--max-cost"):
-            generate(config.model_copy(update={"max_cost": 0.3}))
+            apart(config.model_copy(update={"max_cost": 0.3}))
         assert 3 <= len(served.requests) <= 4
-        generate(config.model_copy(update={"max_cost": 1.0}))
+        apart(config.model_copy(update={"max_cost": 1.0}))
     assert len(served.requests) == 5, "one for each problem, in both runs together"
 
 

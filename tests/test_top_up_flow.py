@@ -19,7 +19,6 @@ from prefect.settings import PREFECT_API_URL
 from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.testing.utilities import prefect_test_harness
 
-from flows import shards
 from flows.asking import find
 from flows.cli import cli
 from flows.top_up import top_up
@@ -68,15 +67,13 @@ def _made(store: VariantStore) -> list[tuple[Any, ...]]:
     )
 
 
-def test_in_any_runner_what_was_planned_and_no_more(
-    short: VariantStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_any_runner_what_was_planned_and_no_more(short: VariantStore, tmp_path: Path) -> None:
     other = VariantStore(tmp_path / "other", create=True)
     expected = plant_shortages(other, MODEL, load_prompt("think_step").version)
     with serve(create_app(ScriptedTeacher(short.problems(), wrong_share=0.0))) as url:
         counts = top_up(_config(short, url, shard_size=3))
-        monkeypatch.setattr(shards, "task_runner", lambda config: ProcessPoolTaskRunner(config.workers))
-        assert top_up(_config(other, url, shard_size=3, workers=2)) == counts
+        apart = top_up.with_options(task_runner=ProcessPoolTaskRunner(max_workers=2))
+        assert apart(_config(other, url, shard_size=3, workers=2)) == counts
     assert counts["decided"] == {"enough": len(expected), "nothing": 2}
     decided = {row[0]: row[1] for row in _decided(short)}
     assert {name: kinds for name, kinds in decided.items() if kinds} == expected

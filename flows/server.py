@@ -20,6 +20,9 @@ from collections.abc import Awaitable, Callable
 
 from schemas.exceptions import ServerError
 
+PORT_TAKEN = 75
+"""Exit code of a server that cannot listen (EX_TEMPFAIL)."""
+
 GRACE_S = 60.0
 """Seconds that a server may take to end: the first one of a machine may be in the midst of making its database."""
 
@@ -92,6 +95,11 @@ class BoundServer:
             line = process.stdout.readline()
         if not line:
             code = process.wait()
+            if code == PORT_TAKEN:
+                raise ServerError(
+                    f"port {port} is taken: choose another by --port, or, where a Prefect server listens there, set "
+                    f"PREFECT_API_URL=http://127.0.0.1:{port}/api"
+                )
             raise ServerError(
                 f"Prefect's server did not start on port {port or 'any'} (exit code {code}): see the lines above, "
                 "or start one by `prefect server start` and set PREFECT_API_URL"
@@ -134,12 +142,15 @@ def main() -> None:
     """The server's process: `python server.py PORT`, with its parent at the other end of standard input."""
     announce = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed
+    try:
+        listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+    except OSError:
+        sys.exit(PORT_TAKEN)
 
     import uvicorn
     from fastapi import Request, Response
     from prefect.server.api.server import create_app
 
-    listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
     ended = threading.Event()
 
     class Announced(uvicorn.Server):

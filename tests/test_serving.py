@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,14 @@ def test_pause_without_a_server_is_one_line(
     outcome = diva("serve", _file(tmp_path, store), "--pause", "--port", 9)
     assert outcome.code == 1
     assert "is `diva serve` running?" in outcome.err
+
+
+def test_taken_port_is_one_line(
+    tmp_path: Path, store: VariantStore, diva: Diva, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        outcome = diva("serve", _file(tmp_path, store), "--port", port)
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert f"port {port} is taken: choose another by --port" in outcome.err

@@ -21,10 +21,9 @@ class Found:
         """One line for a person."""
         short, needs = len(self.shortages.problem_ids), self.planned.needs
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.planned.by_kind().items()))
-        idle = sum(map(len, self.planned.idle.values()))
         parts = [f"run {self.shortages.run_id}: {short} of {self.shortages.seen} problems are short"]
         parts += [f"{len(needs)} are asked for ({kinds})" if needs else "nothing is asked for"]
-        parts += [f"nothing can be asked for {idle}"] * bool(idle)
+        parts += [f"{why} ({len(places)})" for why, places in self.planned.idle.items()]
         parts += [f"{self.planned.left} wait for a later run"] * bool(self.planned.left)
         return "; ".join(parts)
 

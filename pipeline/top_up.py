@@ -352,6 +352,11 @@ class Filled:
     decided: Counter[str] = field(default_factory=Counter)
 
 
+def moves_deltas(store: VariantStore, labels: LabelConfig, model: str) -> bool:
+    """Whether labels by a solver are those that measured deltas are of: another's would be paid for in vain."""
+    return labels.label_model or store.setting(LABEL_MODEL) in (None, model)
+
+
 def fill(
     store: VariantStore,
     teacher: TeacherRun,
@@ -370,7 +375,7 @@ def fill(
     Args:
         store: the store.
         teacher: writes.
-        solver: verifies, and labels where it is the store's label model (another's labels move no delta).
+        solver: verifies, and labels where that moves deltas, see `moves_deltas`.
         needs: of a few problems.
         journey: whose decisions are recorded.
         config: how to ask.
@@ -390,8 +395,7 @@ def fill(
         decide = verifying(store, solver, checks, references, wanted)
         asking = config.model_copy(update={"kinds": kinds})
         filled.supplied = supply(store, teacher, asking, decide, wanted=wanted, **all_of)
-        label_model = store.setting(LABEL_MODEL) or solver.model
-        if labels is not None and (labels.label_model or label_model == solver.model):
+        if labels is not None and moves_deltas(store, labels, solver.model):
             filled.labelled = label(store, TeacherSolver(store, solver), labels, kinds=wanted, **all_of)
     except BudgetError as error:
         stopped = error

@@ -115,7 +115,7 @@ def test_exactly_the_planted_shortages_are_asked_for(tmp_path: Path) -> None:
     assert forks.accepted == ((Kind.THINK_STEP, 2),), "one more than there is, whose measured delta misses"
     assert found.summary() == (
         f"run {RUN}: 10 of 13 problems are short; 8 are asked for (1 composite, 4 harder, 1 reword, "
-        "3 think_step); nothing can be asked for 2"
+        "3 think_step); nothing to ask: tries spent for think_step (1); nothing to ask: no kind comes nearer (1)"
     )
 
 
@@ -351,16 +351,18 @@ def test_number_of_variants_is_said_once(short: VariantStore) -> None:
 # --- the command, without its flow
 
 
-def test_dry_run_sends_nothing_and_counts(short: VariantStore, diva: Diva) -> None:
+@pytest.mark.parametrize("labelling", [(), ("--label-model",)], ids=["labels of another", "its labels"])
+def test_dry_run_sends_nothing_and_counts(short: VariantStore, diva: Diva, labelling: tuple[str, ...]) -> None:
     with serving(Endpoint()) as served:
         teacher = ["--store", short.root, "--base-url", served.url, "--model", MODEL]
-        outcome = diva("top-up", *teacher, "--dry-run", "--no-labels", "--max-problems", 1)
+        outcome = diva("top-up", *teacher, "--dry-run", "--max-problems", 1, *labelling)
     assert (outcome.code, served.requests) == (0, [])
     lines = outcome.out.splitlines()
     assert lines[0].startswith(f"run {RUN}: 10 of 13 problems are short; 1 are asked for (1 harder)")
     assert "Nothing was sent." in outcome.out
     words = [line.split() for line in lines if line.startswith("write and verify")]
     assert {of_line[4]: of_line[5] for of_line in words} == {"harder": "1", "solve": "3"}
+    assert any(line.startswith("label ") for line in lines) == bool(labelling)
     assert short.read(Decision) == []
 
 

@@ -272,8 +272,8 @@ def test_command_says_what_was_asked_for_and_what_came(
         arguments = ["--store", str(short.root), "--base-url", url, "--model", MODEL, "--no-labels"]
         cli.main(["top-up", *arguments, "--max-problems", "2"], standalone_mode=False)
     assert capsys.readouterr().out.splitlines() == [
-        "run train-1: 10 of 13 problems are short; 2 are asked for (2 harder, 1 reword); nothing can be asked "
-        "for 2; 6 wait for a later run",
+        "run train-1: 10 of 13 problems are short; 2 are asked for (2 harder, 1 reword); nothing to ask: tries "
+        "spent for think_step (1); nothing to ask: no kind comes nearer (1); 6 wait for a later run",
         "decided: 2 enough, 2 nothing",
         "generated: 3 candidate",
         "verified: 3 accepted",

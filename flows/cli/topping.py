@@ -97,6 +97,7 @@ def _rehearse(store: VariantStore, config: TopUpConfig, limits: Limits, found: F
     from pipeline.label import label
     from pipeline.solve import TeacherSolver
     from pipeline.supply import supply, verifying
+    from pipeline.top_up import moves_deltas
     from pipeline.verify import References
     from schemas.records import Status, Variant, utc_now
 
@@ -122,7 +123,7 @@ def _rehearse(store: VariantStore, config: TopUpConfig, limits: Limits, found: F
 
         supply(dry.store, dry.teacher, config.generate, accept, wanted=wanted, **chosen)
         dry.note("write and verify")
-        if config.label:
+        if config.label and moves_deltas(store, config.label, (config.solver or config.teacher).model):
             label(dry.store, TeacherSolver(dry.store, solver), config.label, kinds=wanted, **chosen)
             dry.note("label")
     click.echo("Assumed: each variant is written and accepted at the first try, as long as its original.")

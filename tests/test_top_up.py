@@ -352,7 +352,9 @@ def test_number_of_variants_is_said_once(short: VariantStore) -> None:
 
 
 @pytest.mark.parametrize("labelling", [(), ("--label-model",)], ids=["labels of another", "its labels"])
-def test_dry_run_sends_nothing_and_counts(short: VariantStore, diva: Diva, labelling: tuple[str, ...]) -> None:
+def test_dry_run_sends_nothing_and_counts(
+    short: VariantStore, diva: Diva, labelling: tuple[str, ...]
+) -> None:
     with serving(Endpoint()) as served:
         teacher = ["--store", short.root, "--base-url", served.url, "--model", MODEL]
         outcome = diva("top-up", *teacher, "--dry-run", "--max-problems", 1, *labelling)

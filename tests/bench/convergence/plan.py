@@ -36,7 +36,7 @@ class Size:
     ablation_seeds: tuple[int, ...]
 
 
-FULL = Size(60, 5, (1.5e-4, 3e-4, 6e-4), (1, 2, 3, 4, 5), (1, 2, 3))
+FULL = Size(60, 5, (3e-4, 6e-4, 1.2e-3), (1, 2, 3, 4, 5), (1, 2, 3))
 SHORT = Size(20, 5, (3e-4,), (1, 2), ())
 
 

@@ -1,10 +1,11 @@
-# Two commands: `make demo` (or `make demo SHORT=1`) and `make test`. Each sets itself up on first use.
+# `make demo` (or `make demo SHORT=1`), `make test`, and `make bench-convergence` (or with SHORT=1): does it learn
+# faster? Each sets itself up on first use.
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow format clean
+.PHONY: demo test test-slow bench-convergence format clean
 
 demo: $(INSTALLED)
 	$(BIN)/diva demo $(if $(SHORT),--short)
@@ -18,6 +19,12 @@ test: $(INSTALLED)
 # What takes minutes: kills and resumes, several processes, large batches of generated input.
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow
+
+# Hours on two cores, ten minutes with SHORT=1; killed, it goes on where it was. The page: runs/convergence/page.
+CONVERGENCE := runs/convergence$(if $(SHORT),-short)
+bench-convergence: $(INSTALLED)
+	$(BIN)/python -m tests.bench.convergence --out $(CONVERGENCE) $(if $(SHORT),--short)
+	$(BIN)/python -m tests.bench.convergence.page --out $(CONVERGENCE)
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

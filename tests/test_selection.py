@@ -17,7 +17,7 @@ GOLDEN: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "golden" / "selection.json").read_text(encoding="utf-8")
 )
 KINDS = ["reword", "harder", "think_step", "image", "image_text", "composite"]
-NAMES = ["paper", "tier", "posterior", "uniform"]
+NAMES = ["paper", "tier", "posterior", "signal", "uniform"]
 DIFFICULTIES = st.floats(1, 9)
 PINNED_UNIFORM = 0.0021655848089924268
 
@@ -246,6 +246,44 @@ def test_posterior_prior_is_the_label_or_the_difficulty() -> None:
         rng = np.random.default_rng(0)
         nearer = np.abs(rng.beta(3, 3, 100_000) - 0.5) < np.abs(rng.beta(5, 1, 100_000) - 0.5)
         assert chosen["b"] / 2000 == pytest.approx(nearer.mean(), abs=0.04)
+
+
+def hints(*pass_rates: float) -> list[Candidate]:
+    """The original and hints of a solution with one step more for each further pass rate."""
+    steps = len(pass_rates)
+    return [
+        Candidate(
+            f"given {given}", "think_step" if given else "original", 0.0, rate, share_left=1 - given / steps
+        )
+        for given, rate in enumerate(pass_rates)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pass_rates", "given"),
+    [
+        ((0.5, 0.6, 0.7, 0.8), 0),
+        ((0.3, 0.5, 0.5, 0.5), 0),
+        ((0.0, 0.1, 0.4, 0.8), 2),
+        ((0.0, 0.0, 0.0, 0.5), 3),
+    ],
+)
+def test_signal_gives_no_longer_a_hint_than_is_needed(pass_rates: tuple[float, ...], given: int) -> None:
+    for draw in draws(5):
+        chosen = SELECTORS["signal"](9.0, hints(*pass_rates), 1, draw)
+        assert ids(chosen) == [f"given {given}"]
+
+
+def test_signal_never_gives_the_whole_solution_while_anything_else_is_left() -> None:
+    whole = Candidate("whole", "think_step", -8.0, 0.5, share_left=0.0)
+    other = Candidate("first", "think_step", -2.0, 0.1, right=0.0, wrong=500.0, share_left=0.8)
+    assert ids(SELECTORS["signal"](9.0, [whole, other], 2, Draw(0, 0, "p"))) == ["first", "whole"]
+
+
+def test_signal_learns_from_rollouts() -> None:
+    too_hard = Candidate("original", "original", 0.0, 0.5, right=0.0, wrong=40.0)
+    hint = Candidate("hint", "think_step", -2.0, 0.5, right=20.0, wrong=20.0, share_left=0.6)
+    assert ids(SELECTORS["signal"](5.0, [too_hard, hint], 1, Draw(0, 0, "p"))) == ["hint"]
 
 
 def test_uniform_reaches_every_variant_equally() -> None:

@@ -32,12 +32,14 @@ class DivaGRPOConfig(GRPOConfig):
     )
     selector: str = field(
         default="paper",
-        metadata={"help": "How variants are chosen by live difficulty: paper, tier, posterior or uniform."},
+        metadata={
+            "help": "How variants are chosen by live difficulty: paper, tier, posterior, signal or uniform."
+        },
     )
     variant_prior: Literal["delta", "pooled"] = field(
         default="delta",
         metadata={
-            "help": "What the selector posterior expects of a variant at first: its label or its delta, or the "
+            "help": "What posterior and signal expect of a variant at first: its label or its delta, or the "
             "pass rate in this run of all variants with as many steps to go (pooled)."
         },
     )

@@ -110,11 +110,14 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
     # --- start-up
 
     def _check_store(self, labels: dict[str, float] | None) -> None:
-        if self.args.num_variants and not (self._snapshot and self._snapshot.variant_count):
+        if (self.args.num_variants or self.args.aim == "all") and not (
+            self._snapshot and self._snapshot.variant_count
+        ):
             where = f"the store {self._store.root}" if self._store else "there is no store, which"
             raise ConfigError(
-                f"num_variants={self.args.num_variants}, but {where} has no accepted variant: run `diva "
-                "generate` and `diva verify` first, or train with --num_variants 0"
+                f"num_variants={self.args.num_variants} and aim={self.args.aim}, but {where} has no accepted "
+                "variant: run `diva generate` and `diva verify` first, or train with --num_variants 0 "
+                "--aim variants"
             )
         if self.args.difficulty_init == "labels" and not labels:
             raise ConfigError(

@@ -93,14 +93,18 @@ def make_plan(
     """
     count = 0 if warmup or snapshot is None else layout.variants
     ids = [problem_ids[number] for number in problem_P]
-    candidates = snapshot.candidates(ids) if snapshot and count else {problem_id: [] for problem_id in ids}
+    candidates = (
+        snapshot.candidates(ids)
+        if snapshot and (count or aim_all)
+        else {problem_id: [] for problem_id in ids}
+    )
     variant_PV: list[list[SnapshotVariant | None]] = []
     shortage = 0
     for number, problem_id in zip(problem_P, ids, strict=True):
         known: dict[str, SnapshotVariant | None] = {v.variant_id: v for v in candidates[problem_id]}
         slots: list[SnapshotVariant | None] = [None]
         wanted = count
-        if aim_all and known:
+        if aim_all and known and not warmup:
             known, slots, wanted = {problem_id: None, **known}, [], count + 1
         difficulty = float(live.difficulty[number])
         chosen = selector(
@@ -141,7 +145,7 @@ def _candidate(
     if pooled:
         by_delta = pass_rate_from_difficulty(variant_difficulty(difficulty, delta))
         pass_rate = live.pooled(pool_of(variant), by_delta if pass_rate is None else pass_rate)
-    return Candidate(prompt_id, kind, delta, pass_rate, right, wrong)
+    return Candidate(prompt_id, kind, delta, pass_rate, right, wrong, variant.share_left if variant else 1.0)
 
 
 def planned_rows(

@@ -1,4 +1,4 @@
-"""Which variants of a problem to train on: four selectors behind one door, and the draws they share.
+"""Which variants of a problem to train on: five selectors behind one door, and the draws they share.
 
 A selector is a pure function of the live difficulty, the accepted variants and a `Draw`. Every random number
 is a hash of (seed, step, problem, slot), so that all processes, and a run that was resumed, choose the same
@@ -44,6 +44,8 @@ HINT_KINDS: Final = frozenset({THINK_STEP})
 _TIE: Final = 1e-9
 """Distances in levels that differ by less are equal: deltas are differences of rounded numbers."""
 _NORMAL: Final = NormalDist()
+_SIGNAL_STRENGTH: Final = 8.0
+"""Rollouts that the prior pass rate counts as with the selector `signal`: one visit says as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class Candidate:
     """Faded count of its rollouts that were correct (`trainer.difficulty.counts_after_visit`)."""
     wrong: float = 0.0
     """Faded count of its rollouts that were wrong."""
+    share_left: float = 1.0
+    """Share of a worked solution that it leaves to the policy; 1 where nothing is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +272,32 @@ def _posterior(difficulty: float, candidates: Sequence[Candidate], count: int, d
     return [ranked[slot % len(ranked)][1] for slot in range(count)]
 
 
+def _signal(difficulty: float, candidates: Sequence[Candidate], count: int, draw: Draw) -> list[Candidate]:
+    """The prompts from which most is to be learnt for the original: expected p(1 - p), times what is left to do.
+
+    p(1 - p), its mean over the posterior, is what a group's rewards can tell; the share of the solution that the
+    policy writes itself is what it tells it of. So a hint is given where without it all would be wrong, no longer
+    one than is needed, and none where the original is in reach. (With `posterior` hints stay when they are no
+    longer needed: a pass rate of 1/2 is nearest with the last step left, of which a test asks nothing.)
+    """
+
+    def expected(candidate: Candidate) -> float:
+        # Without the uniform part of `posterior_parameters`: what has never come out right is not 1/6 likely to.
+        prior = _prior(candidate, difficulty)
+        alpha = _SIGNAL_STRENGTH * prior + candidate.right
+        beta = _SIGNAL_STRENGTH * (1.0 - prior) + candidate.wrong
+        total = alpha + beta
+        return candidate.share_left * alpha * beta / (total * (total + 1.0))
+
+    def pick(pool: Sequence[Candidate], slot: int) -> Candidate:
+        scores = [expected(candidate) for candidate in pool]
+        limit = max(scores) - _TIE
+        best = [candidate for candidate, score in zip(pool, scores, strict=True) if score >= limit]
+        return best[0] if len(best) == 1 else _any_of(best, slot, draw)
+
+    return _without_repeats(candidates, count, pick)
+
+
 def _prior(candidate: Candidate, difficulty: float) -> float:
     if candidate.pass_rate is not None:
         return candidate.pass_rate
@@ -280,6 +310,6 @@ def _uniform(difficulty: float, candidates: Sequence[Candidate], count: int, dra
 
 
 SELECTORS: Final[Mapping[str, Selector]] = MappingProxyType(
-    {"paper": _paper, "tier": _tier, "posterior": _posterior, "uniform": _uniform}
+    {"paper": _paper, "tier": _tier, "posterior": _posterior, "signal": _signal, "uniform": _uniform}
 )
 """The selectors by the name that the trainer's configuration uses."""

@@ -31,6 +31,7 @@ class SnapshotVariant:
         delta: in use; of one family of image operations, never smaller for a larger strength.
         pass_rate: its label by the store's `label_model`, None without one.
         steps_left: steps of the worked solution that its hint leaves to do; None without a hint.
+        share_left: of all its steps, that share; 1 without a hint.
     """
 
     number: int
@@ -39,6 +40,7 @@ class SnapshotVariant:
     delta: float
     pass_rate: float | None
     steps_left: int | None = None
+    share_left: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,8 @@ CREATE TABLE accepted AS
     SELECT (dense_rank() OVER (ORDER BY v.problem_id))::INTEGER - 1 AS problem_no,
            (row_number() OVER (ORDER BY v.problem_id, v.variant_id))::INTEGER - 1 AS variant_no,
            v.variant_id, v.problem_id, v.kind, v.delta, {WEIGHT} AS weight, l.pass_rate, v.text, v.hint,
-           v.recipe::VARCHAR AS recipe, v.hint_total - v.hint_steps AS steps_left
+           v.recipe::VARCHAR AS recipe, v.hint_total - v.hint_steps AS steps_left,
+           coalesce((v.hint_total - v.hint_steps) / v.hint_total, 1.0) AS share_left
     FROM store.variants v LEFT JOIN labelled l ON l.subject_id = v.variant_id
     WHERE v.status = 'accepted' ORDER BY variant_no;
 DROP TABLE labelled;
@@ -155,7 +158,10 @@ def load_snapshot(engine: Engine, catalogue: Catalogue, variant_parts: Sequence[
             connection.sql(f"SELECT {columns} FROM accepted ORDER BY variant_no")
             .to_arrow_table()
             .combine_chunks()
-            for columns in ("variant_id, kind, delta, pass_rate, steps_left", "text, hint, recipe")
+            for columns in (
+                "variant_id, kind, delta, pass_rate, steps_left, share_left",
+                "text, hint, recipe",
+            )
         )
         labels = dict(connection.execute("SELECT problem_id, difficulty FROM original_labels").fetchall())
     spans = {problem_id: (first, end) for problem_id, first, end in rows}

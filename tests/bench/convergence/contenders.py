@@ -20,7 +20,7 @@ SHARED: Final[Mapping[str, Any]] = MappingProxyType(
         # Two halves of a step's rollouts, one gradient each: the noise of the step's gradient is read off them.
         "per_device_train_batch_size": ROLLOUTS // 2,
         "gradient_accumulation_steps": 2,
-        "max_completion_length": 36,
+        "max_completion_length": 40,
         "temperature": 1.0,
         "beta": 0.0,
         "loss_type": "grpo",
@@ -107,9 +107,8 @@ ABLATIONS: Final[Mapping[str, Contender]] = MappingProxyType(
             "diva_no_balance": {**_PAPER, "balance": "none"},
             "diva_fixed": {**_PAPER, "difficulty_eta": 0.0},
             "diva_from_group": {**_PAPER, "difficulty_from": "group"},
-            # Of 64 rollouts, M = 2 and 4 would leave some over.
-            "diva_m3": {**_PAPER, "num_variants": 3},
-            "diva_m7": {**_PAPER, "num_variants": 7},
+            # 64 rollouts leave some over with M = 2 or 4; with M = 3 a step has four problems as with M = 1.
+            "diva_m3": {**_PAPER, "num_variants": 3, "num_generations": GENERATIONS // 2},
         }
     )
 )
@@ -118,10 +117,21 @@ ABLATIONS: Final[Mapping[str, Contender]] = MappingProxyType(
 _POOLED: Mapping[str, Any] = {**_BEST, "variant_prior": "pooled"}
 _LOCAL: Mapping[str, Any] = {**_POOLED, "local_weight": 1.0, "global_weight": 0.0}
 
+_SIGNAL: Mapping[str, Any] = {
+    **_LOCAL,
+    "num_variants": 0,
+    "aim": "all",
+    "selector": "signal",
+    "difficulty_init": "paper",
+}
+
 TRIALS: Final[Mapping[str, Contender]] = MappingProxyType(
     _named(
         {
             "t_aim_local": {**_LOCAL, "aim": "all"},
+            "t_signal": _SIGNAL,
+            "t_signal_m1": {**_SIGNAL, "num_variants": 1},
+            "t_signal_m1_global": {**_SIGNAL, "num_variants": 1, "local_weight": 0.5, "global_weight": 0.5},
             "t_posterior": _BEST,
             "t_pooled": _POOLED,
             "t_local": _LOCAL,

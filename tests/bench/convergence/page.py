@@ -69,8 +69,7 @@ ABLATIONS: dict[str, str] = {
     "diva_no_balance": "without balance",
     "diva_fixed": "difficulty fixed",
     "diva_from_group": "difficulty from the whole group",
-    "diva_m2": "two variants",
-    "diva_m4": "four variants",
+    "diva_m3": "three variants",
 }
 """By name, what is other than in the paper's method."""
 

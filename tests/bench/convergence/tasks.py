@@ -137,9 +137,9 @@ TASKS: Final[Mapping[str, Task]] = MappingProxyType(
             name="sums",
             frames=("What is {body}?", *(f.replace("{expression}", "{body}") for f in ARITHMETIC_FRAMES)),
             draw=draw_sum,
-            warm_levels=range(2, 9),
-            levels=range(6, 9),
-            warm_steps=1000,
+            warm_levels=range(2, 12),
+            levels=range(9, 12),
+            warm_steps=1100,
             slips=0.22,
             words=(
                 *_NUMBERS,

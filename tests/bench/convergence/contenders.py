@@ -46,7 +46,7 @@ _PLAIN = {
     "advantage_eps": 1e-4,
 }
 _PAPER: Mapping[str, Any] = {"num_variants": 1, "selector": "paper", "difficulty_init": "paper"}
-_BEST: Mapping[str, Any] = {
+_POSTERIOR: Mapping[str, Any] = {
     "num_variants": 1,
     "selector": "posterior",
     "difficulty_rule": "posterior",
@@ -55,6 +55,18 @@ _BEST: Mapping[str, Any] = {
     "rescale": "none",
     "local_weight": 0.5,
     "global_weight": 0.5,
+}
+# One prompt a problem, as GRPO has it: the original, or the least help from which there is something to learn.
+_SIGNAL: Mapping[str, Any] = {
+    "num_variants": 0,
+    "aim": "all",
+    "selector": "signal",
+    "variant_prior": "pooled",
+    "difficulty_rule": "posterior",
+    "hint_style": "prefix",
+    "rescale": "none",
+    "local_weight": 1.0,
+    "global_weight": 0.0,
 }
 
 
@@ -90,8 +102,9 @@ MAIN: Final[Mapping[str, Contender]] = MappingProxyType(
             {
                 "dapo": {**_PLAIN, "loss_type": "dapo", "epsilon_high": 0.28, "refill_rounds": 3},
                 "diva": _PAPER,
-                "diva_posterior": _BEST,
-                "uniform": {**_BEST, "selector": "uniform"},
+                "diva_signal": _SIGNAL,
+                "diva_posterior": _POSTERIOR,
+                "uniform": {**_SIGNAL, "selector": "uniform"},
             }
         ),
     }
@@ -114,28 +127,17 @@ ABLATIONS: Final[Mapping[str, Contender]] = MappingProxyType(
 )
 """The paper's method with a part taken away or changed."""
 
-_POOLED: Mapping[str, Any] = {**_BEST, "variant_prior": "pooled"}
+_POOLED: Mapping[str, Any] = {**_POSTERIOR, "variant_prior": "pooled"}
 _LOCAL: Mapping[str, Any] = {**_POOLED, "local_weight": 1.0, "global_weight": 0.0}
-
-_SIGNAL: Mapping[str, Any] = {
-    **_LOCAL,
-    "num_variants": 0,
-    "aim": "all",
-    "selector": "signal",
-    "difficulty_init": "paper",
-}
 
 TRIALS: Final[Mapping[str, Contender]] = MappingProxyType(
     _named(
         {
-            "t_aim_local": {**_LOCAL, "aim": "all"},
-            "t_signal": _SIGNAL,
-            "t_signal_m1": {**_SIGNAL, "num_variants": 1},
-            "t_signal_m1_global": {**_SIGNAL, "num_variants": 1, "local_weight": 0.5, "global_weight": 0.5},
-            "t_posterior": _BEST,
             "t_pooled": _POOLED,
             "t_local": _LOCAL,
             "t_aim": {**_POOLED, "aim": "all"},
+            "t_aim_local": {**_LOCAL, "aim": "all"},
+            "t_signal_m1": {**_SIGNAL, "num_variants": 1},
         }
     )
 )

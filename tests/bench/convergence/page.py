@@ -52,8 +52,12 @@ CONTENDERS: dict[str, tuple[str, str]] = {
         "clips higher, and replaces problems without a signal; what it generates for nothing is charged.",
     ),
     "diva": ("DIVA-GRPO, as in the paper", "one variant a problem by live difficulty, from 5 for all."),
-    "diva_posterior": (
+    "diva_signal": (
         "DIVA-GRPO, ours",
+        "one prompt a problem: the least help, learnt over all problems, from which there is something to learn.",
+    ),
+    "diva_posterior": (
+        "DIVA-GRPO, posterior",
         "chosen by a Beta posterior, difficulty from labels, whose rollouts are charged.",
     ),
     "uniform": (

@@ -133,6 +133,8 @@ def prefect_api(port: int = 0, *, services: bool = False) -> str:
     atexit.register(server.close)
     if services:
         server.keep_up()
+    else:
+        os.environ.setdefault("PREFECT_UI_URL", "")  # there is none: no run is to be viewed at its address
     os.environ["PREFECT_API_URL"] = server.url
     refresh_global_settings_context()
     return server.url

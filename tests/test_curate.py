@@ -205,3 +205,5 @@ def test_works_without_any_server_set_up(
     process = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert process.returncode == 0, process.stderr
     assert process.stdout == "generated: 14 candidate\nverified: 14 accepted\nlabelled: nothing to do\n"
+    assert "View at" not in process.stderr, "the server of a run has no UI"
+    assert "leaked" not in process.stderr, "nothing that DuckDB would miss at the end"

@@ -51,18 +51,23 @@ CONTENDERS: dict[str, tuple[str, str]] = {
         "DAPO",
         "clips higher, and replaces problems without a signal; what it generates for nothing is charged.",
     ),
-    "diva": ("DIVA-GRPO, as in the paper", "one variant a problem by live difficulty, from 5 for all."),
+    "diva": (
+        "DIVA-GRPO, as in the paper",
+        "an original and a variant by live difficulty, hints in the question.",
+    ),
     "diva_signal": (
         "DIVA-GRPO, ours",
-        "one prompt a problem: the least help, learnt over all problems, from which there is something to learn.",
+        "one prompt a problem: the original, or the least help from which there is something to learn, as learnt over "
+        "all problems (selector signal).",
     ),
     "diva_posterior": (
         "DIVA-GRPO, posterior",
-        "chosen by a Beta posterior, difficulty from labels, whose rollouts are charged.",
+        "an original and a variant chosen by a Beta posterior, hints that open the answer, difficulty from labels, "
+        "whose rollouts are charged.",
     ),
     "uniform": (
-        "the same hints, no aim",
-        "any variant by chance, so that what the aim adds shows.",
+        "ours without the aim",
+        "any prompt of a problem by chance, so that what the aim adds shows.",
     ),
 }
 """By name, a contender in words and what it is, in the order in which they are shown."""
@@ -142,7 +147,11 @@ def plain(value: float, digits: int = 2) -> str:
 
 def title(name: str) -> str:
     """A contender's name in words."""
-    return CONTENDERS[name][0] if name in CONTENDERS else ABLATIONS.get(name, name.replace("_", " "))
+    return (
+        CONTENDERS[name][0]
+        if name in CONTENDERS
+        else ABLATIONS.get(name, name.removeprefix("t_").replace("_", " "))
+    )
 
 
 # --- the table

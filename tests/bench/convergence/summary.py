@@ -291,8 +291,8 @@ def by_contender(found: Sequence[Run], order: Sequence[str]) -> dict[str, dict[i
 
 OTHER_TARGETS: dict[str, Callable[[Run], float]] = {
     "GRPO's best smoothed accuracy": best_accuracy,
-    "0.02 more": lambda run: final_accuracy(run) + 0.02,
-    "0.02 less": lambda run: final_accuracy(run) - 0.02,
+    "a target 0.02 higher": lambda run: final_accuracy(run) + 0.02,
+    "a target 0.02 lower": lambda run: final_accuracy(run) - 0.02,
 }
 
 

@@ -123,6 +123,8 @@ def test_from_nothing_to_runs_that_are_done(tmp_path: Path, monkeypatch: pytest.
     for spec in specs:
         train_run(tmp_path, spec)
     assert plan.undone(tmp_path, specs) == []
+    two_rates = replace(plan.SHORT, steps=2, rates=(1e-4, 2e-4))
+    assert plan.chosen_rates(tmp_path, two_rates) == {("sums", "diva"): 1e-4}, "the only run of the grid"
 
     steps = (
         "SELECT run_id, count(*), bool_and(rollouts >= ?), count(grad_noise) > 0 FROM train_steps GROUP BY 1"

@@ -87,12 +87,13 @@ def trials(size: Size) -> list[RunSpec]:
 
 
 _VALIDATED = """
-SELECT config->>'$.bench.contender' contender, (config->>'$.bench.learning_rate')::DOUBLE rate,
-       sum(correct) / sum(samples) accuracy
-FROM runs JOIN evaluations USING (run_id)
-WHERE config->>'$.bench.group' = 'grid' AND (config->>'$.bench.steps')::INT = ? AND outcome = 'ok'
-  AND split = 'validation' AND step > ?
-GROUP BY ALL QUALIFY row_number() OVER (PARTITION BY contender ORDER BY accuracy DESC, rate) = 1
+SELECT contender, arg_max(rate, accuracy) FROM (
+    SELECT config->>'$.bench.contender' AS contender, (config->>'$.bench.learning_rate')::DOUBLE AS rate,
+           sum(correct) / sum(samples) AS accuracy
+    FROM runs JOIN evaluations USING (run_id)
+    WHERE config->>'$.bench.group' = 'grid' AND (config->>'$.bench.steps')::INTEGER = ? AND outcome = 'ok'
+      AND split = 'validation' AND step > ? GROUP BY ALL
+) GROUP BY contender
 """
 
 
@@ -106,7 +107,7 @@ def chosen_rates(out: Path, size: Size) -> dict[tuple[str, str], float]:
     chosen = {}
     for task in TASKS:
         rows = VariantStore(out / task / "store").query(_VALIDATED, [size.steps, 0.75 * size.steps])
-        chosen |= {(task, contender): rate for contender, rate, _ in rows}
+        chosen |= {(task, contender): rate for contender, rate in rows}
     return chosen
 
 

@@ -194,6 +194,14 @@ def test_the_table_has_a_row_for_each_contender(made: Path) -> None:
     assert "0 of 5" in diva
 
 
+def test_only_seeds_that_all_contenders_have_count(tmp_path: Path) -> None:
+    plant(tmp_path, {"sums": [("grpo", Planted([RISING, FLAT, FLAT])), ("diva", Planted([FAST]))]})
+    with stores_results(tmp_path) as results:
+        [task] = summarise(results, list(CONTENDERS)).tasks
+    assert [row.seeds for row in task.rows] == [1, 1]
+    assert task.target == pytest.approx(23 / 50)
+
+
 def test_without_grpo_there_is_no_target(tmp_path: Path) -> None:
     plant(tmp_path, {"sums": [("diva", Planted([FAST]))]})
     with pytest.raises(SystemExit, match="no whole run of grpo on sums"):

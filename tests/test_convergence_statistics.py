@@ -71,6 +71,7 @@ def test_ratios_are_paired_by_seed() -> None:
     assert (found.low, found.estimate, found.high) == (4, 4, 4)
 
 
+@FEW
 @given(st.floats(1, 1e6), st.floats(1, 1e6))
 def test_a_ratio_turns_over(one: float, other: float) -> None:
     assert ratio(one, other, math.inf) * ratio(other, one, math.inf) == pytest.approx(1)

@@ -5,7 +5,8 @@ The definitions, all of them here:
 - **Accuracy** is the share of right answers to the originals of the split `test`, without hints.
 - **Smoothed** accuracy is its mean over a tenth of the run's steps (three evaluations at least), and stands for the
   middle one of these. **Final** accuracy is the last of these means.
-- **The target** of a task is GRPO's final accuracy: the median over its seeds.
+- **The target** of a task is GRPO's final accuracy: the median over its seeds, of an even number the lower of the two
+  in the middle, so that half of its runs at least reach it.
 - A run **reaches** the target at the first step whose smoothed accuracy is no less: one lucky evaluation is not enough,
   a straight line is not delayed, and each GRPO run reaches its own final accuracy. The same for all. A run that never
   reaches it needs infinitely much.
@@ -139,13 +140,13 @@ def best_accuracy(run: Run) -> float:
 
 
 def target(reference: Sequence[Run], accuracy: Callable[[Run], float] = final_accuracy) -> float:
-    """The accuracy to be reached on a task: the median over the reference's runs of their final accuracy.
+    """The accuracy to be reached on a task: the (lower) median over the reference's runs of their final accuracy.
 
     Args:
         reference: GRPO's runs on the task, one a seed.
         accuracy: of each run, in the place of the final one.
     """
-    return float(np.median([accuracy(run) for run in reference]))
+    return float(np.quantile([accuracy(run) for run in reference], 0.5, method="lower"))
 
 
 def needed(run: Run, accuracy: float) -> dict[str, float]:

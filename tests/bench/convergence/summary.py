@@ -289,6 +289,14 @@ def by_contender(found: Sequence[Run], order: Sequence[str]) -> dict[str, dict[i
     return dict(grouped)
 
 
+def _common(found: Mapping[str, BySeed]) -> dict[str, dict[int, Run]]:
+    """Only the seeds that all contenders have, so that none is compared on seeds that were kinder."""
+    seeds = set.intersection(*(set(by_seed) for by_seed in found.values()))
+    if not seeds:
+        raise ConfigError(f"no seed that all of {', '.join(found)} have a whole run of: go on with the runs")
+    return {name: {seed: by_seed[seed] for seed in sorted(seeds)} for name, by_seed in found.items()}
+
+
 OTHER_TARGETS: dict[str, Callable[[Run], float]] = {
     "GRPO's best smoothed accuracy": best_accuracy,
     "a target 0.02 higher": lambda run: final_accuracy(run) + 0.02,
@@ -330,7 +338,7 @@ def _task(
     results: duckdb.DuckDBPyConnection, groups: Mapping[str, Sequence[Run]], order: Sequence[str]
 ) -> Task:
     """All of one task, from its runs by group."""
-    found = by_contender(groups["main"], order)
+    found = _common(by_contender(groups["main"], order))
     name = groups["main"][0].task
     if BASELINE not in found:
         raise ConfigError(
@@ -365,7 +373,7 @@ def summarise(results: duckdb.DuckDBPyConnection, order: Sequence[str] = ()) -> 
         order: names of contenders, in the order in which they are shown.
 
     Raises:
-        ConfigError: GRPO, which sets the target, has no whole run.
+        ConfigError: GRPO, which sets the target, has no whole run on a task, or no seed is there of all contenders.
     """
     found = {group: runs(results, group, split) for group, split in GROUPS.items()}
     tasks = [

@@ -86,7 +86,7 @@ SCHEMA = {
     "decisions": """
         flow_run_id:string problem_id:string wanted_delta:double nearest_delta:double
         kinds:list<item:string> requested:int64 made:int64 accepted:int64 created_at:timestamp[us]
-        recorded_at:timestamp[us] record_no:int32
+        training_run:string outcome:string recorded_at:timestamp[us] record_no:int32
     """,
     "settings": """
         name:string value:string recorded_at:timestamp[us] record_no:int32

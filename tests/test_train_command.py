@@ -70,7 +70,7 @@ def test_a_resume_with_other_problems_is_refused(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        (["--selector", "nearest"], "paper, tier, posterior, uniform"),
+        (["--selector", "nearest"], "paper, tier, posterior, signal, uniform"),
         (["--rewards", "speed"], "accuracy, format, paper"),
         (["--rewards", "nowhere.reward"], "nowhere"),
         (["--model_name_or_path", "no/such/model"], "no/such/model"),

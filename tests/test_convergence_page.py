@@ -131,12 +131,13 @@ def test_trials_are_told_apart_from_what_is_reported(summary: Summary) -> None:
 
 
 def test_other_targets_give_other_factors(summary: Summary) -> None:
-    best, more, less = summary.tasks[0].otherwise
+    best, less, far, half = summary.tasks[0].otherwise
     assert best.gains["steps"].estimate == pytest.approx(3.0), "GRPO's best is its last"
-    assert more.gains["steps"].estimate == pytest.approx(100 / 40), (
-        "GRPO does not get there: its whole run counts"
-    )
     assert less.gains["steps"].estimate == pytest.approx(90 / 30), "between the same evaluations"
+    assert far.gains["steps"].estimate == pytest.approx(70 / 20), (
+        "18.5 of 50: 19 at step 70, and 13, 21, 23 at 20"
+    )
+    assert half.gains["steps"].estimate == pytest.approx(50 / 20), "14 of 50: 15 at step 50"
 
 
 def test_ablations_are_compared_with_the_papers_method_on_the_same_seeds(summary: Summary) -> None:

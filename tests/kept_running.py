@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -65,6 +66,11 @@ def marbles(source: str, numbers: range) -> list[Problem]:
         )
         for i in numbers
     ]
+
+
+def hear_interrupts() -> None:
+    """For `preexec_fn`: a shell starts its background jobs deaf to Ctrl-C, and their children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def of_home(home: Path) -> dict[str, str]:

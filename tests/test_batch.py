@@ -33,6 +33,7 @@ from schemas.replies import Reply as StructuredReply
 from tests.batch_endpoint import Batches, failing, right, serving_batches
 from tests.conftest import Diva
 from tests.endpoints import body
+from tests.kept_running import hear_interrupts
 
 PROMPT = Prompt(version="1", system="You help.", user="Say $word.")
 QUICK = Pace(quiet=0.05, first=0.02, longest=0.05)
@@ -396,7 +397,7 @@ def _diva_label(store: VariantStore, batches: Batches, *more: str) -> subprocess
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hear_interrupts,
     )
 
 

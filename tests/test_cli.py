@@ -25,6 +25,7 @@ from schemas.config import TeacherConfig
 from schemas.records import Problem
 from tests.conftest import Diva
 from tests.endpoints import Endpoint, Reply, completion, serving
+from tests.kept_running import hear_interrupts
 
 DIVA = str(Path(sys.executable).parent / "diva")
 
@@ -388,7 +389,7 @@ def test_interrupted_run_keeps_what_was_done_and_goes_on(diva: Diva, store: Vari
         ]
         command = [DIVA, "generate", *arguments, "--kinds", "reword"]
         process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, env=_environment(), preexec_fn=_hear_interrupts
+            command, stderr=subprocess.PIPE, text=True, env=_environment(), preexec_fn=hear_interrupts
         )
         while len(served.requests) < 3:
             time.sleep(0.02)
@@ -421,16 +422,11 @@ def test_reader_that_goes_away_is_no_error(store: VariantStore) -> None:
     process.wait()
 
 
-def _hear_interrupts() -> None:
-    """A shell starts its background jobs deaf to Ctrl-C, and their children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.fixture
 def teacher_process(store: VariantStore) -> Iterator[tuple[subprocess.Popen[str], str]]:
     command = [DIVA, "teacher", "--store", str(store.root), "--port", "0", "--wrong-share", "0"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_interrupts
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
     )
     assert process.stdout is not None
     found = re.search(r"scripted teacher for 5 problems at (\S+)", process.stdout.readline())

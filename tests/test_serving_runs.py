@@ -20,6 +20,7 @@ from pipeline.store import VariantStore
 from tests.kept_running import (
     Counted,
     counted_teacher,
+    hear_interrupts,
     home_with_database,
     marbles,
     of_home,
@@ -46,7 +47,9 @@ def home(tmp_path: Path) -> Iterator[Path]:
 def _diva(home: Path, log: Path, *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-c", "from flows.cli import main; main()", *map(str, arguments)]
     with log.open("ab") as file:
-        process = subprocess.Popen(command, env=of_home(home), stdout=file, stderr=file)
+        process = subprocess.Popen(
+            command, env=of_home(home), stdout=file, stderr=file, preexec_fn=hear_interrupts
+        )
     try:
         yield process
     finally:

@@ -116,7 +116,7 @@ def deployment(served: ServedFlow, *, active: bool) -> RunnerDeployment:
             schedules = [Cron(served.cron, served.timezone, active=active, slug=_SLUG)]
         elif served.interval:
             schedules = [Interval(served.interval, active=active, slug=_SLUG)]
-        return flow_named(served.flow).to_deployment(  # type: ignore[return-value, unused-ignore]
+        return flow_named(served.flow).to_deployment(  # type: ignore[return-value, unused-ignore]  # or a coroutine, in a loop
             served.name,
             schedules=schedules,
             parameters={"config": config.model_dump(mode="json", exclude_unset=True)},

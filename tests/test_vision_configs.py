@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def eight_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GRPOConfig, "world_size", property(lambda self: 8))
 
 
-def _parsed(path: Path, *flags: str) -> tuple:  # type: ignore[type-arg]
+def _parsed(path: Path, *flags: str) -> tuple[Any, ...]:
     # bf16 is refused where there is no GPU; all else is as in the file.
     without = [] if torch.cuda.is_available() else ["--bf16", "false", "--use_cpu", "true"]
     return parse(["--config", str(path), "--store", "runs/store", *without, *flags])

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
 from pipeline.store import VariantStore
-from tests.bench.convergence import plan, run, tasks, warm
-from tests.bench.convergence.contenders import ABLATIONS, CONTENDERS, MAIN, ROLLOUTS, SHARED
+from tests.bench.convergence import plan, preconditions, run, tasks, warm
+from tests.bench.convergence.contenders import ABLATIONS, CONTENDERS, MAIN, ROLLOUTS
 from tests.bench.convergence.run import RunSpec, prepare, train_run
 from tests.bench.convergence.tasks import TASKS, Exercise, Task
 
@@ -93,9 +93,9 @@ def test_the_plan_does_what_matters_most_first() -> None:
     assert plan.grid(plan.SHORT) == [], "nothing to choose"
 
 
-@pytest.mark.parametrize("name", [*MAIN, *ABLATIONS])
+@pytest.mark.parametrize("name", [name for name in (*MAIN, *ABLATIONS) if name != "sft"])
 def test_all_contenders_have_equal_rollouts(name: str) -> None:
-    settings = {**SHARED, **CONTENDERS[name].settings}
+    settings = CONTENDERS[name].settings
     size = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
     assert size == ROLLOUTS
     assert size % (settings["num_generations"] * (settings.get("num_variants", 0) + 1)) == 0
@@ -113,8 +113,18 @@ def test_from_nothing_to_runs_that_are_done(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "sums" / "warm" / "model.safetensors").stat().st_mtime_ns == model
     store = VariantStore(tmp_path / "sums" / "store")
     assert store.query("SELECT count(*), max(samples) FROM labels") == [(16, run.LABEL_SAMPLES)]
+    found = json.loads((tmp_path / "sums" / preconditions.FILE).read_text())
+    assert found["problems"] == 16
+    assert set(found["by_steps"]) <= {"8", "9", "10"}
+    assert set(found["hinted"]["opening the answer"]) >= {str(left) for left in range(8)}
+    assert found["all_wrong"] == 1.0, "two steps of warm-up teach nothing"
+    words = preconditions.told(tmp_path / "sums", 2, 8)
+    assert "16 problems, 0.00 right" in words
+    assert "each problem 1.0 times" in words
 
-    specs = [RunSpec("sums", name, 1, 1e-4, "main", 2, 1) for name in ("grpo", "dapo", "diva_posterior")]
+    specs = [
+        RunSpec("sums", name, 1, 1e-4, "main", 2, 1) for name in ("grpo", "dapo", "diva_posterior", "sft")
+    ]
     specs.append(RunSpec("sums", "diva", 1, 1e-4, "grid", 2, 1))
     # A run that was cut short leaves its beginning behind.
     with pytest.raises(KeyboardInterrupt), store.run("train", "{}", run_id=specs[0].run_id):
@@ -126,15 +136,13 @@ def test_from_nothing_to_runs_that_are_done(tmp_path: Path, monkeypatch: pytest.
     two_rates = replace(plan.SHORT, steps=2, rates=(1e-4, 2e-4))
     assert plan.chosen_rates(tmp_path, two_rates) == {("sums", "diva"): 1e-4}, "the only run of the grid"
 
-    steps = (
-        "SELECT run_id, count(*), bool_and(rollouts >= ?), count(grad_noise) > 0 FROM train_steps GROUP BY 1"
-    )
-    assert {row[0]: row[1:3] for row in store.query(steps, [ROLLOUTS])} == {
-        s.run_id: (2, True) for s in specs
+    steps = "SELECT run_id, count(*), bool_and(rollouts >= ?), max(rollouts) = 0 FROM train_steps GROUP BY 1"
+    assert {row[0]: row[1:] for row in store.query(steps, [ROLLOUTS])} == {
+        s.run_id: (2, s.contender != "sft", s.contender == "sft") for s in specs
     }
     evaluated = store.query("SELECT run_id, step, split, count(*) FROM evaluations GROUP BY ALL ORDER BY ALL")
     expected = [(s.run_id, step, s.split, tasks.SIZES[s.split]) for s in specs for step in (0, 1, 2)]
     assert evaluated == sorted(expected)
     configs = dict(store.query("SELECT run_id, config FROM runs WHERE outcome = 'ok'"))
     paid = {s.contender: json.loads(configs[s.run_id])["bench"]["label_rollouts"] for s in specs}
-    assert paid == {"grpo": 0, "dapo": 0, "diva": 0, "diva_posterior": 16 * run.LABEL_SAMPLES}
+    assert paid == {"grpo": 0, "dapo": 0, "diva": 0, "sft": 0, "diva_posterior": 16 * run.LABEL_SAMPLES}

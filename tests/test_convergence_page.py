@@ -31,13 +31,13 @@ SUMS = [
     ("grpo", Planted(_five(RISING), seconds=1.0, tokens=100, silent=2)),
     ("dapo", Planted(_five(MIDDLING), seconds=1.5, tokens=200, silent=0)),
     ("diva", Planted(_five(FLAT), seconds=1.5, tokens=150, difficulty=6.0)),
-    ("diva_signal", Planted(_five(FAST), seconds=1.2, tokens=120, bench=LABELS, difficulty=6.5)),
+    ("diva_taught", Planted(_five(FAST), seconds=1.2, tokens=120, bench=LABELS, difficulty=6.5)),
     ("grpo", Planted([RISING], group="grid", rate=2e-4, split="validation")),
     ("grpo", Planted([FAST], group="grid", rate=1e-4, split="validation")),
     ("new_idea", Planted([RISING, FAST], group="trial", split="validation")),
     ("diva_no_weight", Planted([MIDDLING] * 3, group="ablation", seconds=1.2)),
 ]
-WORDS = [("grpo", Planted([RISING])), ("diva_signal", Planted([RISING], seconds=2.0))]
+WORDS = [("grpo", Planted([RISING])), ("diva_taught", Planted([RISING], seconds=2.0))]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_gains_are_the_ratios_that_were_planted(summary: Summary) -> None:
     assert (sums.name, sums.steps) == ("sums", 100)
     assert (sums.warm, sums.target) == pytest.approx((5 / 50, 23 / 50))
     grpo, dapo, diva, ours = sums.rows
-    assert [row.contender for row in sums.rows] == ["grpo", "dapo", "diva", "diva_signal"]
+    assert [row.contender for row in sums.rows] == ["grpo", "dapo", "diva", "diva_taught"]
     assert (grpo.needed["steps"].estimate, ours.needed["steps"].estimate) == (90, 30)
     assert ours.gains["steps"].estimate == pytest.approx(3.0)
     assert ours.gains["seconds"].estimate == pytest.approx(90 / (4 + 30 * 1.2))
@@ -104,7 +104,7 @@ def test_what_training_starts_from(summary: Summary) -> None:
     # Of each, ten steps of five seeds: an original half right, and a hint with which all are right.
     assert [(e.contender, e.kind, e.steps_left, e.groups, e.right) for e in start.early] == [
         ("diva", "original", None, 50, 0.5), ("diva", "think_step", 1, 50, 1.0),
-        ("diva_signal", "original", None, 50, 0.5), ("diva_signal", "think_step", 1, 50, 1.0),
+        ("diva_taught", "original", None, 50, 0.5), ("diva_taught", "think_step", 1, 50, 1.0),
     ]  # fmt: skip
     assert [(e.all_wrong, e.all_right) for e in start.early] == [(0, 0), (0, 1)] * 2
     assert start.problems == {"test": 50, "train": 8}

@@ -173,6 +173,66 @@ def test_given_steps_get_no_gradient(model_path: Path, tmp_path: Path) -> None:
     assert torch.any(logps.grad[~opening] != 0)
 
 
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
+def test_given_steps_are_trained_on_with_an_advantage_of_their_own(
+    loss_type: str, model_path: Path, tmp_path: Path
+) -> None:
+    store = planted_store(tmp_path / "store", problems=2)
+    keep_hints_alone(store)
+    seen = []
+    for advantage in (0.0, 2.5):
+        trainer = make_trainer(
+            store, model_path, tmp_path / "out", hint_style="prefix", max_steps=1, loss_type=loss_type,
+            opening_advantage=advantage,
+        )  # fmt: skip
+        seen.append(loss_inputs(trainer))
+        trainer.train()
+    [before], [batch] = seen
+    written, both = before["completion_mask"] * before["tool_mask"], batch["completion_mask"]
+    given = (both == 1) & (written == 0)
+    assert torch.equal(batch["completion_ids"], before["completion_ids"]), "the same rollouts"
+    assert given.sum() >= 8 * len("0 + 3 = 3\n")
+    assert torch.all(batch["advantages"][given] == 2.5)
+    own = before["advantages"][:, None].expand_as(both)
+    assert torch.equal(batch["advantages"][written == 1], own[written == 1])
+    assert torch.equal(batch["completion_mask"] * batch["tool_mask"], both)
+    assert int(batch["num_items_in_batch"]) == int(both.sum())
+    assert int(before["num_items_in_batch"]) == int(written.sum())
+
+
+def test_where_rewards_say_nothing_given_steps_are_learnt_all_the_same(
+    model_path: Path, tmp_path: Path
+) -> None:
+    store = planted_store(tmp_path / "store", problems=2)
+    keep_hints_alone(store)
+
+    def likelihood(trainer: Any, batch: dict[str, Any], given: torch.Tensor) -> float:
+        with torch.no_grad():
+            logps, _, _ = trainer._get_per_token_logps_and_entropies(
+                trainer.model,
+                torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+                torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+                batch["completion_ids"].size(1),
+            )
+        return float(logps[given].mean())
+
+    after = {}
+    for advantage in (0.0, 1.0):
+        trainer = make_trainer(
+            store, model_path, tmp_path / "out", rewards=_wrong(), hint_style="prefix", max_steps=6,
+            opening_advantage=advantage, num_iterations=2,
+        )  # fmt: skip
+        seen = loss_inputs(trainer)
+        trainer.train()
+        first = seen[0]
+        given = (first["completion_mask"] == 1) & (
+            (first["tool_mask"] == 0) if not advantage else (first["advantages"] == advantage)
+        )
+        assert given.any()
+        after[advantage] = likelihood(trainer, first, given)
+    assert after[1.0] > after[0.0] + 0.05
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -189,6 +249,15 @@ def test_given_steps_get_no_gradient(model_path: Path, tmp_path: Path) -> None:
         {"refill_rounds": 2},
         {"refill_rounds": 1, "hint_style": "prefix"},
         {"loss_type": "dapo", "mask_truncated_completions": True, "hint_style": "prefix"},
+        {"hint_style": "prefix", "opening_advantage": 1.0, "refill_rounds": 1, "loss_type": "dapo"},
+        {"hint_style": "prefix", "opening_advantage": 1.0, "importance_sampling_level": "sequence"},
+        {
+            "hint_style": "prefix",
+            "opening_advantage": 1.0,
+            "steps_per_generation": 2,
+            "per_device_train_batch_size": 8,
+        },
+        {"hint_style": "prefix", "opening_advantage": 1.0, "mask_truncated_completions": True},
         {"beta": 0.1},
         {"log_completions": True},
     ],
@@ -382,6 +451,8 @@ def test_lora(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
         ({"balance": "mean"}, "zscore"),
         ({"accuracy_from": "nobody"}, "coin_reward"),
         ({"difficulty_init": "labels"}, "diva label"),
+        ({"opening_advantage": 1.0}, "hint_style=prefix"),
+        ({"opening_advantage": -1.0, "hint_style": "prefix"}, "not negative"),
     ],
 )
 def test_wrong_settings_end_in_one_line(

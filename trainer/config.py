@@ -70,12 +70,19 @@ class DivaGRPOConfig(GRPOConfig):
     hint_style: HintStyle = field(
         default="prompt",
         metadata={
-            "help": "Think steps stand in the question (prompt), or open the answer and are not trained on "
-            "(prefix)."
+            "help": "Think steps stand in the question (prompt), or open the answer (prefix), and are not "
+            "trained on but with opening_advantage."
         },
     )
     hint_opening: str = field(
         default="", metadata={"help": "Text before the steps with hint_style=prefix, such as '<think>'."}
+    )
+    opening_advantage: float = field(
+        default=0.0,
+        metadata={
+            "help": "With hint_style=prefix, the given steps are trained on too, each token with this advantage "
+            "(1 to 3, that of a clearly right answer); 0: they are not."
+        },
     )
     advantage: str = field(
         default="diva",
@@ -132,6 +139,13 @@ class DivaGRPOConfig(GRPOConfig):
                 raise ConfigError(f"{name}={getattr(self, name)}: at least 1")
         if self.refill_rounds < 0 or self.variant_warmup_steps < 0:
             raise ConfigError("refill_rounds and variant_warmup_steps are not negative")
+        if self.opening_advantage < 0:
+            raise ConfigError(f"opening_advantage={self.opening_advantage}: not negative")
+        if self.opening_advantage and self.hint_style != "prefix":
+            raise ConfigError(
+                f"opening_advantage={self.opening_advantage} trains on steps that open the answer, and "
+                f"hint_style={self.hint_style} puts them in the question: set hint_style=prefix"
+            )
         # Columns such as the answer and the problem's id must reach the rewards and the selection.
         self.remove_unused_columns = False
         super().__post_init__()

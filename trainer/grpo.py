@@ -7,8 +7,8 @@ What is overridden, and why:
   generates; puts DIVA's advantages in the place of GRPO's behind it; moves the live difficulty.
 - `_calculate_rewards`: keeps the rewards of all processes, which TRL gathers there.
 - `_generate_and_score_completions`, `_generate` also in `trainer.seeing`: images are decoded when they are used.
-- `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the steps open the answer
-  and are not trained on.
+- `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the steps open the answer,
+  and are trained on with `opening_advantage` alone.
 - `_load_from_checkpoint`: a resumed vision-language model gets its weights (transformers' own passes them over).
 - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the live state goes with the checkpoint, and the
   buffered generation where a checkpoint falls between two generations.
@@ -164,8 +164,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
             first_row = self.accelerator.process_index * len(inputs)
             pad_id = self._tokenizer.pad_token_id
             batch = batch.refilled(other, take_P, self._layout, first_row, pad_id)
-            loss_mask = batch.output["completion_mask"] * batch.output.get("tool_mask", 1)
-            batch.output["num_items_in_batch"] = self.accelerator.gather(loss_mask.sum()).sum()
+            self._count_items(batch.output)
         self._put_advantages(batch)
         self.recorder.maybe_flush(self.state.global_step)
         return batch.output
@@ -256,6 +255,8 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         theirs = batch.output["advantages"]
         first_row = self.accelerator.process_index * len(theirs)
         batch.output["advantages"] = total_B[first_row : first_row + len(theirs)].to(theirs)
+        if self.args.opening_advantage:
+            self._train_on_openings(batch.output, self.args.opening_advantage)
         self._logs["advantages"].extend(total_B.tolist())  # holds one generation batch: TRL's own drop out
         for name, value in batch.metrics(settings, self.live).items():
             self._metrics["train"][f"diva/{name}"].append(value)

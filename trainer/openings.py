@@ -1,4 +1,4 @@
-"""Answers that open with given text: generated from, shown to the rewards, but not trained on."""
+"""Answers that open with given text: generated from, shown to the rewards, and trained on only where one asks."""
 
 from __future__ import annotations
 
@@ -46,6 +46,32 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
             logprobs = [[*[0.0] * len(more), *lp] for more, lp in zip(opening, logprobs, strict=True)]
         completions = [_opened(text, c) for text, c in zip(self.openings, completions, strict=True)]
         return prompt_ids, completion_ids, mask, completions, logprobs, extra, images, tool_images
+
+    def _train_on_openings(self, output: dict[str, Any], advantage: float) -> None:
+        """Take the given tokens into the loss, all with one advantage, beside those that the policy wrote.
+
+        On the policy's own distribution a clipped loss with a constant advantage has the gradient of that many
+        log-likelihoods: given steps are learnt as in supervised training, the rest by its rewards (UFT,
+        arXiv 2505.16984, there with a hint length that falls with time).
+
+        Args:
+            output: TRL's tensors behind a generation and its advantages, (B,) before and (B, T) after; without
+                any opening they stay as they are.
+            advantage: of each given token.
+        """
+        written_BT = output.get("tool_mask")
+        if written_BT is None:
+            return
+        # A truncated answer that TRL leaves out of the loss has no token in `completion_mask` either.
+        given_BT = (written_BT.cumsum(dim=1) == 0) & output["completion_mask"].bool()
+        output["advantages"] = output["advantages"][:, None].masked_fill(given_BT, advantage)
+        output["tool_mask"] = written_BT.masked_fill(given_BT, 1)
+        self._count_items(output)
+
+    def _count_items(self, output: dict[str, Any]) -> None:
+        """Count anew what TRL divides some losses by: the tokens that are trained on, of all processes."""
+        mask_BT = output["completion_mask"] * output.get("tool_mask", 1)
+        output["num_items_in_batch"] = self.accelerator.gather(mask_BT.sum()).sum()
 
     def _opening_ids(self) -> list[list[int]]:
         return [

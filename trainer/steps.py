@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOTrainer
 
 from schemas.exceptions import ConfigError
@@ -39,11 +39,12 @@ class StepRecorder(TrainerCallback):
     """Records a `TrainStep` for each optimizer step.
 
     It listens at `GRPOTrainer._calculate_rewards` (what was generated, of all processes) and at
-    `Trainer._get_grad_norm` (the norm before clipping) of this one trainer; neither is changed.
+    `Trainer._get_grad_norm` (the norm before clipping) of this one trainer; neither is changed. A trainer that
+    generates nothing (`SFTTrainer`) has steps without rollouts.
 
     Args:
         recorder: takes the records, which reach its store with all else of the run.
-        trainer: TRL's, or a subclass of it.
+        trainer: TRL's, for rollouts a `GRPOTrainer`.
         accuracy_from: name of the reward function that says right (above 0.5) or wrong.
         gradient_noise: estimate the gradient's variance too. It keeps a second gradient in memory, and needs an
             even number of `gradient_accumulation_steps` in one process; it stays NULL without these.
@@ -55,18 +56,21 @@ class StepRecorder(TrainerCallback):
     def __init__(
         self,
         recorder: Recorder,
-        trainer: GRPOTrainer,
+        trainer: Trainer,
         accuracy_from: str = "accuracy_reward",
         *,
         gradient_noise: bool = False,
     ) -> None:
-        if accuracy_from not in trainer.reward_func_names:
-            names = ", ".join(trainer.reward_func_names)
-            raise ConfigError(
-                f"accuracy_from={accuracy_from!r} is none of the reward functions: choose one of {names}"
-            )
-        self._recorder, self._trainer = recorder, trainer
-        self._column = trainer.reward_func_names.index(accuracy_from)
+        self._recorder = recorder
+        self._trainer: Any = trainer  # of which we read what is private
+        self._column: int | None = None
+        if isinstance(trainer, GRPOTrainer):
+            if accuracy_from not in trainer.reward_func_names:
+                names = ", ".join(trainer.reward_func_names)
+                raise ConfigError(
+                    f"accuracy_from={accuracy_from!r} is none of the reward functions: choose one of {names}"
+                )
+            self._column = trainer.reward_func_names.index(accuracy_from)
         accumulated = trainer.args.gradient_accumulation_steps
         measurable = accumulated % 2 == 0 and trainer.accelerator.num_processes == 1
         self._half = accumulated // 2 if gradient_noise and measurable else 0
@@ -80,24 +84,28 @@ class StepRecorder(TrainerCallback):
         self._listen()
 
     def _listen(self) -> None:
-        trainer: Any = self._trainer
-        calculate, get_norm = trainer._calculate_rewards, trainer._get_grad_norm
-
-        def calculate_rewards(*args: Any, **kwargs: Any) -> torch.Tensor:
-            rewards_BF: torch.Tensor = calculate(*args, **kwargs)
-            if trainer.model.training:
-                self._count(rewards_BF)
-            return rewards_BF
+        trainer = self._trainer
+        get_norm = trainer._get_grad_norm
 
         def get_grad_norm(*args: Any, **kwargs: Any) -> Any:
             norm = get_norm(*args, **kwargs)
             self._grad_norm = float(norm)
             return norm
 
-        trainer._calculate_rewards, trainer._get_grad_norm = calculate_rewards, get_grad_norm
+        trainer._get_grad_norm = get_grad_norm
+        if self._column is None:
+            return
+        calculate, column = trainer._calculate_rewards, self._column
 
-    def _count(self, rewards_BF: torch.Tensor) -> None:
-        accuracy_B = rewards_BF[:, self._column].double().cpu()
+        def calculate_rewards(*args: Any, **kwargs: Any) -> torch.Tensor:
+            rewards_BF: torch.Tensor = calculate(*args, **kwargs)
+            if trainer.model.training:
+                self._count(rewards_BF[:, column].double().cpu())
+            return rewards_BF
+
+        trainer._calculate_rewards = calculate_rewards
+
+    def _count(self, accuracy_B: torch.Tensor) -> None:
         generations = self._trainer.num_generations
         block = getattr(self._trainer.args, "rollouts_per_problem", generations)
         so_far, count = self._yield, len(accuracy_B)

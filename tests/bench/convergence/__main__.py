@@ -18,7 +18,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from tests.bench.convergence.contenders import GENERATIONS, ROLLOUTS
 from tests.bench.convergence.plan import FULL, GROUPS, SHORT, stage, undone
+from tests.bench.convergence.preconditions import told
 from tests.bench.convergence.run import RunSpec, prepare, train_run
 from tests.bench.convergence.tasks import TASKS
 
@@ -91,6 +93,9 @@ def main() -> None:
     os.nice(max(0, NICENESS - os.nice(0)))  # never in the way of others
     try:
         in_processes(prepare, [(f"{name}: make ready", (out, name)) for name in TASKS], arguments.at_once)
+        for name in TASKS:
+            print(told(out / name, size.steps, ROLLOUTS // GENERATIONS), flush=True)
+        print(f"learning rates: {', '.join(f'{rate:g}' for rate in size.rates)}", flush=True)
         for group in groups:
             left = undone(out, stage(group, size, out))
             print(f"{group}: {len(left)} runs", flush=True)

@@ -1,7 +1,8 @@
 """The contenders: what each adds to the settings that are the same for all.
 
-Rollouts a step, their number for a prompt, the optimizer, the model and the problems are equal. A step has 64
-rollouts: 8 prompts of GRPO, and 4 problems with one variant each, or fewer with more variants.
+Rollouts a step, the optimizer, the model and the problems are equal. A step has 64 rollouts: 8 prompts of GRPO with 8
+each, and 4 problems with one variant each, or fewer with more variants. Where groups are half as large there are twice
+as many; GRPO is there with both sizes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 ROLLOUTS = 64
 GENERATIONS = 8
@@ -68,6 +69,23 @@ _SIGNAL: Mapping[str, Any] = {
     "local_weight": 1.0,
     "global_weight": 0.0,
 }
+# Help from which half of the answers come out right, and what it gives is trained on as well: then it need not be the
+# least, and with groups that are seldom silent smaller ones are enough.
+_TAUGHT: Mapping[str, Any] = {
+    **_SIGNAL,
+    "selector": "posterior",
+    "opening_advantage": 3.0,
+    "num_generations": GENERATIONS // 2,
+}
+_SOLUTIONS: Mapping[str, Any] = {
+    "per_device_train_batch_size": ROLLOUTS
+    // _TAUGHT["num_generations"]
+    // 2,  # as many as _TAUGHT has problems
+    "completion_only_loss": True,
+    "packing": False,
+    "max_length": None,
+}
+_OF_GRPO = ("num_generations", "max_completion_length", "temperature", "beta", "loss_type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +94,24 @@ class Contender:
 
     Attributes:
         name: under which its runs are known.
-        settings: of `GRPOConfig`, and where `ours`, of `DivaGRPOConfig`.
-        ours: trained by `DivaGRPOTrainer`; else by TRL's own `GRPOTrainer`.
+        own: settings in the place of `SHARED`, or beside them.
+        trainer: `DivaGRPOTrainer`, or TRL's own: `GRPOTrainer`, or `SFTTrainer` on the worked solutions.
     """
 
     name: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    ours: bool = True
+    own: Mapping[str, Any] = field(default_factory=dict)
+    trainer: Literal["diva", "grpo", "sft"] = "diva"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings, of the trainer's configuration."""
+        shared = {k: v for k, v in SHARED.items() if self.trainer != "sft" or k not in _OF_GRPO}
+        return {**shared, **self.own}
 
     @property
     def labels(self) -> bool:
         """Whether it starts from labels, and is charged for them."""
-        return self.settings.get("difficulty_init") == "labels"
+        return self.own.get("difficulty_init") == "labels"
 
 
 def _named(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Contender]:
@@ -96,17 +120,21 @@ def _named(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Contender]:
 
 MAIN: Final[Mapping[str, Contender]] = MappingProxyType(
     {
-        "grpo": Contender("grpo", ours=False),
-        "dr_grpo": Contender("dr_grpo", {"loss_type": "dr_grpo", "scale_rewards": "none"}, ours=False),
+        "grpo": Contender("grpo", trainer="grpo"),
+        "grpo_n4": Contender("grpo_n4", {"num_generations": GENERATIONS // 2}, "grpo"),
+        "dr_grpo": Contender("dr_grpo", {"loss_type": "dr_grpo", "scale_rewards": "none"}, "grpo"),
         **_named(
             {
                 "dapo": {**_PLAIN, "loss_type": "dapo", "epsilon_high": 0.28, "refill_rounds": 3},
                 "diva": _PAPER,
-                "diva_signal": _SIGNAL,
                 "diva_posterior": _POSTERIOR,
+                "diva_signal": _SIGNAL,
                 "uniform": {**_SIGNAL, "selector": "uniform"},
+                "diva_taught": _TAUGHT,
+                "uniform_taught": {**_TAUGHT, "selector": "uniform"},
             }
         ),
+        "sft": Contender("sft", _SOLUTIONS, "sft"),
     }
 )
 """Those of the main comparison."""
@@ -138,6 +166,12 @@ TRIALS: Final[Mapping[str, Contender]] = MappingProxyType(
             "t_aim": {**_POOLED, "aim": "all"},
             "t_aim_local": {**_LOCAL, "aim": "all"},
             "t_signal_m1": {**_SIGNAL, "num_variants": 1},
+            "t_signal_refill": {**_SIGNAL, "refill_rounds": 1},
+            "t_signal_taught": {**_SIGNAL, "opening_advantage": 1.0},
+            "t_taught_n8": {**_TAUGHT, "num_generations": GENERATIONS},
+            "t_taught_n8_weak": {**_TAUGHT, "num_generations": GENERATIONS, "opening_advantage": 1.0},
+            "t_taught_weak": {**_TAUGHT, "opening_advantage": 1.0},
+            "t_taught_m1": {**_LOCAL, "opening_advantage": 1.0},
         }
     )
 )

@@ -42,7 +42,8 @@ from tests.bench.convergence.summary import (
 )
 
 CONTENDERS: dict[str, tuple[str, str]] = {
-    "grpo": ("GRPO", "TRL's own trainer, without variants."),
+    "grpo": ("GRPO", "TRL's own trainer, without variants, eight rollouts of a problem."),
+    "grpo_n4": ("GRPO, n = 4", "the same with four rollouts each of twice as many problems."),
     "dr_grpo": (
         "Dr. GRPO",
         "TRL's trainer with its loss of that name, and rewards that are not divided by deviations.",
@@ -55,19 +56,34 @@ CONTENDERS: dict[str, tuple[str, str]] = {
         "DIVA-GRPO, as in the paper",
         "an original and a variant by live difficulty, hints in the question.",
     ),
-    "diva_signal": (
-        "DIVA-GRPO, ours",
-        "one prompt a problem: the original, or the least help from which there is something to learn, as learnt over "
-        "all problems (selector signal).",
-    ),
     "diva_posterior": (
         "DIVA-GRPO, posterior",
         "an original and a variant chosen by a Beta posterior, hints that open the answer, difficulty from labels, "
         "whose rollouts are charged.",
     ),
+    "diva_signal": (
+        "DIVA-GRPO, signal",
+        "one prompt a problem: the original, or the least help from which there is something to learn, as learnt over "
+        "all problems (selector signal).",
+    ),
     "uniform": (
-        "ours without the aim",
+        "signal without the aim",
         "any prompt of a problem by chance, so that what the aim adds shows.",
+    ),
+    "diva_taught": (
+        "DIVA-GRPO, ours",
+        "one prompt a problem, with the help that makes half of the answers right, and the given steps are trained on "
+        "too (opening_advantage); four rollouts each of twice as many problems.",
+    ),
+    "uniform_taught": (
+        "ours without the aim",
+        "the same with any prompt of a problem by chance: what teaching the given steps is worth without live "
+        "difficulty.",
+    ),
+    "sft": (
+        "SFT, solutions alone",
+        "TRL's SFTTrainer on the worked solutions that hints are made of, as many problems a step as ours: what they "
+        "are worth without any rollout.",
     ),
 }
 """By name, a contender in words and what it is, in the order in which they are shown."""

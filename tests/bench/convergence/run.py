@@ -10,14 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl import GRPOConfig, GRPOTrainer
+from datasets import Dataset
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from pipeline.label import label
 from pipeline.store import VariantStore
 from schemas.config import LabelConfig
 from schemas.records import Evaluation
 from schemas.replies import Answer, Reply
+from tests.bench.convergence import preconditions
 from tests.bench.convergence.contenders import CONTENDERS, SHARED, Contender
 from tests.bench.convergence.tasks import TASKS, fill_store
 from tests.bench.convergence.warm import warm_up
@@ -86,7 +95,7 @@ class _CountingSolver:
 
 
 def prepare(out: Path, name: str) -> None:
-    """Warm a task's model up, fill its store, and measure labels; what is there stays.
+    """Warm a task's model up, fill its store, and measure labels and preconditions; what is there stays.
 
     Args:
         out: the testbed's folder.
@@ -112,6 +121,8 @@ def prepare(out: Path, name: str) -> None:
         "label_seconds": time.process_time() - began,
     }
     store.append(variants)
+    found = preconditions.measure(store, model, _exact, SHARED["max_completion_length"])
+    (folder / preconditions.FILE).write_text(json.dumps(found))
     (folder / LABELS).write_text(json.dumps(spent))
 
 
@@ -199,7 +210,6 @@ def train_run(out: Path, spec: RunSpec) -> None:
     spent = json.loads((folder / LABELS).read_text())
     bench = {**asdict(spec), **{key: value if contender.labels else 0 for key, value in spent.items()}}
     settings = {
-        **SHARED,
         **contender.settings,
         "max_steps": spec.steps,
         "learning_rate": spec.learning_rate,
@@ -218,20 +228,41 @@ def train_run(out: Path, spec: RunSpec) -> None:
 
 def _trainer(
     contender: Contender, settings: dict[str, Any], model: str, store: VariantStore, run_id: str
-) -> tuple[GRPOTrainer, Recorder]:
+) -> tuple[Trainer, Recorder]:
     tokenizer = load_tokenizer(model)
     prompts = PromptBuilder(chat=False, hint_style=settings.get("hint_style", "prompt"))
-    dataset = problems_dataset(store.problems(where="split = 'train'"), prompts)
     # Once, at the end: a run that is cut short starts again.
     never = settings["max_steps"] + 1
-    if contender.ours:
+    if contender.trainer == "diva":
         config = DivaGRPOConfig(**settings, store_flush_steps=never, store_refresh_steps=never)
+        dataset = problems_dataset(store.problems(where="split = 'train'"), prompts)
         ours = DivaGRPOTrainer(
             model, _exact, config, dataset, store=store, prompts=prompts, run_id=run_id,
             processing_class=tokenizer
         )  # fmt: skip
         return ours, ours.recorder
-    theirs = GRPOTrainer(model, _exact, GRPOConfig(**settings), dataset, processing_class=tokenizer)
+    theirs: Trainer
+    if contender.trainer == "sft":
+        theirs = SFTTrainer(
+            model, SFTConfig(**settings), train_dataset=_solutions(store, prompts), processing_class=tokenizer
+        )
+    else:
+        dataset = problems_dataset(store.problems(where="split = 'train'"), prompts)
+        theirs = GRPOTrainer(model, _exact, GRPOConfig(**settings), dataset, processing_class=tokenizer)
     recorder = Recorder(store, run_id, flush_steps=never)
     theirs.add_callback(RecorderCallback(recorder))
     return theirs, recorder
+
+
+def _solutions(store: VariantStore, prompts: PromptBuilder) -> Dataset:
+    """The originals with the store's whole solutions as answers, for supervised training."""
+    rows = store.query(
+        "SELECT p.text, v.hint, p.answer FROM variants v JOIN problems p USING (problem_id) "
+        "WHERE v.status = 'accepted' AND v.hint_steps = v.hint_total ORDER BY problem_id"
+    )
+    return Dataset.from_list(
+        [
+            {"prompt": prompts.prompt(text), "completion": "\n".join([*steps, f"#### {answer}"])}
+            for text, steps, answer in rows
+        ]
+    )

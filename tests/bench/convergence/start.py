@@ -41,7 +41,7 @@ class Start:
         pass_rates: problems by pass rate: none right, up to 1/4, 1/2, 3/4, less than all, all.
         early_steps: steps before the first evaluation.
         early: groups of these steps.
-        visits: by contender, how often a run comes to each problem, mean.
+        visits: by contender that has rollouts, how often a run comes to each problem, mean.
     """
 
     problems: dict[str, int]
@@ -72,6 +72,7 @@ _VISITS = """
         FROM runs r JOIN train_steps t USING (task, run_id)
         JOIN problems p ON p.task = r.task AND p.split = 'train'
         WHERE r.task = $task AND r.run_group = 'main' AND r.outcome = 'ok' GROUP BY r.contender, r.run_id
+        HAVING visits > 0
     ) GROUP BY contender
 """
 _PROBLEMS = "SELECT split, problems FROM problems WHERE task = $task ORDER BY split"

@@ -29,7 +29,7 @@ from tests.bench.convergence.statistics import Indices, Interval, bootstrap, med
 BASELINE = "grpo"
 SAMPLING = "dapo"
 PAPER = "diva"
-OURS = "diva_signal"
+OURS = "diva_taught"
 GROUPS = {"main": TEST, "ablation": TEST, "grid": "validation", "trial": "validation"}
 """Groups of runs, and the split that their accuracy is measured on: choices are made by other problems than reports."""
 WORSE_END = 1.3

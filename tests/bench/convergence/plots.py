@@ -170,7 +170,11 @@ def bars(task: str, found: Mapping[str, Interval], aim: float) -> str:
 
 # By what a plot over time shows, its value in a bin of steps, the table that has it, and the scale.
 _OVER_TIME = {
-    "silent groups": ("sum(silent_groups) / sum(groups)", "train_steps", (0, 1)),
+    "silent groups": (
+        "sum(silent_groups) / sum(groups)",
+        "(SELECT * FROM train_steps WHERE groups > 0)",
+        (0, 1),
+    ),
     "live difficulty": ("sum(difficulty * problems) / sum(problems)", "difficulty", (1, 9)),
     "right, originals": (
         "sum(correct) / sum(judged)",

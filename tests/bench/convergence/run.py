@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -205,6 +205,7 @@ def train_run(out: Path, spec: RunSpec) -> None:
     """
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FutureWarning)  # of names that transformers will change
+    disable_progress_bars()
     folder, contender = out / spec.task, CONTENDERS[spec.contender]
     store = VariantStore(folder / "store")
     spent = json.loads((folder / LABELS).read_text())

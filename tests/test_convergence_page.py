@@ -37,7 +37,11 @@ SUMS = [
     ("new_idea", Planted([RISING, FAST], group="trial", split="validation")),
     ("diva_no_weight", Planted([MIDDLING] * 3, group="ablation", seconds=1.2)),
 ]
-WORDS = [("grpo", Planted([RISING])), ("diva_taught", Planted([RISING], seconds=2.0))]
+WORDS = [
+    ("grpo", Planted([RISING])),
+    ("diva_taught", Planted([RISING], seconds=2.0)),
+    ("sft", Planted([FAST], seconds=0.1, tokens=0, rollouts=0)),
+]
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +98,18 @@ def test_the_verdict_follows_from_the_aims(summary: Summary) -> None:
         ("steps", 1.0, False), ("seconds", 0.5, False),
     ]  # fmt: skip
     assert summary.met is None, "DAPO has no run on words"
+
+
+def test_controls_say_what_ours_owes_to_which_part(summary: Summary, made: Path) -> None:
+    sums, words = summary.tasks
+    assert sums.controls == []
+    [sft] = words.controls
+    assert sft.contender == "sft"
+    assert sft.gains["steps"].estimate == pytest.approx(30 / 90)
+    assert sft.gains["seconds"].estimate == pytest.approx(30 * 0.1 / (90 * 2.0))
+    assert sft.lead is not None
+    assert sft.lead.estimate == pytest.approx((23 - 25) / 50)
+    assert "SFT, solutions alone: 0.33 and 0.02, -0.040." in (made / "index.html").read_text()
 
 
 def test_what_training_starts_from(summary: Summary) -> None:
@@ -189,7 +205,7 @@ def test_each_task_has_its_plots(made: Path) -> None:
 
 def test_the_table_has_a_row_for_each_contender(made: Path) -> None:
     lines = (made / "table.md").read_text().splitlines()
-    assert sum(line.startswith("| ") for line in lines) == 2 * 2 + 4 + 2
+    assert sum(line.startswith("| ") for line in lines) == 2 * 2 + 4 + 3
     [diva] = [line for line in lines if "as in the paper" in line]
     assert "not reached" in diva
     assert "0 of 5" in diva

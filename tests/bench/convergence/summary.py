@@ -30,6 +30,8 @@ BASELINE = "grpo"
 SAMPLING = "dapo"
 PAPER = "diva"
 OURS = "diva_taught"
+CONTROLS = ("uniform_taught", "sft")
+"""Those that have what ours has but for one thing: what they do as well is not owed to it."""
 GROUPS = {"main": TEST, "ablation": TEST, "grid": "validation", "trial": "validation"}
 """Groups of runs, and the split that their accuracy is measured on: choices are made by other problems than reports."""
 WORSE_END = 1.3
@@ -141,6 +143,21 @@ class Criterion:
 
 
 @dataclass(frozen=True)
+class Control:
+    """Our best configuration against one that lacks a part of it.
+
+    Attributes:
+        contender: its name.
+        gains: by cost, how many times as much it needs as ours; less than 1 where it is the faster.
+        lead: final accuracy of ours less its own, paired by seed, median.
+    """
+
+    contender: str
+    gains: dict[str, Interval]
+    lead: Interval | None
+
+
+@dataclass(frozen=True)
 class Task:
     """All of one task.
 
@@ -156,6 +173,7 @@ class Task:
         ablations: of the paper's method, each compared with the whole of it, which comes first.
         verdict: on our best configuration.
         verdict_paper: on the paper's.
+        controls: of our best configuration.
         otherwise: how much hangs on the choice of the target.
     """
 
@@ -170,6 +188,7 @@ class Task:
     ablations: list[Row]
     verdict: list[Criterion]
     verdict_paper: list[Criterion]
+    controls: list[Control]
     otherwise: list[Otherwise]
 
 
@@ -234,16 +253,21 @@ def _paired(statistic: Callable[[Sequence[int]], float], *some: BySeed) -> Inter
     return bootstrap(of_indices, len(seeds)) if seeds else None
 
 
+def _lead(mine: BySeed, reference: BySeed) -> Interval | None:
+    """Final accuracy less the reference's, paired by seed, median."""
+    return _paired(
+        lambda seeds: float(np.median([final_accuracy(mine[s]) - final_accuracy(reference[s]) for s in seeds])),
+        mine, reference,
+    )  # fmt: skip
+
+
 def _row(name: str, mine: BySeed, reference: BySeed, baseline: BySeed, aim: float) -> Row:
     found = list(mine.values())
     spent = [needed(run, aim) for run in found]
     gains, lead, bounded = {}, None, False
     if mine is not reference:
         gains = {cost: g for cost in COSTS if (g := gain(reference, mine, baseline, cost)) is not None}
-        lead = _paired(
-            lambda seeds: float(np.median([final_accuracy(mine[s]) - final_accuracy(reference[s]) for s in seeds])),
-            mine, reference,
-        )  # fmt: skip
+        lead = _lead(mine, reference)
         bounded = bool(np.isinf(np.median([needed(run, aim)["steps"] for run in reference.values()])))
     return Row(
         contender=name,
@@ -278,6 +302,18 @@ def _verdict(found: Mapping[str, BySeed], name: str) -> list[Criterion]:
                 met = times.estimate > wanted and times.low > wanted_low
                 criteria.append(Criterion(what, over, times, wanted, wanted_low, met))
     return criteria
+
+
+def _controls(found: Mapping[str, BySeed]) -> list[Control]:
+    if not {OURS, BASELINE} <= found.keys():
+        return []
+    controls = []
+    for name in CONTROLS:
+        if name in found:
+            gains = {cost: gain(found[name], found[OURS], found[BASELINE], cost) for cost in COSTS}
+            lead = _lead(found[OURS], found[name])
+            controls.append(Control(name, {k: g for k, g in gains.items() if g is not None}, lead))
+    return controls
 
 
 def by_contender(found: Sequence[Run], order: Sequence[str]) -> dict[str, dict[int, Run]]:
@@ -367,6 +403,7 @@ def _task(
         ablations=_rows(whole | reduced, whole[PAPER], baseline, aim) if whole else [],
         verdict=_verdict(found, OURS),
         verdict_paper=_verdict(found, PAPER),
+        controls=_controls(found),
         otherwise=_otherwise(found),
     )
 

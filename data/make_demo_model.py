@@ -9,7 +9,7 @@ learns to add, and to be as unsure at every step: a sum of 6 to 8 terms comes ou
 more often when its first steps are given. So reinforcement learning has something to learn, hints have something
 to give, and what is learnt on some sums serves on others.
 
-The prompt is the problem's text and a line break. The answer is the steps, one a line, and ``#### 41``.
+How prompts and answers read, and the model itself: ``toy_models.py``.
 """
 
 import argparse
@@ -22,17 +22,8 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow.parquet as pq
 import torch
 from sums import ChainedSum
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from toy_models import Example, batches, build_model, build_tokenizer, train
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.scripted_wordings import (
     ARITHMETIC_FRAMES,
@@ -47,8 +38,8 @@ HERE = Path(__file__).parent
 
 SEED_WEIGHTS, SEED_EXAMPLES, SEED_BATCHES, SEED_SLIPS = 1, 1, 2, 9
 SEED_MEASURE = 20_260_301
-STEPS, BATCH, LEARNING_RATE, RAMP = 1500, 32, 3e-3, 100
-POOL = 8  # batches drawn at once and sorted by length, which saves a third of the time in padding
+STEPS, RAMP = 1500, 100
+LAYERS, MAX_LENGTH = 3, 2048
 LENGTHS = range(2, 9)
 SHARE_ORIGINAL, SHARE_HINTED = 0.4, 0.15
 """Shares of the warm-up's examples with the original wording, and with hints in the question."""
@@ -56,17 +47,8 @@ SHARE_ORIGINAL, SHARE_HINTED = 0.4, 0.15
 SHARE_SLIPS = 0.12
 """Share of the steps in the warm-up that end at a wrong total."""
 
-_PAD, _EOS = "<pad>", "<eos>"
-_IGNORED = -100  # the label that the cross-entropy of transformers leaves out
 _MEASURED = 200  # sums for each figure of the table
 _MAX_NEW_TOKENS = 112  # seven steps of at most 13 tokens, the answer, and some room
-
-
-class Example(NamedTuple):
-    """A prompt, and the answer that follows it."""
-
-    prompt: str
-    answer: str
 
 
 class Solution(Protocol):
@@ -120,52 +102,13 @@ def prefixed(drawn: Solution, text: str, given: int) -> Example:
     return Example(f"{text}\n{opening}", "\n".join([*drawn.steps[given:], f"#### {drawn.answer}"]))
 
 
-def build_tokenizer() -> PreTrainedTokenizerBase:
-    """Build a tokenizer of the 256 bytes and of the phrases that prompts and answers are made of.
-
-    Any text can be encoded and comes back as it was. Each digit is a token, and so is a fixed phrase.
-    """
+def phrases() -> list[str]:
+    """Return what prompts and answers are made of, but for digits, which stay tokens of their own."""
     frames = [*ARITHMETIC_FRAMES, *ARITHMETIC_STORIES, "What is {expression}?"]
     literals = [literal for frame in frames for literal in frame.split("{expression}")]
     literals += [*IRRELEVANT_FACTS, HINT_OPENING.strip(), HINT_CLOSING.strip()]
-    phrases = {phrase for literal in literals for phrase in _without_digits(literal) if len(phrase) > 1}
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={byte: number for number, byte in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens(
-        [AddedToken(phrase, normalized=False) for phrase in [" + ", " - ", " = ", "#### ", *sorted(phrases)]]
-    )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-        tokenizer_object=tokenizer,
-        pad_token=_PAD,
-        eos_token=_EOS,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        model_max_length=2048,
-    )
-
-
-def build_model(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Build the untrained model: three layers, about 0.4 million parameters."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=96,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = LlamaForCausalLM(config)
-    for parameter in model.parameters():
-        if parameter.dim() == 2:
-            # With the usual 0.02 a model this narrow takes about twice as long to learn anything.
-            torch.nn.init.normal_(parameter, std=0.08)
-    return model
+    found = {phrase for literal in literals for phrase in _without_digits(literal) if len(phrase) > 1}
+    return [" + ", " - ", " = ", "#### ", *sorted(found)]
 
 
 def warm_up_examples(rng: random.Random, slips: random.Random, held_out: set[str]) -> Iterator[Example]:
@@ -186,55 +129,6 @@ def warm_up_examples(rng: random.Random, slips: random.Random, held_out: set[str
             yield hinted(solution, text, rng.randint(1, len(solution.steps)))
         else:
             yield plain(solution, text)
-
-
-def batches(examples: Iterator[Example], rng: random.Random) -> Iterator[list[Example]]:
-    """Group examples into batches of about equal length each, in random order, without end."""
-    while True:
-        pool = sorted(itertools.islice(examples, POOL * BATCH), key=lambda example: len("".join(example)))
-        starts = list(range(0, len(pool), BATCH))
-        rng.shuffle(starts)
-        yield from (pool[start : start + BATCH] for start in starts)
-
-
-def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
-    """Encode examples for training, padded on the right, with the loss on the answers only.
-
-    Returns:
-        ``input_ids``, ``attention_mask`` and ``labels``, each of shape (examples, tokens).
-    """
-    prompts = [tokenizer.encode(example.prompt) for example in examples]
-    answers = [[*tokenizer.encode(example.answer), tokenizer.eos_token_id] for example in examples]
-    width = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
-    rows: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
-    for prompt, answer in zip(prompts, answers, strict=True):
-        used = len(prompt) + len(answer)
-        padding = width - used
-        rows["input_ids"].append([*prompt, *answer, *[tokenizer.pad_token_id] * padding])
-        rows["attention_mask"].append([1] * used + [0] * padding)
-        rows["labels"].append([_IGNORED] * len(prompt) + answer + [_IGNORED] * padding)
-    return {name: torch.tensor(values) for name, values in rows.items()}
-
-
-def warm_up(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, drawn_batches: Iterator[list[Example]]
-) -> None:
-    """Train the model in place for ``STEPS`` steps of AdamW, the learning rate falling to 0 in the last quarter."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / RAMP, 1.0, (STEPS - step) / (0.25 * STEPS))
-    )
-    model.train()
-    for step, drawn in enumerate(itertools.islice(drawn_batches, STEPS), start=1):
-        loss = model(**encode(drawn, tokenizer)).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        if step % 100 == 0:
-            print(f"step {step}: loss {loss.item():.3f}", flush=True)
-    model.train(False)
 
 
 def pass_rate(
@@ -313,10 +207,11 @@ def main() -> None:
         for name in ("train", "test")
     }
     if not arguments.measure:
-        tokenizer = build_tokenizer()
-        model = build_model(tokenizer)
+        tokenizer = build_tokenizer(phrases(), MAX_LENGTH)
+        model = build_model(tokenizer, LAYERS)
         examples = warm_up_examples(random.Random(SEED_EXAMPLES), random.Random(SEED_SLIPS), problems["test"])
-        warm_up(model, tokenizer, batches(examples, random.Random(SEED_BATCHES)))
+        drawn = batches(examples, random.Random(SEED_BATCHES))
+        train(model, tokenizer, drawn, steps=STEPS, ramp=RAMP, name="demo_model")
         model.save_pretrained(arguments.folder)
         tokenizer.save_pretrained(arguments.folder)
     tokenizer = AutoTokenizer.from_pretrained(arguments.folder)

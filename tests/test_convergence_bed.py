@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
+from data.toy_models import build_tokenizer
 from pipeline.store import VariantStore
 from tests.bench.convergence import plan, preconditions, run, tasks, warm
 from tests.bench.convergence.contenders import ABLATIONS, CONTENDERS, MAIN, ROLLOUTS
@@ -66,7 +67,7 @@ def test_store_has_variants_of_the_training_problems_alone(task: Task, tmp_path:
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
 def test_warm_up_shows_none_of_the_problems(task: Task) -> None:
-    excluded, tokenizer = tasks.held_out(task), warm.build_tokenizer(task)
+    excluded, tokenizer = tasks.held_out(task), build_tokenizer(warm.phrases(task), warm.MAX_LENGTH)
     assert len(excluded) == sum(tasks.SIZES.values())
     drawn = warm.examples(replace(task, warm_levels=task.levels), random.Random(1))
     pieces = [frame.split("{body}") for frame in task.frames]

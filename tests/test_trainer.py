@@ -150,15 +150,20 @@ def test_hints_in_both_styles(
         assert int(batch["num_items_in_batch"]) == int((batch["completion_mask"] * batch["tool_mask"]).sum())
 
 
-def test_given_steps_get_no_gradient(model_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("advantage", [0.0, 2.5])
+def test_gradient_of_given_steps(advantage: float, model_path: Path, tmp_path: Path) -> None:
     store = planted_store(tmp_path / "store", problems=2)
     keep_hints_alone(store)
-    trainer = make_trainer(store, model_path, tmp_path / "out", hint_style="prefix", max_steps=1)
+    trainer = make_trainer(
+        store, model_path, tmp_path / "out", hint_style="prefix", max_steps=1, loss_type="grpo",
+        opening_advantage=advantage,
+    )  # fmt: skip
     seen = loss_inputs(trainer)
     trainer.train()
     [batch] = seen
-    opening = batch["tool_mask"] == 0
-    assert opening.any()
+    counted = batch["completion_mask"] * batch["tool_mask"]
+    given = batch["advantages"] == advantage if advantage else batch["tool_mask"] == 0
+    assert given.any()
     logps, _, _ = trainer._get_per_token_logps_and_entropies(
         trainer.model,
         torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
@@ -169,8 +174,11 @@ def test_given_steps_get_no_gradient(model_path: Path, tmp_path: Path) -> None:
     trainer._get_per_token_logps_and_entropies = lambda *a, **k: (logps, torch.zeros_like(logps), None)
     trainer._compute_loss(trainer.model, batch).backward()
     assert logps.grad is not None
-    assert torch.all(logps.grad[opening] == 0)
-    assert torch.any(logps.grad[~opening] != 0)
+    assert torch.any(logps.grad[~given] != 0)
+    # That of a mean log-likelihood, times the advantage: GRPO's loss is the mean over rows of means over tokens.
+    rows = counted.sum(dim=1, keepdim=True) * len(counted)
+    likelihood = (advantage / rows).expand_as(counted)[given]
+    assert torch.allclose(-logps.grad[given], likelihood, rtol=1e-5)
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo"])

@@ -50,6 +50,10 @@ def test_what_steps_are_measured_by() -> None:
     assert '"completions/mean_length"' in inspect.getsource(GRPOTrainer._generate)
 
 
+def test_the_loss_takes_advantages_by_token() -> None:
+    assert "if advantages.dim() == 1:" in inspect.getsource(GRPOTrainer._compute_loss)
+
+
 def test_orders_of_epochs_are_those_of_trl() -> None:
     rows = list(range(12))
     theirs = RepeatSampler(rows, mini_repeat_count=3, batch_size=4, repeat_count=2, seed=5)

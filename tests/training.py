@@ -87,12 +87,22 @@ def loss_inputs(trainer: Any) -> list[dict[str, Any]]:
     return seen
 
 
-def two_processes(store: VariantStore, model_path: Path, output: Path) -> list[dict[str, Any]]:
+def two_processes(
+    store: VariantStore, model_path: Path, output: Path, **overrides: Any
+) -> list[dict[str, Any]]:
     """What each of two processes that train together reports of its steps, see `tests.distributed_run`."""
     output.mkdir()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     result = subprocess.run(
-        [*command, "-m", "tests.distributed_run", str(store.root), str(model_path), str(output)],
+        [
+            *command,
+            "-m",
+            "tests.distributed_run",
+            str(store.root),
+            str(model_path),
+            str(output),
+            json.dumps(overrides),
+        ],
         cwd=Path(__file__).parent.parent,
         env={**os.environ, "ACCELERATE_USE_CPU": "true"},
         capture_output=True,

@@ -60,13 +60,12 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
             advantage: of each given token.
         """
         written_BT = output.get("tool_mask")
-        if written_BT is None:
-            return
-        # A truncated answer that TRL leaves out of the loss has no token in `completion_mask` either.
-        given_BT = (written_BT.cumsum(dim=1) == 0) & output["completion_mask"].bool()
-        output["advantages"] = output["advantages"][:, None].masked_fill(given_BT, advantage)
-        output["tool_mask"] = written_BT.masked_fill(given_BT, 1)
-        self._count_items(output)
+        if written_BT is not None:
+            # A truncated answer that TRL leaves out of the loss has no token in `completion_mask` either.
+            given_BT = (written_BT.cumsum(dim=1) == 0) & output["completion_mask"].bool()
+            output["advantages"] = output["advantages"][:, None].masked_fill(given_BT, advantage)
+            output["tool_mask"] = written_BT.masked_fill(given_BT, 1)
+        self._count_items(output)  # on every process, those whose rows have no opening too: it gathers
 
     def _count_items(self, output: dict[str, Any]) -> None:
         """Count anew what TRL divides some losses by: the tokens that are trained on, of all processes."""

@@ -148,8 +148,21 @@ ABLATIONS: Final[Mapping[str, Contender]] = MappingProxyType(
             "diva_no_balance": {**_PAPER, "balance": "none"},
             "diva_fixed": {**_PAPER, "difficulty_eta": 0.0},
             "diva_from_group": {**_PAPER, "difficulty_from": "group"},
-            # 64 rollouts leave some over with M = 2 or 4; with M = 3 a step has four problems as with M = 1.
-            "diva_m3": {**_PAPER, "num_variants": 3, "num_generations": GENERATIONS // 2},
+            # As many problems as with M = 1, or one less, and as many rollouts or up to four fewer.
+            "diva_m2": {
+                **_PAPER,
+                "num_variants": 2,
+                "num_generations": 7,
+                "per_device_train_batch_size": 21,
+                "gradient_accumulation_steps": 3,
+            },
+            "diva_m3": {**_PAPER, "num_variants": 3, "num_generations": 4},
+            "diva_m4": {
+                **_PAPER,
+                "num_variants": 4,
+                "num_generations": 3,
+                "per_device_train_batch_size": 30,
+            },
         }
     )
 )

@@ -90,11 +90,13 @@ CONTENDERS: dict[str, tuple[str, str]] = {
 ABLATIONS: dict[str, str] = {
     "diva_no_variants": "without variants",
     "diva_no_weight": "without the difficulty weight",
-    "diva_no_rescaling": "without rescaling",
+    "diva_no_rescaling": "without rescaling (no change: rewards are 0 or 1)",
     "diva_no_balance": "without balance",
     "diva_fixed": "difficulty fixed",
     "diva_from_group": "difficulty from the whole group",
-    "diva_m3": "three variants",
+    "diva_m2": "two variants, n = 7",
+    "diva_m3": "three variants, n = 4",
+    "diva_m4": "four variants, n = 3",
 }
 """By name, what is other than in the paper's method."""
 

@@ -86,12 +86,31 @@ def test_the_plan_does_what_matters_most_first() -> None:
     runs = plan.main(plan.FULL, rates)
     assert len(runs) == len(TASKS) * len(MAIN) * len(plan.FULL.seeds)
     assert [r.seed for r in runs] == sorted(r.seed for r in runs), "breadth first"
-    every = [*plan.grid(plan.FULL), *runs, *plan.ablation(plan.FULL, rates), *plan.trials(plan.FULL)]
+    every = [*plan.grid(plan.FULL, {}), *runs, *plan.ablation(plan.FULL, rates), *plan.trials(plan.FULL)]
     assert len({(r.task, r.run_id) for r in every}) == len(every)
     assert {r.contender for r in every} == set(CONTENDERS)
     assert {r.split for r in every if r.group in ("main", "ablation")} == {"test"}
     assert {r.split for r in every if r.group in ("grid", "trial")} == {"validation"}
-    assert plan.grid(plan.SHORT) == [], "nothing to choose"
+    assert plan.grid(plan.SHORT, {}) == [], "nothing to choose"
+
+
+@pytest.mark.parametrize(
+    ("best", "more"),
+    [
+        (6e-4, []),
+        (3e-4, [1.5e-4]),
+        (1.5e-4, [1.5e-4, 7.5e-5]),
+        (1.2e-3, [2.4e-3]),
+        (2.4e-3, [2.4e-3, 4.8e-3]),
+    ],
+)
+def test_the_grid_goes_on_beyond_an_edge_that_is_best(best: float, more: list[float]) -> None:
+    plain = plan.grid(plan.FULL, {})
+    runs = plan.grid(plan.FULL, {("sums", "sft"): best})
+    assert [run for run in runs if run in plain] == plain
+    further = [run for run in runs if run not in plain]
+    assert {(run.task, run.contender) for run in further} <= {("sums", "sft")}
+    assert [run.learning_rate for run in further] == pytest.approx(more)
 
 
 @pytest.mark.parametrize("name", [name for name in (*MAIN, *ABLATIONS) if name != "sft"])

@@ -97,9 +97,10 @@ def main() -> None:
             print(told(out / name, size.steps, ROLLOUTS // GENERATIONS), flush=True)
         print(f"learning rates: {', '.join(f'{rate:g}' for rate in size.rates)}", flush=True)
         for group in groups:
-            left = undone(out, stage(group, size, out))
-            print(f"{group}: {len(left)} runs", flush=True)
-            in_processes(train_run, _jobs(out, left), arguments.at_once)
+            # The grid goes on where its best is at an edge: what is left is known when what there was is done.
+            while left := undone(out, stage(group, size, out)):
+                print(f"{group}: {len(left)} runs", flush=True)
+                in_processes(train_run, _jobs(out, left), arguments.at_once)
     except FailedError as failure:
         parser.exit(1, f"{failure}\n")
 

@@ -132,6 +132,7 @@ MAIN: Final[Mapping[str, Contender]] = MappingProxyType(
                 "uniform": {**_SIGNAL, "selector": "uniform"},
                 "diva_taught": _TAUGHT,
                 "uniform_taught": {**_TAUGHT, "selector": "uniform"},
+                "untaught": {**_TAUGHT, "opening_advantage": 0.0},
             }
         ),
         "sft": Contender("sft", _SOLUTIONS, "sft"),

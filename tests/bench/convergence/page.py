@@ -80,6 +80,10 @@ CONTENDERS: dict[str, tuple[str, str]] = {
         "the same with any prompt of a problem by chance: what teaching the given steps is worth without live "
         "difficulty.",
     ),
+    "untaught": (
+        "ours without teaching",
+        "the same with given steps that are not trained on, as before.",
+    ),
     "sft": (
         "SFT, solutions alone",
         "TRL's SFTTrainer on the worked solutions that hints are made of, as many problems a step as ours: what they "

@@ -40,15 +40,26 @@ FULL = Size(60, 5, (3e-4, 6e-4, 1.2e-3), (1, 2, 3, 4, 5), (1, 2, 3))
 SHORT = Size(20, 5, (3e-4,), (1, 2), ())
 
 
-def grid(size: Size) -> list[RunSpec]:
-    """One run for each contender, task and learning rate; none where there is nothing to choose."""
+def grid(size: Size, best: Mapping[tuple[str, str], float]) -> list[RunSpec]:
+    """One run for each contender, task and learning rate; none where there is nothing to choose.
+
+    Where the best so far is the least or the largest that was tried, half or twice as much is tried too: nobody is
+    judged by the edge of a grid that was made for others.
+
+    Args:
+        size: how many.
+        best: learning rate by task and contender, as far as any is known; with it the grid is asked for again.
+    """
     if len(size.rates) == 1:
         return []
+    tried = {(rate, contender, task): None for rate in size.rates for contender in MAIN for task in TASKS}
+    for (task, contender), rate in best.items():
+        rates = {known for known, *cell in tried if cell == [contender, task]} | {rate}
+        further = {max(rates): 2 * rate, min(rates): rate / 2}.get(rate)
+        tried |= {(rate, contender, task): None} | ({(further, contender, task): None} if further else {})
     return [
         RunSpec(task, contender, GRID_SEED, rate, "grid", size.steps, size.eval_every)
-        for rate in size.rates
-        for contender in MAIN
-        for task in TASKS
+        for rate, contender, task in tried
     ]
 
 
@@ -127,7 +138,7 @@ def undone(out: Path, runs: Iterable[RunSpec]) -> list[RunSpec]:
 def stage(group: str, size: Size, out: Path) -> Sequence[RunSpec]:
     """The runs of one group, with the learning rates that the grid has chosen."""
     if group == "grid":
-        return grid(size)
+        return grid(size, chosen_rates(out, size))
     if group == "trial":
         return trials(size)
     rates = chosen_rates(out, size)

@@ -19,7 +19,7 @@ from tests.bench.convergence.summary import Row
 
 COLOURS = (
     "#000000", "#777777", "#56b4e9", "#0072b2", "#e69f00", "#8c6d1f",
-    "#009e73", "#117733", "#d55e00", "#882255", "#cc79a7",
+    "#009e73", "#117733", "#d55e00", "#882255", "#999933", "#cc79a7",
 )  # fmt: skip
 DASHES = ("-", "--", "-.", ":")
 AXES = {"steps": ("steps", 1), "seconds": ("CPU seconds", 1), "tokens": ("thousand tokens", 1000)}
@@ -43,7 +43,7 @@ class Style:
 
 
 def styles(titles: Mapping[str, str]) -> dict[str, Style]:
-    """A style for each contender, by name; contenders beyond eleven share colours.
+    """A style for each contender, by name; contenders beyond twelve share colours.
 
     Args:
         titles: names in words, in the order in which they are shown.

@@ -28,7 +28,7 @@ from schemas.records import Evaluation
 from schemas.replies import Answer, Reply
 from tests.bench.convergence import preconditions
 from tests.bench.convergence.contenders import CONTENDERS, SHARED, Contender
-from tests.bench.convergence.tasks import TASKS, fill_store
+from tests.bench.convergence.tasks import TASKS, Task, fill_store
 from tests.bench.convergence.warm import warm_up
 from trainer.config import DivaGRPOConfig
 from trainer.data import problems_dataset
@@ -102,9 +102,16 @@ def prepare(out: Path, name: str) -> None:
         name: of the task.
     """
     folder = out / name
-    if (folder / LABELS).exists():
-        return
     task, model = TASKS[name], folder / "warm"
+    if not (folder / LABELS).exists():
+        _prepare_store(folder, task, model)
+    if not (folder / preconditions.FILE).exists():
+        store = VariantStore(folder / "store")
+        found = preconditions.measure(store, model, _exact, SHARED["max_completion_length"])
+        (folder / preconditions.FILE).write_text(json.dumps(found))
+
+
+def _prepare_store(folder: Path, task: Task, model: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not (model / "tokenizer.json").exists():
         warm_up(task, model)
@@ -121,8 +128,6 @@ def prepare(out: Path, name: str) -> None:
         "label_seconds": time.process_time() - began,
     }
     store.append(variants)
-    found = preconditions.measure(store, model, _exact, SHARED["max_completion_length"])
-    (folder / preconditions.FILE).write_text(json.dumps(found))
     (folder / LABELS).write_text(json.dumps(spent))
 
 

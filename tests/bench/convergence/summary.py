@@ -30,8 +30,9 @@ BASELINE = "grpo"
 SAMPLING = "dapo"
 PAPER = "diva"
 OURS = "diva_taught"
-CONTROLS = ("uniform_taught", "sft")
-"""Those that have what ours has but for one thing: what they do as well is not owed to it."""
+CONTROLS = ("uniform_taught", "untaught", "sft")
+"""Ours with prompts by chance, without teaching, and the solutions that it is taught with alone: what one of them does
+as well is not owed to what it lacks."""
 GROUPS = {"main": TEST, "ablation": TEST, "grid": "validation", "trial": "validation"}
 """Groups of runs, and the split that their accuracy is measured on: choices are made by other problems than reports."""
 WORSE_END = 1.3

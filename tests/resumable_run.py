@@ -42,6 +42,7 @@ def main() -> None:
         selector="posterior",
         difficulty_rule="posterior",
         hint_style="prefix",
+        opening_advantage=1.0,
     )
     trainer.add_callback(_Told())
     trainer.train(resume_from_checkpoint=latest_checkpoint(output))

@@ -19,6 +19,7 @@ from tests.bench.convergence import plan, preconditions, run, tasks, warm
 from tests.bench.convergence.contenders import ABLATIONS, CONTENDERS, MAIN, ROLLOUTS
 from tests.bench.convergence.run import RunSpec, prepare, train_run
 from tests.bench.convergence.tasks import TASKS, Exercise, Task
+from trainer.prompts import PromptBuilder
 
 SEEDS = st.integers(0, 2**32).map(random.Random)
 
@@ -121,6 +122,12 @@ def test_all_contenders_have_equal_rollouts(name: str) -> None:
     assert size % (settings["num_generations"] * (settings.get("num_variants", 0) + 1)) == 0
 
 
+def test_supervised_training_sees_as_many_problems_a_step_as_ours() -> None:
+    settings = CONTENDERS["sft"].settings
+    problems = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
+    assert problems == ROLLOUTS / CONTENDERS["diva_taught"].settings["num_generations"]
+
+
 @pytest.mark.timeout(300)
 def test_from_nothing_to_runs_that_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(TASKS["sums"], warm_steps=2)
@@ -133,6 +140,12 @@ def test_from_nothing_to_runs_that_are_done(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "sums" / "warm" / "model.safetensors").stat().st_mtime_ns == model
     store = VariantStore(tmp_path / "sums" / "store")
     assert store.query("SELECT count(*), max(samples) FROM labels") == [(16, run.LABEL_SAMPLES)]
+    solutions = run._solutions(store, PromptBuilder(chat=False))
+    trained = store.problems(where="split = 'train'")
+    assert sorted(row["prompt"] for row in solutions) == sorted(f"{p.text}\n" for p in trained)
+    answers = {f"{p.text}\n": p.answer for p in trained}
+    right = run._exact(solutions["completion"], [answers[prompt] for prompt in solutions["prompt"]])
+    assert right == [1.0] * 16
     found = json.loads((tmp_path / "sums" / preconditions.FILE).read_text())
     assert found["problems"] == 16
     assert set(found["by_steps"]) <= {"8", "9", "10"}

@@ -244,6 +244,63 @@ def test_where_rewards_say_nothing_given_steps_are_learnt_all_the_same(
 @pytest.mark.parametrize(
     "options",
     [
+        {"refill_rounds": 1, "loss_type": "dapo"},
+        {"steps_per_generation": 2, "per_device_train_batch_size": 8},
+        {"num_iterations": 2, "beta": 0.1},
+        {"mask_truncated_completions": True},
+        {"loss_type": "cispo"},
+        {"loss_type": "dr_grpo", "scale_rewards": "none"},
+    ],
+    ids=str,
+)
+def test_given_steps_are_trained_on_whatever_else_is_asked_for(
+    options: dict[str, Any], model_path: Path, tmp_path: Path
+) -> None:
+    store = planted_store(tmp_path / "store")
+    keep_hints_alone(store)
+    trainer = make_trainer(
+        store, model_path, tmp_path / "out", hint_style="prefix", opening_advantage=1.5, **options
+    )
+    seen = loss_inputs(trainer)
+    trainer.train()
+    assert trainer.state.global_step == 4
+    assert all(np.isfinite(p.detach().numpy()).all() for p in trainer.model.parameters())
+    counted = [batch["completion_mask"] * batch["tool_mask"] for batch in seen]
+    given = [batch["advantages"] == 1.5 for batch in seen]
+    assert sum(int(g.sum()) for g in given) > 0
+    assert all(torch.all(c[g] == 1) for c, g in zip(counted, given, strict=True)), "in the loss, all of them"
+    if "mask_truncated_completions" in options:
+        cut = [batch["completion_mask"].sum(dim=1) == 0 for batch in seen]
+        assert any(c.any() for c in cut), "a random model hardly ever ends"
+        assert not any(g[c].any() for g, c in zip(given, cut, strict=True))
+
+
+def test_what_vllm_says_of_sampling_says_nothing_of_given_steps(
+    sums: VariantStore, model_path: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(sums, model_path, tmp_path / "out")
+    for by_sequence in (False, True):
+        output = {
+            "completion_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
+            "tool_mask": torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]),
+            "advantages": torch.tensor([-1.0, 0.5]),
+            "sampling_per_token_logps": torch.full((2, 4), -2.0),
+            "importance_sampling_ratio": torch.tensor([[0.0], [0.9]]).expand(2, 1 if by_sequence else 4),
+        }
+        trainer._train_on_openings(output, 2.0)
+        assert output["advantages"].tolist() == [[2, 2, -1, -1], [0.5] * 4]
+        assert output["tool_mask"].tolist() == [[1] * 4] * 2
+        assert output["sampling_per_token_logps"].isnan().tolist() == [
+            [True, True, False, False],
+            [False] * 4,
+        ]
+        ratio = output["importance_sampling_ratio"]
+        assert torch.allclose(ratio, torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.9] * 4]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
         {"selector": "posterior", "difficulty_rule": "posterior"},
         {"selector": "tier", "difficulty_rule": "bands", "difficulty_from": "group"},
         {"selector": "uniform", "advantage": "dgpo"},
@@ -257,15 +314,6 @@ def test_where_rewards_say_nothing_given_steps_are_learnt_all_the_same(
         {"refill_rounds": 2},
         {"refill_rounds": 1, "hint_style": "prefix"},
         {"loss_type": "dapo", "mask_truncated_completions": True, "hint_style": "prefix"},
-        {"hint_style": "prefix", "opening_advantage": 1.0, "refill_rounds": 1, "loss_type": "dapo"},
-        {"hint_style": "prefix", "opening_advantage": 1.0, "importance_sampling_level": "sequence"},
-        {
-            "hint_style": "prefix",
-            "opening_advantage": 1.0,
-            "steps_per_generation": 2,
-            "per_device_train_batch_size": 8,
-        },
-        {"hint_style": "prefix", "opening_advantage": 1.0, "mask_truncated_completions": True},
         {"beta": 0.1},
         {"log_completions": True},
     ],
@@ -461,6 +509,10 @@ def test_lora(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
         ({"difficulty_init": "labels"}, "diva label"),
         ({"opening_advantage": 1.0}, "hint_style=prefix"),
         ({"opening_advantage": -1.0, "hint_style": "prefix"}, "not negative"),
+        (
+            {"opening_advantage": 1.0, "hint_style": "prefix", "importance_sampling_level": "sequence"},
+            "importance_sampling_level=token",
+        ),
     ],
 )
 def test_wrong_settings_end_in_one_line(

@@ -70,8 +70,8 @@ class DivaGRPOConfig(GRPOConfig):
     hint_style: HintStyle = field(
         default="prompt",
         metadata={
-            "help": "Think steps stand in the question (prompt), or open the answer (prefix), and are not "
-            "trained on but with opening_advantage."
+            "help": "Think steps stand in the question (prompt), or open the answer (prefix); there they are "
+            "trained on only with opening_advantage."
         },
     )
     hint_opening: str = field(
@@ -81,7 +81,8 @@ class DivaGRPOConfig(GRPOConfig):
         default=0.0,
         metadata={
             "help": "With hint_style=prefix, the given steps are trained on too, each token with this advantage "
-            "(1 to 3, that of a clearly right answer); 0: they are not."
+            "(1 to 3, that of a clearly right answer), and count wherever a loss averages over tokens; 0: they "
+            "are not."
         },
     )
     advantage: str = field(
@@ -139,13 +140,7 @@ class DivaGRPOConfig(GRPOConfig):
                 raise ConfigError(f"{name}={getattr(self, name)}: at least 1")
         if self.refill_rounds < 0 or self.variant_warmup_steps < 0:
             raise ConfigError("refill_rounds and variant_warmup_steps are not negative")
-        if self.opening_advantage < 0:
-            raise ConfigError(f"opening_advantage={self.opening_advantage}: not negative")
-        if self.opening_advantage and self.hint_style != "prefix":
-            raise ConfigError(
-                f"opening_advantage={self.opening_advantage} trains on steps that open the answer, and "
-                f"hint_style={self.hint_style} puts them in the question: set hint_style=prefix"
-            )
+        self._check_opening()
         # Columns such as the answer and the problem's id must reach the rewards and the selection.
         self.remove_unused_columns = False
         super().__post_init__()
@@ -156,6 +151,24 @@ class DivaGRPOConfig(GRPOConfig):
                 f"generation_batch_size={size} is not divisible by num_generations * (num_variants + 1) = "
                 f"{self.num_generations} * {self.num_variants + 1} = {block}: "
                 f"{max(block, size // block * block)} or {(size // block + 1) * block} would work"
+            )
+
+    def _check_opening(self) -> None:
+        advantage = f"opening_advantage={self.opening_advantage}"
+        if self.opening_advantage < 0:
+            raise ConfigError(f"{advantage}: not negative")
+        if not self.opening_advantage:
+            return
+        if self.hint_style != "prefix":
+            raise ConfigError(
+                f"{advantage} trains on steps that open the answer, and hint_style={self.hint_style} puts them in "
+                "the question: set hint_style=prefix"
+            )
+        # One ratio of a whole answer cannot tell the given tokens' advantage from that of the others.
+        if self.importance_sampling_level != "token" or self.loss_type == "vespo":
+            raise ConfigError(
+                f"{advantage} is an advantage of single tokens: set importance_sampling_level=token, and a "
+                "loss_type other than vespo"
             )
 
     @property

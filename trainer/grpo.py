@@ -7,8 +7,8 @@ What is overridden, and why:
   generates; puts DIVA's advantages in the place of GRPO's behind it; moves the live difficulty.
 - `_calculate_rewards`: keeps the rewards of all processes, which TRL gathers there.
 - `_generate_and_score_completions`, `_generate` also in `trainer.seeing`: images are decoded when they are used.
-- `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the steps open the answer,
-  and are trained on with `opening_advantage` alone.
+- `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the steps open the answer;
+  they are trained on where `opening_advantage` is not 0.
 - `_load_from_checkpoint`: a resumed vision-language model gets its weights (transformers' own passes them over).
 - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the live state goes with the checkpoint, and the
   buffered generation where a checkpoint falls between two generations.
@@ -164,8 +164,9 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
             first_row = self.accelerator.process_index * len(inputs)
             pad_id = self._tokenizer.pad_token_id
             batch = batch.refilled(other, take_P, self._layout, first_row, pad_id)
-            self._count_items(batch.output)
         self._put_advantages(batch)
+        if self.args.refill_rounds or self.args.opening_advantage:
+            self._count_items(batch.output)
         self.recorder.maybe_flush(self.state.global_step)
         return batch.output
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from trainer.seeing import SeeingGRPOTrainer
 
 
@@ -48,27 +50,38 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
         return prompt_ids, completion_ids, mask, completions, logprobs, extra, images, tool_images
 
     def _train_on_openings(self, output: dict[str, Any], advantage: float) -> None:
-        """Take the given tokens into the loss, all with one advantage, beside those that the policy wrote.
+        """Take the given tokens into the loss, each with one advantage, beside those that the policy wrote.
 
-        On the policy's own distribution a clipped loss with a constant advantage has the gradient of that many
-        log-likelihoods: given steps are learnt as in supervised training, the rest by its rewards (UFT,
-        arXiv 2505.16984, there with a hint length that falls with time).
+        Where the ratio is 1, a clipped loss has the gradient of the log-likelihood times the advantage: given steps
+        are learnt as in supervised training, the rest by its rewards (UFT, arXiv 2505.16984, there with a hint
+        length that falls with time).
 
         Args:
-            output: TRL's tensors behind a generation and its advantages, (B,) before and (B, T) after; without
-                any opening they stay as they are.
+            output: TRL's tensors behind a generation. Where there is an opening, `advantages` become (B, T), and
+                given tokens count in `tool_mask`.
             advantage: of each given token.
         """
         written_BT = output.get("tool_mask")
-        if written_BT is not None:
-            # A truncated answer that TRL leaves out of the loss has no token in `completion_mask` either.
-            given_BT = (written_BT.cumsum(dim=1) == 0) & output["completion_mask"].bool()
-            output["advantages"] = output["advantages"][:, None].masked_fill(given_BT, advantage)
-            output["tool_mask"] = written_BT.masked_fill(given_BT, 1)
-        self._count_items(output)  # on every process, those whose rows have no opening too: it gathers
+        if written_BT is None:
+            return
+        # A truncated answer that TRL leaves out of the loss has no token in `completion_mask` either.
+        given_BT = (written_BT.cumsum(dim=1) == 0) & output["completion_mask"].bool()
+        output["advantages"] = output["advantages"][:, None].masked_fill(given_BT, advantage)
+        output["tool_mask"] = written_BT.masked_fill(given_BT, 1)
+        # vLLM sampled none of them: NaN is TRL's own for a token without evidence, and no ratio corrects it.
+        if "sampling_per_token_logps" in output:
+            output["sampling_per_token_logps"] = output["sampling_per_token_logps"].masked_fill(
+                given_BT, torch.nan
+            )
+        if "importance_sampling_ratio" in output:
+            ratio_BT = output["importance_sampling_ratio"].expand(given_BT.shape)
+            output["importance_sampling_ratio"] = ratio_BT.masked_fill(given_BT, 1.0)
 
     def _count_items(self, output: dict[str, Any]) -> None:
-        """Count anew what TRL divides some losses by: the tokens that are trained on, of all processes."""
+        """Count anew what TRL divides some losses by: the tokens that are trained on, of all processes.
+
+        It gathers, and so is for every process, those whose rows have no opening too.
+        """
         mask_BT = output["completion_mask"] * output.get("tool_mask", 1)
         output["num_items_in_batch"] = self.accelerator.gather(mask_BT.sum()).sum()
 

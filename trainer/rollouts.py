@@ -143,7 +143,8 @@ class RolloutBatch:
 
         Args:
             problem_ids: of the training data, by row number.
-            advantage_PVN: what the loss sees; None where the rollouts are not trained on, and count as 0.
+            advantage_PVN: what the loss sees of the policy's own tokens; None where the rollouts are not trained
+                on, and count as 0.
             only_P: which problems.
         """
         places = np.flatnonzero(only_P).tolist()

@@ -2,7 +2,8 @@
 
 Rollouts a step, the optimizer, the model and the problems are equal. A step has 64 rollouts: 8 prompts of GRPO with 8
 each, and 4 problems with one variant each, or fewer with more variants. Where groups are half as large there are twice
-as many; GRPO is there with both sizes.
+as many; GRPO is there with both sizes. Two and four variants make 63 and 60 of it, and groups smaller; supervised
+training has no rollouts.
 """
 
 from __future__ import annotations

@@ -77,8 +77,7 @@ CONTENDERS: dict[str, tuple[str, str]] = {
     ),
     "uniform_taught": (
         "ours without the aim",
-        "the same with any prompt of a problem by chance: what teaching the given steps is worth without live "
-        "difficulty.",
+        "the same with any prompt of a problem by chance: what teaching the given steps is worth whichever they are.",
     ),
     "untaught": (
         "ours without teaching",

@@ -150,11 +150,13 @@ class Control:
     Attributes:
         contender: its name.
         gains: by cost, how many times as much it needs as ours; less than 1 where it is the faster.
+        bounded: its median never reached the target, so that gains are lower bounds.
         lead: final accuracy of ours less its own, paired by seed, median.
     """
 
     contender: str
     gains: dict[str, Interval]
+    bounded: bool
     lead: Interval | None
 
 
@@ -269,7 +271,7 @@ def _row(name: str, mine: BySeed, reference: BySeed, baseline: BySeed, aim: floa
     if mine is not reference:
         gains = {cost: g for cost in COSTS if (g := gain(reference, mine, baseline, cost)) is not None}
         lead = _lead(mine, reference)
-        bounded = bool(np.isinf(np.median([needed(run, aim)["steps"] for run in reference.values()])))
+        bounded = _unreached(reference, aim)
     return Row(
         contender=name,
         learning_rate=found[0].learning_rate,
@@ -305,7 +307,11 @@ def _verdict(found: Mapping[str, BySeed], name: str) -> list[Criterion]:
     return criteria
 
 
-def _controls(found: Mapping[str, BySeed]) -> list[Control]:
+def _unreached(mine: BySeed, aim: float) -> bool:
+    return bool(np.isinf(np.median([needed(run, aim)["steps"] for run in mine.values()])))
+
+
+def _controls(found: Mapping[str, BySeed], aim: float) -> list[Control]:
     if not {OURS, BASELINE} <= found.keys():
         return []
     controls = []
@@ -313,7 +319,8 @@ def _controls(found: Mapping[str, BySeed]) -> list[Control]:
         if name in found:
             gains = {cost: gain(found[name], found[OURS], found[BASELINE], cost) for cost in COSTS}
             lead = _lead(found[OURS], found[name])
-            controls.append(Control(name, {k: g for k, g in gains.items() if g is not None}, lead))
+            known = {cost: times for cost, times in gains.items() if times is not None}
+            controls.append(Control(name, known, _unreached(found[name], aim), lead))
     return controls
 
 
@@ -404,7 +411,7 @@ def _task(
         ablations=_rows(whole | reduced, whole[PAPER], baseline, aim) if whole else [],
         verdict=_verdict(found, OURS),
         verdict_paper=_verdict(found, PAPER),
-        controls=_controls(found),
+        controls=_controls(found, aim),
         otherwise=_otherwise(found),
     )
 

@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import IO
 
@@ -67,18 +66,12 @@ def run_apart(
         env=environment,
         start_new_session=True,  # Ctrl-C is for the caller, who ends the process below
     )
-    expired = threading.Event()
-
-    def end() -> None:
-        expired.set()
-        process.kill()
-
-    timer = threading.Timer(timeout_s + _GRACE_S, end)
-    timer.start()
+    # No thread keeps the time: one that Ctrl-C came before the `try` of would outlive the query, and the command.
     try:
-        out, err = process.communicate(json.dumps(request).encode())
+        out, err = process.communicate(json.dumps(request).encode(), timeout_s + _GRACE_S)
+    except subprocess.TimeoutExpired:
+        raise QueryError(too_long(timeout_s)) from None
     finally:
-        timer.cancel()
         process.kill()
         process.wait()
     if process.returncode == 0:
@@ -86,8 +79,6 @@ def run_apart(
     if process.returncode == _REFUSED:
         kind, _, message = err.decode().strip().splitlines()[-1].partition(" ")
         raise {"StoreError": StoreError}.get(kind, QueryError)(message)
-    if expired.is_set():
-        raise QueryError(too_long(timeout_s))
     if process.returncode < 0 or b"MemoryError" in err or b"bad_alloc" in err:
         raise QueryError(too_large(memory_mb))
     reason = err.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {process.returncode}"]

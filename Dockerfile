@@ -3,6 +3,7 @@ FROM python:3.11-slim
 
 WORKDIR /opt/diva-grpo
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY diva_grpo diva_grpo
 COPY schemas schemas
 COPY pipeline pipeline
 COPY trainer trainer

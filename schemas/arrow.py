@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin
 import pyarrow as pa
 from pydantic import BaseModel
 
-from schemas.records import Record
+from diva_grpo.schemas.records import Record
 
 # The order of the records of a key: by time of the append, then by position in it.
 ORDER_FIELDS = (pa.field("recorded_at", pa.timestamp("us")), pa.field("record_no", pa.int32()))

@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, model_validator
 
-from schemas.recipe import OperationName
-from schemas.records import Aspect, Kind
+from diva_grpo.schemas.recipe import OperationName
+from diva_grpo.schemas.records import Aspect, Kind
 
 TEXT_KINDS = (Kind.REWORD, Kind.HARDER, Kind.THINK_STEP)
 """Kinds that a teacher writes; images are perturbed when they are used."""

@@ -1,7 +1,7 @@
 """Versions of the store's schema, and how the rows of an older one are read as those of this one.
 
 A new version is due where a column changes its name, type or meaning, or leaves. A column that is only
-added needs none, if it may be NULL: parts without it are read as NULL. `tests/test_store_versions.py` pins
+added needs none, if it may be NULL: parts without it are read as NULL. `tests/store/test_store_versions.py` pins
 the schema, and has a store of each version.
 """
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.records import Problem, Variant
+from diva_grpo.schemas.records import Problem, Variant
 
 HINT_OPENING = "\n\nThe first steps of a solution:\n"
 HINT_CLOSING = "\nContinue from here."

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from schemas.records import Kind
+from diva_grpo.schemas.records import Kind
 
 RENDERER = 1
 """Version of the renderer: it changes with any change of the pixels (or texts) that a recipe gives."""

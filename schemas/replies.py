@@ -5,7 +5,7 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from schemas.records import Aspect
+from diva_grpo.schemas.records import Aspect
 
 
 class Reply(BaseModel):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from schemas.config import Config
+from diva_grpo.schemas.config import Config
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 

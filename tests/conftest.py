@@ -19,11 +19,11 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 if not Path("/proc/driver/nvidia").exists():
     os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
-from flows.cli import main
-from pipeline.scripted_teacher import ScriptedTeacher, create_app, serve
-from pipeline.store import VariantStore
-from schemas.config import TeacherConfig
-from schemas.records import Problem
+from diva_grpo.flows.cli import main
+from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import TeacherConfig
+from diva_grpo.schemas.records import Problem
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with plain prompts."""
-    from tests.tiny import tiny_model  # imports torch, which most tests do without
+    from tests.support.tiny import tiny_model  # imports torch, which most tests do without
 
     return tiny_model(tmp_path_factory.mktemp("tiny"))
 
@@ -46,7 +46,7 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def chat_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with a chat template."""
-    from tests.tiny import tiny_model
+    from tests.support.tiny import tiny_model
 
     return tiny_model(tmp_path_factory.mktemp("tiny-chat"), chat=True)
 

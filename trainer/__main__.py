@@ -1,9 +1,9 @@
-"""`accelerate launch -m trainer ...`: the training command on every process."""
+"""`accelerate launch -m diva_grpo.trainer ...`: the training command on every process."""
 
 import sys
 
-from schemas.exceptions import ConfigError, DivaError
-from trainer.train import main
+from diva_grpo.schemas.exceptions import ConfigError, DivaError
+from diva_grpo.trainer.train import main
 
 try:
     main(sys.argv[1:])

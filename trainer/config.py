@@ -7,10 +7,10 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 from trl import GRPOConfig
 
-from schemas.exceptions import ConfigError
-from trainer.advantages import ADVANTAGES, AdvantageSettings, Balance, Rescale
-from trainer.prompts import HintStyle
-from trainer.selection import SELECTORS
+from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.trainer.method.advantages import ADVANTAGES, AdvantageSettings, Balance, Rescale
+from diva_grpo.trainer.method.selection import SELECTORS
+from diva_grpo.trainer.prompts import HintStyle
 
 _NAMED = {"selector": SELECTORS, "advantage": ADVANTAGES}
 

@@ -6,10 +6,10 @@ import logging
 
 from datasets import Dataset
 
-from pipeline.store import VariantStore
-from schemas.exceptions import ConfigError
-from schemas.records import Problem
-from trainer.prompts import PromptBuilder
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.records import Problem
+from diva_grpo.trainer.prompts import PromptBuilder
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ What is overridden, and why:
 - `_generate_and_score_completions`: chooses the variants by live difficulty and swaps the prompts before TRL
   generates; puts DIVA's advantages in the place of GRPO's behind it; moves the live difficulty.
 - `_calculate_rewards`: keeps the rewards of all processes, which TRL gathers there.
-- `_generate_and_score_completions`, `_generate` also in `trainer.seeing`: images are decoded when they are used.
+- `_generate_and_score_completions`, `_generate` also in `trainer.vision`: images are decoded when they are used.
 - `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the steps open the answer;
   they are trained on where `opening_advantage` is not 0.
 - `_load_from_checkpoint`: a resumed vision-language model gets its weights (transformers' own passes them over).
@@ -14,7 +14,7 @@ What is overridden, and why:
   buffered generation where a checkpoint falls between two generations.
 
 All else, the clipped loss included, is TRL's. These methods are private, so TRL is pinned to one minor version;
-`tests/test_trl_contract.py` names what is relied on. Where we depart from the paper: DESIGN.md, The method.
+`tests/trainer/test_trl_contract.py` names what is relied on. Where we depart from the paper: DESIGN.md, The method.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from pipeline.store import Snapshot, VariantStore
-from schemas.exceptions import ConfigError
-from schemas.records import DifficultyEvent, Rollout
-from trainer.config import DivaGRPOConfig
-from trainer.live import LiveDifficulty
-from trainer.openings import OpenedGRPOTrainer
-from trainer.plan import Layout, make_plan, planned_rows
-from trainer.prompts import PromptBuilder
-from trainer.recorder import Recorder, RecorderCallback
-from trainer.rollouts import RolloutBatch
-from trainer.sampler import EpochRepeatSampler
-from trainer.seeing import ImageRows
-from trainer.selection import SELECTORS, Draw
+from diva_grpo.pipeline.store import Snapshot, VariantStore
+from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.records import DifficultyEvent, Rollout
+from diva_grpo.trainer.config import DivaGRPOConfig
+from diva_grpo.trainer.method.live import LiveDifficulty
+from diva_grpo.trainer.method.selection import SELECTORS, Draw
+from diva_grpo.trainer.openings import OpenedGRPOTrainer
+from diva_grpo.trainer.plan import Layout, make_plan, planned_rows
+from diva_grpo.trainer.prompts import PromptBuilder
+from diva_grpo.trainer.recorder import Recorder, RecorderCallback
+from diva_grpo.trainer.rollouts import RolloutBatch
+from diva_grpo.trainer.sampler import EpochRepeatSampler
+from diva_grpo.trainer.vision import ImageRows
 
 STATE_FILE = "diva_state.pt"
 

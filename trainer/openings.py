@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from trainer.seeing import SeeingGRPOTrainer
+from diva_grpo.trainer.vision import SeeingGRPOTrainer
 
 
 class OpenedGRPOTrainer(SeeingGRPOTrainer):

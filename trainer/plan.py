@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.store import Snapshot, SnapshotVariant, VariantText
-from schemas.records import ORIGINAL
-from trainer.difficulty import BetaCounts, pass_rate_from_difficulty, variant_difficulty
-from trainer.live import LiveDifficulty
-from trainer.prompts import PromptBuilder
-from trainer.seeing import ImageRows
-from trainer.selection import Candidate, Draw, Selector
+from diva_grpo.pipeline.store import Snapshot, SnapshotVariant, VariantText
+from diva_grpo.schemas.records import ORIGINAL
+from diva_grpo.trainer.method.difficulty import BetaCounts, pass_rate_from_difficulty, variant_difficulty
+from diva_grpo.trainer.method.live import LiveDifficulty
+from diva_grpo.trainer.method.selection import Candidate, Draw, Selector
+from diva_grpo.trainer.prompts import PromptBuilder
+from diva_grpo.trainer.vision import ImageRows
 
 IntArray = npt.NDArray[np.int64]
 
@@ -84,7 +84,7 @@ def make_plan(
         layout: of the batch.
         snapshot: the accepted variants; None is without any.
         live: difficulties and counts.
-        selector: one of `trainer.selection.SELECTORS`.
+        selector: one of `trainer.method.selection.SELECTORS`.
         seed: of the run.
         step: TRL's global_step.
         warmup: all slots get the original (plain GRPO).

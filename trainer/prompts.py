@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from schemas.question import Question, place_images, render_question
+from diva_grpo.schemas.question import Question, place_images, render_question
 
 HintStyle = Literal["prompt", "prefix"]
 Prompt = str | list[dict[str, Any]]

@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from pipeline.store import VariantStore
-from schemas.records import Attempt, DifficultyEvent, Record, Rollout, TrainStep
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.records import Attempt, DifficultyEvent, Record, Rollout, TrainStep
 
 
 class Recorder:

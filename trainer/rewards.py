@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.grade import grade
-from schemas.exceptions import ConfigError
+from diva_grpo.pipeline.grade import grade
+from diva_grpo.schemas.exceptions import ConfigError
 
 Completion = str | list[dict[str, Any]]
 RewardFunc = Callable[..., list[float | None]]

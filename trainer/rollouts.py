@@ -13,9 +13,9 @@ import pyarrow as pa
 import torch
 from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
-from trainer.advantages import ADVANTAGES, AdvantageSettings, diva_advantages
-from trainer.live import LiveDifficulty
-from trainer.plan import IntArray, Layout, Plan, pool_of
+from diva_grpo.trainer.method.advantages import ADVANTAGES, AdvantageSettings, diva_advantages
+from diva_grpo.trainer.method.live import LiveDifficulty
+from diva_grpo.trainer.plan import IntArray, Layout, Plan, pool_of
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -74,7 +74,7 @@ class RolloutBatch:
         """(B,) advantages of all rollouts, float64.
 
         Args:
-            name: one of `trainer.advantages.ADVANTAGES`, or `grpo`: all rollouts of a problem as one group,
+            name: one of `trainer.method.advantages.ADVANTAGES`, or `grpo`: all rollouts of a problem as one group,
                 for the warm-up, in which all are of its original prompt.
             settings: the knobs.
         """

@@ -1,6 +1,6 @@
 """Where a training run is short of variants: no accepted one is near the offset that selection would like.
 
-The rule is `contract.md`'s, and what selection wants is `trainer.selection`'s own: the table of targets of one
+The rule is `contract.md`'s, and what selection wants is `trainer.method.selection`'s own: the table of targets of one
 variant, and the delta nearest to it.
 """
 
@@ -12,11 +12,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.store import VariantStore
-from pipeline.store.snapshot import Deltas
-from schemas.exceptions import ConfigError
-from trainer.difficulty import FloatArray
-from trainer.selection import wanted_delta
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.snapshot import Deltas
+from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.trainer.method.difficulty import FloatArray
+from diva_grpo.trainer.method.selection import wanted_delta
 
 WINDOW_STEPS: Final = 200
 """Last steps of a run in which a problem must have been seen."""

@@ -18,9 +18,9 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOTrainer
 
-from schemas.exceptions import ConfigError
-from schemas.records import TrainStep
-from trainer.recorder import Recorder
+from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.records import TrainStep
+from diva_grpo.trainer.recorder import Recorder
 
 
 @dataclass(slots=True)

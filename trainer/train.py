@@ -1,7 +1,7 @@
 """The training command: YAML and flags in TRL's own manner.
 
 diva train --config data/train_demo.yaml --store DIR --max_steps 20
-accelerate launch -m trainer --config data/train_demo.yaml --store DIR
+accelerate launch -m diva_grpo.trainer --config data/train_demo.yaml --store DIR
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
-from pipeline.shown import MAX_PIXELS, MIN_PIXELS
-from pipeline.store import VariantStore
-from schemas.exceptions import ConfigError
-from trainer.config import DivaGRPOConfig
-from trainer.data import problems_dataset, training_problems
-from trainer.grpo import STATE_FILE, DivaGRPOTrainer
-from trainer.policy import load_processor, load_tokenizer, reads_images
-from trainer.prompts import PromptBuilder
-from trainer.rewards import load_rewards
-from trainer.seeing import ImageRows
-from trainer.steps import StepRecorder
+from diva_grpo.pipeline.images.shown import MAX_PIXELS, MIN_PIXELS
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.trainer.config import DivaGRPOConfig
+from diva_grpo.trainer.data import problems_dataset, training_problems
+from diva_grpo.trainer.evaluation.policy import load_processor, load_tokenizer, reads_images
+from diva_grpo.trainer.grpo import STATE_FILE, DivaGRPOTrainer
+from diva_grpo.trainer.prompts import PromptBuilder
+from diva_grpo.trainer.rewards import load_rewards
+from diva_grpo.trainer.steps import StepRecorder
+from diva_grpo.trainer.vision import ImageRows
 
 EXAMPLE = "example: diva train --config data/train_demo.yaml --store runs/store --max_steps 20"
 

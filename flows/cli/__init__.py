@@ -10,16 +10,16 @@ import sys
 
 import click
 
-from flows.cli.data import generate, ingest, label, verify
-from flows.cli.export import export
-from flows.cli.query import init, report, sql, status
-from flows.cli.running import curate, demo, teacher
-from flows.cli.serving import serve
-from flows.cli.show import show
-from flows.cli.topping import top_up
-from flows.cli.training import evaluate, train
-from flows.cli.upkeep import compact, doctor, lake
-from schemas.exceptions import ConfigError, DivaError
+from diva_grpo.flows.cli.data import generate, ingest, label, verify
+from diva_grpo.flows.cli.export import export
+from diva_grpo.flows.cli.query import init, report, sql, status
+from diva_grpo.flows.cli.running import curate, demo, teacher
+from diva_grpo.flows.cli.serving import serve
+from diva_grpo.flows.cli.show import show
+from diva_grpo.flows.cli.topping import top_up
+from diva_grpo.flows.cli.training import evaluate, train
+from diva_grpo.flows.cli.upkeep import compact, doctor, lake
+from diva_grpo.schemas.exceptions import ConfigError, DivaError
 
 COMMANDS = (
     init,

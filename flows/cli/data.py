@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.cli.options import (
+from diva_grpo.flows.cli.options import (
     config_options,
     limit_option,
     made,
-    progress_bar,
     store_option,
     take,
     teacher_of,
     teacher_options,
 )
-from flows.cli.supplying import solver_option, supply_store
-from flows.cli.working import Limits, filter_option, limit_options, rehearsed, watched
-from schemas.config import IMAGE_KINDS, GenerateConfig, LabelConfig, VerifyConfig
-from schemas.exceptions import ConfigError, TeacherError
-from schemas.mapping import PRESETS, ColumnMapping
-from schemas.records import Status
+from diva_grpo.flows.cli.supplying import solver_option, supply_store
+from diva_grpo.flows.cli.working import Limits, filter_option, limit_options, rehearsed, watched
+from diva_grpo.pipeline.session.progress import progress_bar
+from diva_grpo.schemas.config import IMAGE_KINDS, GenerateConfig, LabelConfig, VerifyConfig
+from diva_grpo.schemas.exceptions import ConfigError, TeacherError
+from diva_grpo.schemas.mapping import PRESETS, ColumnMapping
+from diva_grpo.schemas.records import Status
 
 if TYPE_CHECKING:
-    from pipeline.store import VariantStore
+    from diva_grpo.pipeline.store import VariantStore
 
 _COLUMN_FLAGS = ("id", "problem", "answer", "images", "options", "solution", "level")
 
@@ -88,8 +88,8 @@ def ingest(
               diva ingest mine.parquet --id-column id --problem-column q --answer-column a --store runs/store
               diva ingest augmented.parquet --preset diva --generator-model o3 --store runs/store
     """
-    from pipeline.ingest import ingest as run
-    from pipeline.store import VariantStore
+    from diva_grpo.pipeline.ingest import ingest as run
+    from diva_grpo.pipeline.store import VariantStore
 
     base = PRESETS[preset] if preset else ColumnMapping()
     given = {name: columns[f"{name}_column"] for name in _COLUMN_FLAGS if columns[f"{name}_column"]}
@@ -147,8 +147,8 @@ def generate(
               diva generate --store runs/store --model gpt-4.1-mini --accepted 5
               diva generate --store runs/store --model gpt-4.1-mini --accepted reword=5,think_step=3
     """
-    from pipeline.generate import generate as run
-    from pipeline.store import VariantStore
+    from diva_grpo.pipeline.stages.generate import generate as run
+    from diva_grpo.pipeline.store import VariantStore
 
     store, config = VariantStore(store_dir), made(GenerateConfig, take(values, GenerateConfig))
     limits = Limits.of(values)
@@ -209,11 +209,11 @@ def verify(store_dir: Path, problem_filter: str | None, **values: Any) -> None:
               diva verify --store runs/store --model qwen --judge-model gpt-4.1 \\
                   --checks format,leak,numbers,duplicate,answer,judge
     """
-    from pipeline.checks import Judge
-    from pipeline.solve import VERIFICATION, TeacherSolver
-    from pipeline.store import VariantStore
-    from pipeline.verify import count_undecided, has_texts
-    from pipeline.verify import verify as run
+    from diva_grpo.pipeline.checks import Judge
+    from diva_grpo.pipeline.stages.solve import VERIFICATION, TeacherSolver
+    from diva_grpo.pipeline.stages.verify import count_undecided, has_texts
+    from diva_grpo.pipeline.stages.verify import verify as run
+    from diva_grpo.pipeline.store import VariantStore
 
     store, config = VariantStore(store_dir), made(VerifyConfig, take(values, VerifyConfig))
     limits = Limits.of(values)
@@ -284,10 +284,10 @@ def label(
                   --samples 8 --max-tokens 1024 --label-model
               diva label --store runs/store --policy data/demo_model --samples 8 --hint-style prefix
     """
-    from pipeline.label import UNJUDGED, count_unlabelled
-    from pipeline.label import label as run
-    from pipeline.solve import Solver, TeacherSolver, policy_prompt
-    from pipeline.store import VariantStore
+    from diva_grpo.pipeline.stages.label import UNJUDGED, count_unlabelled
+    from diva_grpo.pipeline.stages.label import label as run
+    from diva_grpo.pipeline.stages.solve import Solver, TeacherSolver, policy_prompt
+    from diva_grpo.pipeline.store import VariantStore
 
     if system_prompt is not None and not (policy or as_policy):
         raise click.UsageError("--system-prompt goes with --policy or --as-policy")
@@ -299,8 +299,8 @@ def label(
     if policy and (limits.dry_run or limits.max_cost or limits.batch):
         raise click.UsageError("--policy costs nothing: leave --dry-run, --max-cost and --batch out")
     if policy:
-        from pipeline.shown import MAX_PIXELS, MIN_PIXELS
-        from trainer.policy import PolicySolver
+        from diva_grpo.pipeline.images.shown import MAX_PIXELS, MIN_PIXELS
+        from diva_grpo.trainer.evaluation.policy import PolicySolver
 
         max_tokens, temperature = values["max_tokens"] or 512, values["temperature"]
         solver = PolicySolver(

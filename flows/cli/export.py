@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from flows.cli.options import config_options, made, progress_bar, store_option
-from schemas.config import ExportConfig
-from schemas.exceptions import ConfigError
+from diva_grpo.flows.cli.options import config_options, made, store_option
+from diva_grpo.pipeline.session.progress import progress_bar
+from diva_grpo.schemas.config import ExportConfig
+from diva_grpo.schemas.exceptions import ConfigError
 
 
 @click.command()
@@ -30,9 +31,9 @@ def export(out: Path, store_dir: Path, push_to_hub: str | None, public: bool, **
               diva export train.parquet --store runs/store --format parquet --preset verl --where "split = 'train'"
               diva export labels.jsonl --store runs/store --format jsonl --what labels
     """
-    from pipeline.export import export as run
-    from pipeline.export.hub import check_token, push
-    from pipeline.store import VariantStore
+    from diva_grpo.pipeline.export import export as run
+    from diva_grpo.pipeline.export.hub import check_token, push
+    from diva_grpo.pipeline.store import VariantStore
 
     config = made(ExportConfig, values)
     if push_to_hub:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -14,8 +13,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from schemas.config import Config, TeacherConfig
-from schemas.exceptions import ConfigError
+from diva_grpo.schemas.config import Config, TeacherConfig
+from diva_grpo.schemas.exceptions import ConfigError
 
 C = TypeVar("C", bound=BaseModel)
 Command = Callable[..., Any]
@@ -175,12 +174,3 @@ def teacher_of(values: dict[str, Any], *, retry_failed: bool = False) -> Teacher
     """
     file = values.pop("teacher_config")
     return made(TeacherConfig, take(values, TeacherConfig) | {"retry_failed": retry_failed or None}, file)
-
-
-@contextmanager
-def progress_bar(total: int | None, unit: str) -> Any:
-    """A progress bar on standard error, or a count where no total is known; yields what to tell of work done."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit=f" {unit}", disable=None) as bar:
-        yield bar.update

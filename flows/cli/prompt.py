@@ -16,9 +16,9 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
-from pipeline.store.catalog import View, example_queries
-from pipeline.store.sql import split_statements
-from schemas.exceptions import DivaError, QueryError
+from diva_grpo.pipeline.store.catalog import View, example_queries
+from diva_grpo.pipeline.store.sql import split_statements
+from diva_grpo.schemas.exceptions import DivaError, QueryError
 
 HELP = """\
 A SELECT ends with a semicolon and may take several lines. Tab completes, the arrows find what was typed before.

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.cli.options import store_option
-from schemas.exceptions import QueryError
+from diva_grpo.flows.cli.options import store_option
+from diva_grpo.schemas.exceptions import QueryError
 
 if TYPE_CHECKING:
-    from pipeline.store.catalog import View
-    from pipeline.store.signs import Sign
+    from diva_grpo.pipeline.store.catalog import View
+    from diva_grpo.pipeline.store.files.liveness import Sign
 
 _STATUS = (
     ("Problems", "SELECT source, split, count(*) AS problems FROM problems GROUP BY ALL ORDER BY ALL"),
@@ -56,10 +56,10 @@ def status(store_dir: Path) -> None:
     \b
     example: diva status --store runs/store
     """
-    from pipeline.agreement import HUMAN_AGREEMENT
-    from pipeline.store import VariantStore, render, run_select
-    from pipeline.store.signs import signs
-    from pipeline.teacher.batch_book import pending_batches
+    from diva_grpo.pipeline.store import VariantStore, render, run_select
+    from diva_grpo.pipeline.store.agreement import HUMAN_AGREEMENT
+    from diva_grpo.pipeline.store.files.liveness import signs
+    from diva_grpo.pipeline.teacher.wire.batch.book import pending_batches
 
     store = VariantStore(store_dir)
     left = signs(store.root)
@@ -88,7 +88,7 @@ def status(store_dir: Path) -> None:
 
 def _progress(sign: Sign) -> str:
     """How far a run is, or was when it died."""
-    from pipeline.teacher.meter import state_line
+    from diva_grpo.pipeline.teacher.meter import state_line
 
     return f"{sign.run_id}: {state_line(sign.state) if sign.state else 'no figures'}"
 
@@ -105,8 +105,8 @@ def report(store_dir: Path, page: Path | None) -> None:
     examples: diva report --store runs/store
               diva report --store runs/store --html report.html
     """
-    from pipeline.report import html_report, text_report
-    from pipeline.store import VariantStore
+    from diva_grpo.pipeline.store import VariantStore
+    from diva_grpo.pipeline.store.report import html_report, text_report
 
     store = VariantStore(store_dir)
     if page is None:
@@ -174,10 +174,10 @@ def sql(
               diva sql --schema --store runs/store
               diva sql --file queries.sql --format csv --store runs/store
     """
-    from flows.cli.prompt import example, examples_text, run_prompt
-    from pipeline.store import VariantStore, render, run_apart
-    from pipeline.store.catalog import describe_views
-    from pipeline.store.sql import split_statements
+    from diva_grpo.flows.cli.prompt import example, examples_text, run_prompt
+    from diva_grpo.pipeline.store import VariantStore, render, run_apart
+    from diva_grpo.pipeline.store.catalog import describe_views
+    from diva_grpo.pipeline.store.sql import split_statements
 
     if sum(given is not None for given in (query, query_file, number)) + schema + examples > 1:
         raise click.UsageError("give one of QUERY, --file, --schema, --examples and --example")
@@ -225,8 +225,8 @@ def _text_of(file: Path | None) -> str:
 def _show_schema(views: list[View], output_format: str, output: Path | None) -> None:
     import pyarrow as pa
 
-    from flows.cli.prompt import schema_text
-    from pipeline.store import render
+    from diva_grpo.flows.cli.prompt import schema_text
+    from diva_grpo.pipeline.store import render
 
     if output_format == "table" and output is None:
         click.echo(schema_text(views))
@@ -252,8 +252,8 @@ def init(store_dir: Path) -> None:
     example: diva init --store runs/store
              duckdb -readonly runs/store/store.duckdb
     """
-    from pipeline.store import VariantStore
-    from pipeline.store.catalog import write_views
+    from diva_grpo.pipeline.store import VariantStore
+    from diva_grpo.pipeline.store.catalog import write_views
 
     database, script = write_views(VariantStore(store_dir, create=True))
     click.echo(f"{database} and {script.name} written: `duckdb -readonly {database}` opens the store")

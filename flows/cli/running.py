@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from flows.cli.options import config_options, made, store_option, take, teacher_of, teacher_options
-from flows.cli.supplying import WHY_SHORT
-from flows.cli.working import Limits, dry_run_option, rehearse_curation
-from schemas.config import CurateConfig, GenerateConfig, LabelConfig, VerifyConfig
-from schemas.exceptions import TeacherError
-from schemas.records import Status
+from diva_grpo.flows.cli.options import config_options, made, store_option, take, teacher_of, teacher_options
+from diva_grpo.flows.cli.supplying import WHY_SHORT
+from diva_grpo.flows.cli.working import Limits, dry_run_option, rehearse_curation
+from diva_grpo.schemas.config import CurateConfig, GenerateConfig, LabelConfig, VerifyConfig
+from diva_grpo.schemas.exceptions import TeacherError
+from diva_grpo.schemas.records import Status
 
 
 @click.command()
@@ -33,8 +33,8 @@ def curate(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
               diva curate --store runs/store --model qwen --accepted reword=5,think_step=3
               diva curate --store runs/store --model gpt-4.1-mini --batch --dry-run
     """
-    from pipeline.store import VariantStore
-    from pipeline.teacher.live import endpoint_url
+    from diva_grpo.pipeline.store import VariantStore
+    from diva_grpo.pipeline.teacher.wire.live import endpoint_url
 
     retry_failed = values["retry_failed"]
     config = made(
@@ -58,8 +58,8 @@ def curate(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
     if dry_run:
         rehearse_curation(VariantStore(store_dir), config, limits)
         return
-    from flows.curate import curate as flow
-    from flows.server import prefect_api
+    from diva_grpo.flows.runs.curate import curate as flow
+    from diva_grpo.flows.runs.server import prefect_api
 
     prefect_api()
     counts = flow(config)
@@ -100,8 +100,8 @@ def teacher(store_dir: Path, port: int, wrong_share: float, error_share: float, 
     example: diva teacher --store runs/store --port 8710
              diva generate --store runs/store --base-url http://127.0.0.1:8710/v1 --model scripted-teacher
     """
-    from pipeline.scripted_teacher import ScriptedTeacher, create_app, serve
-    from pipeline.store import VariantStore
+    from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
+    from diva_grpo.pipeline.store import VariantStore
 
     problems = VariantStore(store_dir).problems()
     script = ScriptedTeacher(problems, wrong_share=wrong_share, seed=seed)
@@ -130,6 +130,6 @@ def demo(data_dir: Path, store_dir: Path | None, short: bool) -> None:
     \b
     example: diva demo --short
     """
-    from flows.demo import run_demo
+    from diva_grpo.flows.demo.run import run_demo
 
     click.echo(run_demo(data_dir, store_dir, short=short))

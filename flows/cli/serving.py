@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from schemas.exceptions import ConfigError
-from schemas.serving import ServedFlow
+from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.serving import ServedFlow
 
 
 @click.command()
@@ -42,7 +42,7 @@ def serve(file: Path, only: tuple[str, ...], pause: bool, resume: bool, port: in
     """
     if pause and resume:
         raise ConfigError("give --pause or --resume, not both")
-    from flows import serving
+    from diva_grpo.flows.runs import deployments as serving
 
     chosen = [_rescheduled(s, schedule) for s in serving.read_serving(file).deployments]
     for name in set(only) - {served.name for served in chosen}:

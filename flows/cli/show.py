@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from flows.cli.options import store_option
-from schemas.exceptions import ConfigError
+from diva_grpo.flows.cli.options import store_option
+from diva_grpo.schemas.exceptions import ConfigError
 
 _PAGE = 20
 
@@ -35,8 +35,8 @@ def show(
     examples: diva show figures/figure-07 --store runs/store
               diva show --store runs/store --problem-filter "len(images) > 0" --html gallery.html
     """
-    from flows.looking import as_text, look
-    from pipeline.store import VariantStore
+    from diva_grpo.flows.pages.look import as_text, look
+    from diva_grpo.pipeline.store import VariantStore
 
     if problem_ids and where is not None:
         raise click.UsageError("give ids, or --problem-filter")
@@ -50,7 +50,7 @@ def show(
     if html is None:
         click.echo("\n\n".join(map(as_text, looked)))
         return
-    from flows.gallery import write_gallery
+    from diva_grpo.flows.pages.gallery import write_gallery
 
     write_gallery(store, looked, html, f"Problems and their variants: {store_dir.name}")
     variants = sum(len(one.variants) for one in looked)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.cli.options import made
-from flows.cli.working import Limits, rehearsed, watched
-from schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
-from schemas.exceptions import TeacherError
-from schemas.records import Status
+from diva_grpo.flows.cli.options import made
+from diva_grpo.flows.cli.working import Limits, rehearsed, watched
+from diva_grpo.schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
+from diva_grpo.schemas.exceptions import TeacherError
+from diva_grpo.schemas.records import Status
 
 if TYPE_CHECKING:
-    from pipeline.store import VariantStore
+    from diva_grpo.pipeline.store import VariantStore
 
 WHY_SHORT = "select * from shortages where accepted < wanted"
 """The query for problems that have too few variants of a kind."""
@@ -50,7 +50,7 @@ def supply_store(
         ConfigError: the file does not fit, or what `supply` says.
         TeacherError: not one variant was written.
     """
-    from pipeline.supply import supply, verifying
+    from diva_grpo.pipeline.stages.supply import supply, verifying
 
     solver = made(TeacherConfig, {}, solver_config) if solver_config else teacher
     if limits.dry_run:

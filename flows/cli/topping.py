@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.cli.options import config_options, made, store_option, take, teacher_of, teacher_options
-from flows.cli.supplying import solver_option
-from flows.cli.working import Limits, dry_run_option, rehearsed
-from schemas.config import GenerateConfig, LabelConfig, TeacherConfig, TopUpConfig, VerifyConfig
-from schemas.records import Kind
+from diva_grpo.flows.cli.options import config_options, made, store_option, take, teacher_of, teacher_options
+from diva_grpo.flows.cli.supplying import solver_option
+from diva_grpo.flows.cli.working import Limits, dry_run_option, rehearsed
+from diva_grpo.schemas.config import GenerateConfig, LabelConfig, TeacherConfig, TopUpConfig, VerifyConfig
+from diva_grpo.schemas.records import Kind
 
 if TYPE_CHECKING:
-    from flows.asking import Found
-    from pipeline.store import VariantStore
+    from diva_grpo.flows.needs import Found
+    from diva_grpo.pipeline.store import VariantStore
 
 
 @click.command("top-up")
@@ -45,9 +45,9 @@ def top_up(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
               diva top-up --store runs/store --model gpt-4.1-mini --dry-run
               diva top-up --store runs/store --run train-20260301-120000-1a2b3c --model qwen --kinds think_step
     """
-    from flows.asking import find
-    from pipeline.store import VariantStore
-    from pipeline.teacher.live import endpoint_url
+    from diva_grpo.flows.needs import find
+    from diva_grpo.pipeline.store import VariantStore
+    from diva_grpo.pipeline.teacher.wire.live import endpoint_url
 
     config = _config(store_dir, no_labels, values)
     # What is wrong here is one line; within the flow it would be a log with a traceback.
@@ -60,8 +60,8 @@ def top_up(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
     if dry_run:
         _rehearse(store, config, limits, found)
         return
-    from flows.server import prefect_api
-    from flows.top_up import top_up as flow
+    from diva_grpo.flows.runs.server import prefect_api
+    from diva_grpo.flows.runs.top_up import top_up as flow
 
     prefect_api()
     counts = flow(config)
@@ -94,12 +94,12 @@ def _rehearse(store: VariantStore, config: TopUpConfig, limits: Limits, found: F
     """Print what would be sent if every variant were written and accepted at the first try."""
     from collections import Counter
 
-    from pipeline.label import label
-    from pipeline.solve import TeacherSolver
-    from pipeline.supply import supply, verifying
-    from pipeline.top_up import moves_deltas
-    from pipeline.verify import References
-    from schemas.records import Status, Variant, utc_now
+    from diva_grpo.pipeline.stages.label import label
+    from diva_grpo.pipeline.stages.solve import TeacherSolver
+    from diva_grpo.pipeline.stages.supply import supply, verifying
+    from diva_grpo.pipeline.stages.top_up import moves_deltas
+    from diva_grpo.pipeline.stages.verify import References
+    from diva_grpo.schemas.records import Status, Variant, utc_now
 
     wanted = {need.problem_id: dict(need.accepted) for need in found.planned.needs}
     if not wanted:

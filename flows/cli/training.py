@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from flows.cli.options import config_options, made, store_option
-from schemas.config import EvaluateConfig
-from schemas.exceptions import ConfigError
+from diva_grpo.flows.cli.options import config_options, made, store_option
+from diva_grpo.schemas.config import EvaluateConfig
+from diva_grpo.schemas.exceptions import ConfigError
 
 
 @click.command(
@@ -23,7 +23,7 @@ def train(arguments: tuple[str, ...]) -> None:
     \b
     example: diva train --config data/train_demo.yaml --store runs/store --max_steps 20
     """
-    from trainer.train import main
+    from diva_grpo.trainer.train import main
 
     result = main(arguments)
     click.echo(f"run {result.run_id}: {result.step} steps done, the model is in {result.model_path}")
@@ -49,7 +49,7 @@ def evaluate(store_dir: Path, output: Path | None, **values: Any) -> None:
     config = made(EvaluateConfig, {"store": store_dir, **values})
     if output is not None and not output.parent.is_dir():
         raise ConfigError(f"--output {output}: there is no folder {output.parent}")
-    from flows.evaluating import run_evaluation
+    from diva_grpo.trainer.evaluation.run import run_evaluation
 
     done = run_evaluation(config, lambda line: click.echo(line, err=True))
     report = done.report

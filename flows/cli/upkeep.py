@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from flows.cli.options import store_option
-from schemas.exceptions import StoreError
+from diva_grpo.flows.cli.options import store_option
+from diva_grpo.schemas.exceptions import StoreError
 
 
 @click.command()
@@ -27,8 +27,8 @@ def compact(store_dir: Path, grace_s: float | None) -> None:
     examples: diva compact --store runs/store
               diva compact --store runs/store --grace 0    (only while nothing else uses the store)
     """
-    from pipeline.store import VariantStore
-    from pipeline.store.compact import GRACE_S
+    from diva_grpo.pipeline.store import VariantStore
+    from diva_grpo.pipeline.store.files.compaction import GRACE_S
 
     done = VariantStore(store_dir).compact(grace_s=GRACE_S if grace_s is None else grace_s)
     line = f"{done.merged} parts merged into {done.made}, {done.removed} removed that were merged before"
@@ -56,8 +56,8 @@ def doctor(store_dir: Path, repair: bool) -> None:
     examples: diva doctor --store runs/store
               diva doctor --store runs/store --repair
     """
-    from pipeline.store import VariantStore
-    from pipeline.store.doctor import Fault
+    from diva_grpo.pipeline.store import VariantStore
+    from diva_grpo.pipeline.store.doctor import Fault
 
     findings = VariantStore(store_dir).examine(repair=repair)
     for finding in findings:
@@ -97,8 +97,8 @@ def lake(store_dir: Path, catalog: str, python: str | None) -> None:
     examples: diva lake --store runs/store --catalog ducklake:sqlite:lake.sqlite
               diva lake --store runs/store --catalog "ducklake:postgres:dbname=diva host=db"
     """
-    from pipeline.store import VariantStore
-    from pipeline.store.lake import sync_lake
+    from diva_grpo.pipeline.store import VariantStore
+    from diva_grpo.pipeline.store.lake.catalogue import sync_lake
 
     done = sync_lake(VariantStore(store_dir), catalog, python=python)
     if done.added or done.removed:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from pipeline.store import VariantStore
-    from pipeline.teacher.meter import Meter
-    from pipeline.work import TeacherRun
-    from schemas.config import CurateConfig, GenerateConfig, TeacherConfig
+    from diva_grpo.pipeline.session.work import TeacherRun
+    from diva_grpo.pipeline.store import VariantStore
+    from diva_grpo.pipeline.teacher.meter import Meter
+    from diva_grpo.schemas.config import CurateConfig, GenerateConfig, TeacherConfig
 
 Command = Callable[..., Any]
 
@@ -83,15 +83,15 @@ class Limits:
     @property
     def shard_size(self) -> int:
         """Problems whose records are written together."""
-        from pipeline import work
-        from pipeline.teacher import batch
+        from diva_grpo.pipeline.session import work
+        from diva_grpo.pipeline.teacher.wire.batch import exchange as batch
 
         return batch.SHARD_SIZE if self.batch else work.SHARD_SIZE
 
     def meter(self, unit: str, total: int | None = None) -> Meter:
         """Counts of a run with these limits."""
-        from pipeline.teacher.meter import Meter
-        from pipeline.teacher.prices import Purse
+        from diva_grpo.pipeline.teacher.meter import Meter
+        from diva_grpo.pipeline.teacher.prices import Purse
 
         return Meter(unit, total, Purse(self.max_cost))
 
@@ -101,8 +101,8 @@ class Limits:
         Raises:
             ConfigError: a limit in dollars, and no price of the model.
         """
-        from pipeline.teacher.batch import by_batch
-        from pipeline.work import TeacherRun, live
+        from diva_grpo.pipeline.session.work import TeacherRun, live
+        from diva_grpo.pipeline.teacher.wire.batch.exchange import by_batch
 
         return TeacherRun(teacher, meter, by_batch(meter, self.batch_size) if self.batch else live)
 
@@ -110,7 +110,7 @@ class Limits:
 @contextmanager
 def watched(store: VariantStore, run_id: str, verb: str, meter: Meter) -> Iterator[None]:
     """Show how far a run is: on a terminal by one line that changes, else by lines of a log."""
-    from pipeline.teacher.meter import shown
+    from diva_grpo.pipeline.teacher.meter import shown
 
     terminal, drawn = sys.stderr.isatty(), False
 
@@ -145,7 +145,7 @@ def rehearsed(
     store: VariantStore, teacher: TeacherConfig, limits: Limits, generate: GenerateConfig | None = None
 ) -> Iterator[Rehearsal]:
     """Rehearse verbs on a copy of a store, and print what they would have sent."""
-    from pipeline.teacher.dry_run import Estimate, rehearsal
+    from diva_grpo.pipeline.session.rehearsal import Estimate, rehearsal
 
     lengths = {"Rewordings": generate.rewordings, "HarderTexts": generate.harder} if generate else {}
     with rehearsal(store) as copy:
@@ -156,12 +156,12 @@ def rehearsed(
 
 def rehearse_curation(store: VariantStore, config: CurateConfig, limits: Limits) -> None:
     """Print what `curate` would send if every variant were written and accepted at the first try."""
-    from pipeline.checks import Judge
-    from pipeline.generate import generate
-    from pipeline.label import label
-    from pipeline.solve import VERIFICATION, TeacherSolver
-    from pipeline.verify import verify
-    from schemas.records import Status, Variant
+    from diva_grpo.pipeline.checks import Judge
+    from diva_grpo.pipeline.stages.generate import generate
+    from diva_grpo.pipeline.stages.label import label
+    from diva_grpo.pipeline.stages.solve import VERIFICATION, TeacherSolver
+    from diva_grpo.pipeline.stages.verify import verify
+    from diva_grpo.schemas.records import Status, Variant
 
     problems = store.problems(where=config.problem_filter, limit=config.limit)
     ids = [problem.problem_id for problem in problems]

@@ -1,6 +1,6 @@
 """Checks of a variant, a module each: every check is a function that gives a verdict with its reason.
 
-In the order of their cost, in which `pipeline.verify` runs them:
+In the order of their cost, in which `pipeline.stages.verify` runs them:
 
 * `format`: a whole text in the original's language, with nothing around it;
 * `leak`: the answer is not given away;
@@ -11,14 +11,18 @@ In the order of their cost, in which `pipeline.verify` runs them:
 * `judge`: a second model calls it the same question.
 """
 
-from pipeline.checks.answer import check_ending, check_solution, majority
-from pipeline.checks.decontamination import EvaluationSets, check_decontamination, read_evaluation_sets
-from pipeline.checks.duplicate import OtherProblems, check_duplicate, identity
-from pipeline.checks.finding import PASSED, Finding, normalised
-from pipeline.checks.form import check_format
-from pipeline.checks.judge import Judge
-from pipeline.checks.leak import check_leak
-from pipeline.checks.numbers import check_numbers
+from diva_grpo.pipeline.checks.answer import check_ending, check_solution, majority
+from diva_grpo.pipeline.checks.decontamination import (
+    EvaluationSets,
+    check_decontamination,
+    read_evaluation_sets,
+)
+from diva_grpo.pipeline.checks.duplicate import OtherProblems, check_duplicate, identity
+from diva_grpo.pipeline.checks.finding import PASSED, Finding, normalised
+from diva_grpo.pipeline.checks.form import check_format
+from diva_grpo.pipeline.checks.judge import Judge
+from diva_grpo.pipeline.checks.leak import check_leak
+from diva_grpo.pipeline.checks.numbers import check_numbers
 
 __all__ = [
     "PASSED",

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 
-from pipeline.checks.finding import Finding, failed
-from pipeline.checks.leak import states
-from pipeline.checks.quantities import quantities
-from pipeline.checks.steps import unlabelled
-from pipeline.grade import Grade, UndecidedError, equal_answers, grade
-from schemas.records import Problem
-from schemas.replies import Answer, Reply
+from diva_grpo.pipeline.checks.finding import Finding, failed
+from diva_grpo.pipeline.checks.leak import states
+from diva_grpo.pipeline.checks.steps import unlabelled
+from diva_grpo.pipeline.grade import Grade, UndecidedError, equal_answers, grade
+from diva_grpo.pipeline.quantities.texts import quantities
+from diva_grpo.schemas.records import Problem
+from diva_grpo.schemas.replies import Answer, Reply
 
 _NUMBER = r"\$?\s?-?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 _CALCULATION = rf"\(*{_NUMBER}\)*(?:\s*[-+*/×÷]\s*\(*{_NUMBER}\)*)+"

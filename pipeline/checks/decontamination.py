@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pipeline.checks.finding import PASSED, PLACEHOLDER, Finding, failed, words
-from pipeline.sources import Row, open_source
-from pipeline.store import VariantStore
-from schemas.exceptions import ConfigError
-from schemas.mapping import ColumnMapping
-from schemas.records import Problem, Variant
+from diva_grpo.pipeline.checks.finding import PASSED, PLACEHOLDER, Finding, failed, words
+from diva_grpo.pipeline.ingest.sources import Row, open_source
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.mapping import ColumnMapping
+from diva_grpo.schemas.records import Problem, Variant
 
 GRAM = 13
 """Words in a row that two texts do not share by chance: the usual measure (arXiv 2005.14165, appendix C)."""

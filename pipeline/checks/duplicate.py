@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable
 from rapidfuzz.distance import Levenshtein
 from rensa import RMinHash, RMinHashLSH
 
-from pipeline.checks.finding import PASSED, Finding, failed, normalised, words
-from pipeline.checks.quantities import quantities
-from schemas.records import Kind, Problem, Variant
+from diva_grpo.pipeline.checks.finding import PASSED, Finding, failed, normalised, words
+from diva_grpo.pipeline.quantities.texts import quantities
+from diva_grpo.schemas.records import Kind, Problem, Variant
 
 _WORDS_A_CHANGE = 10
 _MAX_CHANGED_WORDS = 3

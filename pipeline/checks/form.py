@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from pipeline.checks.finding import PASSED, PLACEHOLDER, Finding, failed
-from pipeline.checks.language import foreign_part
-from pipeline.checks.latex import has_math_dollars, imbalance
-from schemas.records import Kind, Problem, Variant
+from diva_grpo.pipeline.checks.finding import PASSED, PLACEHOLDER, Finding, failed
+from diva_grpo.pipeline.checks.language import foreign_part
+from diva_grpo.pipeline.quantities.latex import has_math_dollars, imbalance
+from diva_grpo.schemas.records import Kind, Problem, Variant
 
 # Words about a text, not about what it tells.
 _OF_TEXTS = (

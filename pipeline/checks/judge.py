@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from pipeline.checks.finding import Finding, failed
-from pipeline.prompts import load_prompt
-from pipeline.shown import shown_images
-from pipeline.store import VariantStore
-from pipeline.teacher.client import Teacher
-from pipeline.work import AnyTeacher, Progress, TeacherRun, with_teacher
-from schemas.config import VerifyConfig
-from schemas.question import question_of, render_question
-from schemas.records import Problem, Variant
-from schemas.replies import Answer, Judgement
+from diva_grpo.pipeline.checks.finding import Finding, failed
+from diva_grpo.pipeline.images.shown import shown_images
+from diva_grpo.pipeline.session.work import AnyTeacher, Progress, TeacherRun, with_teacher
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.teacher.client import Teacher
+from diva_grpo.pipeline.teacher.prompts import load_prompt
+from diva_grpo.schemas.config import VerifyConfig
+from diva_grpo.schemas.question import question_of, render_question
+from diva_grpo.schemas.records import Problem, Variant
+from diva_grpo.schemas.replies import Answer, Judgement
 
 
 class Judge:

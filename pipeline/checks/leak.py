@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from pipeline.checks.finding import PASSED, Finding, failed
-from pipeline.checks.quantities import quantities
-from pipeline.checks.steps import unlabelled
-from schemas.records import Kind, Problem, Variant
+from diva_grpo.pipeline.checks.finding import PASSED, Finding, failed
+from diva_grpo.pipeline.checks.steps import unlabelled
+from diva_grpo.pipeline.quantities.texts import quantities
+from diva_grpo.schemas.records import Kind, Problem, Variant
 
 _STATEMENT = re.compile(
     r"(?:\b(?:answer|result|solution)\s*(?:is|=|:|equals|comes\s+to|would\s+be)"

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 
-from pipeline.checks.finding import PASSED, Finding, failed
-from pipeline.checks.quantities import Quantity, quantities
-from schemas.records import Kind, Problem, Variant
+from diva_grpo.pipeline.checks.finding import PASSED, Finding, failed
+from diva_grpo.pipeline.quantities.texts import Quantity, quantities
+from diva_grpo.schemas.records import Kind, Problem, Variant
 
 
 def check_numbers(variant: Variant, problem: Problem) -> Finding:

@@ -3,7 +3,7 @@
 report = export(VariantStore("store"), Path("out"), ExportConfig(format="hf", preset="trl"))
 """
 
-from pipeline.export.export import ExportReport, export
-from pipeline.export.hub import push
+from diva_grpo.pipeline.export.export import ExportReport, export
+from diva_grpo.pipeline.export.hub import push
 
 __all__ = ["ExportReport", "export", "push"]

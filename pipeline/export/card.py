@@ -10,11 +10,11 @@ from importlib.metadata import version
 import yaml
 from tabulate import tabulate
 
-from pipeline.export.rows import TrainingRow
-from pipeline.export.shapes import Shape
-from pipeline.store import VariantStore
-from schemas.config import ExportConfig
-from schemas.records import LICENSE_SETTING
+from diva_grpo.pipeline.export.rows import TrainingRow
+from diva_grpo.pipeline.export.shapes import Shape
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import ExportConfig
+from diva_grpo.schemas.records import LICENSE_SETTING
 
 UNKNOWN = "unknown"
 # https://huggingface.co/docs/hub/datasets-cards: size categories are powers of ten up to a trillion.

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.export.card import Tally, card
-from pipeline.export.files import JsonWriter, ParquetWriter, Writer, write_batches
-from pipeline.export.rows import TRAINING, Selection, selection
-from pipeline.export.shapes import Shape
-from pipeline.store import VariantStore
-from pipeline.store.views import view_names
-from schemas.config import ExportConfig
-from schemas.exceptions import ConfigError, StoreError
+from diva_grpo.pipeline.export.card import Tally, card
+from diva_grpo.pipeline.export.files import JsonWriter, ParquetWriter, Writer, write_batches
+from diva_grpo.pipeline.export.rows import TRAINING, Selection, selection
+from diva_grpo.pipeline.export.shapes import Shape
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.views import view_names
+from diva_grpo.schemas.config import ExportConfig
+from diva_grpo.schemas.exceptions import ConfigError, StoreError
 
 _PROGRESS_ROWS = 100
 

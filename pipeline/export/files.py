@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.export.rows import Picture
+from diva_grpo.pipeline.export.rows import Picture
 
 _GROUP_ROWS = 1_000
 _GROUP_BYTES = 2**25

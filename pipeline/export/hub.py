@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from schemas.exceptions import ConfigError, TargetError
+from diva_grpo.schemas.exceptions import ConfigError, TargetError
 
 
 def check_token() -> None:

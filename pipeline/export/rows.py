@@ -15,12 +15,12 @@ import duckdb
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.shown import MAX_PIXELS, MIN_PIXELS, Shown
-from pipeline.store import VariantStore
-from pipeline.store.sql import first_line, lock, quoted, split_statements
-from schemas.exceptions import ConfigError, QueryError, StoreError
-from schemas.question import place_images, render_question
-from schemas.records import ORIGINAL
+from diva_grpo.pipeline.images.shown import MAX_PIXELS, MIN_PIXELS, Shown
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.sql import first_line, lock, quoted, split_statements
+from diva_grpo.schemas.exceptions import ConfigError, QueryError, StoreError
+from diva_grpo.schemas.question import place_images, render_question
+from diva_grpo.schemas.records import ORIGINAL
 
 MEMORY_MB = 512
 """Memory of the engine; what does not fit is sorted on disk, in a folder that goes with the export."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.export.rows import Picture, TrainingRow
+from diva_grpo.pipeline.export.rows import Picture, TrainingRow
 
 if TYPE_CHECKING:
     from datasets import Features

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.grade._answer_text import key, undress
-from pipeline.grade._compare import MAX_ANSWER_CHARS, compare
-from pipeline.grade._extract import Extraction, find_answer
-from pipeline.grade._symbolic import WORKER, UndecidedError
+from diva_grpo.pipeline.grade._answer_text import key, undress
+from diva_grpo.pipeline.grade._compare import MAX_ANSWER_CHARS, compare
+from diva_grpo.pipeline.grade._extract import Extraction, find_answer
+from diva_grpo.pipeline.grade._symbolic import WORKER, UndecidedError
 
 __all__ = ["Grade", "UndecidedError", "equal_answers", "extract_answer", "grade", "warm_up"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pipeline.grade._answer_text import key, undress
-from pipeline.grade._quantity import Quantity, drop_unit, read_quantity, same_quantity
+from diva_grpo.pipeline.grade._answer_text import key, undress
+from diva_grpo.pipeline.grade._quantity import Quantity, drop_unit, read_quantity, same_quantity
 
 # An answer is short; what is longer is compared as text alone.
 MAX_ANSWER_CHARS = 2_000

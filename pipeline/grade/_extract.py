@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pipeline.grade._answer_text import undress
-from pipeline.grade._compare import MAX_ANSWER_CHARS, is_prose
-from pipeline.grade._quantity import read_quantity
+from diva_grpo.pipeline.grade._answer_text import undress
+from diva_grpo.pipeline.grade._compare import MAX_ANSWER_CHARS, is_prose
+from diva_grpo.pipeline.grade._quantity import read_quantity
 
 # Marks are looked for in so many characters around the last of their kind, so that time stays linear in the
 # response's length; unmarked answers only stand at the end.

@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from pipeline.grade._symbolic_worker import DIFFERENT, EQUAL, MAX_PACKET, READY
+from diva_grpo.pipeline.grade._symbolic_worker import DIFFERENT, EQUAL, MAX_PACKET, READY
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,12 @@ class SymbolicWorker:
         try:
             self._process = subprocess.Popen(
                 # Not by `-m`: the package, which is loaded first, has this module already.
-                [sys.executable, "-P", "-c", "from pipeline.grade._symbolic_worker import main; main()"],
+                [
+                    sys.executable,
+                    "-P",
+                    "-c",
+                    "from diva_grpo.pipeline.grade._symbolic_worker import main; main()",
+                ],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path},

@@ -1,6 +1,6 @@
 """The process that runs computer algebra for `pipeline.grade._symbolic`. Not to be imported elsewhere.
 
-    from pipeline.grade._symbolic_worker import main; main()      (standard input: a SOCK_SEQPACKET socket)
+    from diva_grpo.pipeline.grade._symbolic_worker import main; main()      (standard input: a SOCK_SEQPACKET socket)
 
 It imports SymPy and math-verify once, then forks a child for each request. The child alone touches the answers;
 the kernel's interval timer ends it at the deadline wherever it is, be it in the middle of one multiplication of
@@ -26,8 +26,8 @@ import sys
 from fractions import Fraction
 from typing import NoReturn
 
-from pipeline.grade._answer_text import closing
-from pipeline.grade._quantity import TRIGONOMETRY, Quantity, read_quantity, same_quantity
+from diva_grpo.pipeline.grade._answer_text import closing
+from diva_grpo.pipeline.grade._quantity import TRIGONOMETRY, Quantity, read_quantity, same_quantity
 
 MAX_PACKET = 131_072
 READY = b"ready"

@@ -13,10 +13,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from pipeline.generate import designed_delta
-from pipeline.ingest.rows import RowError, cell_of, text_of, texts_of
-from schemas.mapping import ColumnMapping
-from schemas.records import Kind, Problem, Status, Variant
+from diva_grpo.pipeline.difficulty.design import designed_delta
+from diva_grpo.pipeline.ingest.rows import RowError, cell_of, text_of, texts_of
+from diva_grpo.schemas.mapping import ColumnMapping
+from diva_grpo.schemas.records import Kind, Problem, Status, Variant
 
 INGESTED = "ingested"
 """Prompt version of a variant that came with its problem."""

@@ -9,10 +9,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.grade import grade
-from pipeline.images import ImageError, Picture, Place, read_pictures
-from schemas.mapping import AnswerFormat, ColumnMapping
-from schemas.records import Problem
+from diva_grpo.pipeline.grade import grade
+from diva_grpo.pipeline.images.sources import ImageError, Picture, Place, read_pictures
+from diva_grpo.schemas.mapping import AnswerFormat, ColumnMapping
+from diva_grpo.schemas.records import Problem
 
 _ID_DIGITS = 12
 # Long: once for a problem, and a machine under load must not cost a good one.

@@ -18,8 +18,8 @@ from pathlib import Path
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.perturb.operations import border_colour
-from schemas.exceptions import RecipeError
+from diva_grpo.pipeline.perturb.operations import border_colour
+from diva_grpo.schemas.exceptions import RecipeError
 
 FONTS = ("DejaVuSans.ttf", "DroidSansFallback.ttf")
 """Font files in the order in which a sign is looked for."""

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 from PIL.Image import Resampling
 
-from schemas.recipe import Operation, OperationName
+from diva_grpo.schemas.recipe import Operation, OperationName
 
 Parameters = Mapping[str, float]
 Words = npt.NDArray[np.uint16]

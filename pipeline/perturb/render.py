@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from pipeline.perturb.drawing import with_question
-from pipeline.perturb.operations import OPERATIONS, Draws
-from schemas.exceptions import RecipeError
-from schemas.recipe import RENDERER, Operation, OperationName, Recipe
+from diva_grpo.pipeline.perturb.drawing import with_question
+from diva_grpo.pipeline.perturb.operations import OPERATIONS, Draws
+from diva_grpo.schemas.exceptions import RecipeError
+from diva_grpo.schemas.recipe import RENDERER, Operation, OperationName, Recipe
 
 _PLACEHOLDER = re.compile(r"<image(\d*)>")
 

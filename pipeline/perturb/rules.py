@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pipeline.perturb.drawing import undrawable
-from pipeline.perturb.operations import OPERATIONS
-from pipeline.perturb.render import chosen_images, drawn_text
-from schemas.exceptions import RecipeError
-from schemas.recipe import RENDERER, Operation, OperationName, Recipe
-from schemas.records import Problem
+from diva_grpo.pipeline.perturb.drawing import undrawable
+from diva_grpo.pipeline.perturb.operations import OPERATIONS
+from diva_grpo.pipeline.perturb.render import chosen_images, drawn_text
+from diva_grpo.schemas.exceptions import RecipeError
+from diva_grpo.schemas.recipe import RENDERER, Operation, OperationName, Recipe
+from diva_grpo.schemas.records import Problem
 
 MAX_DRAWN_CHARS = 1_000
 """Longest question that is drawn into an image: a longer one would be most of it."""

@@ -13,11 +13,11 @@ from types import MappingProxyType
 
 import duckdb
 
-from pipeline.store.sql import quoted
-from pipeline.store.store import VariantStore
-from pipeline.store.views import LIVE_DIFFICULTY, create_views, view_names
-from schemas.exceptions import StoreError
-from schemas.records import RECORDS, DifficultyEvent, Variant, columns
+from diva_grpo.pipeline.store.sql import quoted
+from diva_grpo.pipeline.store.store import VariantStore
+from diva_grpo.pipeline.store.views import LIVE_DIFFICULTY, create_views, view_names
+from diva_grpo.schemas.exceptions import StoreError
+from diva_grpo.schemas.records import RECORDS, DifficultyEvent, Variant, columns
 
 DATABASE = "store.duckdb"
 SCRIPT = "views.sql"
@@ -91,7 +91,7 @@ def _meaning(view: str, column: str) -> str:
 
 def example_queries() -> dict[str, str]:
     """The page of useful queries, by title (`pipeline/store/examples.sql`)."""
-    text = resources.files("pipeline.store").joinpath("examples.sql").read_text("utf-8")
+    text = resources.files("diva_grpo.pipeline.store").joinpath("examples.sql").read_text("utf-8")
     blocks = (block.split("\n", 1) for block in text.split("\n-- ## ")[1:])
     return {title.strip(): query.strip() for title, query in blocks}
 

@@ -22,14 +22,21 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.store.parts import IMAGES, Part, empty_name, is_whole, publish_bytes, publish_empty
-from pipeline.store.places import sha256_of
-from schemas.arrow import arrow_schema
-from schemas.exceptions import StoreError
-from schemas.records import RECORDS, Record, utc_now
+from diva_grpo.pipeline.store.files.parts import (
+    IMAGES,
+    Part,
+    empty_name,
+    is_whole,
+    publish_bytes,
+    publish_empty,
+)
+from diva_grpo.pipeline.store.files.places import sha256_of
+from diva_grpo.schemas.arrow import arrow_schema
+from diva_grpo.schemas.exceptions import StoreError
+from diva_grpo.schemas.records import RECORDS, Record, utc_now
 
 if TYPE_CHECKING:
-    from pipeline.store.store import VariantStore
+    from diva_grpo.pipeline.store.store import VariantStore
 
 QUARANTINE = "quarantine"
 """Folder that damaged files are moved to, each repair in a folder of its own with `report.json`."""

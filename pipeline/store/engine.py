@@ -9,11 +9,11 @@ from typing import Any
 
 import duckdb
 
-from pipeline.store.parts import Catalogue, Part
-from pipeline.store.places import Place
-from pipeline.store.views import named_views, source, view_names, view_statements
-from schemas.exceptions import StoreError
-from schemas.records import RECORDS, Variant
+from diva_grpo.pipeline.store.files.parts import Catalogue, Part
+from diva_grpo.pipeline.store.files.places import Place
+from diva_grpo.pipeline.store.views import named_views, source, view_names, view_statements
+from diva_grpo.schemas.exceptions import StoreError
+from diva_grpo.schemas.records import RECORDS, Variant
 
 _TABLES = tuple(record.table for record in RECORDS)
 

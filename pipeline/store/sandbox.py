@@ -10,12 +10,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import IO
 
 import pyarrow as pa
 
-from pipeline.store.sql import (
+from diva_grpo.pipeline.store.sql import (
     DEFAULT_MEMORY_MB,
     DEFAULT_TIMEOUT_S,
     MAX_RESULT_BYTES,
@@ -23,8 +22,8 @@ from pipeline.store.sql import (
     too_large,
     too_long,
 )
-from pipeline.store.store import VariantStore
-from schemas.exceptions import DivaError, QueryError, StoreError
+from diva_grpo.pipeline.store.store import VariantStore
+from diva_grpo.schemas.exceptions import DivaError, QueryError, StoreError
 
 _GRACE_S = 5.0
 """Seconds beyond the limit for the start of the process, and for the engine to end the query by itself."""
@@ -33,7 +32,7 @@ _OWN_BYTES = 2**29
 _REFUSED = 3
 """Exit code of a query that failed with one line."""
 
-_PROGRAM = "from pipeline.store.sandbox import serve; serve()"
+_PROGRAM = "from diva_grpo.pipeline.store.sandbox import serve; serve()"
 
 
 def run_apart(
@@ -87,7 +86,7 @@ def run_apart(
 
 def _import_path() -> list[str]:
     """Where this process finds its modules, which the other shall find there too."""
-    return [str(Path(__file__).parents[2]), *(path for path in sys.path if path)]
+    return [path for path in sys.path if path]
 
 
 def serve() -> None:

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.store.engine import Engine
-from pipeline.store.monotone import MONOTONE, WEIGHT
-from pipeline.store.parts import Catalogue
-from pipeline.store.views import named_views
-from schemas.records import Variant
+from diva_grpo.pipeline.store.engine import Engine
+from diva_grpo.pipeline.store.files.parts import Catalogue
+from diva_grpo.pipeline.store.monotone import MONOTONE, WEIGHT
+from diva_grpo.pipeline.store.views import named_views
+from diva_grpo.schemas.records import Variant
 
 
 @dataclass(frozen=True, slots=True)

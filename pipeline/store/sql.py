@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tabulate import tabulate
 
-from pipeline.store.store import VariantStore
-from schemas.exceptions import QueryError
-from schemas.records import RECORDS
+from diva_grpo.pipeline.store.store import VariantStore
+from diva_grpo.schemas.exceptions import QueryError
+from diva_grpo.schemas.records import RECORDS
 
 FORMATS = ("table", "csv", "json", "parquet", "html")
 

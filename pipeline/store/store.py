@@ -15,17 +15,18 @@ from typing import Any, TypeVar
 
 import duckdb
 
-from pipeline.store import engine, parts
-from pipeline.store.compact import GRACE_S, Compacted, compact
-from pipeline.store.doctor import Finding, examine
-from pipeline.store.parts import Part
-from pipeline.store.places import place_of
-from pipeline.store.signs import bury, sign_of_life
-from pipeline.store.snapshot import Snapshot, load_snapshot
-from pipeline.store.views import named_views
-from schemas.arrow import arrow_schema, columns_to_table, to_table
-from schemas.exceptions import ConfigError, StoreError
-from schemas.records import RECORDS, Problem, Record, Run, Setting, Variant, utc_now
+from diva_grpo.pipeline.store import engine
+from diva_grpo.pipeline.store.doctor import Finding, examine
+from diva_grpo.pipeline.store.files import parts
+from diva_grpo.pipeline.store.files.compaction import GRACE_S, Compacted, compact
+from diva_grpo.pipeline.store.files.liveness import bury, sign_of_life
+from diva_grpo.pipeline.store.files.parts import Part
+from diva_grpo.pipeline.store.files.places import place_of
+from diva_grpo.pipeline.store.snapshot import Snapshot, load_snapshot
+from diva_grpo.pipeline.store.views import named_views
+from diva_grpo.schemas.arrow import arrow_schema, columns_to_table, to_table
+from diva_grpo.schemas.exceptions import ConfigError, StoreError
+from diva_grpo.schemas.records import RECORDS, Problem, Record, Run, Setting, Variant, utc_now
 
 R = TypeVar("R", bound=Record)
 

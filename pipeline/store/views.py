@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.store.parts import Part
-from schemas.migrations import migrated
-from schemas.records import RECORDS, DifficultyEvent, JsonText, Record, Rollout, TrainStep, Variant
+from diva_grpo.pipeline.store.files.parts import Part
+from diva_grpo.schemas.migrations import migrated
+from diva_grpo.schemas.records import RECORDS, DifficultyEvent, JsonText, Record, Rollout, TrainStep, Variant
 
 # Quantile of the standard normal for a two-sided interval of 90 %.
 _Z90 = 1.6448536269514722

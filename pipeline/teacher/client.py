@@ -14,19 +14,19 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from pipeline.image_parts import content_parts
-from pipeline.prompts import Prompt
-from pipeline.shown import NOTHING_SHOWN, Shown
-from pipeline.teacher.interrupt import Interrupt
-from pipeline.teacher.journal import Entry, Journal, now_text, request_hash
-from pipeline.teacher.live import LiveExchange, endpoint_name, speaks_openai
-from pipeline.teacher.outcome import Exchange, Outcome
-from pipeline.teacher.prices import PriceTable
-from pipeline.teacher.request import Dialect, Request
-from pipeline.teacher.structured import ShapeError, read_reply
-from schemas.config import TeacherConfig
-from schemas.exceptions import TeacherError
-from schemas.replies import Answer, Reply
+from diva_grpo.pipeline.images.encoding import content_parts
+from diva_grpo.pipeline.images.shown import NOTHING_SHOWN, Shown
+from diva_grpo.pipeline.teacher.interrupt import Interrupt
+from diva_grpo.pipeline.teacher.journal import Entry, Journal, now_text, request_hash
+from diva_grpo.pipeline.teacher.prices import PriceTable
+from diva_grpo.pipeline.teacher.prompts import Prompt
+from diva_grpo.pipeline.teacher.request import Dialect, Request
+from diva_grpo.pipeline.teacher.structured import ShapeError, read_reply
+from diva_grpo.pipeline.teacher.wire.live import LiveExchange, endpoint_name, speaks_openai
+from diva_grpo.pipeline.teacher.wire.outcome import Exchange, Outcome
+from diva_grpo.schemas.config import TeacherConfig
+from diva_grpo.schemas.exceptions import TeacherError
+from diva_grpo.schemas.replies import Answer, Reply
 
 T = TypeVar("T", bound=Reply)
 

@@ -22,11 +22,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.store import VariantStore
-from pipeline.store.doctor import is_cut_off
-from pipeline.teacher.claims import Claims
-from schemas.exceptions import StoreError
-from schemas.records import Call, utc_now
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.doctor import is_cut_off
+from diva_grpo.pipeline.teacher.claims import Claims
+from diva_grpo.schemas.exceptions import StoreError
+from diva_grpo.schemas.records import Call, utc_now
 
 
 @dataclass(frozen=True, slots=True)

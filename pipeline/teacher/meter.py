@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from pipeline.store import VariantStore
-from pipeline.store.signs import write_state
-from pipeline.teacher.outcome import Outcome
-from pipeline.teacher.prices import Purse
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.files.liveness import write_state
+from diva_grpo.pipeline.teacher.prices import Purse
+from diva_grpo.pipeline.teacher.wire.outcome import Outcome
 
 _WINDOW_S = 60.0
 """Seconds over which the rate is taken: a run that goes on from a journal begins much faster than it stays."""

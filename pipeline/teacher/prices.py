@@ -12,8 +12,8 @@ from typing import Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from pipeline.teacher.outcome import Outcome, fault, one_line
-from schemas.exceptions import BudgetError, ConfigError
+from diva_grpo.pipeline.teacher.wire.outcome import Outcome, fault, one_line
+from diva_grpo.schemas.exceptions import BudgetError, ConfigError
 
 BATCH_SHARE = 0.5
 """What a request costs in OpenAI's Batch API, against a live one."""
@@ -100,7 +100,7 @@ class PriceTable:
             text = (
                 path.read_text("utf-8")
                 if path
-                else (files("pipeline.teacher") / "prices.yaml").read_text("utf-8")
+                else (files("diva_grpo.pipeline.teacher") / "prices.yaml").read_text("utf-8")
             )
             table = {str(name): _mapping(entry) for name, entry in yaml.safe_load(text).items()}
             return cls(_TABLE.validate_python(table), str(path) if path else "the shipped table")

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Literal, Self, get_args
 
-from pipeline.teacher.journal import request_hash
-from schemas.config import OutputMode
-from schemas.replies import Reply
+from diva_grpo.pipeline.teacher.journal import request_hash
+from diva_grpo.schemas.config import OutputMode
+from diva_grpo.schemas.replies import Reply
 
 WireMode = Literal["json_schema", "json_object", "text"]
 """How a structured answer is asked for, best first."""

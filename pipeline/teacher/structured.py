@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from pipeline.teacher.outcome import fault
-from schemas.replies import Reply
+from diva_grpo.pipeline.teacher.wire.outcome import fault
+from diva_grpo.schemas.replies import Reply
 
 T = TypeVar("T", bound=Reply)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.teacher.prices import ImageRule
+from diva_grpo.pipeline.teacher.prices import ImageRule
 
 # Of OpenAI's chat format: what frames each message, and what opens the answer.
 _PER_MESSAGE, _PER_REQUEST = 4, 3

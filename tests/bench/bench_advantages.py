@@ -11,8 +11,8 @@ from functools import partial
 
 import torch
 
-from trainer.advantages import ADVANTAGES, AdvantageSettings
-from trainer.selection import SELECTORS, Candidate, Draw, Selector
+from diva_grpo.trainer.method.advantages import ADVANTAGES, AdvantageSettings
+from diva_grpo.trainer.method.selection import SELECTORS, Candidate, Draw, Selector
 
 RESPONSES = 65_536
 PER_LOCAL_GROUP = 16

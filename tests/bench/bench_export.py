@@ -15,10 +15,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from pipeline.export import export
-from pipeline.store import VariantStore
-from schemas.config import ExportConfig
-from schemas.records import Problem, Variant
+from diva_grpo.pipeline.export import export
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import ExportConfig
+from diva_grpo.schemas.records import Problem, Variant
 
 CHUNK = 5_000
 

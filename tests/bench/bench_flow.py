@@ -31,15 +31,15 @@ import httpx
 import psutil
 from tabulate import tabulate
 
-from flows import curate as module
-from flows.server import prefect_api
-from flows.shards import Order, ShardDone, Workplace
-from flows.stages import labelled, verified, written
-from pipeline.store import VariantStore
-from pipeline.teacher.meter import Meter
-from pipeline.verify import References
-from schemas.config import CurateConfig, GenerateConfig, LabelConfig, TeacherConfig, VerifyConfig
-from schemas.records import Kind, Problem, utc_now
+from diva_grpo.flows.runs import curate as module
+from diva_grpo.flows.runs.server import prefect_api
+from diva_grpo.flows.runs.shards import Order, ShardDone, Workplace
+from diva_grpo.flows.runs.stages import labelled, verified, written
+from diva_grpo.pipeline.stages.verify import References
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.teacher.meter import Meter
+from diva_grpo.schemas.config import CurateConfig, GenerateConfig, LabelConfig, TeacherConfig, VerifyConfig
+from diva_grpo.schemas.records import Kind, Problem, utc_now
 
 NAMES = "Ann Ben Cem Dora Emil Fay Gus Hana Ivo June Kim Leo Mia Noor Olga Paul Quinn Rosa Sam Tia".split()
 THINGS = "apples books coins drums eggs forks games hats inks jars kites lamps maps nuts oars pens".split()
@@ -67,7 +67,14 @@ def problems(number: int) -> list[Problem]:
 @contextlib.contextmanager
 def teacher_of(store: Path, error_share: float) -> Iterator[str]:
     """The URL of a scripted teacher in a process of its own."""
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "teacher", "--store", str(store)]
+    command = [
+        sys.executable,
+        "-c",
+        "from diva_grpo.flows.cli import main; main()",
+        "teacher",
+        "--store",
+        str(store),
+    ]
     command += ["--port", "0", "--wrong-share", "0.05", "--error-share", str(error_share)]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:

@@ -11,9 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.grade import grade, warm_up
-from pipeline.grade._compare import compare
-from pipeline.grade._extract import find_answer
+from diva_grpo.pipeline.grade import grade, warm_up
+from diva_grpo.pipeline.grade._compare import compare
+from diva_grpo.pipeline.grade._extract import find_answer
 
 
 def main(repeats: int) -> None:

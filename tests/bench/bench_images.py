@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.perturb import follow
-from pipeline.store import VariantStore
-from schemas.records import Image as Stored
-from schemas.records import Problem, Variant
-from tests.tiny_vision import IMAGE_SIZE, recipes, tiny_vision_model
-from tests.training import make_trainer
-from trainer.seeing import ImageRows
+from diva_grpo.pipeline.perturb import follow
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.records import Image as Stored
+from diva_grpo.schemas.records import Problem, Variant
+from diva_grpo.trainer.vision import ImageRows
+from tests.support.tiny_vision import IMAGE_SIZE, recipes, tiny_vision_model
+from tests.support.training import make_trainer
 
 GENERATIONS = 2
 

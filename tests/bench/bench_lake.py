@@ -18,9 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from pipeline.store import VariantStore
-from pipeline.store.lake import sync_lake
-from tests.samples import variant
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.lake.catalogue import sync_lake
+from tests.support.samples import variant
 
 _KEY = "SELECT count(*) FROM variants WHERE problem_id = 'w/7'"
 _READER = f"""

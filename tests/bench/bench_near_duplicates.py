@@ -17,8 +17,8 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.checks import OtherProblems
-from schemas.records import Problem
+from diva_grpo.pipeline.checks import OtherProblems
+from diva_grpo.schemas.records import Problem
 from tests.bench.planted.rules import reworded
 
 

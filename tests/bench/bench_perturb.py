@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from pipeline.perturb import make_operation, render
-from schemas.recipe import OperationName, Recipe
+from diva_grpo.pipeline.perturb import make_operation, render
+from diva_grpo.schemas.recipe import OperationName, Recipe
 
 QUESTION = (
     "The diagram shows a square and a circle. What is the area of the shaded part, in square metres? " * 3

@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.store import VariantStore
-from schemas.records import DifficultyEvent, Problem, Record, Variant
-from trainer.live import LiveDifficulty
-from trainer.plan import Layout, make_plan
-from trainer.selection import SELECTORS
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.records import DifficultyEvent, Problem, Record, Variant
+from diva_grpo.trainer.method.live import LiveDifficulty
+from diva_grpo.trainer.method.selection import SELECTORS
+from diva_grpo.trainer.plan import Layout, make_plan
 
 BATCH = 512
 CHUNK = 200_000
@@ -120,7 +120,7 @@ def _cpu(act: Callable[[], object], times: int) -> float:
 
 _OPEN = """
 import sys, time
-from pipeline.store import VariantStore
+from diva_grpo.pipeline.store import VariantStore
 import duckdb
 started = time.perf_counter()
 store = VariantStore(sys.argv[1])
@@ -197,7 +197,7 @@ def bench_parts(root: Path, parts: int) -> None:
 
 # The kernel's own high-water mark; getrusage begins with that of the process that has forked.
 _INGEST = """
-from flows.cli import main
+from diva_grpo.flows.cli import main
 main()
 print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """

@@ -26,12 +26,12 @@ from typing import Any
 
 import openai
 
-from pipeline.prompts import load_prompt
-from pipeline.store import VariantStore
-from pipeline.teacher.client import Teacher
-from pipeline.work import with_teacher
-from schemas.config import TeacherConfig
-from schemas.replies import Rewordings
+from diva_grpo.pipeline.session.work import with_teacher
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.teacher.client import Teacher
+from diva_grpo.pipeline.teacher.prompts import load_prompt
+from diva_grpo.schemas.config import TeacherConfig
+from diva_grpo.schemas.replies import Rewordings
 from tests.bench.fast_endpoint import fast_endpoint
 
 QUESTION = "Tom has 3 apples. He buys 4 more, and gives each of his 7 friends one. How many has he now? "

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.store import VariantStore
-from pipeline.top_up import plan
-from schemas.config import GenerateConfig
-from schemas.records import Attempt, DifficultyEvent, Kind, Problem, Variant
-from trainer.shortage import find_shortages
+from diva_grpo.pipeline.stages.top_up import plan
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import GenerateConfig
+from diva_grpo.schemas.records import Attempt, DifficultyEvent, Kind, Problem, Variant
+from diva_grpo.trainer.shortage import find_shortages
 
 DELTAS = {"reword": 0.0, "harder": 2.0, "think_step": -4.0}
 

@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from trl import GRPOConfig, GRPOTrainer
 
-from pipeline.store import VariantStore
-from schemas.records import Problem, Variant
-from tests.tiny import tiny_model
-from tests.training import SETTINGS, coin_reward, make_trainer
-from trainer.data import problems_dataset
-from trainer.live import LiveDifficulty
-from trainer.policy import load_tokenizer
-from trainer.prompts import PromptBuilder
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.records import Problem, Variant
+from diva_grpo.trainer.data import problems_dataset
+from diva_grpo.trainer.evaluation.policy import load_tokenizer
+from diva_grpo.trainer.method.live import LiveDifficulty
+from diva_grpo.trainer.prompts import PromptBuilder
+from tests.support.tiny import tiny_model
+from tests.support.training import SETTINGS, coin_reward, make_trainer
 
 ROLLOUTS = 512
 GENERATIONS = 8

@@ -19,16 +19,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows.demo_vision import tiny_vision_model
-from pipeline.generate import generate
-from pipeline.ingest import ingest
-from pipeline.scripted_teacher import MODEL, ScriptedTeacher, create_app, serve
-from pipeline.solve import VERIFICATION, TeacherSolver
-from pipeline.store import VariantStore
-from pipeline.verify import verify
-from schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
-from schemas.mapping import PRESETS
-from schemas.records import Kind
+from diva_grpo.flows.demo.scripted_teacher import MODEL, ScriptedTeacher, create_app, serve
+from diva_grpo.flows.demo.vision import tiny_vision_model
+from diva_grpo.pipeline.ingest import ingest
+from diva_grpo.pipeline.stages.generate import generate
+from diva_grpo.pipeline.stages.solve import VERIFICATION, TeacherSolver
+from diva_grpo.pipeline.stages.verify import verify
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
+from diva_grpo.schemas.mapping import PRESETS
+from diva_grpo.schemas.records import Kind
 
 ROOT = Path(__file__).parent.parent.parent
 PER_STEP = 2
@@ -44,7 +44,7 @@ SETTINGS: dict[str, Any] = {
     "selector": "uniform",
     "hint_style": "prefix",
     "max_pixels": 100_352,
-    "rewards": "tests.training.coin_reward",
+    "rewards": "tests.support.training.coin_reward",
     "accuracy_from": "coin_reward",
     "save_strategy": "steps",
     "store_flush_steps": 1,
@@ -142,7 +142,7 @@ def _start(store: VariantStore, model: Path, output: Path, problems: int) -> sub
     flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
     flags += ["--store", str(store.root), "--model_name_or_path", str(model), "--output_dir", str(output)]
     return subprocess.Popen(
-        [sys.executable, "-m", "trainer", *flags, "--resume", "true"],
+        [sys.executable, "-m", "diva_grpo.trainer", *flags, "--resume", "true"],
         cwd=ROOT,
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint that costs little: for rates that `tests/endpoints.py` cannot reach.
+"""An OpenAI-compatible endpoint that costs little: for rates that `tests/support/endpoints.py` cannot reach.
 
 It answers after a set time, counts, limits requests a minute, and fails in a set share of them.
 

@@ -19,16 +19,16 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from pipeline.ingest import ingest
-from pipeline.label import label
-from pipeline.solve import TeacherSolver
-from pipeline.store import VariantStore
-from pipeline.supply import Supply, supply, verifying
-from schemas.config import GenerateConfig, LabelConfig, TeacherConfig, VerifyConfig
-from schemas.mapping import PRESETS
-from schemas.records import Kind, Variant
-from tests.endpoints import serving
-from tests.faulty_teacher import FaultyTeacher
+from diva_grpo.pipeline.ingest import ingest
+from diva_grpo.pipeline.stages.label import label
+from diva_grpo.pipeline.stages.solve import TeacherSolver
+from diva_grpo.pipeline.stages.supply import Supply, supply, verifying
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import GenerateConfig, LabelConfig, TeacherConfig, VerifyConfig
+from diva_grpo.schemas.mapping import PRESETS
+from diva_grpo.schemas.records import Kind, Variant
+from tests.support.endpoints import serving
+from tests.support.faulty_teacher import FaultyTeacher
 
 
 @dataclass

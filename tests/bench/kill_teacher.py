@@ -21,14 +21,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.generate import generate
-from pipeline.store import VariantStore
-from pipeline.verify import verify
-from schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
-from schemas.records import Kind, Problem
-from schemas.replies import Answer, Reply
-from tests.endpoints import Endpoint, completion, serving
-from tests.endpoints import Reply as HttpReply
+from diva_grpo.pipeline.stages.generate import generate
+from diva_grpo.pipeline.stages.verify import verify
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
+from diva_grpo.schemas.records import Kind, Problem
+from diva_grpo.schemas.replies import Answer, Reply
+from tests.support.endpoints import Endpoint, completion, serving
+from tests.support.endpoints import Reply as HttpReply
 
 SETTLED_S = 0.2
 """After a kill: requests on their way still arrive."""

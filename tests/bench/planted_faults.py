@@ -24,12 +24,12 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.ingest import ingest
-from pipeline.store import VariantStore
-from pipeline.verify import verify
-from schemas.config import VerifyConfig
-from schemas.mapping import PRESETS
-from schemas.records import Kind, Problem, Variant
+from diva_grpo.pipeline.ingest import ingest
+from diva_grpo.pipeline.stages.verify import verify
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import VerifyConfig
+from diva_grpo.schemas.mapping import PRESETS
+from diva_grpo.schemas.records import Kind, Problem, Variant
 from tests.bench.planted import faults, rules
 from tests.bench.planted.solver import ReadingSolver, Step, steps_of
 

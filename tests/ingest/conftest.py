@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import VariantStore
+from diva_grpo.pipeline.store import VariantStore
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import datasets
 import pytest
 from PIL import Image as PillowImage
 
-from pipeline.ingest import IngestReport, content_id, ingest
-from pipeline.sources import Row, open_source
-from pipeline.store import VariantStore
-from schemas.exceptions import SourceError
-from schemas.mapping import PRESETS, ColumnMapping
-from schemas.records import Problem, Reject
-from tests.sources import (
+from diva_grpo.pipeline.ingest import IngestReport, content_id, ingest
+from diva_grpo.pipeline.ingest.sources import Row, open_source
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.exceptions import SourceError
+from diva_grpo.schemas.mapping import PRESETS, ColumnMapping
+from diva_grpo.schemas.records import Problem, Reject
+from tests.support.sources import (
     FULL,
     WITH_ID,
     parts,
@@ -264,7 +264,7 @@ def test_limit_and_progress(store: VariantStore, folder: Path) -> None:
 def test_problems_are_appended_in_chunks(
     store: VariantStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.ingest.CHUNK_SIZE", 40)
+    monkeypatch.setattr("diva_grpo.pipeline.ingest.intake.CHUNK_SIZE", 40)
     source = write_jsonl(folder / "set.jsonl", rows(100))
     before = len(list((store.root / "problems").glob("*.parquet")))
     assert ingest(store, source, WITH_ID).added == 100

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from flows.cli import cli
-from pipeline.ingest import IngestReport, ingest
-from pipeline.solve import TeacherSolver
-from pipeline.store import VariantStore
-from pipeline.verify import verify
-from schemas.config import VerifyConfig
-from schemas.mapping import PRESETS
-from schemas.records import Problem, Variant
-from tests.endpoints import Endpoint, serving
-from tests.sources import png, rejects, write_parquet
-from tests.verbs import RIGHT, teacher_of
+from diva_grpo.flows.cli import cli
+from diva_grpo.pipeline.ingest import IngestReport, ingest
+from diva_grpo.pipeline.stages.solve import TeacherSolver
+from diva_grpo.pipeline.stages.verify import verify
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import VerifyConfig
+from diva_grpo.schemas.mapping import PRESETS
+from diva_grpo.schemas.records import Problem, Variant
+from tests.support.endpoints import Endpoint, serving
+from tests.support.sources import png, rejects, write_parquet
+from tests.support.verbs import RIGHT, teacher_of
 
 TEXT = "Tom has 3 apples. He buys 4 more. How many apples has he now?"
 WORDINGS = [

@@ -12,19 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as PillowImage
 
-from pipeline.ingest import IngestReport, ingest
-from pipeline.store import VariantStore
-from schemas.exceptions import ConfigError, SourceError
-from schemas.mapping import ColumnMapping
-from schemas.records import Problem, Reject
-from tests.sources import (
-    WITH_ID,
-    parts,
-    png,
-    rejects,
-    rows,
-    write_jsonl,
-)
+from diva_grpo.pipeline.ingest import IngestReport, ingest
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.exceptions import ConfigError, SourceError
+from diva_grpo.schemas.mapping import ColumnMapping
+from diva_grpo.schemas.records import Problem, Reject
+from tests.support.sources import WITH_ID, parts, png, rejects, rows, write_jsonl
 
 # --- bad rows
 

@@ -8,16 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ingest import IngestReport, RowError, ingest, split_gsm8k
-from pipeline.store import VariantStore
-from schemas.mapping import PRESETS
-from schemas.records import Problem
-from tests.sources import (
-    png,
-    rejects,
-    write_jsonl,
-    write_parquet,
-)
+from diva_grpo.pipeline.ingest import IngestReport, RowError, ingest, split_gsm8k
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.mapping import PRESETS
+from diva_grpo.schemas.records import Problem
+from tests.support.sources import png, rejects, write_jsonl, write_parquet
 
 
 def test_gsm8k_row_without_a_marker_is_rejected(store: VariantStore, folder: Path) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from schemas.exceptions import DivaError
+from diva_grpo.schemas.exceptions import DivaError
 from tests.bench.convergence import plots
 from tests.bench.convergence.measures import COSTS, Run, runs
 from tests.bench.convergence.results import keep, kept_results, stores_results

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.store import VariantStore
+from diva_grpo.pipeline.store import VariantStore
 from tests.bench.convergence.contenders import ABLATIONS, MAIN, TRIALS
 from tests.bench.convergence.run import RunSpec
 from tests.bench.convergence.tasks import TASKS

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.store import VariantStore
-from schemas.question import Question, question_of
-from schemas.records import Kind, Status, Variant
-from trainer.policy import PolicySolver
-from trainer.prompts import HintStyle
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.question import Question, question_of
+from diva_grpo.schemas.records import Kind, Status, Variant
+from diva_grpo.trainer.evaluation.policy import PolicySolver
+from diva_grpo.trainer.prompts import HintStyle
 
 FILE = "preconditions.json"
 GROUP = 8

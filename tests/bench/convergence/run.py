@@ -21,22 +21,22 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from pipeline.label import label
-from pipeline.store import VariantStore
-from schemas.config import LabelConfig
-from schemas.records import Evaluation
-from schemas.replies import Answer, Reply
+from diva_grpo.pipeline.stages.label import label
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import LabelConfig
+from diva_grpo.schemas.records import Evaluation
+from diva_grpo.schemas.replies import Answer, Reply
+from diva_grpo.trainer.config import DivaGRPOConfig
+from diva_grpo.trainer.data import problems_dataset
+from diva_grpo.trainer.evaluation.policy import PolicySolver, load_tokenizer
+from diva_grpo.trainer.grpo import DivaGRPOTrainer
+from diva_grpo.trainer.prompts import PromptBuilder
+from diva_grpo.trainer.recorder import Recorder, RecorderCallback
+from diva_grpo.trainer.steps import StepRecorder
 from tests.bench.convergence import preconditions
 from tests.bench.convergence.contenders import CONTENDERS, SHARED, Contender
 from tests.bench.convergence.tasks import TASKS, Task, fill_store
 from tests.bench.convergence.warm import warm_up
-from trainer.config import DivaGRPOConfig
-from trainer.data import problems_dataset
-from trainer.grpo import DivaGRPOTrainer
-from trainer.policy import PolicySolver, load_tokenizer
-from trainer.prompts import PromptBuilder
-from trainer.recorder import Recorder, RecorderCallback
-from trainer.steps import StepRecorder
 
 LABEL_SAMPLES = 4
 LABELS = "labels.json"

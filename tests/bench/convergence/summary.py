@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from schemas.exceptions import ConfigError
+from diva_grpo.schemas.exceptions import ConfigError
 from tests.bench.convergence.measures import (
     COSTS,
     TEST,

@@ -18,9 +18,9 @@ from typing import Final
 import reasoning_gym
 from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
-from pipeline.scripted_wordings import ARITHMETIC_FRAMES
-from pipeline.store import VariantStore
-from schemas.records import Kind, Problem, Status, Variant
+from diva_grpo.flows.demo.wordings import ARITHMETIC_FRAMES
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.records import Kind, Problem, Status, Variant
 
 SIZES: Final = MappingProxyType({"train": 128, "validation": 192, "test": 192})
 """Problems of each split."""

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from data.toy_models import Example, batches, build_model, build_tokenizer, train
-from schemas.question import HINT_CLOSING, HINT_OPENING, render_question
+from diva_grpo.flows.demo.toy_models import Example, batches, build_model, build_tokenizer, train
+from diva_grpo.schemas.question import HINT_CLOSING, HINT_OPENING, render_question
 from tests.bench.convergence.tasks import Task, held_out
 
 SEED = 1

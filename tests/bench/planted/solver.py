@@ -16,9 +16,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from pipeline.work import Progress
-from schemas.question import HINT_OPENING, Question
-from schemas.replies import Answer, Reply
+from diva_grpo.pipeline.session.work import Progress
+from diva_grpo.schemas.question import HINT_OPENING, Question
+from diva_grpo.schemas.replies import Answer, Reply
 from tests.bench.planted.rules import facts_and_question, number_words
 
 _ANNOTATION = re.compile(r"<<([^<>=]+)=([^<>]+)>>")
@@ -126,7 +126,7 @@ class ReadingSolver:
     def solve(
         self, questions: Sequence[Question], samples: int, progress: Progress | None = None
     ) -> list[list[Answer[Reply]]]:
-        """As `pipeline.solve.Solver`: the same answer each time, since it is sure of it."""
+        """As `pipeline.stages.solve.Solver`: the same answer each time, since it is sure of it."""
         return [[self._answer(question.text)] * samples for question in questions]
 
     def _answer(self, text: str) -> Answer[Reply]:

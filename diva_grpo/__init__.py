@@ -1,0 +1,1 @@
+"""diva-grpo: difficulty-adaptive variants for GRPO (arXiv 2603.01106)."""

@@ -1,0 +1,157 @@
+"""The demo's stage with images: a tiny vision-language model, built here from its configuration, is trained on figures.
+
+It is too small to solve any of them. What it shows is the path: problems with images and their perturbed variants
+from the store, through processor, generation and loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+from diva_grpo.pipeline.store import VariantStore
+
+IMAGE_SIZE = 28
+PATCH_SIZE = 14
+IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
+"""Tokens that stand for one image."""
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}>"
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def tiny_processor() -> Any:
+    """Byte-level tokens and four tokens an image; needs no torchvision."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {sign: i for i, sign in enumerate(["<pad>", "</s>", "<image>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer_class: Any = PreTrainedTokenizerFast
+    fast = tokenizer_class(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        extra_special_tokens={"image_token": "<image>"},
+    )
+    side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    processor_class: Any = LlavaProcessor
+    return processor_class(
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=side),
+        tokenizer=fast,
+        patch_size=PATCH_SIZE,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def tiny_vision_model(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+    """A random LLaVA of some ten thousand parameters with its processor, where `from_pretrained` finds it."""
+    processor = tiny_processor()
+    heads: dict[str, Any] = {
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+    }
+    vision = CLIPVisionConfig(**heads, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, projection_dim=16)
+    ends: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    text = Qwen2Config(
+        **heads,
+        **ends,
+        vocab_size=len(processor.tokenizer),
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        initializer_range=0.5,  # large, so that what is seen changes what is said
+    )
+    torch.manual_seed(seed)
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=2,
+        image_seq_length=IMAGE_TOKENS,
+        vision_feature_layer=-1,
+        **ends,
+    )
+    model: Any = LlavaForConditionalGeneration(config)
+    model.to(dtype).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def digits_reward(completions: Sequence[Any], **columns: Any) -> list[float]:
+    """Share of an answer's characters that are digits: what a random model can learn in a few steps."""
+    texts = [c if isinstance(c, str) else c[-1]["content"] or "" for c in completions]
+    return [sum(sign.isdecimal() for sign in text) / max(1, len(text)) for text in texts]
+
+
+@dataclass(frozen=True, slots=True)
+class VisionRun:
+    """What the stage did.
+
+    Attributes:
+        run_id: under which its rollouts are.
+        steps: optimizer steps.
+        parameters: of the model.
+        problems: with images, that were trained on.
+        by_kind: rollouts by kind of prompt.
+        digits: share of digits in the answers, in the first and in the last quarter of the steps.
+    """
+
+    run_id: str
+    steps: int
+    parameters: int
+    problems: int
+    by_kind: dict[str, int]
+    digits: tuple[float, float]
+
+
+def train_on_figures(store: VariantStore, config: Path, condition: str, steps: int) -> VisionRun:
+    """Build the model and train it on the figures of a store.
+
+    Args:
+        store: with figures and their variants.
+        config: the training configuration, as YAML.
+        condition: of the problems, in SQL.
+        steps: optimizer steps.
+    """
+    from diva_grpo.trainer.train import parse, train
+
+    model = tiny_vision_model(store.root / "vision_model")
+    arguments = ["--config", str(config), "--store", str(store.root), "--model_name_or_path", str(model)]
+    arguments += ["--output_dir", str(store.root / "vision_model_trained"), "--max_steps", str(steps)]
+    result = train(*parse([*arguments, "--problem_filter", condition]))
+    kinds = store.query(
+        "SELECT coalesce(v.kind, 'original') AS kind, count(*) FROM rollouts LEFT JOIN variants v USING (variant_id) "
+        "WHERE run_id = ? GROUP BY 1 ORDER BY 1",
+        [result.run_id],
+    )
+    [(problems, first, last)] = store.query(
+        "SELECT count(DISTINCT problem_id), avg(reward - accuracy) FILTER (step < ?), "
+        "avg(reward - accuracy) FILTER (step >= ?) FROM rollouts WHERE run_id = ?",
+        [steps / 4, steps * 3 / 4, result.run_id],
+    )
+    loaded: Any = LlavaForConditionalGeneration
+    parameters = sum(p.numel() for p in loaded.from_pretrained(model).parameters())
+    return VisionRun(result.run_id, result.step, parameters, problems, dict(kinds), (first, last))

@@ -1,0 +1,57 @@
+"""What a top-up asks for: where a training run is short of variants, and which kinds help, within a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diva_grpo.pipeline.stages.top_up import Plan, plan
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import TopUpConfig
+from diva_grpo.trainer.shortage import Shortages, find_shortages, training_run
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a training run is short, and what is asked for."""
+
+    shortages: Shortages
+    planned: Plan
+
+    def summary(self) -> str:
+        """One line for a person."""
+        short, needs = len(self.shortages.problem_ids), self.planned.needs
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.planned.by_kind().items()))
+        parts = [f"run {self.shortages.run_id}: {short} of {self.shortages.seen} problems are short"]
+        parts += [f"{len(needs)} are asked for ({kinds})" if needs else "nothing is asked for"]
+        parts += [f"{why} ({len(places)})" for why, places in self.planned.idle.items()]
+        parts += [f"{self.planned.left} wait for a later run"] * bool(self.planned.left)
+        return "; ".join(parts)
+
+
+def find(config: TopUpConfig, store: VariantStore) -> Found:
+    """Where the training run is short of variants, and what to ask for within the run's budget.
+
+    Raises:
+        ConfigError: there is no such training run, or the filter is no SQL.
+    """
+    run_id = training_run(store, config.run)
+    found = find_shortages(
+        store,
+        run_id,
+        window_steps=config.window_steps,
+        tolerance=config.tolerance,
+        problem_filter=config.problem_filter,
+    )
+    planned = plan(
+        store,
+        found.problem_ids,
+        found.wanted_S,
+        found.nearest_S,
+        config.teacher.model,
+        config.generate,
+        variants=config.variants,
+        max_problems=config.max_problems,
+        max_variants=config.max_variants,
+        tolerance=config.tolerance,
+    )
+    return Found(found, planned)

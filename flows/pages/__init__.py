@@ -1,0 +1,1 @@
+"""Pages and artifacts for people: problems beside their variants, plots, Prefect's artifacts."""

@@ -1,0 +1,1 @@
+"""Prefect flows, their tasks over shards, their hooks and deployments."""

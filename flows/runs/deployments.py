@@ -1,0 +1,205 @@
+"""Serving flows: one process that runs deployments by their schedules, on a Prefect server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import yaml
+from pydantic import ValidationError
+
+from diva_grpo.flows.runs.server import prefect_api
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.teacher.wire.live import endpoint_url
+from diva_grpo.schemas.config import Config
+from diva_grpo.schemas.exceptions import ConfigError, ServerError
+from diva_grpo.schemas.serving import ServeConfig, ServedFlow
+
+if TYPE_CHECKING:
+    from prefect import Flow
+    from prefect.deployments.runner import RunnerDeployment
+
+FLOWS = {
+    "curate": "diva_grpo.flows.runs.curate",
+    "generate": "diva_grpo.flows.runs.stages",
+    "verify": "diva_grpo.flows.runs.stages",
+    "label": "diva_grpo.flows.runs.stages",
+    "top_up": "diva_grpo.flows.runs.top_up",
+    "evaluate": "diva_grpo.flows.runs.evaluate",
+}
+"""Flows that can be served, with their modules."""
+
+_SLUG = "diva"
+"""Name of a deployment's schedule, by which one that is paused is known again."""
+
+
+def flow_named(name: str) -> Flow[[Config], Any]:
+    """A flow by its name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in FLOWS:
+        raise ConfigError(f"there is no flow {name!r}: choose from {', '.join(FLOWS)}")
+    flow: Flow[[Config], Any] = getattr(import_module(FLOWS[name]), name)
+    return flow
+
+
+def read_serving(file: Path) -> ServeConfig:
+    """The deployments of a YAML file.
+
+    Raises:
+        ConfigError: what does not fit, in one line.
+    """
+    try:
+        return ServeConfig.model_validate(yaml.safe_load(file.read_text("utf-8")) or {})
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{file}: {_first(error)}") from error
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that does not fit, without its value, which may be a secret."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def configured(served: ServedFlow) -> Config:
+    """The configuration of a flow that is to be served.
+
+    Raises:
+        ConfigError: it does not fit the flow; it holds a secret, which the server would keep and show; or no
+            endpoint is named.
+        StoreError: its store is missing or too new.
+    """
+    kind: type[Config] = get_type_hints(flow_named(served.flow).fn)["config"]
+    try:
+        config = kind.model_validate(served.parameters)
+    except ValidationError as error:
+        raise ConfigError(f"{served.name}: parameters.{_first(error)}") from error
+    if kind.model_validate(config.model_dump(mode="json")) != config:
+        raise ConfigError(
+            f"{served.name}: the server would show the password or query of a URL: leave it out and name the "
+            "environment variable of a key by key_env"
+        )
+    if store := getattr(config, "store", None):
+        VariantStore(store)
+    if teacher := getattr(config, "teacher", None):
+        endpoint_url(teacher)
+    return config
+
+
+def deployment(served: ServedFlow, *, active: bool) -> RunnerDeployment:
+    """What Prefect is told of a served flow.
+
+    Args:
+        served: the flow and its schedule.
+        active: whether the schedule is.
+
+    Raises:
+        ConfigError: the configuration or the schedule does not fit.
+    """
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.schedules import Cron, Interval
+    from prefect.types.entrypoint import EntrypointType
+
+    schedules = []
+    config = configured(served)
+    strategies = {"skip": ConcurrencyLimitStrategy.CANCEL_NEW, "wait": ConcurrencyLimitStrategy.ENQUEUE}
+    try:
+        if served.cron:
+            schedules = [Cron(served.cron, served.timezone, active=active, slug=_SLUG)]
+        elif served.interval:
+            schedules = [Interval(served.interval, active=active, slug=_SLUG)]
+        return flow_named(served.flow).to_deployment(  # type: ignore[return-value, unused-ignore]  # or a coroutine, in a loop
+            served.name,
+            schedules=schedules,
+            parameters={"config": config.model_dump(mode="json", exclude_unset=True)},
+            # A second run at once would find what it wants claimed by the first.
+            concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=strategies[served.overlap]),
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{served.name}: {' '.join(str(error).split())}") from error
+
+
+def full_name(served: ServedFlow) -> str:
+    """A deployment's name as Prefect writes it."""
+    return f"{flow_named(served.flow).name}/{served.name}"
+
+
+def is_active(served: ServedFlow) -> bool:
+    """Whether a schedule is active: as a person left it, or as the file says of a new one."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            known = client.read_deployment_by_name(full_name(served))
+        except ObjectNotFound:
+            return not served.paused
+    return all(schedule.active for schedule in known.schedules) if known.schedules else not served.paused
+
+
+def serve(deployments: Sequence[ServedFlow], port: int) -> None:
+    """Serve flows until SIGINT or SIGTERM; their schedules rest while nobody serves them.
+
+    Where no server is configured (`PREFECT_API_URL`), one with schedules and UI runs as long as this, on Prefect's
+    database, and is started again should it die.
+
+    Args:
+        deployments: what to serve.
+        port: of the server that is started.
+
+    Raises:
+        ConfigError: a configuration or schedule that does not fit.
+        StoreError: a store that is missing or too new.
+        ServerError: no server could be started, or the configured one does not answer.
+    """
+    import httpx
+    import prefect
+
+    for served in deployments:  # before a server is started
+        deployment(served, active=True)
+    url = prefect_api(port, services=True)
+    try:
+        prefect.serve(*(deployment(served, active=is_active(served)) for served in deployments))
+    except httpx.TransportError as error:
+        raise ServerError(f"Prefect's server at {url} does not answer: {error}") from error
+
+
+def set_active(deployments: Sequence[ServedFlow], *, active: bool, port: int) -> None:
+    """Pause or resume the schedules of flows; what runs goes on.
+
+    Args:
+        deployments: whose schedules.
+        active: resume, else pause.
+        port: of the server that `serve` has started, where none is configured.
+
+    Raises:
+        ConfigError: a flow that was never served.
+        ServerError: the server does not answer.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    url = PREFECT_API_URL.value() or f"http://127.0.0.1:{port}/api"
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        for served in deployments:
+            try:
+                known = client.read_deployment_by_name(full_name(served))
+            except ObjectNotFound as error:
+                raise ConfigError(f"{full_name(served)} was never served: run `diva serve` first") from error
+            except httpx.TransportError as error:
+                raise ServerError(
+                    f"Prefect's server at {url} does not answer: is `diva serve` running?"
+                ) from error
+            for schedule in known.schedules:
+                client.update_deployment_schedule(known.id, schedule.id, active=active)

@@ -1,0 +1,92 @@
+"""The flow `top_up`: variants where a training run is short of them, by its live difficulty.
+
+    diva top-up --store runs/store --model gpt-4.1-mini --max-cost 2
+
+A training run in progress sees them at its next `store_refresh_steps`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from prefect import flow, get_run_logger, task
+
+from diva_grpo.flows.needs import find
+from diva_grpo.flows.runs.hooks import SHOWN, ends_in_one_line
+from diva_grpo.flows.runs.shards import (
+    SHARD_TASK,
+    Counts,
+    Order,
+    ShardDone,
+    Workplace,
+    running,
+    shared,
+    worked,
+)
+from diva_grpo.pipeline.stages.top_up import Journey, complete_killed, fill, record_idle
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import TopUpConfig
+
+
+@task(name="top-up-shard", **SHARD_TASK)
+def top_up_shard(config: TopUpConfig, order: Order) -> ShardDone:
+    """Variants for the problems of one shard, with their decisions."""
+
+    def filled(here: Workplace) -> Counts:
+        solver = here.teacher
+        if config.solver is not None:
+            solver = solver.other(shared(config.solver, config.workers))
+        journey = Journey(order.run_id, order.training_run, order.began_ns)
+        made = fill(
+            here.store,
+            here.teacher,
+            solver,
+            order.needs,
+            journey,
+            config.generate,
+            config.verify,
+            config.label,
+            here.references,
+        )
+        return {
+            "generated": dict(made.supplied.generated),
+            "verified": dict(made.supplied.verified),
+            "labelled": dict(made.labelled),
+            "decided": dict(made.decided),
+        }
+
+    return worked(config, order, config.verify, filled)
+
+
+@flow(name="top_up", **SHOWN)
+@ends_in_one_line
+def top_up(config: TopUpConfig) -> Counts:
+    """Ask for variants where a training run is short of them, worst first, within a budget.
+
+    Args:
+        config: store, training run, endpoint, what may be asked for, and the budget.
+
+    Returns:
+        By stage, new variants or labels by status or kind; `decided`: problems by outcome.
+    """
+    store = VariantStore(config.store)
+    found = find(config, store)
+    get_run_logger().info(found.summary())
+    needs = {need.problem_id: need for need in found.planned.needs}
+    checks = config.verify if needs else None
+    with running("top_up", config, len(needs), checks) as run:
+        complete_killed(store)
+        shortages = found.shortages
+        journey = Journey(run.run_id, shortages.run_id, run.began_ns)
+        record_idle(
+            store, journey, found.planned, shortages.problem_ids, shortages.wanted_S, shortages.nearest_S
+        )
+        run.totals["decided"].update({"nothing": sum(map(len, found.planned.idle.values()))})
+        orders = [
+            replace(
+                order, needs=tuple(needs[name] for name in order.problem_ids), training_run=shortages.run_id
+            )
+            for order in run.orders(list(needs))
+        ]
+        run.work_off(top_up_shard, orders)
+    return run.counts()

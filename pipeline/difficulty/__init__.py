@@ -1,0 +1,1 @@
+"""The difficulty scale: designed offsets of every kind of variant."""

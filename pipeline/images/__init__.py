@@ -1,0 +1,1 @@
+"""Images: read safely from a source, shown to a model, encoded for an endpoint."""

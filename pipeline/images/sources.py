@@ -1,0 +1,215 @@
+"""Images: opened in one safe way wherever they are used, and found in a source's row.
+
+The bytes are kept as they came. `open_rgb` gives the picture that a browser would show of them, or refuses
+with a reason: what cannot be decoded whole, what is larger than any policy reads, what has several frames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as PillowImage
+from PIL import ImageOps, UnidentifiedImageError
+
+from diva_grpo.schemas.exceptions import DivaError
+from diva_grpo.schemas.records import Image
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+"""Formats that are read. Others are refused: some of Pillow's readers start programs (EPS does)."""
+
+# What Pillow's readers raise on damaged bytes: the first three by fuzzing them, the others by their code.
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
+
+_MAX_PIXELS = PillowImage.MAX_IMAGE_PIXELS or 0
+_TOO_LARGE = f"more than {_MAX_PIXELS:,} pixels"
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+# Of a path, in a reason: the column may hold something else, such as an image in base64.
+_SHOWN_CHARS = 100
+
+
+# `open_rgb` refuses such images itself, and may be called by several threads, among which the filters of
+# `warnings` cannot be changed for one.
+warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
+
+
+class ImageError(DivaError, ValueError):
+    """An image that cannot be found or decoded; the message is a reason that a user understands."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the paths of a row's images lead.
+
+    Attributes:
+        folder: paths are relative to it.
+        root: paths must not leave it.
+    """
+
+    folder: Path
+    root: Path
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decodable image: its bytes as they came, Pillow's name of their format, and its record."""
+
+    content: bytes
+    image_format: str
+    record: Image
+
+
+def open_rgb(source: Path | bytes) -> PillowImage.Image:
+    """The picture, upright, in RGB with 8 bits a channel.
+
+    Transparent pixels are white, 16 bits are scaled to 8, and the orientation that EXIF states is applied.
+
+    Args:
+        source: bytes, or a file. A file named by its SHA-256, as all are in a store, must have it still:
+            no format tells every damage to itself.
+
+    Raises:
+        ImageError: the image is missing, damaged, animated, too large, or of another format.
+    """
+    if isinstance(source, bytes):
+        return _opened(source)[0]
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise ImageError(f"image {source.name} cannot be read: {error.strerror}") from error
+    try:
+        if _DIGEST.fullmatch(source.stem) and hashlib.sha256(content).hexdigest() != source.stem:
+            raise ImageError("damaged: its bytes are no longer those that were ingested")
+        return _opened(content)[0]
+    except ImageError as error:
+        raise ImageError(f"image {source.name}: {error}") from error
+
+
+def _opened(content: bytes) -> tuple[PillowImage.Image, str]:
+    """The picture, and Pillow's name of its format."""
+    with _reasons():
+        # Apart, since it reads the file to its end: checksums of PNG, which decoding passes over.
+        with PillowImage.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check_size(image)
+            image.verify()
+        with PillowImage.open(io.BytesIO(content), formats=FORMATS) as image:
+            image_format = image.format or ""
+            # A JPEG of several pictures (MPO) is one photograph with its previews; the first is the photograph.
+            if getattr(image, "n_frames", 1) > 1 and image_format != "MPO":
+                raise ImageError("animated: which of its frames is meant is not known")
+            image.load()
+            return _rgb(ImageOps.exif_transpose(image)), image_format
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """What Pillow raises on damaged or hostile bytes, as an ImageError."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except PillowImage.DecompressionBombError as error:
+        raise ImageError(_TOO_LARGE) from error
+    except UnidentifiedImageError as error:
+        raise ImageError("not a readable PNG, JPEG, WebP, GIF or BMP image") from error
+    except _DECODE_ERRORS as error:
+        raise ImageError(f"damaged: {error}") from error
+
+
+def _check_size(image: PillowImage.Image) -> None:
+    if image.width * image.height > _MAX_PIXELS:
+        raise ImageError(_TOO_LARGE)
+    if not image.width or not image.height:
+        raise ImageError("without a pixel")
+
+
+def _rgb(image: PillowImage.Image) -> PillowImage.Image:
+    """In RGB, on white where it is transparent."""
+    if image.mode.startswith("I"):
+        # Pillow would cut off what is above 255. PNG is the only format here with such grey levels.
+        levels = np.asarray(image).astype(np.uint32)
+        grey = PillowImage.fromarray(((levels * 255 + 32_767) // 65_535).astype(np.uint8))
+        clear = image.info.get("transparency")
+        if clear is not None:
+            grey.putalpha(PillowImage.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
+        image = grey
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    ground = PillowImage.new("RGBA", layer.size, "white")
+    return PillowImage.alpha_composite(ground, layer).convert("RGB")
+
+
+def read_pictures(value: object, place: Place) -> list[Picture]:
+    """All images of one cell, in order.
+
+    Args:
+        value: None, or one image or a list of images; an image is a path, bytes, or a `{bytes, path}` struct
+            as the Image feature of `datasets` stores it. Text may also be a JSON array of paths (CSV).
+        place: where paths lead.
+
+    Raises:
+        ImageError: an image is missing, outside of the source's folder, too large, or not decodable.
+    """
+    pictures = []
+    for position, item in enumerate(_as_list(value), start=1):
+        try:
+            pictures.append(_decode(_content(item, place)))
+        except ImageError as error:
+            name = f" ({_shown(item)})" if isinstance(item, str) else ""
+            raise ImageError(f"image {position}{name}: {error}") from error
+    return pictures
+
+
+def _as_list(value: object) -> list[object]:
+    if value is None or value == "":
+        return []
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return [value]
+    return value if isinstance(value, list) else [value]
+
+
+def _shown(path: str) -> str:
+    return path[:_SHOWN_CHARS].encode("utf-8", "backslashreplace").decode()
+
+
+def _content(item: object, place: Place) -> bytes:
+    if isinstance(item, dict):
+        item = item["bytes"] if item.get("bytes") is not None else item.get("path")
+    if isinstance(item, bytes):
+        return item
+    if not isinstance(item, str) or not item or "\0" in item:
+        raise ImageError("neither a path nor the bytes of an image")
+    # Lexical on purpose: links inside of the folder are the user's own (the hub's cache is made of them),
+    # a path in a row is not.
+    path = Path(os.path.abspath(place.folder / item))
+    if not path.is_relative_to(os.path.abspath(place.root)):
+        raise ImageError("the path leads out of the source's folder")
+    try:
+        if not path.is_file():
+            raise ImageError("no such file beside the source")
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"the file cannot be read: {error.strerror}") from error
+
+
+def _decode(content: bytes) -> Picture:
+    """Decode every pixel once, so that nothing but what can be used is kept."""
+    image, image_format = _opened(content)
+    digest = hashlib.sha256(content).hexdigest()
+    return Picture(content, image_format, Image(hash=digest, width=image.width, height=image.height))

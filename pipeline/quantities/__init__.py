@@ -1,0 +1,1 @@
+"""Quantities of a text, and the LaTeX that they stand in."""

@@ -1,0 +1,1 @@
+"""What a run shares: its teacher, its limits and budget, and its rehearsal (`--dry-run`)."""

@@ -1,0 +1,282 @@
+"""What a run would cost: the run itself, rehearsed on a copy of the store with a teacher that is never asked.
+
+Requests are rendered, hashed and looked up in the journal by the very code that sends them; only the exchange
+is another one, which counts tokens and makes an answer up.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tabulate import tabulate
+
+from diva_grpo.pipeline.session.work import TeacherRun
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.files.liveness import FOLDER as SIGNS
+from diva_grpo.pipeline.teacher.journal import Journal
+from diva_grpo.pipeline.teacher.meter import Meter
+from diva_grpo.pipeline.teacher.prices import BATCH_SHARE, ImageRule, Price, PriceTable
+from diva_grpo.pipeline.teacher.tokens import TokenCounter
+from diva_grpo.pipeline.teacher.wire.outcome import Exchange, Outcome
+from diva_grpo.schemas.config import TeacherConfig
+
+SOLUTION_TOKENS = 300
+"""Assumed length of a worked solution, until the store has calls that say better."""
+
+STEP_TOKENS = 40
+"""Assumed length of a think step."""
+
+STEPS = 4
+"""Assumed number of think steps (the paper: three to five)."""
+
+_ENOUGH_CALLS = 10
+"""Calls of a purpose whose mean length is believed."""
+
+
+class DryExchange:
+    """Counts the tokens of every request and makes up an answer of the asked shape; sends nothing.
+
+    Args:
+        config: the teacher's settings.
+        price: of its model, if known.
+        lengths: number of entries of each list in an answer, by the title of its shape; default `STEPS`.
+    """
+
+    def __init__(self, config: TeacherConfig, price: Price | None, lengths: Mapping[str, int]) -> None:
+        self._config, self._lengths = config, lengths
+        self._thinks = price.thinks if price else 0
+        self._images = price.images if price else ImageRule()
+        self.counter = TokenCounter(config.model)
+
+    @property
+    def concurrency(self) -> int:
+        """As configured; one request after the other is counted."""
+        return self._config.concurrency
+
+    async def send(self, parameters: dict[str, Any], key: str) -> Outcome:
+        """Count a request."""
+        shape = _shape(parameters)
+        question = _question(parameters)
+        content = json.dumps(_made_up(shape, shape, question, self._lengths)) if shape else "\\boxed{0}"
+        answer = SOLUTION_TOKENS if shape is None else self._length(shape, content)
+        prompt = self.counter.request(parameters, self._images)
+        return Outcome(content, "ok", None, prompt, answer + self._thinks)
+
+    def _length(self, shape: Mapping[str, Any], content: str) -> int:
+        if "steps" in shape.get("properties", {}):
+            return self._lengths.get(shape.get("title", ""), STEPS) * STEP_TOKENS
+        return self.counter.text(content)
+
+    def forget(self, receipt: str) -> None:
+        """Nothing was kept."""
+
+    def finish(self) -> int:
+        """Nothing is in flight."""
+        return 0
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def _shape(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The JSON schema that a request asks for: in its own field, else on the last line of the question."""
+    asked = parameters.get("response_format", {}).get("json_schema")
+    if asked:
+        return dict(asked["schema"])
+    try:
+        schema = json.loads(_text(parameters).splitlines()[-1])
+    except (ValueError, IndexError):
+        return None
+    return schema if isinstance(schema, dict) and "properties" in schema else None
+
+
+def _text(parameters: Mapping[str, Any]) -> str:
+    content = parameters["messages"][-1]["content"]
+    return content if isinstance(content, str) else "".join(p.get("text", "") for p in content)
+
+
+def _question(parameters: Mapping[str, Any]) -> str:
+    """The problem within the prompt, whose length a wording of it is assumed to have."""
+    text = _text(parameters)
+    inner = text.partition("<problem>")[2].partition("</problem>")[0].strip()
+    return inner or text
+
+
+def _made_up(part: Any, schema: Mapping[str, Any], text: str, lengths: Mapping[str, int]) -> Any:
+    """A value that fits a JSON schema, with `text` in the place of every string."""
+    if "$ref" in part:
+        part = schema["$defs"][part["$ref"].rsplit("/", 1)[-1]]
+    if "anyOf" in part:
+        part = part["anyOf"][0]
+    if "enum" in part or "const" in part:
+        return part.get("const", part.get("enum", [None])[0])
+    if part.get("type") == "object":
+        inner = part.get("properties", {})
+        return {name: _made_up(value, schema, text, lengths) for name, value in inner.items()}
+    if part.get("type") == "array":
+        count = lengths.get(schema.get("title", ""), STEPS)
+        return [_made_up(part["items"], schema, f"{text} ({i})", lengths) for i in range(count)]
+    return {"string": text, "boolean": True, "integer": 1, "number": 1.0, "null": None}[
+        part.get("type", "string")
+    ]
+
+
+@contextmanager
+def rehearsal(store: VariantStore) -> Iterator[VariantStore]:
+    """A copy of a store that may be written to and is gone afterwards: parts and images as links, the journal
+    page by page.
+
+    Raises:
+        StoreError: the journal is damaged.
+    """
+    with TemporaryDirectory(prefix="diva-dry-run-") as folder:
+        copy = Path(folder)
+        for entry in store.root.iterdir():
+            if entry.name == "images":
+                (copy / entry.name).symlink_to(entry)
+            elif entry.is_dir() and entry.name != SIGNS:
+                (copy / entry.name).mkdir()
+                for part in entry.glob("*.parquet"):
+                    (copy / entry.name / part.name).symlink_to(part)
+        journal = store.root / "journal.sqlite"
+        if journal.exists():
+            Journal.of_store(store).close()  # says in one line where it is damaged
+            with (
+                closing(sqlite3.connect(journal)) as source,
+                closing(sqlite3.connect(copy / journal.name)) as to,
+            ):
+                source.backup(to)
+        yield VariantStore(copy)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Requests of one purpose that a stage would send.
+
+    Attributes:
+        stage: the verb.
+        model: that is asked.
+        purpose: as in the ledger.
+        requests: that would be sent.
+        prompt_tokens: of all of them.
+        completion_tokens: of all answers.
+        usd: dollars; None where the price is unknown.
+    """
+
+    stage: str
+    model: str
+    purpose: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float | None
+
+
+class Estimate:
+    """What a run would send, found by rehearsing its stages.
+
+    Args:
+        store: the copy on which the stages are rehearsed; its ledger says how long answers are.
+        config: the teacher's settings.
+        lengths: see `DryExchange`.
+        batch: whether the Batch API is to be used, at half the price.
+    """
+
+    def __init__(
+        self, store: VariantStore, config: TeacherConfig, lengths: Mapping[str, int], *, batch: bool = False
+    ) -> None:
+        self._store = store
+        self._config, self._share = config, BATCH_SHARE if batch else 1.0
+        self.prices = PriceTable.load(config.prices)
+        self._lengths = lengths
+        self._exchanges: dict[str, DryExchange] = {}
+        self._means: dict[tuple[str, str], float] = {
+            (model, purpose): mean
+            for model, purpose, mean in store.query(
+                "SELECT model, purpose, avg(completion_tokens) FROM calls WHERE outcome = 'ok' "
+                "AND completion_tokens IS NOT NULL GROUP BY ALL HAVING count(*) >= ?",
+                [_ENOUGH_CALLS],
+            )
+        }
+        self._meter = Meter("requests")
+        self.teacher = TeacherRun(config, self._meter, self._connect)
+        """To be given to the verbs that are rehearsed."""
+        self.lines: list[Line] = []
+        with Journal.of_store(store) as journal:
+            self._noted = journal.last_id()
+
+    def _connect(self, config: TeacherConfig, store: VariantStore) -> Exchange:
+        if config.model not in self._exchanges:
+            self._exchanges[config.model] = DryExchange(config, self.prices.of(config.model), self._lengths)
+        return self._exchanges[config.model]
+
+    @property
+    def reused(self) -> int:
+        """Requests that the journal answers, for nothing."""
+        return self._meter.reused
+
+    @property
+    def requests(self) -> int:
+        """Requests that would be sent."""
+        return sum(line.requests for line in self.lines)
+
+    @property
+    def usd(self) -> float | None:
+        """Dollars of all of them; None where the price is unknown."""
+        known = [line.usd for line in self.lines if line.usd is not None]
+        return sum(known) if len(known) == len(self.lines) else None
+
+    def note(self, stage: str) -> None:
+        """Take down what a stage, of that name, has asked for since the last one."""
+        with Journal.of_store(self._store) as journal:
+            sums = journal.sums_since(self._noted)
+            self._noted = journal.last_id()
+        for model, purpose, requests, prompt, made_up in sums:
+            mean, price = self._means.get((model, purpose)), self.prices.of(model)
+            completion = made_up if mean is None else round(mean * requests)
+            usd = price.cost(prompt, completion, self._share) if price else None
+            self.lines.append(Line(stage, model, purpose, requests, prompt, completion, usd))
+
+    def render(self) -> str:
+        """The estimate as text: a table, and what it rests on."""
+        rows: list[tuple[object, ...]] = [
+            (li.stage, li.model, li.purpose, li.requests, li.prompt_tokens, li.completion_tokens, li.usd)
+            for li in self.lines
+        ]
+        prompt = sum(line.prompt_tokens for line in self.lines)
+        completion = sum(line.completion_tokens for line in self.lines)
+        rows.append(("total", "", "", self.requests, prompt, completion, self.usd))
+        headers = ("stage", "model", "purpose", "requests", "prompt tokens", "completion tokens", "usd")
+        table = tabulate(rows, headers=headers, intfmt=",", floatfmt=".4f", missingval="unknown")
+        return "\n".join([table, "", *self._rests_on()])
+
+    def _rests_on(self) -> Iterator[str]:
+        kept = (
+            f" {self.reused:,} requests more are in the journal already and cost nothing."
+            if self.reused
+            else ""
+        )
+        yield f"Nothing was sent.{kept}"
+        for model, exchange in self._exchanges.items():
+            yield f"Prompt tokens of {model} by {exchange.counter.name}; images by the price table's formula."
+        asked = {(line.model, line.purpose) for line in self.lines}
+        if measured := sorted({purpose for model, purpose in asked & self._means.keys()}):
+            yield f"Completion tokens of {', '.join(measured)}: the mean of this store's calls of the model."
+        if assumed := sorted({purpose for model, purpose in asked - self._means.keys()}):
+            yield (
+                f"Completion tokens of {', '.join(assumed)} are assumed: {SOLUTION_TOKENS} a solution, "
+                f"{STEPS} think steps of {STEP_TOKENS}, wordings as long as the original; "
+                f"{_ENOUGH_CALLS} answers of a purpose in the store make them measured. Second tries are not foreseen."
+            )
+        for model in self._exchanges:
+            if self.prices.of(model) is None:
+                yield self.prices.how_to_add(model)
+        if self._share != 1:
+            yield "Dollars at half the price, as the Batch API charges."

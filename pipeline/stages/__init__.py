@@ -1,0 +1,1 @@
+"""The stages of curation: generate, verify, label, and what composes them (supply, top-up)."""

@@ -1,0 +1,171 @@
+"""Measure difficulty: a solver's pass rate on originals and accepted variants."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+
+from scipy.special import betaincinv
+
+from diva_grpo.pipeline.grade import grade
+from diva_grpo.pipeline.session.work import SHARD_SIZE, Progress, shards, tell
+from diva_grpo.pipeline.stages.solve import Solver
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import LabelConfig
+from diva_grpo.schemas.question import Question, question_of
+from diva_grpo.schemas.records import ORIGINAL, Label, Variant
+from diva_grpo.schemas.replies import Answer, Reply
+
+LABEL_MODEL = "label_model"
+"""Setting of the store: the solver whose labels drive measured deltas and `difficulty_init=labels`."""
+
+UNJUDGED = "unjudged"
+"""Counted in the place of a kind: subjects to which no answer could be judged."""
+
+
+def difficulty_of(correct: int, samples: int) -> tuple[float, float, float]:
+    """Difficulty and its 90 % interval from `correct` of `samples` (contract.md, Difficulty).
+
+    Returns:
+        (difficulty, low, high) in levels: 9 - 8 p with p = (c + 1) / (s + 2), and the 95 % and 5 %
+        quantiles of Beta(c + 1, s - c + 1) through the same line.
+    """
+    a, b = correct + 1, samples - correct + 1
+    quantile_05, quantile_95 = (float(betaincinv(a, b, share)) for share in (0.05, 0.95))
+    return 9 - 8 * a / (a + b), 9 - 8 * quantile_95, 9 - 8 * quantile_05
+
+
+def label(
+    store: VariantStore,
+    solver: Solver,
+    config: LabelConfig,
+    *,
+    problem_ids: Sequence[str] | None = None,
+    kinds: Mapping[str, Collection[str]] | None = None,
+    where: str | None = None,
+    limit: int | None = None,
+    shard_size: int = SHARD_SIZE,
+    progress: Progress | None = None,
+) -> Counter[str]:
+    """Label every problem and every accepted variant that this solver has not labelled yet.
+
+    The first solver that has labelled anything becomes the store's `label_model`; `config.label_model` makes
+    this one it.
+
+    Args:
+        store: where questions come from and labels go.
+        solver: answers the questions.
+        config: how often each is asked.
+        problem_ids: only these and their variants; default all.
+        kinds: by problem, its variants of these kinds alone; None is all.
+        where: an SQL condition on `problems`.
+        limit: only the first so many problems, by id.
+        shard_size: problems whose labels are written together.
+        progress: told of every answer.
+
+    Returns:
+        Labels written by kind (`original` or a variant's), and `unjudged`.
+    """
+    counts: Counter[str] = Counter()
+    for shard in shards(store.problems(problem_ids, where=where, limit=limit), shard_size):
+        ids = [problem.problem_id for problem in shard]
+        of_shard = "problem_id IN (SELECT unnest(?)) AND status = 'accepted'"
+        variants: defaultdict[str, list[Variant]] = defaultdict(list)
+        for variant in store.read(Variant, of_shard, [ids]):
+            if kinds is None or variant.kind in kinds.get(variant.problem_id, ()):
+                variants[variant.problem_id].append(variant)
+        subjects = [
+            (kind, question)
+            for problem in shard
+            for kind, question in [
+                (ORIGINAL, question_of(problem)),
+                *((str(v.kind), question_of(problem, v)) for v in variants[problem.problem_id]),
+            ]
+        ]
+        done = _labelled(store, solver.model, [q.subject_id for _, q in subjects], config.samples)
+        subjects = [(kind, question) for kind, question in subjects if question.subject_id not in done]
+        answers = solver.solve([question for _, question in subjects], config.samples, progress)
+        labels = []
+        for (kind, question), given in zip(subjects, answers, strict=True):
+            made = _label(kind, question, given, solver.model)
+            counts[kind if made else UNJUDGED] += 1
+            labels += [made] if made else []
+        store.append(labels)
+        tell(progress, Counter({"labelled": len(labels), UNJUDGED: len(subjects) - len(labels)}))
+    label_model = store.setting(LABEL_MODEL)
+    wanted = config.label_model or (label_model is None and _has_labelled(store, solver.model))
+    if wanted and label_model != solver.model:
+        store.put_setting(LABEL_MODEL, solver.model)
+    return counts
+
+
+def count_unlabelled(
+    store: VariantStore,
+    model: str,
+    config: LabelConfig,
+    *,
+    where: str | None = None,
+    limit: int | None = None,
+) -> int:
+    """How many answers `label` would ask a solver for.
+
+    Raises:
+        ConfigError: the condition is no SQL.
+    """
+    store.problems(where=where, limit=1)  # says in one line what is wrong with the condition
+    [(count,)] = store.query(
+        f"""
+        WITH chosen AS (
+            SELECT problem_id FROM problems WHERE ({where or "true"}) ORDER BY problem_id LIMIT ?
+        ), subjects AS (
+            SELECT problem_id AS id FROM chosen UNION ALL
+            SELECT variant_id FROM variants JOIN chosen USING (problem_id) WHERE status = 'accepted'
+        )
+        SELECT count(*) FROM subjects ANTI JOIN (
+            SELECT subject_id AS id FROM labels WHERE solver_model = ? AND samples >= ?
+        ) USING (id)
+        """,
+        [limit if limit is not None else 2**62, model, config.samples],
+    )
+    return int(count) * config.samples
+
+
+def _has_labelled(store: VariantStore, model: str) -> bool:
+    return bool(store.query("SELECT 1 FROM labels WHERE solver_model = ? LIMIT 1", [model]))
+
+
+def _labelled(store: VariantStore, model: str, subject_ids: Sequence[str], samples: int) -> set[str]:
+    rows = store.query(
+        "SELECT subject_id FROM labels WHERE solver_model = ? AND samples >= ? "
+        "AND subject_id IN (SELECT unnest(?))",
+        [model, samples, list(subject_ids)],
+    )
+    return {subject_id for (subject_id,) in rows}
+
+
+def _was_given(answer: Answer[Reply]) -> bool:
+    """Whether there is an answer to judge. One that ran into the limit of tokens is, as it is in training."""
+    return answer.failure is None or answer.failure.startswith("length:")
+
+
+def _label(kind: str, question: Question, given: Sequence[Answer[Reply]], model: str) -> Label | None:
+    """The label of one subject; None where no answer could be judged."""
+    outcomes = [
+        grade(a.text, question.answer, options=question.options).outcome for a in given if _was_given(a)
+    ]
+    judged = [outcome for outcome in outcomes if outcome != "error"]
+    if not judged:
+        return None
+    correct = judged.count("correct")
+    difficulty, low, high = difficulty_of(correct, len(judged))
+    return Label(
+        subject_id=question.subject_id,
+        solver_model=model,
+        subject_kind=kind,
+        samples=len(judged),
+        correct=correct,
+        pass_rate=correct / len(judged),
+        difficulty=difficulty,
+        difficulty_low=low,
+        difficulty_high=high,
+    )

@@ -1,0 +1,91 @@
+"""Solvers answer questions: a teacher's endpoint, or (in `trainer`) the policy itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+from diva_grpo.pipeline.images.shown import shown_images
+from diva_grpo.pipeline.session.work import AnyTeacher, Progress, with_teacher
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.teacher.client import Teacher
+from diva_grpo.pipeline.teacher.prompts import Prompt, load_prompt
+from diva_grpo.schemas.question import Question
+from diva_grpo.schemas.replies import Answer, Reply
+
+
+class Solver(Protocol):
+    """Anything that answers questions independently several times."""
+
+    @property
+    def model(self) -> str:
+        """Name under which its labels and verdicts are kept."""
+        ...
+
+    def solve(
+        self, questions: Sequence[Question], samples: int, progress: Progress | None = None
+    ) -> list[list[Answer[Reply]]]:
+        """`samples` answers to each question, in order; a failed one has its `failure` set."""
+        ...
+
+
+VERIFICATION = 1_000_000
+"""First sample of the answers that decide whether a variant is accepted.
+
+Labels count from 0. If they shared an answer, an accepted variant would be sure of one right sample in its
+label, and look easier than it is.
+"""
+
+
+def policy_prompt(system: str | None = None) -> Prompt:
+    """The question alone behind the system message of training, if any: how the trainer asks the policy.
+
+    For an endpoint that serves the policy, so that its labels are of the level that it trains at.
+    """
+    return Prompt("policy", system or "", "$problem")
+
+
+class TeacherSolver:
+    """A solver behind an OpenAI-compatible endpoint.
+
+    Args:
+        store: whose images and journal are used.
+        config: the endpoint.
+        first_sample: number of the first answer to a question: 0, or `VERIFICATION`.
+        prompt: how it is asked; default the prompt `solve`.
+    """
+
+    def __init__(
+        self,
+        store: VariantStore,
+        config: AnyTeacher,
+        first_sample: int = 0,
+        prompt: Prompt | None = None,
+    ) -> None:
+        self._store, self._config, self._first_sample = store, config, first_sample
+        self._prompt = prompt or load_prompt("solve")
+
+    @property
+    def model(self) -> str:
+        """The endpoint's model."""
+        return self._config.model
+
+    def solve(
+        self, questions: Sequence[Question], samples: int, progress: Progress | None = None
+    ) -> list[list[Answer[Reply]]]:
+        """`samples` answers to each question, in order."""
+        numbers = range(self._first_sample, self._first_sample + samples)
+        jobs = [partial(self._ask, question, number) for question in questions for number in numbers]
+        answers = with_teacher(self._store, self._config, jobs, progress)
+        return [answers[i * samples : (i + 1) * samples] for i in range(len(questions))]
+
+    async def _ask(self, question: Question, sample: int, teacher: Teacher) -> Answer[Reply]:
+        return await teacher.ask(
+            self._prompt,
+            {"problem": question.rendered()},
+            purpose="solve",
+            problem_id=question.problem_id,
+            images=shown_images(question, self._store.image_path),
+            sample=sample,
+        )

@@ -1,0 +1,240 @@
+"""`compact`: many small parts become few, beside writers and readers, without a lock.
+
+A merged part appears by one atomic act and names the parts that it was made of, so readers leave those out
+from that moment (`parts.Catalogue`). They are removed by a later compaction, after a grace in which readers
+that found them before have finished, and only where the merged part is whole. Nothing is forgotten: every row
+stays, with its time, its place in the append and its origin. So a crash at any point leaves a store that reads
+the same, two compactions at once do the same work twice, and what a checkpoint names can still be read.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from diva_grpo.pipeline.store.engine import open_database
+from diva_grpo.pipeline.store.files.parts import ORIGIN_FIELD, Catalogue, Part, is_whole, publish_stream
+from diva_grpo.pipeline.store.files.places import Place
+from diva_grpo.schemas.arrow import arrow_schema
+from diva_grpo.schemas.exceptions import StoreError
+from diva_grpo.schemas.migrations import SCHEMA_VERSION, migrated
+from diva_grpo.schemas.records import RECORDS, Record
+
+GRACE_S = 3600.0
+"""Seconds for which a merged file stays: longer than any query, and than any writer takes for one part."""
+
+MERGED_BYTES = 128 << 20
+"""Parts are merged up to about this size; a larger one is left as it is, so that no row is copied often."""
+
+_GROUP_ROWS = 100_000
+_GROUP_BYTES = 16 << 20
+_BATCH_ROWS = 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What a compaction did.
+
+    Attributes:
+        merged: parts that were merged.
+        made: parts that they became.
+        removed: parts merged earlier, which are gone now.
+        waiting: parts merged, now or earlier, whose grace is not over.
+        leftovers: files of crashed writers, which are gone now.
+        damaged: parts that were left alone because their content is not what was written.
+    """
+
+    merged: int = 0
+    made: int = 0
+    removed: int = 0
+    waiting: int = 0
+    leftovers: int = 0
+    damaged: tuple[str, ...] = ()
+
+    def __add__(self, other: Compacted) -> Compacted:
+        return Compacted(
+            self.merged + other.merged,
+            self.made + other.made,
+            self.removed + other.removed,
+            self.waiting + other.waiting,
+            self.leftovers + other.leftovers,
+            self.damaged + other.damaged,
+        )
+
+
+def compact(
+    place: Place, catalogue: Catalogue, *, grace_s: float = GRACE_S, merged_bytes: int = MERGED_BYTES
+) -> Compacted:
+    """Compact every table of a store.
+
+    Args:
+        place: where the store lies.
+        catalogue: of its parts.
+        grace_s: see `GRACE_S`.
+        merged_bytes: see `MERGED_BYTES`.
+
+    Raises:
+        StoreError: the store cannot be written, or was written by a newer program.
+    """
+    done = Compacted(leftovers=_remove_leftovers(place, time.time() - grace_s))
+    for record in RECORDS:
+        done += _remove_replaced(place, catalogue, record.table, time.time_ns() - int(grace_s * 1e9))
+        done += _merge(place, catalogue, record, merged_bytes)
+    return done
+
+
+def _remove_leftovers(place: Place, before: float) -> int:
+    leftovers = [
+        file
+        for record in RECORDS
+        for file in place.files(record.table)
+        if file.path.endswith(".tmp") and file.changed_at < before
+    ]
+    for file in leftovers:
+        place.remove(file.path)
+    return len(leftovers)
+
+
+def _remove_replaced(place: Place, catalogue: Catalogue, table: str, before_ns: int) -> Compacted:
+    """Remove parts that were replaced long enough ago by merged ones that are whole."""
+    live, replaced = catalogue.split(table)
+    if not replaced:
+        return Compacted()
+    merged = [part for part in [*live, *replaced] if part.merged]
+    due = [part for part in replaced if _replaced_at(catalogue, table, part, merged) <= before_ns]
+    safe: set[str] = set()
+    damaged: list[str] = []
+    for part in (part for part in live if part.merged and due):
+        if is_whole(place, table, part):
+            safe |= catalogue.origins(table, part)
+        else:
+            damaged.append(f"{table}/{part.name}")
+    removable = [part for part in due if catalogue.origins(table, part) <= safe]
+    for part in removable:
+        place.remove(f"{table}/{part.name}")
+    return Compacted(removed=len(removable), waiting=len(replaced) - len(removable), damaged=tuple(damaged))
+
+
+def _replaced_at(catalogue: Catalogue, table: str, part: Part, merged: Sequence[Part]) -> float:
+    """When the first merged part appeared that replaced this one: no reader has chosen to read it since."""
+    mine = catalogue.origins(table, part)
+    later = [other for other in merged if other.name > part.name or not part.merged]
+    times = [m.written_ns for m in later if m.written_ns is not None and mine <= catalogue.origins(table, m)]
+    return min(times, default=math.inf)
+
+
+def _merge(place: Place, catalogue: Catalogue, record: type[Record], merged_bytes: int) -> Compacted:
+    table = record.table
+    sizes = {file.path: file.size for file in place.files(table)}
+    small = [
+        part
+        for part in catalogue.live(table)
+        if not part.is_empty and sizes.get(f"{table}/{part.name}", 0) < merged_bytes
+    ]
+    done = Compacted()
+    for group in _groups(small, [sizes.get(f"{table}/{part.name}", 0) for part in small], merged_bytes):
+        if len(group) == 1 and group[0].version == SCHEMA_VERSION:
+            continue
+        # Damage must not be copied under a new hash, where nobody would find it.
+        there = [
+            part for part in group if place.exists(f"{table}/{part.name}")
+        ]  # or another compaction was first
+        whole = [part for part in there if is_whole(place, table, part)]
+        damaged = tuple(f"{table}/{part.name}" for part in there if part not in whole)
+        done += Compacted(damaged=damaged)
+        if len(whole) > 1 or any(part.version < SCHEMA_VERSION for part in whole):
+            _publish_merged(place, catalogue, record, whole)
+            done += Compacted(merged=len(whole), made=1, waiting=len(whole))
+    return done
+
+
+def _groups(parts: Sequence[Part], sizes: Sequence[int], merged_bytes: int) -> Iterator[list[Part]]:
+    """Neighbours in time whose sizes together make up about `merged_bytes`."""
+    group: list[Part] = []
+    total = 0
+    for part, size in zip(parts, sizes, strict=True):
+        if group and total + size > merged_bytes:
+            yield group
+            group, total = [], 0
+        group.append(part)
+        total += size
+    if group:
+        yield group
+
+
+def _publish_merged(place: Place, catalogue: Catalogue, record: type[Record], group: Sequence[Part]) -> None:
+    place.fetch([f"{record.table}/{part.name}" for part in group])
+    with open_database() as connection:
+        selects = _selects(place, catalogue, record.table, group)
+        try:
+            columns = [connection.sql(f"{select} LIMIT 0").to_arrow_table().schema for select in selects]
+            schema = _merged_schema(record, columns)
+            groups = _row_groups(connection, selects, schema)
+            origins = frozenset[str]().union(*(catalogue.origins(record.table, part) for part in group))
+            publish_stream(place, record.table, schema, groups, origins)
+        except duckdb.Error as error:
+            line = str(error).strip().splitlines()[0]
+            raise StoreError(f"{record.table} cannot be compacted: {line}") from error
+
+
+def _selects(place: Place, catalogue: Catalogue, table: str, group: Sequence[Part]) -> list[str]:
+    """One SELECT for all plain parts of a version, and one for each merged part; no row is in two of them."""
+
+    def files(parts: Sequence[Part]) -> str:
+        return ", ".join(
+            "'" + f"{place.local}/{table}/{part.name}".replace("'", "''") + "'" for part in parts
+        )
+
+    selects = []
+    seen: set[str] = {part.name for part in group if not part.merged}
+    for version in sorted({part.version for part in group if not part.merged}):
+        plain = [part for part in group if not part.merged and part.version == version]
+        rows = (
+            "SELECT * EXCLUDE (filename), parse_filename(filename) AS part "
+            f"FROM read_parquet([{files(plain)}], union_by_name = true, filename = true)"
+        )
+        selects.append(migrated(table, version, rows))
+    for part in group:
+        if part.merged:
+            new = catalogue.origins(table, part) - seen
+            seen |= new
+            quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in sorted(new)) or "NULL"
+            rows = f"SELECT * FROM read_parquet([{files([part])}]) WHERE part IN ({quoted})"
+            selects.append(migrated(table, part.version, rows))
+    return selects
+
+
+def _merged_schema(record: type[Record], read: Sequence[pa.Schema]) -> pa.Schema:
+    """This version's columns, those that a program with more of them has written, and the origin."""
+    known = arrow_schema(record)
+    more: dict[str, pa.Field] = {}
+    for schema in read:
+        more |= {field.name: field for field in schema if field.name not in [*known.names, ORIGIN_FIELD.name]}
+    return pa.schema([*known, *more.values(), ORIGIN_FIELD])
+
+
+def _row_groups(
+    connection: duckdb.DuckDBPyConnection, selects: Sequence[str], schema: pa.Schema
+) -> Iterator[pa.Table]:
+    """The rows in pieces that bound the memory."""
+    waiting: list[pa.Table] = []
+    for select in selects:
+        for batch in connection.sql(select).to_arrow_reader(_BATCH_ROWS):
+            columns = [
+                batch[field.name].cast(field.type)
+                if field.name in batch.schema.names
+                else pa.nulls(batch.num_rows, field.type)
+                for field in schema
+            ]
+            waiting.append(pa.table(columns, schema=schema))
+            rows, size = sum(t.num_rows for t in waiting), sum(t.nbytes for t in waiting)
+            if rows >= _GROUP_ROWS or size >= _GROUP_BYTES:
+                yield pa.concat_tables(waiting).combine_chunks()
+                waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting).combine_chunks()

@@ -1,0 +1,129 @@
+"""A store on an object store (`s3://`, `gs://`, ...) by fsspec: one PUT publishes a file, whole or not at all.
+
+Credentials and endpoint are the provider's own settings (for S3: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...). Parts
+and images that are read are kept in a cache folder, since no file ever changes: by default ~/.cache/diva-grpo, or
+where DIVA_CACHE says. So DuckDB reads files of this machine, and each is transferred once. The journal lies there
+too, and is this machine's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import fsspec
+
+from diva_grpo.pipeline.store.files.places import Draft, FileInfo
+from diva_grpo.schemas.exceptions import ConfigError, StoreError
+
+
+class ObjectPlace:
+    """A prefix of a bucket, see `pipeline.store.files.places.Place`.
+
+    Args:
+        url: such as `s3://bucket/prefix`.
+
+    Raises:
+        ConfigError: the scheme is not known, or its package is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        scheme = url.split(":")[0]
+        try:
+            # No listing is remembered: other machines write too.
+            self._files: Any = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
+        except (ImportError, ValueError) as error:
+            package = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}.get(
+                scheme
+            )
+            cure = f"pip install {package}" if package else "use a folder, s3:// or gs://"
+            raise ConfigError(f"a store at {scheme}:// cannot be used here ({error}): {cure}") from error
+        cache = Path(os.environ.get("DIVA_CACHE") or Path.home() / ".cache" / "diva-grpo")
+        self.local = cache / hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        self.local.mkdir(parents=True, exist_ok=True)
+        self._failures = _failures()
+
+    def names(self, folder: str) -> list[str]:
+        """See `Place`."""
+        found: list[dict[str, str]] = []
+        with self._one_line("read"), suppress(FileNotFoundError):
+            found = self._files.ls(f"{self.url}/{folder}", detail=True)
+        return sorted(entry["name"].rsplit("/", 1)[1] for entry in found if entry["type"] == "file")
+
+    def files(self, folder: str) -> Iterator[FileInfo]:
+        """See `Place`."""
+        with self._one_line("read"):
+            found = self._files.find(f"{self.url}/{folder}", detail=True)
+        root = self._files._strip_protocol(self.url)
+        for name, entry in sorted(found.items()):
+            changed = entry.get("LastModified") or entry.get("mtime")
+            when = changed.timestamp() if hasattr(changed, "timestamp") else 0.0
+            yield FileInfo(name.removeprefix(f"{root}/"), entry["size"], when)
+
+    def exists(self, path: str) -> bool:
+        """See `Place`."""
+        with self._one_line("read"):
+            return bool(self._files.exists(f"{self.url}/{path}"))
+
+    def open(self, path: str) -> BinaryIO:
+        """See `Place`."""
+        return cast(BinaryIO, self._files.open(f"{self.url}/{path}", "rb"))
+
+    @contextmanager
+    def draft(self, folder: str) -> Iterator[Draft]:
+        """See `Place`: written to a file of this machine first, since its name is known at its end."""
+        with tempfile.NamedTemporaryFile(prefix="diva-") as out:
+            draft = Draft(cast(BinaryIO, out))
+            yield draft
+            out.flush()
+            if draft.name is not None:
+                with self._one_line("written"):
+                    self._files.put_file(out.name, f"{self.url}/{folder}/{draft.name}")
+
+    def remove(self, path: str) -> None:
+        """See `Place`."""
+        (self.local / path).unlink(missing_ok=True)
+        with self._one_line("written"), suppress(FileNotFoundError):
+            self._files.rm_file(f"{self.url}/{path}")
+
+    def move(self, path: str, to: str) -> None:
+        """See `Place`."""
+        (self.local / path).unlink(missing_ok=True)
+        with self._one_line("written"):
+            self._files.cp_file(f"{self.url}/{path}", f"{self.url}/{to}")
+            self._files.rm_file(f"{self.url}/{path}")
+
+    def fetch(self, paths: Sequence[str]) -> None:
+        """See `Place`; a process that dies leaves no half of a file under its name."""
+        absent = [path for path in paths if not (self.local / path).exists()]
+        if not absent:
+            return
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=self.local) as folder, self._one_line("read"):
+            copies = [str(Path(folder) / str(number)) for number in range(len(absent))]
+            self._files.get([f"{self.url}/{path}" for path in absent], copies)
+            for path, copy in zip(absent, copies, strict=True):
+                (self.local / path).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(copy, self.local / path)
+
+    @contextmanager
+    def _one_line(self, act: str) -> Iterator[None]:
+        try:
+            yield
+        except self._failures as error:
+            line = " ".join(str(error).split()) or type(error).__name__
+            raise StoreError(f"the store {self.url} cannot be {act}: {line}") from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What an object store raises: the S3 client has errors of its own beside those of the system."""
+    try:
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        return (OSError,)
+    return (OSError, BotoCoreError, ClientError)

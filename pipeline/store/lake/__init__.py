@@ -1,0 +1,1 @@
+"""A DuckLake catalogue over a store."""

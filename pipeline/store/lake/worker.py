@@ -1,0 +1,138 @@
+"""The part of `pipeline.store.lake.catalogue` that speaks to DuckLake, in a process of its own.
+
+It imports duckdb and nothing else, so that it also runs in an environment with another release of DuckDB than
+ours: the extension comes in builds for one release each. A plan comes on standard input, what was done goes
+to standard output, both as JSON; an error is one line on standard error and exit code 3.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+REFUSED = 3
+_BACKENDS = {"postgres": "postgres_scanner", "sqlite": "sqlite_scanner", "mysql": "mysql_scanner"}
+_SCHEMA = "parts"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _load(connection: duckdb.DuckDBPyConnection, extension: str) -> None:
+    """Load an extension: from its package of PyPI, else as DuckDB finds or downloads it."""
+    package = importlib.util.find_spec(f"duckdb_extension_{extension}")
+    for folder in package.submodule_search_locations or () if package else ():
+        for file in Path(folder).rglob(f"v{duckdb.__version__}/{extension}.duckdb_extension"):
+            connection.execute(f"LOAD {_quoted(str(file))}")
+            return
+    try:
+        connection.execute(f"LOAD {extension}")
+    except duckdb.Error:
+        connection.execute(f"INSTALL {extension}; LOAD {extension}")
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, str]:
+    return {str(row[0]): str(row[1]) for row in connection.execute(f"DESCRIBE {source}").fetchall()}
+
+
+def _make_table(connection: duckdb.DuckDBPyConnection, table: str, empty: str, exists: bool) -> bool:
+    """Give a table the columns of the part without rows, and the origin of merged rows; whether it changed."""
+    wanted = _columns(connection, f"FROM read_parquet({_quoted(empty)})") | {"part": "VARCHAR"}
+    if not exists:
+        columns = ", ".join(f'"{name}" {kind}' for name, kind in wanted.items())
+        connection.execute(f"CREATE TABLE {_SCHEMA}.{table} ({columns})")
+        return True
+    new = wanted.keys() - _columns(connection, f"{_SCHEMA}.{table}").keys()
+    for name in sorted(new):
+        connection.execute(f'ALTER TABLE {_SCHEMA}.{table} ADD COLUMN "{name}" {wanted[name]}')
+    return bool(new)
+
+
+def _match(connection: duckdb.DuckDBPyConnection, table: str, live: list[str]) -> tuple[int, int]:
+    """Add files that the lake's table has not, and drop those that are not live; how many of each."""
+    listed = connection.execute(
+        f"SELECT data_file FROM ducklake_list_files('lake', '{table}', schema => '{_SCHEMA}')"
+    ).fetchall()
+    # By name, which holds the hash of the content: folders differ between machines.
+    there = {os.path.basename(file): file for (file,) in listed}
+    wanted = {os.path.basename(file): file for file in live}
+    gone = [there[name] for name in sorted(there.keys() - wanted.keys())]
+    new = [wanted[name] for name in sorted(wanted.keys() - there.keys())]
+    if gone:
+        # All rows of a file: DuckLake then ends the file, and writes none of deletions.
+        connection.execute(
+            f"DELETE FROM {_SCHEMA}.{table} WHERE filename IN (SELECT unnest(?::VARCHAR[]))", [gone]
+        )
+    if new:
+        connection.execute(
+            f"CALL ducklake_add_data_files('lake', '{table}', ?::VARCHAR[], schema => '{_SCHEMA}', "
+            "allow_missing => true, ignore_extra_columns => true)",
+            [new],
+        )
+    return len(new), len(gone)
+
+
+def sync(plan: dict[str, Any]) -> dict[str, int]:
+    """Make a DuckLake say what the plan says, in one transaction.
+
+    Args:
+        plan: `catalog` (as ATTACH takes it), `data_path`, `tables` (by name: `empty`, the path of the part
+            without rows, and `live`, the paths of those with rows) and `views` (statements, in order).
+
+    Returns:
+        Files `added` and `removed`, and the `snapshot` that the catalogue is at.
+
+    Raises:
+        duckdb.Error: there is no extension for this DuckDB, or the catalogue cannot be used.
+    """
+    with duckdb.connect() as connection:
+        connection.execute("SET enable_progress_bar = false")  # it goes to standard output
+        _load(connection, "ducklake")
+        kind = str(plan["catalog"]).split(":")[1]
+        if kind in _BACKENDS:
+            _load(connection, _BACKENDS[kind])
+        # Deletions kept in the catalogue would leave a file listed that has no rows any more.
+        connection.execute(
+            f"ATTACH {_quoted(plan['catalog'])} AS lake "
+            f"(DATA_PATH {_quoted(plan['data_path'])}, DATA_INLINING_ROW_LIMIT 0); USE lake; BEGIN"
+        )
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}")
+        tables = connection.execute(
+            "SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake' AND schema_name = ?",
+            [_SCHEMA],
+        ).fetchall()
+        added = removed = 0
+        changed = False
+        for table, files in plan["tables"].items():
+            changed |= _make_table(connection, table, files["empty"], (table,) in tables)
+            new, gone = _match(connection, table, files["live"])
+            added, removed = added + new, removed + gone
+        if changed or added or removed:
+            # Of two that do this at once, DuckLake refuses one, which replaced the same views.
+            for statement in plan["views"]:
+                connection.execute(statement)
+            connection.execute("COMMIT")
+        else:
+            connection.execute("ROLLBACK")
+        [(snapshot,)] = connection.execute("SELECT max(snapshot_id) FROM lake.snapshots()").fetchall()
+    return {"added": added, "removed": removed, "snapshot": int(snapshot)}
+
+
+def main() -> None:
+    """One plan."""
+    try:
+        print(json.dumps(sync(json.load(sys.stdin))))
+    except duckdb.Error as error:
+        print(f"DuckDB {duckdb.__version__}: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+        sys.exit(REFUSED)
+
+
+if __name__ == "__main__":
+    main()

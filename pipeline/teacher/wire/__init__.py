@@ -1,0 +1,1 @@
+"""One exchange with an endpoint: live requests, their limits and outcomes, or the Batch API."""

@@ -1,0 +1,173 @@
+"""What was handed to a Batch API and what came back, on disk: nothing is paid for twice after a crash."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from diva_grpo.pipeline.teacher.journal import now_text
+from diva_grpo.pipeline.teacher.wire.outcome import Outcome
+from diva_grpo.schemas.exceptions import ConfigError, StoreError
+
+_FILE = "batches.sqlite"
+_SET_UP = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",  # what is committed survives a crash of the machine
+    "CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, endpoint TEXT, model TEXT, batch_id TEXT, "
+    "status TEXT, requests INTEGER, done INTEGER, failed INTEGER, created_at TEXT)",
+    "CREATE TABLE IF NOT EXISTS requests (key TEXT PRIMARY KEY, batch TEXT, outcome TEXT)",
+    "CREATE INDEX IF NOT EXISTS requests_by_batch ON requests (batch)",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch that has not ended.
+
+    Attributes:
+        name: ours, which is part of the batch's metadata.
+        batch_id: the API's; None where it is not known whether the API has taken the batch.
+        status: as the API last said.
+        requests: in it.
+        done: answered so far.
+        failed: failed so far.
+        created_at: when it was made here.
+    """
+
+    name: str
+    endpoint: str
+    model: str
+    batch_id: str | None
+    status: str
+    requests: int
+    done: int
+    failed: int
+    created_at: str
+
+
+class BatchBook:
+    """The batches of a store. One process may use them at a time, and several in it in turn.
+
+    Args:
+        root: the store's folder.
+
+    Raises:
+        ConfigError: another process has them in use.
+        StoreError: the file is damaged.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / "batches"
+        """Where the requests of batches that have not ended are kept."""
+        self.folder.mkdir(exist_ok=True)
+        self._lock = (self.folder / "lock").open("w")
+        try:
+            # The kernel frees it with the process, however that ends.
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise ConfigError("another run of this store uses --batch: wait until it has ended") from error
+        self.path = root / _FILE
+        self._connection = sqlite3.connect(self.path, isolation_level=None)
+        try:
+            for statement in _SET_UP:
+                self._connection.execute(statement)
+        except sqlite3.Error as error:
+            self.close()
+            raise StoreError(f"the batches in {self.path} cannot be used: {error}") from error
+
+    def close(self) -> None:
+        """Release the files."""
+        self._connection.close()
+        self._lock.close()
+
+    def file_of(self, name: str) -> Path:
+        """The requests of a batch, a line each."""
+        return self.folder / f"{name}.jsonl"
+
+    def open(self, name: str, endpoint: str, model: str, keys: Sequence[str]) -> None:
+        """A batch is about to be handed over: from here on a crash leaves a trace of it."""
+        with self._connection:
+            self._connection.execute("BEGIN")
+            self._connection.execute(
+                "INSERT INTO batches VALUES (?, ?, ?, NULL, 'unsent', ?, 0, 0, ?)",
+                [name, endpoint, model, len(keys), now_text()],
+            )
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO requests VALUES (?, ?, NULL)", [(key, name) for key in keys]
+            )
+
+    def update(self, name: str, batch_id: str, status: str, done: int, failed: int) -> None:
+        """Keep what the API says of a batch."""
+        self._connection.execute(
+            "UPDATE batches SET batch_id = ?, status = ?, done = ?, failed = ? WHERE name = ?",
+            [batch_id, status, done, failed, name],
+        )
+
+    def keep(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Keep what has come back."""
+        with self._connection:
+            self._connection.execute("BEGIN")
+            self._connection.executemany(
+                "UPDATE requests SET outcome = ? WHERE key = ?",
+                [(json.dumps(asdict(outcome)), key) for key, outcome in outcomes.items()],
+            )
+
+    def end(self, name: str) -> list[str]:
+        """A batch is over; returns the keys of requests that it has not answered, and forgets them."""
+        with self._connection:
+            self._connection.execute("BEGIN")
+            left = self._connection.execute(
+                "DELETE FROM requests WHERE batch = ? AND outcome IS NULL RETURNING key", [name]
+            ).fetchall()
+            self._connection.execute("DELETE FROM batches WHERE name = ?", [name])
+        return [key for (key,) in left]
+
+    def outcome(self, key: str) -> Outcome | None:
+        """What has come back for a request and is not in the journal yet."""
+        row = self._connection.execute(
+            "SELECT outcome FROM requests WHERE key = ? AND outcome IS NOT NULL", [key]
+        ).fetchone()
+        return Outcome(**json.loads(row[0])) if row else None
+
+    def batch_of(self, key: str) -> str | None:
+        """The batch that a request is in and that has not answered it yet."""
+        row = self._connection.execute(
+            "SELECT batch FROM requests WHERE key = ? AND outcome IS NULL", [key]
+        ).fetchone()
+        return row[0] if row else None
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """The journal has the outcomes of these requests."""
+        with self._connection:
+            self._connection.execute("BEGIN")
+            self._connection.executemany("DELETE FROM requests WHERE key = ?", [(key,) for key in keys])
+
+    def pending(self, endpoint: str | None = None) -> list[Batch]:
+        """The batches of an endpoint (default: of all) that have not ended, oldest first."""
+        if endpoint is None:
+            return _batches(self._connection, "", [])
+        return _batches(self._connection, "WHERE endpoint = ?", [endpoint])
+
+
+def pending_batches(root: Path) -> list[Batch]:
+    """All batches of a store that have not ended; also while another process works on them."""
+    if not (root / _FILE).exists():
+        return []
+    with closing(sqlite3.connect(root / _FILE, timeout=10.0)) as connection:
+        try:
+            made = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'batches'").fetchone()
+            return _batches(connection, "", []) if made else []
+        except sqlite3.Error as error:
+            raise StoreError(f"the batches in {root / _FILE} cannot be read: {error}") from error
+
+
+def _batches(connection: sqlite3.Connection, where: str, values: Sequence[str]) -> list[Batch]:
+    columns = "name, endpoint, model, batch_id, status, requests, done, failed, created_at"
+    rows = connection.execute(f"SELECT {columns} FROM batches {where} ORDER BY created_at", values)
+    return [Batch(*row) for row in rows]

@@ -1,0 +1,508 @@
+"""OpenAI's Batch API as an exchange: half the price, answers within a day.
+
+Requests are collected until no more come, handed over as files, and asked after with growing delays. Whatever
+happens, a request is in one batch at a time: its name is on disk before it is handed over, is part of the batch's
+metadata, and finds the batch again after a crash in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import httpx2
+import openai
+from openai.types import Batch as ApiBatch
+
+from diva_grpo.pipeline.session.work import Connect
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.teacher.meter import Meter
+from diva_grpo.pipeline.teacher.prices import Price, PriceTable, Purse
+from diva_grpo.pipeline.teacher.tokens import TokenCounter
+from diva_grpo.pipeline.teacher.wire.batch.book import Batch, BatchBook
+from diva_grpo.pipeline.teacher.wire.batch.lines import ENDPOINT, Allowance, Line, read_line, request_line
+from diva_grpo.pipeline.teacher.wire.live import api_key, endpoint_name, endpoint_url
+from diva_grpo.pipeline.teacher.wire.outcome import Exchange, Outcome, one_line
+from diva_grpo.schemas.config import TeacherConfig
+from diva_grpo.schemas.exceptions import BudgetError, ConfigError, TeacherError
+from diva_grpo.schemas.records import utc_now
+
+MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
+"""What the API takes in one file."""
+
+DEFAULT_SIZE = 25_000
+"""Requests waited for at once: each is in memory, with its images."""
+
+SHARD_SIZE = 10_000
+"""Problems whose requests go out together; in the shards of live requests each would wait for a batch of its own."""
+
+MOST_TRIES = 3
+"""How often a request is handed over that comes back expired, cancelled, or with a passing error."""
+
+_NAME = "diva_batch"
+"""In a batch's metadata: our name of it."""
+
+_ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+_LOST_AFTER = 20
+"""Questions in a row after a batch that were not answered, until a run gives up (the batch goes on)."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long things are waited for, in seconds.
+
+    Attributes:
+        quiet: without a further request, after which those collected are handed over.
+        first: until a batch is asked after for the first time, and the measure of other delays.
+        longest: between two questions after a batch.
+    """
+
+    quiet: float = 1.0
+    first: float = 1.0
+    longest: float = 120.0
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A request that is waited for, and how often it was handed over."""
+
+    answer: asyncio.Future[Outcome]
+    tries: int = 0
+
+
+class BatchExchange:
+    """Hands requests to the Batch API and waits for what comes of them.
+
+    Args:
+        config: the endpoint.
+        book: the store's batches; closed with the exchange.
+        size: requests waited for at once, and the most in one file.
+        purse: what the run may spend.
+        price: of the model.
+        pace: of waiting.
+        say: told what is waited for.
+
+    Raises:
+        ConfigError: the endpoint is none that batches go to.
+    """
+
+    def __init__(
+        self,
+        config: TeacherConfig,
+        book: BatchBook,
+        *,
+        size: int = DEFAULT_SIZE,
+        purse: Purse | None = None,
+        price: Price | None = None,
+        pace: Pace | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        if config.routes or config.api_version is not None:
+            book.close()
+            raise ConfigError("--batch goes to one URL of OpenAI's form: leave routes and --api-version out")
+        self._config, self._book, self._say = config, book, say
+        self._endpoint = endpoint_name(config)
+        self._size, self._pace = min(size, MOST_REQUESTS), pace or Pace()
+        self._limit = Allowance(purse or Purse(), price, TokenCounter(config.model))
+        self._client = openai.AsyncOpenAI(
+            api_key=api_key(config.key_env) or "none",
+            base_url=endpoint_url(config),
+            timeout=max(config.timeout_s, 600.0),  # a file of 200 MB takes its time
+            max_retries=config.max_retries,
+        )
+        self._waiting: dict[str, _Waiting] = {}
+        self._collected: list[Line] = []
+        self._last_at = 0.0
+        self._work: set[asyncio.Task[None]] = set()
+        self._collecting: asyncio.Task[None] | None = None
+        self._found = asyncio.Lock()
+        self._is_found = False
+        self._kept: list[str] = []
+        self._states: dict[str, str] = {}
+        self._finishing = False
+
+    @property
+    def concurrency(self) -> int:
+        """All requests of a batch wait at once."""
+        return self._size
+
+    async def send(self, parameters: dict[str, Any], key: str) -> Outcome:
+        """Wait for a request's answer: that of an earlier batch, or of one that is yet to be handed over.
+
+        Raises:
+            BudgetError: what it could cost is more than the run may spend.
+            TeacherError: the API takes no batches, or this one.
+        """
+        await self._find_earlier()
+        if outcome := self._book.outcome(key):
+            return replace(outcome, receipt=key)
+        if key not in self._waiting:
+            self._waiting[key] = _Waiting(asyncio.get_running_loop().create_future())
+            if self._book.batch_of(key) is None:
+                self._collect(Line(key, request_line(key, parameters), self._limit.most(parameters)))
+        waiting = self._waiting[key].answer
+        del parameters  # a batch of images would fill the memory
+        try:
+            return replace(await waiting, receipt=key)
+        finally:
+            self._waiting.pop(key, None)
+
+    def forget(self, receipt: str) -> None:
+        """The journal has an outcome: it need not be kept here any longer."""
+        self._kept.append(receipt)
+        if len(self._kept) >= 1_000:
+            self._forget_kept()
+
+    def _forget_kept(self) -> None:
+        self._book.forget(self._kept)
+        self._kept = []
+
+    def finish(self) -> int:
+        """Hand nothing over any more. Nothing is waited for: batches go on without us, and a later run finds them."""
+        self._finishing = True
+        return 0
+
+    async def close(self) -> None:
+        """Release connections and files."""
+        for task in self._work:
+            task.cancel()
+        await asyncio.gather(*self._work, return_exceptions=True)
+        self._forget_kept()
+        self._book.close()
+        await self._client.close()
+
+    # --- handing over
+
+    def _collect(self, line: Line) -> None:
+        self._collected.append(line)
+        self._last_at = time.monotonic()
+        if self._collecting is None or self._collecting.done():
+            self._collecting = self._start(self._hand_over_when_quiet())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Work beside the requests; where it fails, they fail."""
+        task = asyncio.create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._on_end)
+        return task
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        self._work.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            for key in list(self._waiting):
+                self._fail(key, error)
+
+    async def _hand_over_when_quiet(self) -> None:
+        while self._collected and not self._finishing:
+            if len(self._collected) < self._size:
+                while (rest := self._last_at + self._pace.quiet - time.monotonic()) > 0:
+                    await asyncio.sleep(rest)
+            lines = self._next_file()
+            if not lines:
+                return  # when a batch ends and has cost less than it could have, it goes on
+            self._waiting_for(lines)
+            await self._hand_over(lines)
+
+    def _next_file(self) -> list[Line]:
+        """Lines that fit into a file and into what may be spent, removed from those collected."""
+        count = size = 0
+        cost, left = 0.0, self._limit.left
+        for line in self._collected:
+            size, cost = size + len(line.text.encode()) + 1, cost + line.most
+            if count >= self._size or size > MOST_BYTES or cost > left + 1e-9:
+                break
+            count += 1
+        if count == 0 and not self._limit.bound:
+            self._refuse_collected()
+        taken, self._collected = self._collected[:count], self._collected[count:]
+        return taken
+
+    def _refuse_collected(self) -> None:
+        """Nothing is under way that could leave money over, and not one more request can be paid for."""
+        line, purse = self._collected[0], self._limit.purse
+        if len(line.text) >= MOST_BYTES:
+            error: Exception = TeacherError(
+                "a request is larger than the 200 MB of a batch: scale its images down"
+            )
+        else:
+            error = BudgetError(
+                f"--max-cost: ${purse.spent:.4f} of ${purse.limit or 0:g} are spent in this run, and one more "
+                f"request of a batch may cost ${line.most:.4f} (by --max-tokens); all answers are kept, and the "
+                "same command goes on from here"
+            )
+        for line in self._collected:
+            self._fail(line.key, error)
+        self._collected = []
+
+    def _waiting_for(self, lines: list[Line]) -> None:
+        for line in lines:
+            if line.key in self._waiting:
+                self._waiting[line.key].tries += 1
+
+    async def _hand_over(self, lines: list[Line]) -> None:
+        """Upload a file and make a batch of it."""
+        name = uuid.uuid4().hex
+        path = self._book.file_of(name)
+        with path.open("w", encoding="utf-8") as out:
+            out.writelines(line.text + "\n" for line in lines)
+            out.flush()
+            os.fsync(out.fileno())
+        self._book.open(name, self._endpoint, self._config.model, [line.key for line in lines])
+        self._limit.bound[name] = sum(line.most for line in lines)
+        try:
+            with path.open("rb") as content:
+                uploaded = await self._client.files.create(file=content, purpose="batch")
+        except openai.APIError as error:
+            self._drop(name)
+            raise TeacherError(f"{self._endpoint} takes no file for a batch: {_said(error)}") from error
+        self._watch(name, await self._created(name, uploaded.id))
+
+    async def _created(self, name: str, file_id: str) -> ApiBatch:
+        """The batch of a file.
+
+        Raises:
+            TeacherError: the API refuses it, or does not say whether it took it.
+        """
+        failure: openai.APIError | None = None
+        # No retries of the package's: a batch that was taken the first time would be paid for twice.
+        batches = self._client.with_options(max_retries=0).batches
+        for times in (1.0, 4.0, 16.0):
+            try:
+                return await batches.create(
+                    input_file_id=file_id,
+                    endpoint=ENDPOINT,
+                    completion_window="24h",
+                    metadata={_NAME: name},
+                )
+            except openai.RateLimitError as error:  # not taken
+                failure = error
+                await asyncio.sleep(times * self._pace.first)
+            except openai.APIError as error:
+                failure = error
+                break
+        assert failure
+        if isinstance(failure, openai.APIStatusError) and failure.status_code < 500:
+            self._drop(name)
+            raise TeacherError(f"{self._endpoint} takes no batch: {_said(failure)}") from failure
+        for times in (0.5, 2.0, 8.0):
+            await asyncio.sleep(times * self._pace.first)
+            with suppress(openai.APIError):
+                if found := await self._batch_named(name, utc_now()):
+                    return found
+        # It stays in the book: the next run looks for it again before anything is sent twice.
+        raise TeacherError(
+            f"{self._endpoint} did not say whether it took a batch ({_said(failure)}): run again, and it is "
+            "looked for"
+        ) from failure
+
+    # --- batches under way
+
+    async def _find_earlier(self) -> None:
+        """Take up the batches of earlier runs; those of which no trace is at the API were never handed over."""
+        async with self._found:
+            if self._is_found:
+                return
+            for batch in self._book.pending(self._endpoint):
+                try:
+                    found = await self._at_the_api(batch)
+                except openai.APIError as error:
+                    raise self._unread(batch.batch_id, error) from error
+                if found is None:
+                    self._end(batch.name)
+                else:
+                    self._watch(batch.name, found)
+            known = {batch.name for batch in self._book.pending()}
+            for path in self._book.folder.glob("*.jsonl"):
+                if path.stem not in known:
+                    path.unlink()  # of a crash before the batch was in the book
+            self._is_found = True
+
+    async def _at_the_api(self, batch: Batch) -> ApiBatch | None:
+        if batch.batch_id is not None:
+            return await self._client.batches.retrieve(batch.batch_id)
+        return await self._batch_named(batch.name, datetime.fromisoformat(batch.created_at))
+
+    async def _batch_named(self, name: str, made_at: datetime) -> ApiBatch | None:
+        """The batch with our name in its metadata, where the API has one."""
+        oldest = (made_at - timedelta(days=1) - datetime(1970, 1, 1)).total_seconds()
+        async for batch in self._client.batches.list(limit=100):
+            if (batch.metadata or {}).get(_NAME) == name:
+                return batch
+            if batch.created_at < oldest:  # the newest come first; a day for clocks that differ
+                break
+        return None
+
+    def _watch(self, name: str, batch: ApiBatch) -> None:
+        self._note(name, batch)
+        self._start(self._watched(name, batch))
+
+    def _note(self, name: str, batch: ApiBatch) -> None:
+        counts = batch.request_counts
+        done, failed = (counts.completed, counts.failed) if counts else (0, 0)
+        self._book.update(name, batch.id, batch.status, done, failed)
+        self._states[name] = batch.status
+        states = Counter(self._states.values())
+        self._say("batches: " + ", ".join(f"{count} {status}" for status, count in states.items()))
+
+    async def _watched(self, name: str, batch: ApiBatch) -> None:
+        """Ask after a batch until it has ended, then take in what came of it."""
+        delay, unanswered = self._pace.first, 0
+        while True:
+            try:
+                if batch.status in _ENDED:
+                    await self._take_in(name, batch)
+                    return
+                await asyncio.sleep(delay)
+                batch = await self._client.batches.retrieve(batch.id)
+                self._note(name, batch)
+                unanswered = 0
+            # A file that is cut on its way is an error of the HTTP client, not of the package.
+            except (openai.APIError, httpx2.HTTPError) as error:
+                unanswered += 1
+                _LOG.warning("batch %s: %s", batch.id, _said(error))
+                if unanswered >= _LOST_AFTER or isinstance(error, openai.NotFoundError):
+                    raise self._unread(batch.id, error) from error
+                if batch.status in _ENDED:
+                    await asyncio.sleep(delay)
+            delay = min(1.5 * delay, self._pace.longest)
+
+    def _unread(self, batch_id: str | None, error: openai.APIError | httpx2.HTTPError) -> TeacherError:
+        way_on = "run again to go on waiting for it"
+        if isinstance(error, openai.NotFoundError):
+            way_on = (
+                f"was another key in use? If it is gone for good, delete {self._book.path}: all batches that "
+                "are waited for are then forgotten, and their requests sent and paid for again"
+            )
+        return TeacherError(f"{self._endpoint}: batch {batch_id} cannot be read: {_said(error)}; {way_on}")
+
+    async def _take_in(self, name: str, batch: ApiBatch) -> None:
+        """Keep all outcomes of a batch that has ended, and hand over again what is missing."""
+        if batch.status == "failed":
+            await self._after_refusal(name, batch)
+        for file_id in (batch.output_file_id, batch.error_file_id):
+            if file_id:
+                outcomes: dict[str, Outcome] = {}
+                async for key, outcome in self._outcomes(file_id):
+                    outcomes[key] = outcome
+                    if len(outcomes) >= 1_000:
+                        self._settle(outcomes)
+                        outcomes = {}
+                self._settle(outcomes)
+        self._end(name)
+
+    async def _after_refusal(self, name: str, batch: ApiBatch) -> None:
+        """Nothing of a failed batch was run: smaller ones may do where the account's queue was too full for it.
+
+        Raises:
+            TeacherError: for any other reason.
+        """
+        said = batch.errors.data if batch.errors and batch.errors.data else []
+        count = sum(1 for _ in self._book.file_of(name).open("rb"))
+        if count == 1 or not any(error.code == "token_limit_exceeded" for error in said):
+            self._drop(name)
+            message = one_line(said[0].message if said else "no reason given")
+            raise TeacherError(f"{self._endpoint} refuses the batch: {message}")
+        self._size = count // 2
+        _LOG.warning("the queue for batches is full: %d requests a batch from here on", self._size)
+        for waiting in self._waiting.values():
+            waiting.tries = max(0, waiting.tries - 1)
+        await asyncio.sleep(self._pace.longest)
+
+    async def _outcomes(self, file_id: str) -> AsyncIterator[tuple[str, Outcome]]:
+        """Key and outcome of each request that a file tells of, without those that may pass if sent again."""
+        async with self._client.files.with_streaming_response.content(file_id) as content:
+            rest = b""
+            async for chunk in content.iter_bytes():
+                # By hand: `iter_lines` also ends a line at signs that JSON leaves as they are, such as U+2028.
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    if told := self._told(line):
+                        yield told
+            if told := self._told(rest):
+                yield told
+
+    def _told(self, text: bytes) -> tuple[str, Outcome] | None:
+        if (told := read_line(text)) is None:
+            return None
+        key, outcome, passing = told
+        waiting = self._waiting.get(key)
+        return (key, outcome) if not passing or (waiting and waiting.tries >= MOST_TRIES) else None
+
+    def _settle(self, outcomes: dict[str, Outcome]) -> None:
+        """Keep outcomes, then hand them to those that wait for them."""
+        self._book.keep(outcomes)
+        for key, outcome in outcomes.items():
+            waiting = self._waiting.get(key)
+            if waiting and not waiting.answer.done():
+                waiting.answer.set_result(outcome)
+
+    def _end(self, name: str) -> None:
+        """A batch is over: what it has not answered is handed over again, where it is waited for."""
+        missing = set(self._book.end(name)) & self._waiting.keys()
+        self._limit.bound.pop(name, None)
+        self._states.pop(name, None)
+        path = self._book.file_of(name)
+        if missing:
+            with path.open(encoding="utf-8") as lines:
+                for text in lines:
+                    request = json.loads(text)
+                    key = request["custom_id"]
+                    if key not in missing:
+                        continue
+                    if self._waiting[key].tries >= MOST_TRIES:
+                        failure = f"the batch ended {MOST_TRIES} times without an answer"
+                        self._waiting[key].answer.set_result(Outcome(None, "timeout", failure))
+                    else:
+                        self._collect(Line(key, text.rstrip("\n"), self._limit.most(request["body"])))
+        elif self._collected:
+            self._collect(self._collected.pop())  # there may be money for it now
+        path.unlink(missing_ok=True)
+
+    def _drop(self, name: str) -> None:
+        """A batch was not taken: nothing of it was or will be paid for."""
+        self._book.end(name)
+        self._limit.bound.pop(name, None)
+        self._states.pop(name, None)
+        self._book.file_of(name).unlink(missing_ok=True)
+
+    def _fail(self, key: str, error: BaseException) -> None:
+        waiting = self._waiting.get(key)
+        if waiting and not waiting.answer.done():
+            waiting.answer.set_exception(error)
+
+
+def _said(error: openai.APIError | httpx2.HTTPError) -> str:
+    unsaid = isinstance(error, openai.APIConnectionError) and error.__cause__
+    return one_line(unsaid or error)
+
+
+def by_batch(meter: Meter, size: int = DEFAULT_SIZE, pace: Pace | None = None) -> Connect:
+    """What makes a `TeacherRun` use the Batch API.
+
+    Args:
+        meter: of the run; tells what is waited for.
+        size: see `BatchExchange`.
+        pace: see `BatchExchange`.
+    """
+
+    def connect(config: TeacherConfig, store: VariantStore) -> Exchange:
+        def say(text: str) -> None:
+            meter.note = text
+
+        price = PriceTable.load(config.prices).of(config.model)
+        book = BatchBook(store.root)
+        return BatchExchange(config, book, size=size, purse=meter.purse, price=price, pace=pace, say=say)
+
+    return connect

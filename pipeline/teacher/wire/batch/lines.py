@@ -1,0 +1,105 @@
+"""The lines of the Batch API's files: a request each, what it may cost, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from diva_grpo.pipeline.teacher.prices import BATCH_SHARE, Price, Purse
+from diva_grpo.pipeline.teacher.tokens import TokenCounter
+from diva_grpo.pipeline.teacher.wire.outcome import Outcome, one_line, read_completion
+
+ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
+"""Where the requests of a batch go."""
+
+_PASSING = frozenset({408, 409, 429, *range(500, 600)})
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Line:
+    """A request to be handed over.
+
+    Attributes:
+        key: names it.
+        text: its line of the file.
+        most: dollars that it can cost at most; 0 where nobody asks.
+    """
+
+    key: str
+    text: str
+    most: float = 0.0
+
+
+@dataclass(slots=True)
+class Allowance:
+    """What a run may spend: a batch is as large as its greatest possible cost allows.
+
+    Attributes:
+        purse: of the run.
+        price: of the model.
+        counter: of prompt tokens.
+        bound: by batch under way, what it can cost at most.
+    """
+
+    purse: Purse
+    price: Price | None
+    counter: TokenCounter
+    bound: dict[str, float] = field(default_factory=dict)
+
+    def most(self, parameters: Mapping[str, Any]) -> float:
+        """What a request can cost at most; 0 where there is no limit to keep."""
+        if self.purse.limit is None or self.price is None:
+            return 0.0
+        longest = parameters.get("max_completion_tokens") or parameters.get("max_tokens") or 0
+        prompt = self.counter.request(dict(parameters), self.price.images)
+        return self.price.cost(prompt, longest, BATCH_SHARE)
+
+    @property
+    def left(self) -> float:
+        """What is neither spent nor bound."""
+        return self.purse.left - sum(self.bound.values())
+
+
+def request_line(key: str, parameters: Mapping[str, Any]) -> str:
+    """A request as a line of an input file, without its end."""
+    return json.dumps({"custom_id": key, "method": "POST", "url": ENDPOINT, "body": parameters})
+
+
+def read_line(text: bytes) -> tuple[str, Outcome, bool] | None:
+    """What a line of an output or error file says.
+
+    Returns:
+        Key of the request, outcome, and whether it may be another if the request is sent again. None for an
+        empty line, and for one that cannot be read.
+    """
+    if not text.strip():
+        return None
+    try:
+        line = json.loads(text)
+        return str(line["custom_id"]), *_outcome(line)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        _LOG.warning(
+            "a line of a batch's file is no answer: %s", one_line(text[:1_000].decode("utf-8", "replace"))
+        )
+        return None
+
+
+def _outcome(line: Mapping[str, Any]) -> tuple[Outcome, bool]:
+    response, error = line.get("response") or {}, line.get("error") or {}
+    status, body = response.get("status_code"), response.get("body")
+    if status == 200:
+        return read_completion(json.dumps(body).encode(), price_share=BATCH_SHARE), False
+    if isinstance(body, dict) and isinstance(body.get("error"), dict):
+        error = body["error"]
+    said = one_line(error.get("message") or error.get("code") or "no reason given")
+    if status is None:  # batch_expired, batch_cancelled
+        return Outcome(None, "timeout", said), True
+    failure = "refusal" if error.get("code") == "content_filter" else f"http_{status}"
+    parameter = error.get("param")
+    named = parameter if isinstance(parameter, str) else None
+    return Outcome(None, failure, said, parameter=named), status in _PASSING

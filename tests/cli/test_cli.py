@@ -1,0 +1,449 @@
+"""The `diva` command: the lines of the README, exit codes, and one line for every mistake of a user."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image as Picture
+
+from diva_grpo.flows.cli import cli
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import TeacherConfig
+from diva_grpo.schemas.records import Problem
+from tests.conftest import Diva
+from tests.support.endpoints import Endpoint, Reply, completion, serving
+from tests.support.kept_running import hear_interrupts
+
+DIVA = str(Path(sys.executable).parent / "diva")
+
+
+@pytest.fixture
+def source(tmp_path: Path, word_problems: list[Problem]) -> Path:
+    """The word problems as a user's Parquet file, the last one with an image."""
+    buffer = io.BytesIO()
+    Picture.new("RGB", (3, 2)).save(buffer, "PNG")
+    columns = {
+        "id": [problem.problem_id.removeprefix("w/") for problem in word_problems],
+        "problem": [problem.text for problem in word_problems],
+        "answer": [problem.answer for problem in word_problems],
+        "images": [[], [], [], [], [{"bytes": buffer.getvalue(), "path": None}]],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "FILE.parquet")
+    return tmp_path / "FILE.parquet"
+
+
+# --- the lines of the README
+
+
+def test_the_loop_by_the_lines_of_the_readme(
+    diva: Diva, source: Path, tmp_path: Path, endpoint: TeacherConfig
+) -> None:
+    store = ["--store", tmp_path / "DIR"]
+    teacher = ["--base-url", endpoint.base_url, "--model", "scripted-teacher"]
+    columns = "--id-column id --problem-column problem --answer-column answer --images-column images".split()
+    kinds = "--kinds reword,think_step --limit 50 --concurrency 16".split()
+    lines = [
+        diva("ingest", source, *columns, *store),
+        diva("generate", *store, *teacher, *kinds),
+        diva("verify", *store, *teacher),
+        diva("label", *store, *teacher, "--samples", "4"),
+    ]
+    assert [(line.code, line.out) for line in lines] == [
+        (0, "5 problems added, 0 there already, 0 rejected\n"),
+        (0, "variants: 33 candidate, 1 failed\n"),
+        (0, "variants: 28 accepted, 5 failed\n"),
+        (0, "labels: 4 original, 20 reword, 8 think_step, 1 unjudged\n"),
+    ]
+    assert [line.err.count("--retry-failed tries them again") for line in lines] == [0, 1, 1, 0]
+    shared = "SELECT count(*) FROM calls WHERE purpose = 'solve' AND outcome = 'ok'"
+    # 20 wordings are verified by three answers each, and 4 originals and 28 variants labelled by four.
+    assert VariantStore(tmp_path / "DIR").query(shared) == [(20 * 3 + 32 * 4,)]
+    status = diva("status", *store)
+    assert status.code == 0
+    for title in ("Problems", "Variants", "Not accepted because of", "Labels", "Calls", "Last runs"):
+        assert f"\n{title}\n" in status.out
+    query = "select kind, status, count(*) from variants group by all"
+    answered = diva("sql", query, *store, "--format", "csv")
+    assert answered.code == 0
+    assert sorted(csv.reader(io.StringIO(answered.out))) == [
+        ["kind", "status", "count_star()"],
+        ["reword", "accepted", "20"],
+        ["reword", "failed", "5"],
+        ["think_step", "accepted", "8"],
+        ["think_step", "failed", "1"],
+    ]
+
+
+def test_everything_again_adds_nothing(
+    diva: Diva, source: Path, tmp_path: Path, endpoint: TeacherConfig
+) -> None:
+    store = ["--store", tmp_path / "DIR"]
+    teacher = ["--base-url", endpoint.base_url, "--model", "scripted-teacher"]
+    commands = [
+        ("ingest", source, "--id-column", "id", *store),
+        ("generate", *store, *teacher, "--kinds", "reword"),
+        ("verify", *store, *teacher),
+        ("label", *store, *teacher, "--samples", "1", "--limit", "4"),
+    ]
+    for command in commands:
+        assert diva(*command).code == 0
+    again = [diva(*command).out for command in commands]
+    assert again == [
+        "0 problems added, 5 there already, 0 rejected\n",
+        "variants: nothing to do\n",
+        "variants: nothing to do\n",
+        "labels: nothing to do\n",
+    ]
+
+
+def test_every_run_of_a_verb_is_recorded(diva: Diva, store: VariantStore, endpoint: TeacherConfig) -> None:
+    teacher = ["--base-url", endpoint.base_url, "--model", "scripted-teacher"]
+    diva("generate", "--store", store.root, *teacher, "--rewordings", "2")
+    nobody = ["--base-url", "http://127.0.0.1:9/v1", "--max-retries", "0"]
+    diva("generate", "--store", store.root, "--model", "x", "--kinds", "harder", *nobody)
+    rows = store.query("SELECT kind, model, config->>'rewordings', outcome FROM runs ORDER BY started_at")
+    assert rows == [("generate", "scripted-teacher", "2", "ok"), ("generate", "x", "5", "failed")]
+
+
+def test_rejected_rows_are_named_with_where_to_look(diva: Diva, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"problem": "1 + 1?", "answer": "2"}\n{"problem": "?"}\n')
+    outcome = diva("ingest", tmp_path / "p.jsonl", "--store", tmp_path / "DIR")
+    assert outcome.code == 0
+    assert outcome.out.startswith("1 problems added, 0 there already, 1 rejected: diva sql ")
+
+
+def test_settings_of_the_teacher_may_come_from_a_file(
+    diva: Diva, store: VariantStore, endpoint: TeacherConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "t.yaml").write_text(f"model: from-file\nbase_url: {endpoint.base_url}\nconcurrency: 2\n")
+    arguments = ["--store", store.root, "--teacher-config", tmp_path / "t.yaml", "--kinds", "reword"]
+    assert diva("generate", *arguments).code == 0
+    assert diva("generate", *arguments, "--model", "from-option").code == 0
+    models = store.query("SELECT DISTINCT generator_model FROM variants ORDER BY 1")
+    assert models == [("from-file",), ("from-option",)]
+
+
+@pytest.mark.parametrize("output_format", ["csv", "json", "table"])
+def test_sql_writes_a_file(diva: Diva, store: VariantStore, tmp_path: Path, output_format: str) -> None:
+    arguments = [
+        "sql",
+        "select problem_id from problems order by 1",
+        "--store",
+        store.root,
+        "--format",
+        output_format,
+    ]
+    outcome = diva(*arguments, "--output", tmp_path / "out")
+    assert (outcome.code, outcome.out) == (0, f"5 rows written to {tmp_path / 'out'}\n")
+    assert (tmp_path / "out").read_text() == diva(*arguments).out
+
+
+def test_sql_writes_parquet(diva: Diva, store: VariantStore, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    assert (
+        diva("sql", "from problems", "--store", store.root, "--format", "parquet", "--output", out).code == 0
+    )
+    assert pq.read_table(out).num_rows == 5
+
+
+# --- mistakes
+
+
+MISTAKES: dict[str, tuple[str, int, str]] = {
+    "no command": ("nope", 2, "No such command 'nope'"),
+    "no option": ("status --store {store} --nope", 2, "No such option"),
+    "--store forgotten": ("status", 2, "Missing option '--store'"),
+    "no store": ("status --store {tmp}/none", 1, "no store at .*none: make one with `diva ingest"),
+    "store is a file": ("ingest {source} --store {source}", 1, "cannot be written: Not a directory"),
+    "unknown kind": ("generate --store {store} --model m --kinds rewrod", 2, "--kinds rewrod: should be 'reword'"),
+    "images are free": ("generate --store {store} --kinds image --dry-run", 2, "cost nothing"),
+    "model forgotten": ("generate --store {store} {url}", 2, "give --model"),
+    "no endpoint": ("generate --store {store} --model m", 2, "no endpoint: set OPENAI_API_KEY"),
+    "URL without http": ("generate --store {store} --model m --base-url localhost:1", 2, "must begin with http"),
+    "no concurrency": ("generate --store {store} --model m --concurrency 0", 2, "--concurrency 0: should be greater"),
+    "concurrency in words": ("generate --store {store} --model m --concurrency many", 2, "'many' is not"),
+    "limit of nothing": ("generate --store {store} --model m --limit 0", 2, "--limit"),
+    "unknown output mode": ("label --store {store} --model m --output-mode xml", 2, "'xml' is not one of"),
+    "unknown check": ("verify --store {store} --model m --checks spelling", 2, "--checks spelling: should be .format"),
+    "no samples": ("label --store {store} --model m --samples 0", 2, "--samples 0: should be greater"),
+    "no price table": ("generate --store {store} --model m {url} --prices {tmp}/none", 2, "price table .*none"),
+    "no settings file": ("generate --store {store} --teacher-config {tmp}/none", 2, "none cannot be read"),
+    "settings are a list": ("generate --store {store} --teacher-config {list}", 2, "holds no settings"),
+    "settings are no YAML": ("generate --store {store} --teacher-config {bad}", 2, "cannot be read"),
+    "settings misspelt": ("generate --store {store} --model m --teacher-config {misspelt}", 2, "no setting 'modle'"),
+    "source missing": ("ingest {tmp}/none.parquet --store {tmp}/s", 1, "none.parquet"),
+    "source unreadable": ("ingest {bad} --store {tmp}/s", 1, "bad"),
+    "Parquet that is none": ("ingest {fake} --store {tmp}/s", 1, "fake.parquet"),
+    "unknown column": ("ingest {source} --problem-column q --store {tmp}/s", 1, "no column 'q'"),
+    "unknown preset": ("ingest {source} --preset gms8k --store {tmp}/s", 2, "'gms8k' is not one of"),
+    "no SQL": ("sql nonsense --store {store}", 1, "Parser Error"),
+    "unknown SQL column": ("sql select+nope+from+variants --store {store}", 1, '"nope" not found'),
+    "SQL that writes": ("sql drop+view+variants --store {store}", 1, "only one SELECT"),
+    "unknown format": ("sql select+1 --store {store} --format xml", 2, "'xml' is not one of"),
+    "Parquet to the screen": ("sql select+1 --store {store} --format parquet", 2, "needs --output FILE"),
+    "no time": ("sql select+1 --store {store} --timeout 0", 2, "--timeout"),
+    "too little time": ("sql {endless} --store {store} --timeout 0.1", 1, "longer than 0.1 s"),
+    "unwritable output": ("sql select+1 --store {store} --output {tmp}/no/out", 1, "cannot be written"),
+    "curate without a store": ("curate --store {tmp}/none --model m {url}", 1, "no store at"),
+    "curate without an endpoint": ("curate --store {store} --model m", 2, "no endpoint"),
+    "curate with a bad filter": ("curate --store {store} --model m {url} --problem-filter nope=1", 2, "problem filter"),
+    "wrong share": ("teacher --store {store} --wrong-share 2", 2, "--wrong-share"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What the lines of MISTAKES name; none of them gets as far as to write a variant."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    problem = Problem(problem_id="a/0", source="a", split="train", text="1 + 1?", answer="2")
+    VariantStore(folder / "store", create=True).append([problem])
+    pq.write_table(pa.table({"problem": ["1 + 1?"], "answer": ["2"]}), folder / "source.parquet")
+    contents = {"list": "- a\n", "bad": "{x: [", "misspelt": "modle: m\n", "fake": "not Parquet"}
+    names = {name: f"{name}.parquet" if name == "fake" else f"{name}.json" for name in contents}
+    for name, content in contents.items():
+        (folder / names[name]).write_text(content)
+    return {
+        **{name: folder / file for name, file in names.items()},
+        "store": folder / "store",
+        "source": folder / "source.parquet",
+        "url": "--base-url=http://127.0.0.1:9/v1",
+        "endless": "select+count(*)+from+range(10000000000)+a,range(10000000000)+b",
+    }
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_is_told_without_a_traceback(
+    diva: Diva, places: dict[str, object], tmp_path: Path, mistake: str
+) -> None:
+    line, code, message = MISTAKES[mistake]
+    arguments = [part.replace("+", " ") for part in line.format(tmp=tmp_path, **places).split()]
+    outcome = diva(*arguments)
+    assert outcome.code == code, outcome
+    assert "Traceback" not in outcome.err
+    assert re.search(message, outcome.err), outcome.err
+    if outcome.err.startswith("diva:"):
+        assert outcome.err.count("\n") == 1, outcome.err
+
+
+def test_key_in_a_settings_file_is_not_shown(diva: Diva, places: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text("model: m\napi_key: sk-very-secret\n")
+    outcome = diva("generate", "--store", places["store"], "--teacher-config", tmp_path / "t.yaml")
+    assert outcome.code == 2
+    assert "no setting 'api_key'" in outcome.err
+    assert "sk-very-secret" not in outcome.err
+
+
+def test_no_arguments_show_the_help(diva: Diva) -> None:
+    outcome = diva()
+    assert outcome.code == 2
+    assert "diva ingest problems.jsonl" in outcome.err
+
+
+def test_damaged_part_is_one_line(diva: Diva, store: VariantStore) -> None:
+    (store.root / "variants" / "1.parquet").write_bytes(b"no Parquet at all")
+    outcome = diva("status", "--store", store.root)
+    assert outcome.code == 1
+    assert re.fullmatch(r"diva: store .* cannot be read: .*1\.parquet.*\n", outcome.err)
+
+
+# --- endpoints that fail
+
+
+def test_unreachable_endpoint_fails_each_verb_and_keeps_the_reason(diva: Diva, store: VariantStore) -> None:
+    unreachable = [
+        "--store",
+        store.root,
+        "--base-url",
+        "http://127.0.0.1:9/v1",
+        "--model",
+        "m",
+        "--max-retries",
+        "0",
+    ]
+    generated = diva("generate", *unreachable, "--kinds", "reword")
+    assert (generated.code, generated.out) == (1, "variants: 5 failed\n")
+    assert re.fullmatch(
+        r"diva: all failed, most often by 'network: .*': check --base-url .*try again with --retry-failed\n",
+        generated.err,
+    )
+    assert store.query("SELECT count(*) FROM variants WHERE reason LIKE 'network: %'") == [(5,)]
+    labelled = diva("label", *unreachable, "--samples", "1")
+    assert (labelled.code, labelled.out) == (1, "labels: 5 unjudged\n")
+    assert "no answer could be judged" in labelled.err
+    assert "says why some failed" not in generated.err
+    assert store.query("SELECT DISTINCT outcome FROM runs") == [("failed",)]
+
+
+def test_wrong_key_is_given_up_at_once(diva: Diva, store: VariantStore) -> None:
+    store.append(
+        [Problem(problem_id=f"x/{i}", source="x", split="t", text=f"{i}?", answer="1") for i in range(50)]
+    )
+    denied = Reply(json.dumps({"error": {"message": "Incorrect API key"}}).encode(), 401)
+    with serving(Endpoint(denied)) as served:
+        outcome = diva(
+            "generate", "--store", store.root, "--base-url", served.url, "--model", "m", "--concurrency", "4"
+        )
+    assert outcome.code == 1
+    assert re.fullmatch(
+        r"diva: .* answered none of 16 requests \(http_401: .*Incorrect API key.*\).*\n", outcome.err
+    )
+    assert store.query("SELECT count(*) FROM variants") == [(0,)], "the next run must ask for all of them"
+
+
+def test_failed_verdicts_are_tried_again_on_demand(
+    diva: Diva, store: VariantStore, endpoint: TeacherConfig
+) -> None:
+    arguments = ["--store", store.root, "--model", "scripted-teacher", "--max-retries", "0"]
+    diva(
+        "generate",
+        *arguments,
+        "--base-url",
+        endpoint.base_url,
+        "--kinds",
+        "reword",
+        "--limit",
+        "3",
+        "--rewordings",
+        "4",
+    )
+    # Fewer requests than those after which an endpoint that answers none is given up.
+    arguments += ["--solver-samples", "1"]
+    assert diva("verify", *arguments, "--base-url", "http://127.0.0.1:9/v1").code == 1
+    assert diva("verify", *arguments, "--base-url", endpoint.base_url).out == "variants: nothing to do\n"
+    again = diva("verify", *arguments, "--base-url", endpoint.base_url, "--retry-failed")
+    assert again.out == "variants: 12 accepted\n"
+
+
+# --- real processes
+
+
+@pytest.mark.parametrize("name", [name for name in cli.commands if name != "train"])
+def test_help_of_every_command_has_an_example(diva: Diva, name: str) -> None:
+    outcome = diva(name, "--help")
+    assert outcome.code == 0
+    assert re.search(rf"examples?: +diva {name} ", outcome.out)
+
+
+def _environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k not in ("OPENAI_API_KEY", "OPENAI_BASE_URL")}
+
+
+def test_installed_script_ends_with_the_right_code(store: VariantStore, tmp_path: Path) -> None:
+    codes = []
+    for arguments in (["status", "--store", store.root], ["status", "--store", tmp_path / "no"], ["status"]):
+        process = subprocess.run(
+            [DIVA, *map(str, arguments)], capture_output=True, text=True, env=_environment()
+        )
+        assert "Traceback" not in process.stderr
+        codes.append(process.returncode)
+    assert codes == [0, 1, 2]
+
+
+_PLAIN_VERBS = """
+import sys
+from diva_grpo.flows.cli import cli
+for line in sys.argv[1:]:
+    cli.main(line.split(), standalone_mode=False)
+heavy = {"prefect", "torch", "transformers", "trl", "datasets", "sympy"} & set(sys.modules)
+print("loaded:", sorted(heavy))
+"""
+
+
+@pytest.mark.slow
+def test_plain_verbs_load_neither_prefect_nor_torch(store: VariantStore, endpoint: TeacherConfig) -> None:
+    tail = f"--store {store.root} --base-url {endpoint.base_url} --model scripted-teacher"
+    lines = [f"generate {tail}", f"verify {tail}", f"label {tail}", f"status --store {store.root}"]
+    command = [sys.executable, "-c", _PLAIN_VERBS, *lines]
+    process = subprocess.run(command, capture_output=True, text=True, env=_environment())
+    said = "`diva status` says why some failed; --retry-failed tries them again"
+    assert set(process.stderr.splitlines()) <= {said}
+    assert process.stdout.splitlines()[-1] == "loaded: []"
+
+
+@pytest.mark.slow
+def test_interrupted_run_keeps_what_was_done_and_goes_on(diva: Diva, store: VariantStore) -> None:
+    answer = completion(json.dumps({"rewordings": ["How many apples has Tom?"]}))
+    with serving(Endpoint(Reply(answer.body, delay_s=0.15))) as served:
+        arguments = [
+            "--store",
+            str(store.root),
+            "--base-url",
+            served.url,
+            "--model",
+            "m",
+            "--concurrency",
+            "1",
+        ]
+        command = [DIVA, "generate", *arguments, "--kinds", "reword"]
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env=_environment(), preexec_fn=hear_interrupts
+        )
+        while len(served.requests) < 3:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        message = process.stderr.read()
+        assert process.wait() == 130
+        *waited, last = filter(None, message.splitlines())
+        assert last == "interrupted: what was done is kept; the same command goes on from there"
+        assert waited in (
+            [],
+            ["interrupted: waiting for the answer to 1 request; Ctrl-C again stops at once"],
+        )
+        assert store.query("SELECT outcome FROM runs") == [("interrupted",)]
+        assert store.query("SELECT count(*) >= 2 FROM calls") == [(True,)]
+        assert diva(*command[1:]).code == 0
+    assert len(served.requests) <= 6, "only the interrupted request is sent again"
+    assert store.query("SELECT count(*) FROM variants") == [(5,)]
+
+
+def test_reader_that_goes_away_is_no_error(store: VariantStore) -> None:
+    query = "select i, repeat('x', 100) from range(20000) t(i)"
+    command = [DIVA, "sql", query, "--store", str(store.root), "--format", "csv"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "i,\"repeat('x', 100)\"\n"
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read()
+    process.wait()
+
+
+@pytest.fixture
+def teacher_process(store: VariantStore) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [DIVA, "teacher", "--store", str(store.root), "--port", "0", "--wrong-share", "0"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+    )
+    assert process.stdout is not None
+    found = re.search(r"scripted teacher for 5 problems at (\S+)", process.stdout.readline())
+    assert found
+    yield process, found.group(1)
+    process.kill()
+    process.wait()
+
+
+def test_teacher_serves_the_problems_of_a_store(
+    diva: Diva, store: VariantStore, teacher_process: tuple[subprocess.Popen[str], str]
+) -> None:
+    process, url = teacher_process
+    outcome = diva("generate", "--store", store.root, "--base-url", url, "--model", "scripted-teacher")
+    assert outcome.out == "variants: 33 candidate, 1 failed\n"
+    taken = diva("teacher", "--store", store.root, "--port", url.split(":")[2].split("/")[0])
+    assert taken.code == 2
+    assert "choose another with --port" in taken.err
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 130

@@ -1,0 +1,496 @@
+"""SQL for people: the page of queries, documented columns, the prompt, and the file of views."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+from click.testing import CliRunner
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+from diva_grpo.flows.cli import cli, main
+from diva_grpo.flows.cli.prompt import SqlCompleter, history_file, is_complete, run_prompt
+from diva_grpo.pipeline.store import VariantStore, run_select
+from diva_grpo.pipeline.store.catalog import describe_views, example_queries, write_views
+from diva_grpo.pipeline.store.engine import checksums
+from diva_grpo.schemas.records import (
+    Attempt,
+    Call,
+    DifficultyEvent,
+    Evaluation,
+    Label,
+    Problem,
+    Reject,
+    Rollout,
+    Setting,
+    Variant,
+    Verdict,
+)
+
+
+@pytest.fixture(scope="module")
+def full_store(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
+    """A store with rows for every view that the queries read."""
+    store = VariantStore(tmp_path_factory.mktemp("full") / "store", create=True)
+    store.append(
+        [
+            Problem(problem_id=f"s/{i}", source="s", split="train", text=f"{i} + 1?", answer="1")
+            for i in range(3)
+        ]
+    )
+    store.append([Reject(source="s.jsonl", row_number=2, reason="no answer", raw="{}")])
+    made = {"problem_id": "s/0", "generator_model": "t", "prompt_version": "1", "delta_designed": -2.0}
+    store.append(
+        [
+            Variant(variant_id="s/0:think_step:1", kind="think_step", text="?", status="accepted", **made),
+            Variant(
+                variant_id="s/0:reword:0", kind="reword", text="?", status="rejected", reason="leak", **made
+            ),
+        ]
+    )
+    store.append([Verdict(variant_id="s/0:reword:0", check_name="leak", passed=False)])
+    levels = {"samples": 4, "pass_rate": 0.5, "difficulty_low": 3.0, "difficulty_high": 8.0}
+    store.append(
+        [
+            Label(
+                subject_id="s/0",
+                solver_model="p",
+                subject_kind="original",
+                correct=1,
+                difficulty=6.3,
+                **levels,
+            ),
+            Label(
+                subject_id="s/0:think_step:1",
+                solver_model="p",
+                subject_kind="think_step",
+                correct=3,
+                difficulty=3.7,
+                **levels,
+            ),
+        ]
+    )
+    store.append([Setting(name="label_model", value="p")])
+    store.append(
+        [
+            Call(
+                request_hash="h",
+                purpose="reword",
+                endpoint="e",
+                model="t",
+                problem_id="s/0",
+                prompt_tokens=10,
+                completion_tokens=5,
+                cost_usd=0.01,
+                latency_s=1.0,
+                attempts=1,
+                outcome="ok",
+                output_mode="text",
+            )
+        ]
+    )
+    with store.run("train", "{}", "p", run_id="r"):
+        store.append([Attempt(run_id="r", attempt=1, resumed_step=0)])
+        store.append(
+            [
+                Rollout(
+                    run_id="r",
+                    step=1,
+                    problem_id="s/0",
+                    slot=slot,
+                    sample=sample,
+                    variant_id="s/0:think_step:1" if slot else "original",
+                    reward=float(slot),
+                    accuracy=float(slot),
+                    advantage=0.0,
+                    completion_tokens=3,
+                    attempt=1,
+                )
+                for slot in range(2)
+                for sample in range(2)
+            ]
+        )
+        store.append(
+            [
+                DifficultyEvent(
+                    run_id="r",
+                    step=1,
+                    problem_id="s/0",
+                    old_difficulty=5.0,
+                    new_difficulty=7.0,
+                    accuracy=0.0,
+                    rollouts=2,
+                    rule="paper",
+                    attempt=1,
+                )
+            ]
+        )
+    store.append(
+        [
+            Evaluation(run_id="r", step=1, split="test", problem_id=f"s/{i}", samples=4, correct=i)
+            for i in range(3)
+        ]
+    )
+    return store
+
+
+def invoke(*arguments: str, text: str | None = None) -> str:
+    result = CliRunner().invoke(cli, list(arguments), input=text, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+# --- the page of queries, and what columns mean
+
+
+def test_the_page_has_fifteen_queries_with_titles() -> None:
+    assert len(example_queries()) == 15
+    assert all(title and query.endswith(";") for title, query in example_queries().items())
+
+
+@pytest.mark.parametrize("title", example_queries())
+def test_each_query_of_the_page_finds_rows(full_store: VariantStore, title: str) -> None:
+    assert run_select(full_store, example_queries()[title]).num_rows > 0
+
+
+def test_a_few_answers_of_the_page(full_store: VariantStore) -> None:
+    found = [run_select(full_store, query).to_pylist()[0] for query in example_queries().values()]
+    assert found[0] == {"source": "s", "split": "train", "problems": 3, "with_variants": 1}
+    assert found[4]["pass_rate"] == 0.0
+    assert (found[6]["designed"], found[6]["measured"]) == (-2.0, pytest.approx(-2.6))
+    assert found[8]["usd"] == 0.01
+    assert (found[10]["originals"], found[10]["variants"]) == (0.0, 1.0)
+    assert found[11]["without_signal"] == 1.0
+    assert (found[14]["accuracy"], found[14]["problems"]) == (0.25, 3)
+
+
+def test_every_column_has_a_type_and_a_description(full_store: VariantStore) -> None:
+    for view in describe_views(full_store):
+        assert view.description, view.name
+        assert view.columns, view.name
+        for column in view.columns:
+            assert column.type, f"{view.name}.{column.name}"
+            assert column.description not in ("", "None"), f"{view.name}.{column.name} has no description"
+
+
+def test_schema_shows_every_column(full_store: VariantStore) -> None:
+    root = str(full_store.root)
+    shown = invoke("sql", "--schema", "--store", root)
+    rows = json.loads(invoke("sql", "--schema", "--store", root, "--format", "json"))
+    assert len(rows) == sum(len(view.columns) for view in describe_views(full_store)) > 100
+    for row in rows:
+        assert f"{row['type']}" in shown
+        assert row["description"] in shown
+
+
+# --- the command
+
+
+def test_examples_need_no_store_and_one_runs_by_its_number(full_store: VariantStore) -> None:
+    assert invoke("sql", "--examples").count("-- ") == 15
+    shown = invoke("sql", "--example", "1", "--store", str(full_store.root), "--format", "json")
+    assert json.loads(shown)[0]["problems"] == 3
+
+
+def test_queries_of_a_file_and_of_a_pipe(full_store: VariantStore, tmp_path: Path) -> None:
+    text = "SELECT 1 AS a; -- the first\nSELECT ';' AS b"
+    (tmp_path / "q.sql").write_text(text)
+    options = ("--store", str(full_store.root), "--format", "csv")
+    assert invoke("sql", "--file", str(tmp_path / "q.sql"), *options) == "a\n1\nb\n;\n"
+    assert invoke("sql", *options, text="SELECT ';' AS b") == "b\n;\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("SELECT 1", "--schema"), "give one of"),
+        (("SELECT 1", "no store"), "give --store"),
+        (("--example", "16"), "there are 1 to 15"),
+        (("--file", "{notes}"), "not a text of queries"),
+        (("SELECT 1", "--format", "parquet"), "--output FILE"),
+        (("--file", "{two}", "--output", "x"), "there are several"),
+        (
+            ("SELECT count(*) FROM range(1000000000) a, range(1000000000)", "--timeout", "0.2"),
+            "longer than 0.2 s",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(
+    full_store: VariantStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    (tmp_path / "notes").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "two").write_text("SELECT 1; SELECT 2")
+    filled = [a.format(notes=tmp_path / "notes", two=tmp_path / "two") for a in arguments]
+    store = [] if "no store" in filled else ["--store", str(full_store.root)]
+    monkeypatch.setattr(sys, "argv", ["diva", "sql", *(a for a in filled if a != "no store"), *store])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    shown = capsys.readouterr()
+    assert ended.value.code in (1, 2)
+    assert message in shown.err
+    assert shown.out == ""
+
+
+# --- the report
+
+
+def test_the_report_has_every_table_of_the_page(full_store: VariantStore, tmp_path: Path) -> None:
+    store = VariantStore(shutil.copytree(full_store.root, tmp_path / "<store>"))
+    store.append([Reject(source="<b>bold</b>", row_number=1, reason="a & b", raw="")])
+    shown = invoke("report", "--store", str(store.root))
+    assert [title for title in example_queries() if title in shown] == list(example_queries())
+    page = tmp_path / "page.html"
+    assert "15 tables" in invoke("report", "--store", str(store.root), "--html", str(page))
+    written = page.read_text("utf-8")
+    assert "&lt;b&gt;bold&lt;/b&gt;" in written
+    assert "<b>bold" not in written
+    assert written.count("<table>") == written.count("<details>") == 15
+    assert "http" not in written  # it needs nothing else
+
+
+def test_the_report_of_an_empty_store_says_so(tmp_path: Path) -> None:
+    VariantStore(tmp_path / "store", create=True)
+    assert "The store is empty" in invoke("report", "--store", str(tmp_path / "store"))
+
+
+# --- the file of views
+
+
+def test_init_makes_a_store_that_opens_elsewhere(tmp_path: Path) -> None:
+    root = tmp_path / "it's new"
+    invoke("init", "--store", str(root))
+    store = VariantStore(root)
+    store.append([Problem(problem_id="s/0", source="s", split="train", text="?", answer="1")])
+    with duckdb.connect(str(root / "store.duckdb"), read_only=True) as connection:
+        assert connection.execute("SELECT problem_id FROM problems").fetchall() == [("s/0",)]
+        described = connection.execute(
+            "SELECT count(*) FROM duckdb_columns() WHERE comment IS NOT NULL AND NOT internal"
+        )
+        assert described.fetchall() == [(sum(len(view.columns) for view in describe_views(store)),)]
+    with duckdb.connect() as connection:
+        connection.execute((root / "views.sql").read_text("utf-8"))
+        assert connection.execute("SELECT count(*) FROM variants").fetchall() == [(0,)]
+    with duckdb.connect() as connection:
+        path = str(root / "store.duckdb").replace("'", "''")
+        connection.execute(f"ATTACH '{path}' AS s (READ_ONLY)")
+        assert connection.execute("SELECT count(*) FROM s.live_difficulty").fetchall() == [(0,)]
+
+
+def test_shells_of_duckdb_1_can_open_it(full_store: VariantStore, tmp_path: Path) -> None:
+    database, _ = write_views(VariantStore(shutil.copytree(full_store.root, tmp_path / "store")))
+    header = database.read_bytes()[:20]
+    # The file's header: a checksum of 8 bytes, DUCK, and the storage version; DuckDB 1.0 reads up to 64.
+    assert header[8:12] == b"DUCK"
+    assert int.from_bytes(header[12:20], "little") == 64
+
+
+def test_views_are_renewed_when_the_store_moved_or_they_are_gone(
+    full_store: VariantStore, tmp_path: Path
+) -> None:
+    old = VariantStore(shutil.copytree(full_store.root, tmp_path / "old"))
+    write_views(old)
+    moved = VariantStore(shutil.move(old.root, tmp_path / "moved"))
+    database = moved.root / "store.duckdb"
+    with duckdb.connect(str(database), read_only=True) as connection, pytest.raises(duckdb.IOException):
+        connection.execute("SELECT count(*) FROM problems")
+    for _ in range(2):
+        write_views(moved)
+        with duckdb.connect(str(database), read_only=True) as connection:
+            assert checksums(connection) == moved.checksums()
+        database.unlink()
+    write_views(moved)
+    assert sorted(path.name for path in moved.root.iterdir() if path.is_file()) == [
+        "store.duckdb",
+        "views.sql",
+    ]
+
+
+def test_a_shell_that_is_open_does_not_stand_in_the_way(full_store: VariantStore, tmp_path: Path) -> None:
+    store = VariantStore(shutil.copytree(full_store.root, tmp_path / "store"))
+    database, _ = write_views(store)
+    other = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", other, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as shell:
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == b"open\n"
+        write_views(store)
+        shell.communicate()
+    with duckdb.connect(str(database), read_only=True) as connection:
+        assert connection.execute("SELECT count(*) FROM problems").fetchall() == [(3,)]
+
+
+# --- the prompt
+
+
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Types keys into the next prompt."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        yield keys.send_text
+
+
+def completions(store: VariantStore, text: str) -> list[str]:
+    document = Document(text)
+    found = SqlCompleter(describe_views(store)).get_completions(document, CompleteEvent())
+    return [completion.text for completion in found]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("select * from v", ["variants", "verdicts"]),
+        (
+            "select * from variants v where v.delta_",
+            ["delta_designed", "delta_measured", "delta_low", "delta_high"],
+        ),
+        ("select * from variants as x join labels l on x.variant_id = l.sub", ["subject_id", "subject_kind"]),
+        ("select variants.hint_t", ["hint_total"]),
+        ("select * from problems where spl", ["split"]),
+        ("sele", ["SELECT"]),
+        (".sch", [".schema"]),
+        ("select * from nothing where nothing.x", []),
+    ],
+)
+def test_completion(full_store: VariantStore, text: str, expected: list[str]) -> None:
+    assert completions(full_store, text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "complete"),
+    [
+        ("select 1;", True),
+        ("select 1", False),
+        ("select ';", False),
+        ("select ';'\n;", True),
+        ("select 1 /* ;", False),
+        ("nonsense;", True),
+        (".help", True),
+        ("", True),
+    ],
+)
+def test_a_statement_ends_with_its_semicolon(text: str, complete: bool) -> None:
+    assert is_complete(text) == complete
+
+
+def test_prompt_runs_statements_of_several_lines_and_goes_on_after_errors(
+    full_store: VariantStore, typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run: list[str] = []
+
+    def execute(statement: str) -> None:
+        run.append(statement)
+        if "stop" in statement:
+            raise KeyboardInterrupt
+        run_select(full_store, statement)
+
+    typed("select 1\r, ';' as a;\rnope;\rselect no;\rselect 'stop';\r")
+    typed(".nothing\r.schema labels\rselect 2; select 3;\r.quit\r")
+    run_prompt(describe_views(full_store), execute)
+    assert run == ["select 1\n, ';' as a", "select no", "select 'stop'", "select 2", "select 3"]
+    shown = capsys.readouterr()
+    assert "solver_model" in shown.out
+    errors = shown.err.splitlines()
+    assert [line.split(":")[0] for line in errors] == [
+        ".help says what there is", "diva", "diva", "the query was ended", "diva",
+    ]  # fmt: skip
+    assert "select 1" in history_file().read_text()
+
+
+def test_prompt_ends_with_its_input_and_ctrl_c_drops_a_line(
+    full_store: VariantStore, typed: Callable[[str], None]
+) -> None:
+    run: list[str] = []
+    typed("select 1\x03select 2;\r\x04")
+    run_prompt(describe_views(full_store), run.append)
+    assert run == ["select 2"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the query's process in /proc")
+def test_ctrl_c_ends_a_query_and_not_the_prompt(full_store: VariantStore, tmp_path: Path) -> None:
+    """On a real terminal, with the real command."""
+    controller, terminal = pty.openpty()
+    environment = os.environ | {"XDG_STATE_HOME": str(tmp_path), "TERM": "xterm"}
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from diva_grpo.flows.cli import main; main()",
+            "sql",
+            "--store",
+            str(full_store.root),
+        ],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: _take_terminal(terminal),
+    )
+    os.close(terminal)
+    shown = ""
+
+    def wait_for(text: str) -> None:
+        nonlocal shown
+        deadline = time.monotonic() + 120
+        while text not in shown:
+            assert select.select([controller], [], [], max(0.0, deadline - time.monotonic()))[0], shown
+            shown += os.read(controller, 4096).decode(errors="replace")
+        shown = shown.split(text, 1)[1]
+
+    try:
+        wait_for("diva>")
+        os.write(controller, b"select count(*) as endless from range(1000000000) a, range(1000000000) b;\r")
+        wait_for("range(1000000000) b;")
+        while not _children(process.pid):  # the query's own process: before it, Ctrl-C is a key of the prompt
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.write(controller, b"\x03")
+        wait_for("the query was ended")
+        # Only at its prompt does the command read keys: while a query runs, the terminal itself takes Ctrl-D.
+        wait_for("diva>")
+        # Neither the echo of the line nor a movement of the cursor ("\x1b[42D") can be taken for the result.
+        os.write(controller, b"select 'for' || 'ty' as answer;\r")
+        wait_for("forty")
+        wait_for("diva>")
+        os.write(controller, b"\x04")
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(controller)
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def _take_terminal(terminal: int) -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+    # A shell starts jobs in the background deaf to Ctrl-C, and their children inherit it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,0 +1,107 @@
+"""Who imports whom, and that what the README names is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+import pytest
+
+from diva_grpo.flows.cli import cli
+from diva_grpo.pipeline.store.views import view_names
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+# By prefix of the module, the most specific first: what of ours it may import, and what it never may.
+MAY_IMPORT = {
+    "schemas": {"schemas"},
+    "pipeline": {"schemas", "pipeline"},
+    "pipeline.difficulty": {"schemas", "pipeline.difficulty"},
+    "trainer.method": {"schemas", "trainer.method", "pipeline.difficulty"},
+    "trainer": {
+        "schemas",
+        "trainer",
+        "pipeline.difficulty",
+        "pipeline.store",
+        "pipeline.grade",
+        "pipeline.images",
+        "pipeline.ingest",
+        "pipeline.perturb",
+        "pipeline.session.progress",
+    },
+    "flows": {"schemas", "pipeline", "trainer", "flows"},
+}
+FOREIGN = {
+    "schemas": {"prefect", "torch", "trl", "duckdb", "openai"},
+    "pipeline": {"prefect", "torch", "trl"},
+    "pipeline.difficulty": {"prefect", "torch", "trl", "duckdb", "openai"},
+    "trainer.method": {"prefect", "trl", "duckdb", "openai"},
+    "trainer": {"prefect"},
+    "flows": set(),
+}
+
+
+def _imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def _within(name: str, packages: Iterable[str]) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_packages_import_what_they_may(package: str) -> None:
+    stricter = [other for other in MAY_IMPORT if other.startswith(package + ".")]
+    paths = [*(ROOT / package.replace(".", "/")).rglob("*.py")]
+    assert paths
+    for path in paths:
+        here = path.relative_to(ROOT).as_posix()
+        if _within(here.removesuffix(".py").replace("/", "."), stricter):
+            continue
+        for name in _imports(path):
+            top, _, own = name.partition(".")
+            assert top not in FOREIGN[package], f"{here} imports {name}"
+            assert top not in ("schemas", "pipeline", "trainer", "flows"), (
+                f"{here} imports {name}: diva_grpo.{name}"
+            )
+            if top == "diva_grpo" and own:
+                assert _within(own, MAY_IMPORT[package]), f"{here} imports {name}"
+
+
+def _readme_commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    inline = re.findall(r"`(diva [a-z-]+ --[^`]*)`", README)
+    return [line.split("  #")[0] for line in lines if line.startswith("diva ")] + inline
+
+
+@pytest.mark.parametrize("line", _readme_commands())
+def test_commands_of_the_readme_parse(line: str) -> None:
+    _, name, *arguments = shlex.split(line)
+    command = cli.commands[name]
+    command.make_context(name, arguments, resilient_parsing=False)
+
+
+def test_the_readme_names_every_command_and_view() -> None:
+    for name in cli.commands:
+        assert f"diva {name}" in README, name
+    for view in view_names():
+        assert re.search(rf"\b{view}\b", README), view
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    for name, command in cli.commands.items():
+        assert "example" in (command.help or ""), name
+        for option in command.params:
+            assert not isinstance(option, click.Option) or option.help, f"{name} {option.name}"

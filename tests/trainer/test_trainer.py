@@ -1,0 +1,560 @@
+"""The trainer on real TRL steps: its options, its records, its advantages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM
+
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.records import ORIGINAL, DifficultyEvent, Rollout, Variant
+from diva_grpo.trainer.method.live import LiveDifficulty
+from diva_grpo.trainer.method.selection import SELECTORS
+from diva_grpo.trainer.plan import Layout, Plan, make_plan
+from tests.support.tiny import add_labels, planted_store
+from tests.support.training import coin_reward, loss_inputs, make_trainer
+from tests.trainer.test_advantages import slow_diva
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> VariantStore:
+    return planted_store(tmp_path / "store")
+
+
+PAPER: dict[str, Any] = {
+    "k": 0.1,
+    "r_max": 1.0,
+    "eps": 1e-6,
+    "balance": "zscore",
+    "rescale": "range",
+    "local_weight": 1.0,
+    "global_weight": 1.0,
+}
+
+
+def keep_hints_alone(store: VariantStore) -> None:
+    wordings = [v for v in store.read(Variant) if v.kind == "reword"]
+    store.append([v.model_copy(update={"status": "rejected"}) for v in wordings])
+
+
+def test_a_step_changes_every_parameter(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
+    before = {k: v.clone() for k, v in AutoModelForCausalLM.from_pretrained(model_path).named_parameters()}
+    trainer = make_trainer(sums, model_path, tmp_path / "out")
+    trainer.train()
+    for name, parameter in trainer.model.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+
+
+def test_recorded_rewards_give_the_advantages_that_the_loss_saw(
+    sums: VariantStore, model_path: Path, tmp_path: Path
+) -> None:
+    add_labels(sums, 7.0)
+    trainer = make_trainer(sums, model_path, tmp_path / "out", difficulty_init="labels", num_variants=1)
+    seen = loss_inputs(trainer)
+    trainer.train()
+    assert len(seen) == 4
+    for step, batch in enumerate(seen):
+        rollouts = sums.read(Rollout, "step = ?", [step])
+        deltas = {v.variant_id: v.delta_designed for v in sums.read(Variant)}
+        old = {e.problem_id: e.old_difficulty for e in sums.read(DifficultyEvent, "step = ?", [step])}
+        rows = [
+            (
+                r.reward,
+                hash((r.problem_id, r.slot)),
+                hash(r.problem_id),
+                min(9.0, max(1.0, old[r.problem_id] + deltas.get(r.variant_id, 0.0))),
+            )
+            for r in rollouts
+        ]
+        expected = slow_diva(rows, **PAPER)["total"]
+        assert any(abs(value) > 0.1 for value in expected)
+        assert [r.advantage for r in rollouts] == pytest.approx(expected, abs=1e-6)
+        # TRL shuffles the rows behind us: the loss sees the same advantages in another order.
+        assert sorted(batch["advantages"].tolist()) == pytest.approx(sorted(expected), abs=1e-6)
+
+
+def test_hard_problems_get_think_steps_and_easy_ones_do_not(
+    sums: VariantStore, model_path: Path, tmp_path: Path
+) -> None:
+    never = [lambda completions, **_: [0.0] * len(completions)]
+    never[0].__name__ = "coin_reward"
+    make_trainer(sums, model_path, tmp_path / "out", rewards=never, max_steps=12).train()
+    rows = sums.query(
+        "SELECT kind, avg(old_difficulty) FROM rollouts r JOIN difficulty_events USING (run_id, step, problem_id) "
+        "JOIN variants v USING (variant_id) GROUP BY kind"
+    )
+    difficulty = dict(rows)
+    assert set(difficulty) == {"reword", "think_step"}
+    assert difficulty["think_step"] > difficulty["reword"] == 5.0
+    assert sums.query("SELECT min(difficulty) FROM live_difficulty WHERE step > 4")[0][0] == 9.0
+
+
+def test_slot_zero_is_the_original_and_each_slot_has_n_rollouts(
+    sums: VariantStore, model_path: Path, tmp_path: Path
+) -> None:
+    make_trainer(
+        sums, model_path, tmp_path / "out", num_variants=3, max_steps=2, per_device_train_batch_size=32
+    ).train()
+    rollouts = sums.read(Rollout)
+    assert len(rollouts) == 2 * 32
+    assert {r.variant_id for r in rollouts if r.slot == 0} == {ORIGINAL}
+    assert all(r.variant_id.startswith(r.problem_id) for r in rollouts if r.slot > 0)
+    for problem_id in {r.problem_id for r in rollouts}:
+        mine = [r for r in rollouts if r.problem_id == problem_id]
+        assert sorted({(r.slot, r.sample) for r in mine}) == [(s, i) for s in range(4) for i in range(4)]
+        hints = {r.variant_id for r in mine if "think_step" in r.variant_id}
+        assert len(hints) == 1, "at most one think step in a group"
+
+
+@pytest.mark.parametrize("style", ["prompt", "prefix"])
+@pytest.mark.parametrize("chat", [False, True])
+def test_hints_in_both_styles(
+    style: str,
+    chat: bool,
+    model_path: Path,
+    chat_model_path: Path,
+    tmp_path: Path,
+) -> None:
+    store = planted_store(tmp_path / "store", problems=2)
+    keep_hints_alone(store)
+    texts: list[str] = []
+
+    def coin(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
+        texts.extend(f"{p} → {c}" for p, c in zip(prompts, completions, strict=True))
+        return coin_reward(completions)
+
+    coin.__name__ = "coin_reward"
+    path = chat_model_path if chat else model_path
+    trainer = make_trainer(store, path, tmp_path / "out", rewards=coin, hint_style=style, max_steps=1)
+    seen = loss_inputs(trainer)
+    trainer.train()
+    prompts, completions = zip(*(text.split(" → ") for text in texts), strict=True)
+    hinted = [i for i in range(16) if i // 4 % 2]
+    where = prompts if style == "prompt" else completions
+    other = completions if style == "prompt" else prompts
+    assert all("+ 3 = " in where[i] for i in hinted)
+    assert not any("+ 3 = " in other[i] for i in range(16))
+    batch = seen[0]
+    if style == "prompt":
+        assert "tool_mask" not in batch
+    else:
+        masked = (batch["tool_mask"] == 0).sum(dim=1)
+        assert sorted(masked.tolist())[:8] == [0] * 8
+        assert all(count >= len("0 + 3 = 3\n") for count in sorted(masked.tolist())[8:])
+        assert int(batch["num_items_in_batch"]) == int((batch["completion_mask"] * batch["tool_mask"]).sum())
+
+
+@pytest.mark.parametrize("advantage", [0.0, 2.5])
+def test_gradient_of_given_steps(advantage: float, model_path: Path, tmp_path: Path) -> None:
+    store = planted_store(tmp_path / "store", problems=2)
+    keep_hints_alone(store)
+    trainer = make_trainer(
+        store, model_path, tmp_path / "out", hint_style="prefix", max_steps=1, loss_type="grpo",
+        opening_advantage=advantage,
+    )  # fmt: skip
+    seen = loss_inputs(trainer)
+    trainer.train()
+    [batch] = seen
+    counted = batch["completion_mask"] * batch["tool_mask"]
+    given = batch["advantages"] == advantage if advantage else batch["tool_mask"] == 0
+    assert given.any()
+    logps, _, _ = trainer._get_per_token_logps_and_entropies(
+        trainer.model,
+        torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+        torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+        batch["completion_ids"].size(1),
+    )
+    logps.retain_grad()
+    trainer._get_per_token_logps_and_entropies = lambda *a, **k: (logps, torch.zeros_like(logps), None)
+    trainer._compute_loss(trainer.model, batch).backward()
+    assert logps.grad is not None
+    assert torch.any(logps.grad[~given] != 0)
+    # That of a mean log-likelihood, times the advantage: GRPO's loss is the mean over rows of means over tokens.
+    rows = counted.sum(dim=1, keepdim=True) * len(counted)
+    likelihood = (advantage / rows).expand_as(counted)[given]
+    assert torch.allclose(-logps.grad[given], likelihood, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
+def test_given_steps_are_trained_on_with_an_advantage_of_their_own(
+    loss_type: str, model_path: Path, tmp_path: Path
+) -> None:
+    store = planted_store(tmp_path / "store", problems=2)
+    keep_hints_alone(store)
+    seen = []
+    for advantage in (0.0, 2.5):
+        trainer = make_trainer(
+            store, model_path, tmp_path / "out", hint_style="prefix", max_steps=1, loss_type=loss_type,
+            opening_advantage=advantage,
+        )  # fmt: skip
+        seen.append(loss_inputs(trainer))
+        trainer.train()
+    [before], [batch] = seen
+    written, both = before["completion_mask"] * before["tool_mask"], batch["completion_mask"]
+    given = (both == 1) & (written == 0)
+    assert torch.equal(batch["completion_ids"], before["completion_ids"]), "the same rollouts"
+    assert given.sum() >= 8 * len("0 + 3 = 3\n")
+    assert torch.all(batch["advantages"][given] == 2.5)
+    own = before["advantages"][:, None].expand_as(both)
+    assert torch.equal(batch["advantages"][written == 1], own[written == 1])
+    assert torch.equal(batch["completion_mask"] * batch["tool_mask"], both)
+    assert int(batch["num_items_in_batch"]) == int(both.sum())
+    assert int(before["num_items_in_batch"]) == int(written.sum())
+
+
+def test_where_rewards_say_nothing_given_steps_are_learnt_all_the_same(
+    model_path: Path, tmp_path: Path
+) -> None:
+    store = planted_store(tmp_path / "store", problems=2)
+    keep_hints_alone(store)
+
+    def likelihood(trainer: Any, batch: dict[str, Any], given: torch.Tensor) -> float:
+        with torch.no_grad():
+            logps, _, _ = trainer._get_per_token_logps_and_entropies(
+                trainer.model,
+                torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+                torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+                batch["completion_ids"].size(1),
+            )
+        return float(logps[given].mean())
+
+    after = {}
+    for advantage in (0.0, 1.0):
+        trainer = make_trainer(
+            store, model_path, tmp_path / "out", rewards=_wrong(), hint_style="prefix", max_steps=6,
+            opening_advantage=advantage, num_iterations=2,
+        )  # fmt: skip
+        seen = loss_inputs(trainer)
+        trainer.train()
+        first = seen[0]
+        given = (first["completion_mask"] == 1) & (
+            (first["tool_mask"] == 0) if not advantage else (first["advantages"] == advantage)
+        )
+        assert given.any()
+        after[advantage] = likelihood(trainer, first, given)
+    assert after[1.0] > after[0.0] + 0.05
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"refill_rounds": 1, "loss_type": "dapo"},
+        {"steps_per_generation": 2, "per_device_train_batch_size": 8},
+        {"num_iterations": 2, "beta": 0.1},
+        {"mask_truncated_completions": True},
+        {"loss_type": "cispo"},
+        {"loss_type": "dr_grpo", "scale_rewards": "none"},
+    ],
+    ids=str,
+)
+def test_given_steps_are_trained_on_whatever_else_is_asked_for(
+    options: dict[str, Any], model_path: Path, tmp_path: Path
+) -> None:
+    store = planted_store(tmp_path / "store")
+    keep_hints_alone(store)
+    trainer = make_trainer(
+        store, model_path, tmp_path / "out", hint_style="prefix", opening_advantage=1.5, **options
+    )
+    seen = loss_inputs(trainer)
+    trainer.train()
+    assert trainer.state.global_step == 4
+    assert all(np.isfinite(p.detach().numpy()).all() for p in trainer.model.parameters())
+    counted = [batch["completion_mask"] * batch["tool_mask"] for batch in seen]
+    given = [batch["advantages"] == 1.5 for batch in seen]
+    assert sum(int(g.sum()) for g in given) > 0
+    assert all(torch.all(c[g] == 1) for c, g in zip(counted, given, strict=True)), "in the loss, all of them"
+    if "mask_truncated_completions" in options:
+        cut = [batch["completion_mask"].sum(dim=1) == 0 for batch in seen]
+        assert any(c.any() for c in cut), "a random model hardly ever ends"
+        assert not any(g[c].any() for g, c in zip(given, cut, strict=True))
+
+
+def test_what_vllm_says_of_sampling_says_nothing_of_given_steps(
+    sums: VariantStore, model_path: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(sums, model_path, tmp_path / "out")
+    for by_sequence in (False, True):
+        output = {
+            "completion_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
+            "tool_mask": torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]),
+            "advantages": torch.tensor([-1.0, 0.5]),
+            "sampling_per_token_logps": torch.full((2, 4), -2.0),
+            "importance_sampling_ratio": torch.tensor([[0.0], [0.9]]).expand(2, 1 if by_sequence else 4),
+        }
+        trainer._train_on_openings(output, 2.0)
+        assert output["advantages"].tolist() == [[2, 2, -1, -1], [0.5] * 4]
+        assert output["tool_mask"].tolist() == [[1] * 4] * 2
+        assert output["sampling_per_token_logps"].isnan().tolist() == [
+            [True, True, False, False],
+            [False] * 4,
+        ]
+        ratio = output["importance_sampling_ratio"]
+        assert torch.allclose(ratio, torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.9] * 4]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"selector": "posterior", "difficulty_rule": "posterior"},
+        {"selector": "tier", "difficulty_rule": "bands", "difficulty_from": "group"},
+        {"selector": "uniform", "advantage": "dgpo"},
+        {"advantage": "dr_grpo"},
+        {"balance": "minmax", "rescale": "low_reward"},
+        {"balance": "rms", "rescale": "none", "weight_k": 0.0},
+        {"num_iterations": 2},
+        {"steps_per_generation": 2, "per_device_train_batch_size": 8},
+        {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 8},
+        {"variant_warmup_steps": 2},
+        {"refill_rounds": 2},
+        {"refill_rounds": 1, "hint_style": "prefix"},
+        {"loss_type": "dapo", "mask_truncated_completions": True, "hint_style": "prefix"},
+        {"beta": 0.1},
+        {"log_completions": True},
+    ],
+    ids=str,
+)
+def test_options_train(options: dict[str, Any], sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(sums, model_path, tmp_path / "out", **options)
+    trainer.train()
+    assert trainer.state.global_step == 4
+    logged = trainer.state.log_history[0]
+    assert 1 <= logged["diva/difficulty"] <= 9
+    assert 0 <= logged["diva/groups_without_signal/local"] <= 1
+    assert sums.query("SELECT count(*) FROM difficulty_events")[0][0] > 0
+    assert all(np.isfinite(p.detach().numpy()).all() for p in trainer.model.parameters())
+
+
+def test_warm_up_is_plain_grpo(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
+    make_trainer(sums, model_path, tmp_path / "out", variant_warmup_steps=2).train()
+    by_step = dict(
+        sums.query("SELECT step, count(*) FILTER (variant_id <> 'original') FROM rollouts GROUP BY step")
+    )
+    assert by_step[0] == by_step[1] == 0
+    assert by_step[2] == by_step[3] == 8
+    for problem in sums.query(
+        "SELECT list(reward), list(advantage) FROM rollouts WHERE step = 0 GROUP BY problem_id"
+    ):
+        rewards, advantages = map(np.array, problem)
+        expected = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-6)
+        assert advantages == pytest.approx(expected, abs=1e-6)
+
+
+def test_refill_replaces_problems_without_a_signal(model_path: Path, tmp_path: Path) -> None:
+    store = planted_store(tmp_path / "store", problems=12)
+    dead = {f"sums/{i:03d}" for i in range(6)}
+
+    def coin(completions: list[Any], problem_id: list[str], **columns: Any) -> list[float | None]:
+        flips = coin_reward(completions)
+        return [0.0 if p in dead else flip for p, flip in zip(problem_id, flips, strict=True)]
+
+    coin.__name__ = "coin_reward"
+    trainer = make_trainer(store, model_path, tmp_path / "out", rewards=coin, refill_rounds=4, max_steps=6)
+    trainer.train()
+    trained = store.query("SELECT problem_id, bool_or(advantage <> 0) FROM rollouts GROUP BY problem_id")
+    assert not any(has_advantage for problem_id, has_advantage in trained if problem_id in dead)
+    used = store.query(
+        "SELECT step, count(DISTINCT problem_id) FILTER (advantage <> 0) FROM rollouts GROUP BY step ORDER BY step"
+    )
+    assert sum(count for _, count in used) > 9, "of 12 places most are filled with live problems"
+
+
+def test_a_refresh_sees_variants_that_were_accepted_meanwhile(model_path: Path, tmp_path: Path) -> None:
+    store = planted_store(tmp_path / "store", problems=4)
+    hints = [v for v in store.read(Variant) if v.kind == "think_step"]
+    store.append([v.model_copy(update={"status": "candidate"}) for v in hints])
+    trainer = make_trainer(
+        store, model_path, tmp_path / "out", rewards=_wrong(), max_steps=8, store_refresh_steps=4
+    )
+    original = trainer.training_step
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        if trainer.state.global_step == 2:
+            store.append(hints)
+        return original(*args, **kwargs)
+
+    trainer.training_step = step
+    trainer.train()
+    kinds = store.query(
+        "SELECT step < 4, list(DISTINCT kind) FROM rollouts JOIN variants USING (variant_id) GROUP BY 1 ORDER BY 1"
+    )
+    assert kinds == [(False, ["think_step"]), (True, ["reword"])]
+
+
+def _wrong() -> Any:
+    def coin(completions: list[Any], **columns: Any) -> list[float | None]:
+        return [0.0] * len(completions)
+
+    coin.__name__ = "coin_reward"
+    return coin
+
+
+def test_without_a_variant_the_original_comes_again_and_is_counted(model_path: Path, tmp_path: Path) -> None:
+    store = planted_store(tmp_path / "store", problems=4)
+    bare = [v for v in store.read(Variant) if v.problem_id == "sums/000"]
+    store.append([v.model_copy(update={"status": "rejected"}) for v in bare])
+    trainer = make_trainer(store, model_path, tmp_path / "out", max_steps=2)
+    trainer.train()
+    rows = store.query("SELECT DISTINCT variant_id FROM rollouts WHERE problem_id = 'sums/000' AND slot = 1")
+    assert rows == [(ORIGINAL,)]
+    shortage = [log["diva/variant_shortage"] for log in trainer.state.log_history if "loss" in log]
+    assert sorted(shortage) == [0, 1]
+
+
+def _plan(store: VariantStore, live: LiveDifficulty, **options: Any) -> Plan:
+    """Of all problems, with one variant each, by the selector `posterior`."""
+    ids = [problem.problem_id for problem in store.problems()]
+    numbers = np.arange(len(ids))
+    posterior = SELECTORS["posterior"]
+    layout = Layout(generations=2, variants=1)
+    return make_plan(
+        numbers, ids, layout, store.snapshot(), live, posterior, seed=1, step=0, warmup=False, **options
+    )
+
+
+def test_pooled_a_hint_is_expected_to_do_what_its_like_has_done(tmp_path: Path) -> None:
+    store = planted_store(tmp_path / "store", problems=60)
+    live = LiveDifficulty.starting([p.problem_id for p in store.problems()], None, "paper", 4.0)
+    # In this run hints with all steps came out even, and all else wrong; one problem's rollouts say little.
+    for pool, right in (("think_step/0", 50), ("think_step/1", 0), ("reword", 0)):
+        live.visit_prompt("sums/000:elsewhere", pool, right, 100 - right)
+
+    def share_of_whole_solutions(**options: Any) -> float:
+        plan = _plan(store, live, **options)
+        chosen = [slots[1] for slots in plan.variant_PV]
+        return sum(v is not None and v.steps_left == 0 for v in chosen) / len(chosen)
+
+    assert share_of_whole_solutions(pooled=True) > 0.6
+    assert share_of_whole_solutions() < 0.3, "by design a whole solution makes a problem far too easy"
+
+
+def test_aimed_at_all_slots_the_original_is_one_of_the_candidates(tmp_path: Path) -> None:
+    store = planted_store(tmp_path / "store", problems=60)
+    ids = [p.problem_id for p in store.problems()]
+    live = LiveDifficulty.starting(ids, {ids[0]: 1.0} | dict.fromkeys(ids[1:], 9.0), "paper", 4.0)
+    assert all(slots[0] is None for slots in _plan(store, live).variant_PV)
+    aimed = _plan(store, live, aim_all=True)
+    chosen = [[v.variant_id if v else "original" for v in slots] for slots in aimed.variant_PV]
+    assert all(len(set(slots)) == 2 for slots in chosen)
+    assert 0 < sum("original" in slots for slots in chosen) < 40, "too hard a problem is left to its hints"
+    assert aimed.shortage == 0
+
+
+def test_rollouts_of_aimed_slots_are_recorded_as_what_they_are(
+    sums: VariantStore, model_path: Path, tmp_path: Path
+) -> None:
+    options = {"aim": "all", "variant_prior": "pooled", "selector": "posterior"}
+    trainer = make_trainer(sums, model_path, tmp_path / "out", **options)
+    trainer.train()
+    kinds = sums.query("SELECT slot, variant_id = 'original', count(*) FROM rollouts GROUP BY ALL")
+    assert any(slot == 0 and not original for slot, original, _ in kinds)
+    # Difficulty is learnt from the original where it was asked, and stays where it was not.
+    events = "SELECT bool_and((accuracy IS NULL) = (rollouts = 0)), count(DISTINCT rollouts) FROM difficulty_events"
+    assert sums.query(events) == [(True, 2)]
+    assert set(trainer.live.pools) >= {"original"}
+    state = trainer.live.state()
+    trainer.live.pools = {}
+    trainer.live.restore(state)
+    assert "original" in trainer.live.pools
+
+
+def test_rewards_not_judged_have_no_advantage_and_no_say(
+    sums: VariantStore, model_path: Path, tmp_path: Path
+) -> None:
+    def coin(completions: list[Any], **columns: Any) -> list[float | None]:
+        return [None if i % 4 == 0 else flip for i, flip in enumerate(coin_reward(completions))]
+
+    coin.__name__ = "coin_reward"
+    make_trainer(sums, model_path, tmp_path / "out", rewards=coin).train()
+    unjudged = sums.query("SELECT DISTINCT sample, accuracy, advantage FROM rollouts WHERE reward IS NULL")
+    assert unjudged == [(0, None, 0.0)]
+    assert sums.query("SELECT DISTINCT rollouts FROM difficulty_events") == [(3,)]
+
+
+def test_lora(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
+    from diva_grpo.trainer.config import DivaGRPOConfig
+    from diva_grpo.trainer.data import problems_dataset
+    from diva_grpo.trainer.grpo import DivaGRPOTrainer
+    from diva_grpo.trainer.prompts import PromptBuilder
+    from tests.support.training import SETTINGS
+
+    trainer = DivaGRPOTrainer(
+        str(model_path),
+        coin_reward,
+        DivaGRPOConfig(**SETTINGS, output_dir=str(tmp_path / "out")),
+        problems_dataset(sums.problems(), PromptBuilder(chat=False)),
+        store=sums,
+        peft_config=LoraConfig(r=2, target_modules=["q_proj", "v_proj"]),
+    )
+    before = {k: v.clone() for k, v in trainer.model.named_parameters()}
+    trainer.train()
+    changed = {k for k, v in trainer.model.named_parameters() if not torch.equal(v, before[k])}
+    assert changed
+    assert all("lora" in name for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"selector": "best"}, "paper, tier, posterior, signal, uniform"),
+        ({"num_variants": 9}, "from 0 to 8"),
+        ({"num_variants": 2}, "4 * 3 = 12: 12 or 24 would work"),
+        ({"balance": "mean"}, "zscore"),
+        ({"accuracy_from": "nobody"}, "coin_reward"),
+        ({"difficulty_init": "labels"}, "diva label"),
+        ({"opening_advantage": 1.0}, "hint_style=prefix"),
+        ({"opening_advantage": -1.0, "hint_style": "prefix"}, "not negative"),
+        (
+            {"opening_advantage": 1.0, "hint_style": "prefix", "importance_sampling_level": "sequence"},
+            "importance_sampling_level=token",
+        ),
+    ],
+)
+def test_wrong_settings_end_in_one_line(
+    options: dict[str, Any], words: str, sums: VariantStore, model_path: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        make_trainer(sums, model_path, tmp_path / "out", **options)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_variants_wanted_of_an_empty_store(model_path: Path, tmp_path: Path) -> None:
+    store = planted_store(tmp_path / "store", variants=False)
+    with pytest.raises(ConfigError, match="no accepted variant"):
+        make_trainer(store, model_path, tmp_path / "out")
+    make_trainer(store, model_path, tmp_path / "out", num_variants=0, max_steps=1).train()
+
+
+def test_evaluation_during_training_and_tensorboard(
+    sums: VariantStore, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    trainer = make_trainer(
+        sums,
+        model_path,
+        tmp_path / "out",
+        eval_strategy="steps",
+        eval_steps=2,
+        per_device_eval_batch_size=8,
+        report_to="tensorboard",
+        eval_problems=4,
+    )
+    trainer.train()
+    evaluated = [log for log in trainer.state.log_history if "eval_reward" in log]
+    assert [log["step"] for log in evaluated] == [2, 4]
+    assert all("eval_diva/difficulty" not in log for log in evaluated)
+    assert sums.query("SELECT max(step), count(DISTINCT step) FROM rollouts") == [(3, 4)]
+    assert list((tmp_path / "board").rglob("events.out.tfevents.*"))
+
+
+def test_logged_advantages_are_ours(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(sums, model_path, tmp_path / "out", max_steps=1)
+    trainer.train()
+    recorded = sums.query("SELECT advantage FROM rollouts ORDER BY problem_id, slot, sample")
+    assert sorted(trainer._logs["advantages"]) == pytest.approx(sorted(a for (a,) in recorded))

@@ -1,0 +1,1 @@
+"""Scores of a model on held-out problems, and the policy as a solver."""

@@ -1,0 +1,353 @@
+"""The policy as a solver: a local model that answers questions, for labels and for evaluation.
+
+A language model answers questions of text alone. A vision-language model also sees their images, which are
+opened a batch at a time, so that memory does not grow with the number of questions.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from diva_grpo.pipeline.images.shown import ImagePath, Shown, shown_images
+from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.question import Question
+from diva_grpo.schemas.replies import Answer, Reply
+from diva_grpo.trainer.prompts import HintStyle, PromptBuilder, with_image_parts
+from diva_grpo.trainer.vision import ShownImage, each_image_once
+
+TEXT_BATCH = 256
+VISION_BATCH = 16
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_NO_IMAGES = "images: the model reads text alone"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _check_path(path: str) -> None:
+    if not Path(path).exists() and not _HUB_NAME.fullmatch(path):
+        raise ConfigError(f"model {path}: there is no such folder, and a name of the hub is owner/name")
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub name, padding on the left as generation needs.
+
+    Raises:
+        ConfigError: no such model.
+    """
+    _check_path(path)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, padding_side="left")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model {path}: {_first_line(error)}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A question as the model is to see it.
+
+    Attributes:
+        content: token ids, or text where images stand in it.
+        opening: the start of the answer that a hint gives; part of the content.
+        images: in the order of the content's image parts.
+    """
+
+    content: Any
+    opening: str
+    images: tuple[ShownImage, ...] = ()
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Prompts of alike order share a batch, so that little of it is padding."""
+        return len(self.images), len(self.content)
+
+
+class _Reader(Protocol):
+    """Turns questions into a model's inputs."""
+
+    tokenizer: Any
+
+    def prompt(self, question: Question) -> _Prompt:
+        """The prompt of a question."""
+
+    def batch(self, prompts: Sequence[_Prompt]) -> Any:
+        """Input tensors by name, padded on the left; of prompts with equally many images."""
+
+
+class _TextReader:
+    """Reads questions of text alone."""
+
+    def __init__(self, tokenizer: Any, prompts: PromptBuilder) -> None:
+        self.tokenizer = tokenizer
+        self._prompts = prompts
+
+    def prompt(self, question: Question) -> _Prompt:
+        prompt, opening = self._prompts.of_question(question)
+        if isinstance(prompt, str):
+            ids = self.tokenizer(prompt)["input_ids"]
+        else:
+            ids = self.tokenizer.apply_chat_template(
+                prompt, add_generation_prompt=True, return_dict=True, tokenize=True
+            )["input_ids"]
+        opened = self.tokenizer(opening, add_special_tokens=False)["input_ids"] if opening else []
+        return _Prompt([*ids, *opened], opening)
+
+    def batch(self, prompts: Sequence[_Prompt]) -> Any:
+        return self.tokenizer.pad({"input_ids": [p.content for p in prompts]}, return_tensors="pt")
+
+
+class _VisionReader:
+    """Reads questions with images, which are opened one question at a time."""
+
+    def __init__(
+        self,
+        processor: Any,
+        prompts: PromptBuilder,
+        images: ImagePath | None,
+        bounds: tuple[int | None, int | None],
+    ) -> None:
+        self.tokenizer = processor.tokenizer
+        self._processor = processor
+        self._prompts = prompts
+        self._image_path = images
+        self._bounds = bounds
+
+    def prompt(self, question: Question) -> _Prompt:
+        prompt, opening = self._prompts.of_question(question)
+        messages, order = with_image_parts(prompt, len(question.image_hashes))
+        text = self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        images = tuple(ShownImage(self._shown(question), place) for place in order)
+        return _Prompt(text + opening, opening, images)
+
+    def _shown(self, question: Question) -> Shown:
+        if self._image_path is None:
+            raise ConfigError("the question has images: say where they lie (PolicySolver's `images`)")
+        smallest, largest = self._bounds
+        return shown_images(question, self._image_path, min_pixels=smallest, max_pixels=largest)
+
+    def batch(self, prompts: Sequence[_Prompt]) -> Any:
+        with each_image_once(self._processor):
+            return self._processor(
+                text=[prompt.content for prompt in prompts],
+                images=[list(prompt.images) for prompt in prompts]
+                if any(p.images for p in prompts)
+                else None,
+                padding=True,
+                add_special_tokens=False,  # the chat template has written them
+                return_tensors="pt",
+            )
+
+
+class PolicySolver:
+    """Answers by sampling from a model with the prompts that it is trained on.
+
+    Args:
+        path: model folder, LoRA adapter folder, or hub name.
+        prompts: default: a conversation where the model has a chat template, else plain text.
+        hint_style: of the default prompts, as in training.
+        system: system message of the default prompts, as in training.
+        instruction: of the default prompts, added behind each question.
+        max_new_tokens: longest answer.
+        temperature: of sampling; 0 takes the likeliest token.
+        batch_size: answers generated at once; default 256, and 16 of a model that sees.
+        seed: makes the samples.
+        name: under which its labels are kept; default the path's last part.
+        images: finds the images of questions; without it, only questions of text alone are answered.
+        min_pixels: smaller images are enlarged to about this area, as in training.
+        max_pixels: larger images are made smaller, as in training.
+
+    Raises:
+        ConfigError: no such model, or one that sees without a processor or a chat template.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        prompts: PromptBuilder | None = None,
+        *,
+        hint_style: HintStyle = "prompt",
+        system: str | None = None,
+        instruction: str = "",
+        max_new_tokens: int = 512,
+        temperature: float = 1.0,
+        batch_size: int | None = None,
+        seed: int = 0,
+        name: str | None = None,
+        images: ImagePath | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+    ) -> None:
+        sees = reads_images(path)
+
+        def builder(*, chat: bool) -> PromptBuilder:
+            return prompts or PromptBuilder(
+                chat=chat, system=system, instruction=instruction, hint_style=hint_style
+            )
+
+        self._reader: _Reader
+        if sees:
+            processor = load_processor(path, min_pixels, max_pixels)
+            self._reader = _VisionReader(processor, builder(chat=True), images, (min_pixels, max_pixels))
+        else:
+            tokenizer = load_tokenizer(path)
+            self._reader = _TextReader(tokenizer, builder(chat=tokenizer.chat_template is not None))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model: Any = _load_model(path, AutoModelForImageTextToText if sees else AutoModelForCausalLM)
+        self._model = model.to(device).eval()
+        self._sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
+        if temperature > 0:
+            self._sampling |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
+        self._batch_size = batch_size or (VISION_BATCH if sees else TEXT_BATCH)
+        self._seed = seed
+        self._name = name or Path(path).name
+        self._reads_images = sees and images is not None
+
+    @property
+    def model(self) -> str:
+        """Name of the policy."""
+        return self._name
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether questions with images are answered."""
+        return self._reads_images
+
+    def solve(
+        self,
+        questions: Sequence[Question],
+        samples: int,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Answer[Reply]]]:
+        """`samples` answers to each question, in order; the opening that a hint gives is part of each.
+
+        A question with images that the model cannot see is not guessed at: its answers are failures.
+
+        Raises:
+            StoreError: an image is missing.
+        """
+        torch.manual_seed(self._seed)
+        prompts: dict[int, _Prompt] = {}
+        answers: list[list[Answer[Reply]]] = [[] for _ in questions]
+        for place, question in enumerate(questions):
+            if question.image_hashes and not self.reads_images:
+                answers[place] = [Answer(None, "", _NO_IMAGES)] * samples
+            else:
+                prompts[place] = self._reader.prompt(question)
+        if progress and len(prompts) < len(questions):
+            progress(samples * (len(questions) - len(prompts)))
+        for places in self._batches(prompts, samples):
+            texts = self._generate([prompts[place] for place in places])
+            for place, text in zip(places, texts, strict=True):
+                answers[place].append(Answer(None, prompts[place].opening + text))
+            if progress:
+                progress(len(places))
+        return answers
+
+    def _batches(self, prompts: dict[int, _Prompt], samples: int) -> list[list[int]]:
+        """Places of the questions, each `samples` times, in batches of alike prompts."""
+        order = sorted(prompts, key=lambda place: (prompts[place].order, place))
+        repeated = [place for place in order for _ in range(samples)]
+        batches: list[list[int]] = []
+        for place in repeated:
+            last = batches[-1] if batches else []
+            alike = last and len(prompts[last[0]].images) == len(prompts[place].images)
+            if alike and len(last) < self._batch_size:
+                last.append(place)
+            else:
+                batches.append([place])
+        return batches
+
+    @torch.inference_mode()
+    def _generate(self, prompts: Sequence[_Prompt]) -> list[str]:
+        tokenizer = self._reader.tokenizer
+        # Pixels take the model's precision, token ids stay integers.
+        inputs = self._reader.batch(prompts).to(self._model.device)
+        inputs = {
+            name: value.to(self._model.dtype) if torch.is_floating_point(value) else value
+            for name, value in inputs.items()
+        }
+        generated = self._model.generate(**inputs, pad_token_id=tokenizer.pad_token_id, **self._sampling)
+        new = generated[:, inputs["input_ids"].shape[1] :]
+        return list(tokenizer.batch_decode(new, skip_special_tokens=True))
+
+
+def reads_images(path: str) -> bool:
+    """Whether a model is of an architecture that reads images; a LoRA adapter is of its base model's.
+
+    Raises:
+        ConfigError: no such model.
+    """
+    _check_path(path)
+    try:
+        adapter = find_adapter_config_file(path)
+        base = json.loads(Path(adapter).read_text("utf-8"))["base_model_name_or_path"] if adapter else path
+        config = AutoConfig.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model {path}: {_first_line(error)}") from error
+    return config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+
+def _load_model(path: str, kind: Any) -> Any:
+    try:
+        return kind.from_pretrained(path)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"model {path}: {_first_line(error)}") from error
+
+
+def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Any:
+    """The processor of a vision-language model, padding on the left as generation needs.
+
+    Args:
+        path: model folder or hub name.
+        min_pixels: bounds of an image's area, for an image processor that has such bounds (Qwen's);
+            None leaves its own.
+        max_pixels: the upper one.
+
+    Raises:
+        ConfigError: there is none, it has no chat template, or it needs a package that is not installed.
+    """
+    auto: Any = AutoProcessor
+    try:
+        processor = auto.from_pretrained(path)
+    except ImportError as error:
+        raise ConfigError(
+            f"processor of {path}: {_first_line(error)} Install the extra `vision`: pip install 'diva-grpo[vision]'"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"processor of {path}: {_first_line(error)}") from error
+    if not isinstance(processor, ProcessorMixin):
+        raise ConfigError(f"{path} is a vision-language model without a processor: save it beside the model")
+    if processor.chat_template is None:
+        raise ConfigError(f"the processor of {path} has no chat template, which says where images stand")
+    processor.tokenizer.padding_side = "left"
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    reader = processor.image_processor
+    if "max_pixels" in getattr(reader.valid_kwargs, "__annotations__", {}):
+        # Areas, in this family, whatever these keys mean in others.
+        bounds = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+        reader.size = {**dict(reader.size), **{name: value for name, value in bounds.items() if value}}
+    return processor

@@ -1,0 +1,395 @@
+"""Accuracy of a model on the problems of a split: overall, by difficulty and by kind of variant.
+
+report = evaluate_fully(store, solver, problems, samples=4, run_id="eval-1", step=0, kinds=["reword"])
+print(report.tables())
+
+Every mean is over problems, and so is its standard error: answers to one problem, and the variants of one problem,
+are not independent of each other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tabulate import tabulate
+
+from diva_grpo.pipeline.grade import grade
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.question import Question, question_of
+from diva_grpo.schemas.records import Evaluation, Kind, Problem, Status, Variant
+from diva_grpo.schemas.replies import Answer, Reply
+from diva_grpo.trainer.evaluation.policy import PolicySolver
+
+ALL_KINDS = "all"
+_BANDS = ("easy (below 4)", "medium (4 to 6)", "hard (above 6)")
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Accuracy over problems.
+
+    Attributes:
+        problems: how many.
+        samples: answers to each question.
+        pass_at_1: mean over problems of the share of right answers.
+        standard_error: of that mean, over problems; NaN for a single one.
+        pass_at_k: by k up to `samples`: chance that one of k answers is right (unbiased estimate,
+            arXiv 2107.03374, equation 1).
+        pass_at_k_error: standard error of each.
+        questions: how many were asked: the problems, or their variants of one kind.
+    """
+
+    problems: int
+    samples: int
+    pass_at_1: float
+    standard_error: float
+    pass_at_k: dict[int, float]
+    pass_at_k_error: dict[int, float]
+    questions: int
+
+
+@dataclass(frozen=True, slots=True)
+class KindScore:
+    """Accuracy on the variants of one kind, beside that on the same problems as they are.
+
+    Attributes:
+        variants: on the variants; a problem's value is the mean over its own.
+        originals: on their problems.
+        gain: pass@1 on variants less pass@1 on originals.
+        gain_error: its standard error, paired by problem.
+    """
+
+    variants: Score
+    originals: Score
+    gain: float
+    gain_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All figures of one evaluation.
+
+    Attributes:
+        run_id: under which the rows of `evaluations` are.
+        step: of the model in that run.
+        overall: on all problems.
+        by_difficulty: by band of the label, or by the level that the source states; in order.
+        by_kind: on accepted variants, for each kind that was asked for and that there are any of.
+        ungraded: answers that the grader could not decide, or that could not be made; counted as wrong.
+    """
+
+    run_id: str
+    step: int
+    overall: Score
+    by_difficulty: dict[str, Score]
+    by_kind: dict[str, KindScore]
+    ungraded: int
+
+    def tables(self) -> str:
+        """The figures as aligned tables."""
+        shown = _table("", {"all": self.overall, **self.by_difficulty})
+        if not self.by_kind:
+            return shown
+        kinds = self.by_kind.values()
+        more: dict[str, list[object]] = {
+            "variants": [kind.variants.questions for kind in kinds],
+            "originals": [_with_error(k.originals.pass_at_1, k.originals.standard_error) for k in kinds],
+            "gain": [_with_error(kind.gain, kind.gain_error, sign="+") for kind in kinds],
+        }
+        return f"{shown}\n\n{_table('kind', {k: of.variants for k, of in self.by_kind.items()}, more)}"
+
+    def figures(self) -> dict[str, Any]:
+        """The figures as JSON holds them; a standard error of a single problem is null."""
+        return {name: _without_nan(part) for name, part in asdict(self).items()}
+
+
+def score(correct_P: Sequence[int], samples: int) -> Score:
+    """The score of `correct_P[p]` right answers of `samples` to each problem.
+
+    Raises:
+        ValueError: no problems.
+    """
+    return _score([[correct] for correct in correct_P], samples)
+
+
+def _score(correct_PV: Sequence[Sequence[int]], samples: int) -> Score:
+    """The score of problems with one question or several each."""
+    if not correct_PV:
+        raise ValueError("no problems to score")
+    powers = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= samples]
+    means = {k: _mean([_pass_of_problem(v, samples, k) for v in correct_PV]) for k in powers}
+    return Score(
+        problems=len(correct_PV),
+        samples=samples,
+        pass_at_1=means[1][0],
+        standard_error=means[1][1],
+        pass_at_k={k: mean for k, (mean, _) in means.items()},
+        pass_at_k_error={k: error for k, (_, error) in means.items()},
+        questions=sum(len(v) for v in correct_PV),
+    )
+
+
+def _mean(values_P: Sequence[float]) -> tuple[float, float]:
+    """Mean over problems, and its standard error."""
+    array_P = np.asarray(values_P, np.float64)
+    error = float(array_P.std(ddof=1) / math.sqrt(len(array_P))) if len(array_P) > 1 else math.nan
+    return float(array_P.mean()), error
+
+
+def _pass_of_problem(correct_V: Sequence[int], samples: int, k: int) -> float:
+    return float(np.mean([_pass_at(correct, samples, k) for correct in correct_V]))
+
+
+def _pass_at(correct: int, samples: int, k: int) -> float:
+    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
+# --- what is asked
+
+
+def select_problems(store: VariantStore, *, split: str, where: str | None = None) -> list[Problem]:
+    """The problems of a split, in the order of their ids.
+
+    Args:
+        store: the store.
+        split: of the problems.
+        where: an SQL condition on the columns of `problems`, such as `source = 'gsm8k'`.
+
+    Raises:
+        ConfigError: no such split, no problem that fits, or the condition is no SQL.
+    """
+    splits = [name for (name,) in store.query("SELECT DISTINCT split FROM problems ORDER BY 1")]
+    if split not in splits:
+        raise ConfigError(f"no split {split!r}: the store has {', '.join(splits) or 'no problems'}")
+    named = "'" + split.replace("'", "''") + "'"
+    found = store.problems(where=f"split = {named} AND ({where or 'true'})")
+    if not found:
+        raise ConfigError(f"no problem of split {split!r} fits the condition {where}")
+    return found
+
+
+def readable_problems(problems: Sequence[Problem], solver: PolicySolver) -> list[Problem]:
+    """The problems that a model can read: those of text alone, where it sees no images.
+
+    Raises:
+        ConfigError: all have images, and the model sees none.
+    """
+    readable = [problem for problem in problems if solver.reads_images or not problem.images]
+    if not readable:
+        raise ConfigError(
+            f"all {len(problems)} problems have images, and the model reads text alone: evaluate a "
+            "vision-language model"
+        )
+    return readable
+
+
+def chosen_kinds(names: str) -> list[str]:
+    """Kinds of variants from a list with commas, or `all`.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    known = [str(kind) for kind in Kind]
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    for name in chosen:
+        if name not in [*known, ALL_KINDS]:
+            raise ConfigError(f"no kind {name!r} to evaluate on: choose {', '.join(known)} or {ALL_KINDS}")
+    return known if ALL_KINDS in chosen else list(dict.fromkeys(chosen))
+
+
+def accepted_variants(
+    store: VariantStore, problems: Sequence[Problem], kinds: Sequence[str]
+) -> list[Variant]:
+    """The accepted variants of these kinds and problems, in the order of their ids."""
+    condition = (
+        f"status = '{Status.ACCEPTED}' AND kind IN (SELECT unnest(?)) AND problem_id IN (SELECT unnest(?))"
+    )
+    ids = [problem.problem_id for problem in problems]
+    return store.read(Variant, condition, [list(kinds), ids]) if kinds else []
+
+
+def training_step(model_path: str) -> tuple[str, int] | None:
+    """The run and step of which a model folder is a checkpoint; None where it is none of `diva train`."""
+    folder = Path(model_path)
+    try:
+        step = int(json.loads((folder / "trainer_state.json").read_text("utf-8"))["global_step"])
+    except (OSError, ValueError, KeyError):
+        return None
+    from diva_grpo.trainer.grpo import STATE_FILE  # here, since importing TRL takes seconds
+
+    if not (folder / STATE_FILE).exists():
+        return None
+    state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    return state["run_id"], step
+
+
+def _difficulty_bands(store: VariantStore, problems: Sequence[Problem]) -> dict[str, list[str]]:
+    """Problem ids by band: by the label of the store's `label_model`, else by the source's own level."""
+    labels = dict(
+        store.query(
+            "SELECT subject_id, difficulty FROM labels "
+            "WHERE solver_model = (SELECT value FROM settings WHERE name = 'label_model')"
+        )
+    )
+    bands: defaultdict[tuple[int, float], list[str]] = defaultdict(list)
+    for problem in problems:
+        difficulty = labels.get(problem.problem_id)
+        if difficulty is not None:
+            # The tiers of the method: easy below 4, hard above 6.
+            bands[0, (difficulty >= 4) + (difficulty > 6)].append(problem.problem_id)
+        elif problem.human_level is not None:
+            bands[1, problem.human_level].append(problem.problem_id)
+    return {
+        f"level {place:g}" if stated else _BANDS[int(place)]: ids
+        for (stated, place), ids in sorted(bands.items())
+    }
+
+
+# --- evaluation
+
+
+def evaluate_fully(
+    store: VariantStore,
+    solver: PolicySolver,
+    problems: Sequence[Problem],
+    *,
+    samples: int,
+    run_id: str,
+    step: int,
+    variants: Sequence[Variant] = (),
+    progress: Callable[[int], None] | None = None,
+) -> Report:
+    """Answer the problems and their variants, grade, and keep a row a problem in `evaluations`.
+
+    Args:
+        store: where labels come from and the rows go.
+        solver: the model.
+        problems: to answer.
+        samples: answers to each question.
+        run_id: of the training run, or of the evaluation.
+        step: of the model in that run.
+        variants: of these problems, to answer too; they leave no rows.
+        progress: told of answers done.
+
+    Raises:
+        ValueError: no problems.
+        StoreError: an image is missing.
+    """
+    by_id = {problem.problem_id: problem for problem in problems}
+    questions = [question_of(problem) for problem in problems]
+    questions += [question_of(by_id[variant.problem_id], variant) for variant in variants]
+    answers = solver.solve(questions, samples, progress)
+    correct: dict[str, int] = {}
+    ungraded = 0
+    for question, given in zip(questions, answers, strict=True):
+        outcomes = [_outcome(answer, question) for answer in given]
+        correct[question.subject_id] = outcomes.count("correct")
+        ungraded += outcomes.count("error")
+    store.append(list(_rows(problems, correct, samples, run_id, step)))
+    return Report(
+        run_id=run_id,
+        step=step,
+        overall=score([correct[problem.problem_id] for problem in problems], samples),
+        by_difficulty={
+            band: score([correct[problem_id] for problem_id in ids], samples)
+            for band, ids in _difficulty_bands(store, problems).items()
+        },
+        by_kind=_by_kind(variants, correct, samples),
+        ungraded=ungraded,
+    )
+
+
+def evaluate(
+    store: VariantStore,
+    solver: PolicySolver,
+    problems: Sequence[Problem],
+    *,
+    samples: int,
+    run_id: str,
+    step: int,
+    progress: Callable[[int], None] | None = None,
+) -> Score:
+    """The overall score alone, see `evaluate_fully`."""
+    report = evaluate_fully(
+        store, solver, problems, samples=samples, run_id=run_id, step=step, progress=progress
+    )
+    return report.overall
+
+
+def _outcome(answer: Answer[Reply], question: Question) -> str:
+    return (
+        "error" if answer.failure else grade(answer.text, question.answer, options=question.options).outcome
+    )
+
+
+def _rows(
+    problems: Sequence[Problem], correct: Mapping[str, int], samples: int, run_id: str, step: int
+) -> Iterator[Evaluation]:
+    for problem in problems:
+        yield Evaluation(
+            run_id=run_id,
+            step=step,
+            split=problem.split,
+            problem_id=problem.problem_id,
+            samples=samples,
+            correct=correct[problem.problem_id],
+        )
+
+
+def _by_kind(variants: Sequence[Variant], correct: Mapping[str, int], samples: int) -> dict[str, KindScore]:
+    grouped: dict[str, defaultdict[str, list[int]]] = {}
+    for variant in variants:
+        of_problem = grouped.setdefault(str(variant.kind), defaultdict(list))
+        of_problem[variant.problem_id].append(correct[variant.variant_id])
+    scores = {}
+    for kind, of_problem in sorted(grouped.items()):
+        gains_P = [
+            (float(np.mean(of_variants)) - correct[problem_id]) / samples
+            for problem_id, of_variants in of_problem.items()
+        ]
+        gain, error = _mean(gains_P)
+        scores[kind] = KindScore(
+            variants=_score(list(of_problem.values()), samples),
+            originals=score([correct[problem_id] for problem_id in of_problem], samples),
+            gain=gain,
+            gain_error=error,
+        )
+    return scores
+
+
+# --- how it is shown
+
+
+def _with_error(value: float, error: float, sign: str = "") -> str:
+    return f"{value:{sign}.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}")
+
+
+def _table(
+    heading: str, scores: Mapping[str, Score], more: Mapping[str, Sequence[object]] | None = None
+) -> str:
+    """A row a score, with `more` columns behind."""
+    powers = list(next(iter(scores.values())).pass_at_k)
+    rows = [
+        [name, of.problems, *(_with_error(of.pass_at_k[k], of.pass_at_k_error[k]) for k in powers)]
+        for name, of in scores.items()
+    ]
+    headers = [heading, "problems", *(f"pass@{k}" for k in powers), *(more or {})]
+    for row, *further in zip(rows, *(more or {}).values(), strict=True):
+        row.extend(further)
+    aligned = ["left", *["right"] * (len(headers) - 1)]
+    return tabulate(rows, headers=headers, disable_numparse=True, colalign=aligned)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _without_nan(part) for name, part in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

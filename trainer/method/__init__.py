@@ -1,0 +1,1 @@
+"""The method as pure functions: advantages, difficulty rules, live difficulty, selection."""

@@ -1,0 +1,188 @@
+"""The task `lock`: find which rule each cue asks for, where nothing but the whole answer tells.
+
+A problem is a start digit and L cues. Each cue stands for one of four rules on a digit, and only the verifier knows
+which. The answer names, for each cue, the rule and the digit that it gives. The warm model executes every rule, chooses
+among the four at random, and follows a hint that names the rules of the first steps in the teacher's words. So the pass
+rate without a hint is 4^-L, and with all steps but one given it is 1/4.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+
+from diva_grpo.flows.demo.toy_models import Example, batches, build_model, build_tokenizer, train
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.question import HINT_CLOSING, HINT_OPENING, render_question
+from diva_grpo.schemas.records import Kind, Problem, Status, Variant
+
+RULES: Final[Mapping[str, tuple[str, Callable[[int], int]]]] = MappingProxyType(
+    {
+        "a": ("add one", lambda digit: (digit + 1) % 10),
+        "b": ("add four", lambda digit: (digit + 4) % 10),
+        "c": ("triple", lambda digit: digit * 3 % 10),
+        "d": ("mirror", lambda digit: 9 - digit),
+    }
+)
+"""By the policy's name of a rule: the teacher's name, and what it does to a digit."""
+
+CUES: Final = ("red", "blue", "green", "gold", "black", "white")
+SIZES: Final = MappingProxyType({"train": 256, "test": 256})
+"""Problems of each split."""
+LAYERS, MAX_LENGTH, RAMP = 2, 160, 50
+SHORT_LENGTH: Final = 4
+WARM_STEPS: Final = MappingProxyType({True: 900, False: 2_800})
+"""Steps of the warm-up, of 32 examples each, for problems of up to `SHORT_LENGTH` steps or longer ones."""
+SHARE_PLAIN: Final = 0.3
+"""Share of the warm-up examples without a hint."""
+_STEP = re.compile(r":([a-d]\d)")
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """Problems of one length, with one hidden table of rules.
+
+    Attributes:
+        length: number of steps, L.
+        seed: of the table and the problems.
+    """
+
+    length: int
+    seed: int
+
+    @property
+    def table(self) -> dict[str, str]:
+        """The rule that each cue asks for."""
+        rng = random.Random(f"table {self.seed}")
+        return {cue: rng.choice(sorted(RULES)) for cue in CUES}
+
+    def draw(self, rng: random.Random) -> tuple[int, tuple[str, ...]]:
+        """A start digit and cues."""
+        return rng.randrange(10), tuple(rng.choice(CUES) for _ in range(self.length))
+
+    def rules_of(self, cues: Sequence[str]) -> list[str]:
+        """The right rules."""
+        table = self.table
+        return [table[cue] for cue in cues]
+
+
+def question(start: int, cues: Sequence[str]) -> str:
+    """The problem's text."""
+    return f"Start {start} cues {' '.join(cues)}"
+
+
+def worked(start: int, cues: Sequence[str], rules: Sequence[str]) -> list[str]:
+    """The steps in the policy's manner, such as `red:a4`, if each cue asked for the rule given."""
+    digit, steps = start, []
+    for cue, rule in zip(cues, rules, strict=True):
+        digit = RULES[rule][1](digit)
+        steps.append(f"{cue}:{rule}{digit}")
+    return steps
+
+
+def hint_lines(cues: Sequence[str], rules: Sequence[str]) -> list[str]:
+    """The rules in the teacher's words, such as `red asks for triple`, a step a line."""
+    return [f"{cue} asks for {RULES[rule][0]}" for cue, rule in zip(cues, rules, strict=True)]
+
+
+def found(text: str) -> str:
+    """Rules and digits that a completion names, in order: what the verifier compares."""
+    return " ".join(_STEP.findall(text))
+
+
+def accuracy_reward(completions: list[str], answer: list[str], **columns: Any) -> list[float]:
+    """1 where a completion names the right rule and digit at every step, else 0."""
+    return [float(found(text) == wanted) for text, wanted in zip(completions, answer, strict=True)]
+
+
+def warm_up(task: Lock, folder: Path) -> None:
+    """Train a model from nothing on all rules alike, and save it with its tokenizer.
+
+    The examples' rules are random: the model learns nothing about the hidden table.
+    """
+    torch.manual_seed(task.seed)
+    words = [f" {cue}" for cue in CUES] + [f"\n{cue}" for cue in CUES] + [*CUES]
+    words += [f":{rule}" for rule in RULES] + [f" asks for {name}" for name, _ in RULES.values()]
+    words += ["Start ", " cues", HINT_OPENING, HINT_CLOSING]
+    tokenizer = build_tokenizer(sorted(set(words)), MAX_LENGTH)
+    model = build_model(tokenizer, LAYERS)
+    rng = random.Random(task.seed)
+    drawn = batches(_examples(task, rng), rng)
+    train(
+        model,
+        tokenizer,
+        drawn,
+        steps=WARM_STEPS[task.length <= SHORT_LENGTH],
+        ramp=RAMP,
+        name=f"lock of {task.length}",
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _examples(task: Lock, rng: random.Random) -> Iterator[Example]:
+    while True:
+        start, cues = task.draw(rng)
+        rules = [rng.choice(sorted(RULES)) for _ in cues]
+        given = 0 if rng.random() < SHARE_PLAIN else rng.randint(0, task.length)
+        prompt = render_question(question(start, cues), hint=hint_lines(cues, rules)[:given])
+        yield Example(f"{prompt}\n", "\n".join(worked(start, cues, rules)))
+
+
+def fill_store(task: Lock, root: Path) -> None:
+    """Make the store: problems of both splits, and for those to train on a hint of each length, 1 to L.
+
+    The hint of length L is the whole solution: the paper's method has it, and `ladder` leaves it out.
+    """
+    store = VariantStore(root, create=True)
+    rng = random.Random(f"problems {task.seed}")
+    known: set[str] = set()
+    problems: list[Problem] = []
+    variants: list[Variant] = []
+    for split, size in SIZES.items():
+        for number in range(size):
+            start, cues = task.draw(rng)
+            while question(start, cues) in known and task.length > 2:
+                start, cues = task.draw(rng)
+            known.add(question(start, cues))
+            rules = task.rules_of(cues)
+            steps = worked(start, cues, rules)
+            problem = Problem(
+                problem_id=f"lock/{split}/{number:03}",
+                source="lock",
+                split=split,
+                text=question(start, cues),
+                answer=found("\n".join(steps)),
+                solution_steps=steps,
+            )
+            problems.append(problem)
+            if split == "train":
+                variants += _hints(problem, hint_lines(cues, rules))
+    store.append(problems)
+    store.append(variants)
+
+
+def _hints(problem: Problem, lines: Sequence[str]) -> Iterator[Variant]:
+    total = len(lines)
+    for given in range(1, total + 1):
+        yield Variant(
+            variant_id=f"{problem.problem_id}:think_step:source:{given}",
+            problem_id=problem.problem_id,
+            kind=Kind.THINK_STEP,
+            text=problem.text,
+            hint=list(lines[:given]),
+            hint_steps=given,
+            hint_total=total,
+            solution_answer=problem.answer,
+            delta_designed=-8.0 if given == total else -float(min(2 * given, 6)),
+            status=Status.ACCEPTED,
+            generator_model="source",
+            prompt_version="lock-1",
+        )

@@ -1,0 +1,53 @@
+"""The testbed `lock`: its task, and that its page says what its figures say."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from diva_grpo.pipeline.store import VariantStore
+from tests.bench.lock.summary import RESULTS, final_accuracy, page, read, tokens_before, tokens_to_target
+from tests.bench.lock.task import RULES, SIZES, Lock, accuracy_reward, fill_store, found, hint_lines, worked
+
+FOLDER = Path(__file__).parent / "lock" / "results"
+
+
+def test_only_the_hidden_rules_are_right() -> None:
+    task = Lock(length=3, seed=1)
+    start, cues = task.draw(random.Random(0))
+    right = task.rules_of(cues)
+    answer = found("\n".join(worked(start, cues, right)))
+    for other in RULES:
+        rules = [other, *right[1:]]
+        said = "\n".join(worked(start, cues, rules))
+        assert accuracy_reward([said], [answer]) == [float(other == right[0])]
+
+
+def test_a_hint_names_rules_in_other_words_than_the_answer() -> None:
+    lines = hint_lines(("red", "blue"), ("a", "d"))
+    assert lines == ["red asks for add one", "blue asks for mirror"]
+    assert found("\n".join(lines)) == ""
+
+
+def test_the_store_has_a_ladder_for_each_training_problem(tmp_path: Path) -> None:
+    fill_store(Lock(length=4, seed=2), tmp_path / "store")
+    rows = VariantStore(tmp_path / "store").query(
+        "SELECT list(hint_steps ORDER BY hint_steps) FROM variants WHERE status = 'accepted' GROUP BY problem_id"
+    )
+    assert rows == [([1, 2, 3, 4],)] * SIZES["train"]
+
+
+def test_figures_of_a_run() -> None:
+    run = {"accuracy": {"0": 0.0, "5": 0.4, "10": 0.6}, "steps": [[s, 8, 100, 2, 1] for s in range(10)]}
+    assert (tokens_before(run, 5), tokens_to_target(run)) == (500, 1_000)
+    assert final_accuracy(run, tokens=999) == pytest.approx(0.4)
+
+
+def test_the_page_is_made_of_the_figures() -> None:
+    assert (FOLDER / "README.md").read_text("utf-8") == page(FOLDER / RESULTS)
+    runs, starts = read(FOLDER / RESULTS)
+    assert all(len(by_seed) == 5 for by_seed in runs.values())
+    for length, seeds in starts.items():
+        assert all(rates[str(length)] >= 0.9 for rates in seeds), "the warm models follow a hint"

@@ -10,15 +10,26 @@ import sys
 
 import click
 
-from diva_grpo.flows.cli.data import generate, ingest, label, verify
+from diva_grpo.flows.cli.compact import compact
+from diva_grpo.flows.cli.curate import curate
+from diva_grpo.flows.cli.demo import demo
+from diva_grpo.flows.cli.doctor import doctor
+from diva_grpo.flows.cli.evaluate import evaluate
 from diva_grpo.flows.cli.export import export
-from diva_grpo.flows.cli.query import init, report, sql, status
-from diva_grpo.flows.cli.running import curate, demo, teacher
-from diva_grpo.flows.cli.serving import serve
+from diva_grpo.flows.cli.generate import generate
+from diva_grpo.flows.cli.ingest import ingest
+from diva_grpo.flows.cli.init import init
+from diva_grpo.flows.cli.label import label
+from diva_grpo.flows.cli.lake import lake
+from diva_grpo.flows.cli.report import report
+from diva_grpo.flows.cli.serve import serve
 from diva_grpo.flows.cli.show import show
-from diva_grpo.flows.cli.topping import top_up
-from diva_grpo.flows.cli.training import evaluate, train
-from diva_grpo.flows.cli.upkeep import compact, doctor, lake
+from diva_grpo.flows.cli.sql import sql
+from diva_grpo.flows.cli.status import status
+from diva_grpo.flows.cli.teacher import teacher
+from diva_grpo.flows.cli.top_up import top_up
+from diva_grpo.flows.cli.train import train
+from diva_grpo.flows.cli.verify import verify
 from diva_grpo.schemas.exceptions import ConfigError, DivaError
 
 COMMANDS = (

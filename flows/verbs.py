@@ -33,11 +33,13 @@ class Fields:
         title: heading of the options in the verb's help.
         model: the configuration.
         skip: its fields that are no options of the verb.
+        first: those that `--help` shows, and not only `--help-all`; empty for all.
     """
 
     title: str
     model: type[BaseModel]
     skip: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
 
     def items(self) -> Iterator[tuple[str, FieldInfo]]:
         """Names and fields, in the order of the configuration."""
@@ -62,14 +64,23 @@ class Verb:
         return name in self.own or any(name == field for fields in self.fields for field, _ in fields.items())
 
 
-TEACHER = Fields("Endpoint", TeacherConfig, skip=("routes", "retry_failed"))
-_GENERATE = Fields("Variants", GenerateConfig)
-_VERIFY = Fields("Checks", VerifyConfig)
+TEACHER = Fields(
+    "Endpoint",
+    TeacherConfig,
+    skip=("routes", "retry_failed"),
+    first=("model", "base_url", "key_env", "concurrency", "max_tokens"),
+)
+_GENERATE = Fields(
+    "Variants", GenerateConfig, first=("kinds", "rewordings", "harder", "accepted", "retry_failed")
+)
+_CHECKS = ("checks", "solver_samples", "evaluation_sets", "retry_failed")
+_VERIFY = Fields("Checks", VerifyConfig, first=_CHECKS)
 _LABEL = Fields("Labels", LabelConfig)
 # Where a verb does several things, the option of the first stands for all.
-_VERIFY_TOO = Fields("Checks", VerifyConfig, skip=("retry_failed",))
+_VERIFY_TOO = Fields("Checks", VerifyConfig, skip=("retry_failed",), first=_CHECKS)
 _LABEL_TOO = Fields("Labels", LabelConfig, skip=("retry_failed",))
 _LIMITS = ("max_cost", "batch", "batch_size")
+_PARTS = ("store", "teacher", "generate", "verify", "label")
 
 VERBS: dict[str, Verb] = {
     "generate": Verb(
@@ -78,28 +89,69 @@ VERBS: dict[str, Verb] = {
     ),
     "verify": Verb((TEACHER, _VERIFY), own=("store", "teacher_config", "problem_filter", *_LIMITS)),
     "label": Verb((TEACHER, _LABEL), own=("store", "teacher_config", "problem_filter", "limit", *_LIMITS)),
-    "export": Verb((Fields("Output", ExportConfig),)),
+    "export": Verb((Fields("Output", ExportConfig, first=("format", "what", "preset", "where")),)),
     "curate": Verb(
         (
             TEACHER,
             _GENERATE,
             _VERIFY_TOO,
             _LABEL_TOO,
-            Fields("Run", CurateConfig, skip=("store", "teacher", "generate", "verify", "label")),
+            Fields(
+                "Run",
+                CurateConfig,
+                skip=_PARTS,
+                first=("problem_filter", "limit", "workers", "max_cost", "batch"),
+            ),
         ),
         own=("store", "teacher_config", "no_labels"),
     ),
     "top-up": Verb(
         (
             TEACHER,
-            Fields("Run", TopUpConfig, skip=("store", "teacher", "generate", "verify", "label", "solver")),
-            Fields("Variants", GenerateConfig, skip=("kinds", "accepted", "rewordings", "harder")),
+            Fields(
+                "Run",
+                TopUpConfig,
+                skip=(*_PARTS, "solver"),
+                first=(
+                    "run",
+                    "problem_filter",
+                    "variants",
+                    "max_problems",
+                    "max_variants",
+                    "max_cost",
+                    "batch",
+                ),
+            ),
+            Fields(
+                "Variants",
+                GenerateConfig,
+                skip=("kinds", "accepted", "rewordings", "harder"),
+                first=("retry_failed",),
+            ),
             _VERIFY_TOO,
             _LABEL_TOO,
         ),
         own=("store", "teacher_config", "solver_config", "kinds", "no_labels"),
     ),
-    "eval": Verb((Fields("Evaluation", EvaluateConfig, skip=("store",)),)),
+    "eval": Verb(
+        (
+            Fields(
+                "Evaluation",
+                EvaluateConfig,
+                skip=("store",),
+                first=(
+                    "model",
+                    "split",
+                    "problem_filter",
+                    "benchmark",
+                    "kinds",
+                    "limit",
+                    "samples",
+                    "temperature",
+                ),
+            ),
+        )
+    ),
 }
 """Verbs with options that are fields of configurations."""
 

@@ -17,6 +17,7 @@ from diva_grpo.flows.cli.doctor import doctor
 from diva_grpo.flows.cli.evaluate import evaluate
 from diva_grpo.flows.cli.export import export
 from diva_grpo.flows.cli.generate import generate
+from diva_grpo.flows.cli.help import Phases
 from diva_grpo.flows.cli.ingest import ingest
 from diva_grpo.flows.cli.init import init
 from diva_grpo.flows.cli.label import label
@@ -32,31 +33,22 @@ from diva_grpo.flows.cli.train import train
 from diva_grpo.flows.cli.verify import verify
 from diva_grpo.schemas.exceptions import ConfigError, DivaError
 
-COMMANDS = (
-    init,
-    ingest,
-    generate,
-    verify,
-    label,
-    status,
-    report,
-    show,
-    sql,
-    export,
-    curate,
-    serve,
-    train,
-    top_up,
-    evaluate,
-    teacher,
-    demo,
-    compact,
-    doctor,
-    lake,
+PHASES = {
+    "Try it": (demo, teacher),
+    "Data": (init, ingest, export),
+    "Variants": (generate, verify, label, curate, serve),
+    "Training": (train, top_up, evaluate),
+    "Looking": (status, report, show, sql),
+    "Keeping": (compact, doctor, lake),
+}
+"""The commands by phase, in the order of the loop."""
+
+
+@click.group(
+    cls=Phases,
+    phases=PHASES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="diva-grpo")
 def cli() -> None:
     """Difficulty-adaptive variants for GRPO: write them, verify them, train on them.
@@ -70,10 +62,6 @@ def cli() -> None:
       diva train    --config data/train_demo.yaml --store runs/store
     Try it without an endpoint: diva demo
     """
-
-
-for command in COMMANDS:
-    cli.add_command(command)
 
 
 def main() -> None:

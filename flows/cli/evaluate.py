@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
+from diva_grpo.flows.cli.help import VerbCommand
 from diva_grpo.flows.cli.options import made, store_option, verb_options
 from diva_grpo.schemas.config import EvaluateConfig
 from diva_grpo.schemas.exceptions import ConfigError
 
 
-@click.command("eval")
+@click.command("eval", cls=VerbCommand)
 @store_option
 @verb_options("eval")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="JSON file for all figures.")

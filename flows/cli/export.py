@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
+from diva_grpo.flows.cli.help import VerbCommand
 from diva_grpo.flows.cli.options import made, store_option, verb_options
 from diva_grpo.pipeline.session.progress import progress_bar
 from diva_grpo.schemas.config import ExportConfig
 from diva_grpo.schemas.exceptions import ConfigError
 
 
-@click.command()
+@click.command(cls=VerbCommand)
 @click.argument("out", type=click.Path(path_type=Path))
 @store_option
 @verb_options("export")

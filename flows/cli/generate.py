@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diva_grpo.flows.cli.dry_run import rehearsed
+from diva_grpo.flows.cli.help import VerbCommand
 from diva_grpo.flows.cli.options import (
     filter_option,
     limit_option,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from diva_grpo.pipeline.store import VariantStore
 
 
-@click.command()
+@click.command(cls=VerbCommand)
 @store_option
 @verb_options("generate")
 @solver_option

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from diva_grpo.flows.cli.dry_run import rehearsed
+from diva_grpo.flows.cli.help import VerbCommand
 from diva_grpo.flows.cli.options import (
     filter_option,
     limit_option,
@@ -25,7 +26,7 @@ from diva_grpo.schemas.config import LabelConfig
 from diva_grpo.schemas.exceptions import TeacherError
 
 
-@click.command()
+@click.command(cls=VerbCommand)
 @store_option
 @verb_options("label")
 @click.option("--policy", metavar="PATH", help="Label with this local model instead of an endpoint.")

@@ -26,7 +26,6 @@ store_option = click.option(
     "--store", "store_dir", required=True, type=click.Path(path_type=Path), help="Folder of the store."
 )
 limit_option = click.option("--limit", type=click.IntRange(min=1), help="Only the first problems, by id.")
-
 filter_option = click.option(
     "--problem-filter", metavar="SQL", help="Condition on `problems`, such as source = 'gsm8k'."
 )
@@ -89,9 +88,11 @@ def _click_type(field: FieldInfo) -> Any:
 
 
 def _shown_default(field: FieldInfo) -> Any:
+    """The default as a help states it; None where there is nothing to state, as of a switch."""
     if isinstance(field.default, tuple):
-        return ",".join(map(str, field.default))
-    return field.default if field.default not in (None, PydanticUndefined) else None
+        return ",".join(map(str, field.default)) or None
+    absent = field.default is False or field.default in (None, "", PydanticUndefined)
+    return None if absent else field.default
 
 
 def verb_options(verb: str) -> Callable[[Command], Command]:
@@ -136,12 +137,11 @@ def made(model: type[C], values: dict[str, Any], file: Path | None = None) -> C:
         return model.model_validate({**from_file, **given})
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(": ".join(map(str, [file, *first["loc"], first["msg"]]))) from error
         if not first["loc"]:  # of several values together
             raise ConfigError(first["msg"].removeprefix("Value error, ")) from error
         name = str(first["loc"][0]).replace("_", "-")
-        if first["type"] == "extra_forbidden":  # its value may be a secret
-            where = ".".join(map(str, first["loc"]))
-            raise ConfigError(f"{file}: there is no setting {where!r}; --help names them all") from error
         typed = values.get(str(first["loc"][0])) or first["input"]
         hint = f"--{name} {typed}: {first['msg'].removeprefix('Input ')}"
         raise ConfigError(f"give --{name}" if first["type"] == "missing" else hint) from error

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diva_grpo.flows.cli.dry_run import ASSUMED, costly, rehearsed
+from diva_grpo.flows.cli.help import VerbCommand
 from diva_grpo.flows.cli.options import (
     dry_run_option,
     made,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from diva_grpo.pipeline.store import VariantStore
 
 
-@click.command("top-up")
+@click.command("top-up", cls=VerbCommand)
 @store_option
 @verb_options("top-up")
 @click.option(

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from diva_grpo.flows.cli.dry_run import rehearsed
+from diva_grpo.flows.cli.help import VerbCommand
 from diva_grpo.flows.cli.options import (
     filter_option,
     made,
@@ -23,7 +24,7 @@ from diva_grpo.flows.cli.results import show_variants
 from diva_grpo.schemas.config import IMAGE_KINDS, VerifyConfig
 
 
-@click.command()
+@click.command(cls=VerbCommand)
 @store_option
 @verb_options("verify")
 @filter_option

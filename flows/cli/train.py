@@ -12,7 +12,6 @@ _OFTEN = (
     "model_name_or_path",
     "output_dir",
     "max_steps",
-    "num_train_epochs",
     "learning_rate",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -21,10 +20,8 @@ _OFTEN = (
     "temperature",
     "beta",
     "use_peft",
-    "use_vllm",
     "eval_strategy",
     "save_steps",
-    "report_to",
     "seed",
 )
 """The arguments of TRL and transformers that most runs set."""
@@ -39,8 +36,8 @@ class _TrainCommand(click.Command):
         with formatter.section("Options"):
             formatter.write_dl(
                 [
-                    ("--config FILE", "YAML file with any of these settings, one `name: value` per line."),
-                    ("--help-all", "Show all options, with those of TRL's GRPOConfig; takes seconds."),
+                    ("--config FILE", "YAML file with these settings; options win."),
+                    ("--help-all", "Show all of TRL's options too (takes seconds)."),
                 ]
             )
         for title, (module, name) in zip(("Data and rewards", "Method"), OWN, strict=True):
@@ -74,7 +71,7 @@ def _default(argument: Argument) -> str:
 def train(context: click.Context, arguments: tuple[str, ...]) -> None:
     """Train a policy with DIVA-GRPO.
 
-    Any setting of TRL's GRPOConfig and ModelConfig is an option too, and a key of the YAML file; an option wins.
+    Any field of TRL's GRPOConfig and ModelConfig is an option, and a key of the YAML file.
 
     \b
     example: diva train --config data/train_demo.yaml --store runs/store --max_steps 20

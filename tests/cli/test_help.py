@@ -50,7 +50,10 @@ def test_options_stand_under_what_they_set(diva: Diva) -> None:
     text = diva("generate", "--help").out
     assert re.findall(r"^([A-Z][a-z]+):$", text, re.M) == ["Options", "Endpoint", "Variants", "Checks"]
     assert (
-        text.index("Endpoint:") < text.index("--base-url") < text.index("Variants:") < text.index("--kinds  ")
+        text.index("Endpoint:")
+        < text.index("--base-url")
+        < text.index("Variants:")
+        < text.index("  --kinds TEXT")
     )
 
 

@@ -34,10 +34,8 @@ class Config(BaseModel):
         """Name the nearest fields where one is misspelt; its value is not told, since it may be a secret."""
         for name in values if isinstance(values, dict) else ():
             if name not in cls.model_fields:
-                message = (
-                    unknown("setting", str(name), cls.model_fields).replace("{", "{{").replace("}", "}}")
-                )
-                raise PydanticCustomError("extra_forbidden", message)  # type: ignore[arg-type]
+                message = unknown("setting", str(name), cls.model_fields)
+                raise PydanticCustomError("extra_forbidden", "{message}", {"message": message})
         return values
 
     @field_serializer("base_url", "judge_base_url", when_used="json", check_fields=False)

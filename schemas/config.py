@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, model_validator
+from pydantic_core import PydanticCustomError
 
+from diva_grpo.schemas.nearest import unknown
 from diva_grpo.schemas.recipe import OperationName
 from diva_grpo.schemas.records import Aspect, Kind
 
@@ -25,6 +27,16 @@ class Config(BaseModel):
     """Base of configurations: immutable, and a misspelt field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        """Name the nearest fields where one is misspelt; its value is not told, since it may be a secret."""
+        for name in values if isinstance(values, dict) else ():
+            if name not in cls.model_fields:
+                message = unknown("setting", str(name), cls.model_fields)
+                raise PydanticCustomError("extra_forbidden", "{message}", {"message": message})
+        return values
 
     @field_serializer("base_url", "judge_base_url", when_used="json", check_fields=False)
     def _without_secrets(self, url: str | None) -> str | None:

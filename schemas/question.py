@@ -11,7 +11,8 @@ from diva_grpo.schemas.records import Problem, Variant
 HINT_OPENING = "\n\nThe first steps of a solution:\n"
 HINT_CLOSING = "\nContinue from here."
 
-_PLACEHOLDER = re.compile(r"<image(\d*)>")
+PLACEHOLDER = re.compile(r"<image(\d*)>")
+"""Where an image stands in a text: `<image>`, or `<image2>` where an image is not the next one."""
 
 
 def render_question(text: str, *, options: Sequence[str] = (), hint: Sequence[str] = ()) -> str:
@@ -40,7 +41,7 @@ def find_places(text: str, images: int) -> list[tuple[int, int, int]]:
     Returns:
         (start, end, number of the image from 0) of each placeholder, in order.
     """
-    matches = list(_PLACEHOLDER.finditer(text))
+    matches = list(PLACEHOLDER.finditer(text))
     numbered = {int(match[1]) - 1 for match in matches if match[1]}
     unnamed = iter([i for i in range(images) if i not in numbered])
     found: dict[int, tuple[int, int, int]] = {}
@@ -73,7 +74,7 @@ def place_images(text: str, images: int) -> tuple[list[dict[str, str]], list[int
     parts = [{"type": "image"} for _ in first]
     for number, (start, end) in enumerate(zip([0, *ends], [*starts, len(text)], strict=True)):
         # A processor would take what is left of the placeholders for images.
-        held = _PLACEHOLDER.sub(r"[image\1]", text[start:end])
+        held = PLACEHOLDER.sub(r"[image\1]", text[start:end])
         parts += [{"type": "text", "text": held}] if held else []
         parts += [{"type": "image"}] if number < len(found) else []
     return parts, first + order

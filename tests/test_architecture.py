@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +13,16 @@ import click
 import pytest
 
 from diva_grpo.flows.cli import cli
+from diva_grpo.flows.verbs import VERBS
 from diva_grpo.pipeline.store.views import view_names
+from tests.support.import_graph import (
+    LAYERS,
+    circles,
+    imported,
+    module_graph,
+    package_graph,
+    upward,
+)
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,16 +56,6 @@ FOREIGN = {
 }
 
 
-def _imports(path: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-    return names
-
-
 def _within(name: str, packages: Iterable[str]) -> bool:
     return any(name == package or name.startswith(package + ".") for package in packages)
 
@@ -69,7 +69,7 @@ def test_packages_import_what_they_may(package: str) -> None:
         here = path.relative_to(ROOT).as_posix()
         if _within(here.removesuffix(".py").replace("/", "."), stricter):
             continue
-        for name in _imports(path):
+        for name in imported(path):
             top, _, own = name.partition(".")
             assert top not in FOREIGN[package], f"{here} imports {name}"
             assert top not in ("schemas", "pipeline", "trainer", "flows"), (
@@ -77,6 +77,47 @@ def test_packages_import_what_they_may(package: str) -> None:
             )
             if top == "diva_grpo" and own:
                 assert _within(own, MAY_IMPORT[package]), f"{here} imports {name}"
+
+
+def test_no_circle_of_imports() -> None:
+    assert circles(module_graph()) == []
+    assert circles(package_graph()) == []
+
+
+def test_no_import_upward() -> None:
+    assert upward() == []
+    assert {package for layer in LAYERS for package in layer} == package_graph().keys()
+
+
+def test_circles_and_imports_upward_are_found_wherever_they_stand(tmp_path: Path) -> None:
+    files = {
+        "schemas/records.py": "def late():\n    from diva_grpo.pipeline.store import parts",
+        "schemas/plain.py": "from diva_grpo.schemas.records import late",
+        "pipeline/store/parts.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+        "    from diva_grpo.schemas.records import late",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert circles(module_graph(tmp_path)) == [["pipeline.store.parts", "schemas.records"]]
+    assert circles(package_graph(tmp_path)) == [["pipeline.store", "schemas"]]
+    assert upward(tmp_path) == ["schemas.records -> pipeline.store.parts"]
+
+
+def test_a_worker_that_loads_a_flow_does_not_load_the_command_line() -> None:
+    code = (
+        "import sys, diva_grpo.flows.runs.curate, diva_grpo.flows.runs.top_up, diva_grpo.flows.runs.stages\n"
+        "print([name for name in sys.modules if name.startswith('diva_grpo.flows.cli')])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_has_the_options_that_its_hints_name(verb: str) -> None:
+    flags = {flag for parameter in cli.commands[verb].params for flag in parameter.opts}
+    named = [*VERBS[verb].own, *(name for fields in VERBS[verb].fields for name, _ in fields.items())]
+    assert {f"--{name.replace('_', '-')}" for name in named} <= flags
 
 
 def _readme_commands() -> list[str]:

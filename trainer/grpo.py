@@ -34,6 +34,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from diva_grpo.pipeline.store import Snapshot, VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import DifficultyEvent, Rollout
+from diva_grpo.trainer.checkpoints import STATE_FILE
 from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.method.live import LiveDifficulty
 from diva_grpo.trainer.method.selection import SELECTORS, Draw
@@ -44,8 +45,6 @@ from diva_grpo.trainer.recorder import Recorder, RecorderCallback
 from diva_grpo.trainer.rollouts import RolloutBatch
 from diva_grpo.trainer.sampler import EpochRepeatSampler
 from diva_grpo.trainer.vision import ImageRows
-
-STATE_FILE = "diva_state.pt"
 
 
 class DivaGRPOTrainer(OpenedGRPOTrainer):

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from diva_grpo.pipeline.images.shown import MAX_PIXELS, MIN_PIXELS
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.trainer.checkpoints import STATE_FILE, latest_checkpoint
 from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.data import problems_dataset, training_problems
-from diva_grpo.trainer.evaluation.policy import load_processor, load_tokenizer, reads_images
-from diva_grpo.trainer.grpo import STATE_FILE, DivaGRPOTrainer
+from diva_grpo.trainer.grpo import DivaGRPOTrainer
+from diva_grpo.trainer.loading import load_processor, load_tokenizer, reads_images
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.rewards import load_rewards
 from diva_grpo.trainer.steps import StepRecorder
@@ -98,20 +98,6 @@ def parse(arguments: Sequence[str]) -> tuple[TrainArguments, DivaGRPOConfig, Mod
         raise ConfigError(str(error).strip().splitlines()[0]) from error
     train_args, config, model_args = parsed
     return train_args, config, model_args
-
-
-def latest_checkpoint(output_dir: str) -> str | None:
-    """The last whole checkpoint: one cut short by a crash has no readable trainer_state.json."""
-    found = []
-    for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        number = folder.name.rpartition("-")[2]
-        try:
-            json.loads((folder / "trainer_state.json").read_text())
-        except (OSError, ValueError):
-            continue
-        if number.isdecimal() and (folder / STATE_FILE).exists():
-            found.append((int(number), str(folder)))
-    return max(found)[1] if found else None
 
 
 def _reading(args: TrainArguments, store: VariantStore, model: str) -> tuple[ImageRows | None, Any]:

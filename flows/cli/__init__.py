@@ -10,42 +10,45 @@ import sys
 
 import click
 
-from diva_grpo.flows.cli.data import generate, ingest, label, verify
+from diva_grpo.flows.cli.compact import compact
+from diva_grpo.flows.cli.curate import curate
+from diva_grpo.flows.cli.demo import demo
+from diva_grpo.flows.cli.doctor import doctor
+from diva_grpo.flows.cli.evaluate import evaluate
 from diva_grpo.flows.cli.export import export
-from diva_grpo.flows.cli.query import init, report, sql, status
-from diva_grpo.flows.cli.running import curate, demo, teacher
-from diva_grpo.flows.cli.serving import serve
+from diva_grpo.flows.cli.generate import generate
+from diva_grpo.flows.cli.help import Phases
+from diva_grpo.flows.cli.ingest import ingest
+from diva_grpo.flows.cli.init import init
+from diva_grpo.flows.cli.label import label
+from diva_grpo.flows.cli.lake import lake
+from diva_grpo.flows.cli.report import report
+from diva_grpo.flows.cli.serve import serve
 from diva_grpo.flows.cli.show import show
-from diva_grpo.flows.cli.topping import top_up
-from diva_grpo.flows.cli.training import evaluate, train
-from diva_grpo.flows.cli.upkeep import compact, doctor, lake
+from diva_grpo.flows.cli.sql import sql
+from diva_grpo.flows.cli.status import status
+from diva_grpo.flows.cli.teacher import teacher
+from diva_grpo.flows.cli.top_up import top_up
+from diva_grpo.flows.cli.train import train
+from diva_grpo.flows.cli.verify import verify
 from diva_grpo.schemas.exceptions import ConfigError, DivaError
 
-COMMANDS = (
-    init,
-    ingest,
-    generate,
-    verify,
-    label,
-    status,
-    report,
-    show,
-    sql,
-    export,
-    curate,
-    serve,
-    train,
-    top_up,
-    evaluate,
-    teacher,
-    demo,
-    compact,
-    doctor,
-    lake,
+PHASES = {
+    "Try it": (demo, teacher),
+    "Data": (init, ingest, export),
+    "Variants": (generate, verify, label, curate, serve),
+    "Training": (train, top_up, evaluate),
+    "Looking": (status, report, show, sql),
+    "Keeping": (compact, doctor, lake),
+}
+"""The commands by phase, in the order of the loop."""
+
+
+@click.group(
+    cls=Phases,
+    phases=PHASES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="diva-grpo")
 def cli() -> None:
     """Difficulty-adaptive variants for GRPO: write them, verify them, train on them.
@@ -59,10 +62,6 @@ def cli() -> None:
       diva train    --config data/train_demo.yaml --store runs/store
     Try it without an endpoint: diva demo
     """
-
-
-for command in COMMANDS:
-    cli.add_command(command)
 
 
 def main() -> None:

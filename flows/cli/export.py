@@ -1,4 +1,4 @@
-"""The way out of a store: export."""
+"""`diva export`: write a store for another trainer."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Any
 
 import click
 
-from diva_grpo.flows.cli.options import config_options, made, store_option
+from diva_grpo.flows.cli.help import VerbCommand
+from diva_grpo.flows.cli.options import made, store_option, verb_options
 from diva_grpo.pipeline.session.progress import progress_bar
 from diva_grpo.schemas.config import ExportConfig
 from diva_grpo.schemas.exceptions import ConfigError
 
 
-@click.command()
+@click.command(cls=VerbCommand)
 @click.argument("out", type=click.Path(path_type=Path))
 @store_option
-@config_options(ExportConfig)
+@verb_options("export")
 @click.option(
     "--push-to-hub", metavar="OWNER/NAME", help="Upload the folder to the Hugging Face hub as well."
 )

@@ -1,11 +1,10 @@
-"""Options shared by commands, made from the fields of the configuration models."""
+"""Options that commands share, and those that are made of the fields of their configurations."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import click
 import yaml
@@ -13,8 +12,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from diva_grpo.flows.verbs import TEACHER, VERBS
 from diva_grpo.schemas.config import Config, TeacherConfig
 from diva_grpo.schemas.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from diva_grpo.pipeline.session.spending import Spending
 
 C = TypeVar("C", bound=BaseModel)
 Command = Callable[..., Any]
@@ -23,6 +26,49 @@ store_option = click.option(
     "--store", "store_dir", required=True, type=click.Path(path_type=Path), help="Folder of the store."
 )
 limit_option = click.option("--limit", type=click.IntRange(min=1), help="Only the first problems, by id.")
+filter_option = click.option(
+    "--problem-filter", metavar="SQL", help="Condition on `problems`, such as source = 'gsm8k'."
+)
+solver_option = click.option(
+    "--solver-config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --accepted: YAML file of the endpoint that verifies.  [default: the teacher's]",
+)
+_teacher_file = click.option(
+    "--teacher-config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="YAML file with these settings; options win.",
+)
+no_labels_option = click.option("--no-labels", is_flag=True, help="Leave the labels to another run.")
+dry_run_option = click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Send nothing: count requests, tokens and dollars of what would be sent.",
+)
+
+
+def spending_options(command: Command) -> Command:
+    """--dry-run, --max-cost, --batch and --batch-size."""
+    max_cost = click.option(
+        "--max-cost",
+        metavar="DOLLARS",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Stop when this run has spent so much; what is in flight then is still paid for and kept.",
+    )
+    batch = click.option(
+        "--batch",
+        is_flag=True,
+        help="Use OpenAI's Batch API: half the price, answers within a day. A run that was ended finds them again.",
+    )
+    batch_size = click.option(
+        "--batch-size",
+        metavar="N",
+        type=click.IntRange(1, 50_000),
+        default=25_000,
+        show_default=True,
+        help="With --batch: requests that wait in memory at once; fewer where images are large.",
+    )
+    return dry_run_option(max_cost(batch(batch_size(command))))
 
 
 def _click_type(field: FieldInfo) -> Any:
@@ -42,31 +88,38 @@ def _click_type(field: FieldInfo) -> Any:
 
 
 def _shown_default(field: FieldInfo) -> Any:
+    """The default as a help states it; None where there is nothing to state, as of a switch."""
     if isinstance(field.default, tuple):
-        return ",".join(map(str, field.default))
-    return field.default if field.default not in (None, PydanticUndefined) else None
+        return ",".join(map(str, field.default)) or None
+    absent = field.default is False or field.default in (None, "", PydanticUndefined)
+    return None if absent else field.default
 
 
-def config_options(model: type[BaseModel], *skip: str) -> Callable[[Command], Command]:
-    """One option for each field of a configuration, with the field's description as its help.
+def verb_options(verb: str) -> Callable[[Command], Command]:
+    """One option for each field of the configurations of a verb (see `flows.verbs`), with its description as help.
 
-    An option that is not given is None, so that a file's value or the model's default holds.
+    An option that is not given is None, so that a file's value or the model's default holds. Verbs that ask a teacher
+    have `--teacher-config` for a file with its settings.
     """
 
     def decorate(command: Command) -> Command:
-        for name, field in reversed(model.model_fields.items()):
-            if name in skip:
-                continue
-            default = _shown_default(field)
-            help_text = f"{field.description}" + (f"  [default: {default}]" if default is not None else "")
-            flag = f"--{name.replace('_', '-')}"
-            if field.annotation is bool:
-                command = click.option(flag, name, is_flag=True, default=None, help=help_text)(command)
-            else:
-                command = click.option(flag, name, type=_click_type(field), help=help_text)(command)
+        for fields in reversed(VERBS[verb].fields):
+            if fields is TEACHER:
+                command = _teacher_file(command)
+            for name, field in reversed([*fields.items()]):
+                command = _option(name, field)(command)
         return command
 
     return decorate
+
+
+def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
+    default = _shown_default(field)
+    help_text = f"{field.description}" + (f"  [default: {default}]" if default is not None else "")
+    flag = f"--{name.replace('_', '-')}"
+    if field.annotation is bool:
+        return click.option(flag, name, is_flag=True, default=None, help=help_text)
+    return click.option(flag, name, type=_click_type(field), help=help_text)
 
 
 def made(model: type[C], values: dict[str, Any], file: Path | None = None) -> C:
@@ -84,60 +137,14 @@ def made(model: type[C], values: dict[str, Any], file: Path | None = None) -> C:
         return model.model_validate({**from_file, **given})
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(": ".join(map(str, [file, *first["loc"], first["msg"]]))) from error
         if not first["loc"]:  # of several values together
             raise ConfigError(first["msg"].removeprefix("Value error, ")) from error
         name = str(first["loc"][0]).replace("_", "-")
-        if first["type"] == "extra_forbidden":  # its value may be a secret
-            where = ".".join(map(str, first["loc"]))
-            raise ConfigError(f"{file}: there is no setting {where!r}; --help names them all") from error
         typed = values.get(str(first["loc"][0])) or first["input"]
         hint = f"--{name} {typed}: {first['msg'].removeprefix('Input ')}"
         raise ConfigError(f"give --{name}" if first["type"] == "missing" else hint) from error
-
-
-def command_line(command: click.Command, config: BaseModel) -> str:
-    """What to type for a configuration, without options that have their default or that the command has not.
-
-    What only a file can give (a teacher's routes, a second teacher) has a place for the file.
-    """
-    flags = {flag for parameter in command.params for flag in parameter.opts}
-    words = ["diva", str(command.name)]
-    for name, value in dict(_options_of(config)).items():
-        flag = f"--{name.replace('_', '-')}"
-        if flag in flags:
-            words += [flag] if value is None else [flag, value]
-    return " ".join(map(_quoted, words))
-
-
-def _quoted(word: str) -> str:
-    """A word for a shell; a text in SQL, with quotes of its own, stays readable."""
-    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
-
-
-def _options_of(config: BaseModel, usual: BaseModel | None = None) -> Iterator[tuple[str, str | None]]:
-    """Names and values of the options that differ from what is usual; a switch has no value."""
-    values = config.model_dump(mode="json")  # URLs without secrets
-    for name, field in type(config).model_fields.items():
-        value, inner = values[name], getattr(config, name)
-        default = getattr(usual, name) if usual else field.default
-        if inner == default:
-            continue
-        if name == "routes":
-            yield "teacher_config", "FILE"
-        elif isinstance(inner, TeacherConfig) and name != "teacher":
-            yield f"{name}_config", "FILE"
-        elif isinstance(inner, BaseModel):
-            yield from _options_of(inner, default if isinstance(default, BaseModel) else None)
-        elif value is None and isinstance(default, BaseModel):
-            yield f"no_{name}s", None  # a stage that is left out
-        elif isinstance(value, bool):
-            yield name, None
-        elif isinstance(value, list):
-            yield name, ",".join(map(str, value))
-        elif isinstance(value, dict):
-            yield name, ",".join(f"{key}={count}" for key, count in value.items())
-        else:
-            yield name, str(value)
 
 
 def _settings(file: Path) -> dict[str, Any]:
@@ -148,16 +155,6 @@ def _settings(file: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ConfigError(f"{file} holds no settings: write one `name: value` a line")
     return settings
-
-
-def teacher_options(command: Command) -> Command:
-    """The endpoint's options, and `--teacher-config` for a file with them."""
-    file_option = click.option(
-        "--teacher-config",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="YAML file with these settings; options win.",
-    )
-    return config_options(TeacherConfig, "routes", "retry_failed")(file_option(command))
 
 
 def take(values: dict[str, Any], model: type[Config]) -> dict[str, Any]:
@@ -174,3 +171,10 @@ def teacher_of(values: dict[str, Any], *, retry_failed: bool = False) -> Teacher
     """
     file = values.pop("teacher_config")
     return made(TeacherConfig, take(values, TeacherConfig) | {"retry_failed": retry_failed or None}, file)
+
+
+def spending_of(values: dict[str, Any]) -> Spending:
+    """What a command's options let it spend, removed from `values`."""
+    from diva_grpo.pipeline.session.spending import Spending
+
+    return Spending(values.pop("max_cost"), values.pop("batch"), values.pop("batch_size"))

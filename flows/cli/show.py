@@ -1,4 +1,4 @@
-"""Looking at problems and their variants: in the terminal, or as a page with their images."""
+"""`diva show`: problems and their variants in the terminal, or as a page with their images."""
 
 from __future__ import annotations
 

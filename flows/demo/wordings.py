@@ -12,6 +12,7 @@ import re
 from typing import NamedTuple
 from zlib import crc32
 
+from diva_grpo.schemas.question import PLACEHOLDER
 from diva_grpo.schemas.records import Aspect
 
 ARITHMETIC_FRAMES = (
@@ -78,7 +79,6 @@ _TEMPLATES = (
     _Template("The problem to solve is this: {text}"),
 )
 
-_PLACEHOLDER = re.compile(r"<image\d*>")
 # A line break ends a sentence too: problems put images and options on lines of their own.
 _BOUNDARY = re.compile(r"[.!?][\"'”’)\]]*\s+|\s*\n\s*")
 _ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|No|Fig|vs|approx|e\.g|i\.e|a\.m|p\.m)|\b[A-Z])\.\s+\Z")
@@ -114,8 +114,8 @@ def rewordings(text: str) -> list[str]:
         wordings = [frame.format(expression=expression) for frame in ARITHMETIC_FRAMES]
     else:
         body, question = split_question(text)
-        has_body = bool(_PLACEHOLDER.sub("", body).strip())
-        may_move = has_body and not _PLACEHOLDER.search(question)
+        has_body = bool(PLACEHOLDER.sub("", body).strip())
+        may_move = has_body and not PLACEHOLDER.search(question)
         wordings = [
             template.wording.format(text=text, body=body, question=question)
             for template in _TEMPLATES

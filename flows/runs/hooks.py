@@ -29,11 +29,10 @@ from prefect.runtime import deployment
 from prefect.runtime import flow_run as this_run
 from prefect.states import Failed
 
-from diva_grpo.flows.cli import cli
-from diva_grpo.flows.cli.options import command_line
 from diva_grpo.flows.pages.artifacts import Artifact, artifact_key, artifacts, gallery_link, scores
 from diva_grpo.flows.pages.gallery import write_gallery
 from diva_grpo.flows.pages.look import look
+from diva_grpo.flows.verbs import VERB_OF_FLOW, command_line
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.meter import Meter, state_line
 from diva_grpo.schemas.config import Config, EvaluateConfig, FlowConfig, ProblemsConfig, TopUpConfig
@@ -151,12 +150,8 @@ def ends_in_one_line(body: Callable[[C], R]) -> Callable[[C], R]:
 
 def how_to_go_on(flow_name: str, config: Config, *, served: bool) -> str:
     """The command that does what a run has left undone, and for one of a deployment what to press instead."""
-    return f"`{_command(flow_name, config)}`" + (", or Retry on the run's page" if served else "")
-
-
-def _command(flow_name: str, config: Config) -> str:
-    name = {"top_up": "top-up", "evaluate": "eval"}.get(flow_name, flow_name)
-    return command_line(cli.commands[name], config)
+    command = command_line(VERB_OF_FLOW.get(flow_name, flow_name), config)
+    return f"`{command}`" + (", or Retry on the run's page" if served else "")
 
 
 # --- the end of a run

@@ -23,15 +23,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import TaskRun
 from prefect.futures import PrefectFuture, as_completed
 
-from diva_grpo.flows.cli.working import Limits
 from diva_grpo.flows.runs.hooks import Progress
 from diva_grpo.flows.runs.runners import submitting
+from diva_grpo.pipeline.session.spending import Spending
 from diva_grpo.pipeline.session.work import TeacherRun, shards, tell
 from diva_grpo.pipeline.stages.top_up import Need
 from diva_grpo.pipeline.stages.verify import References
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.meter import Meter, shown
 from diva_grpo.pipeline.teacher.prices import Purse
+from diva_grpo.pipeline.teacher.wire.batch.exchange import SHARD_SIZE as BATCH_SHARD_SIZE
 from diva_grpo.pipeline.teacher.wire.live import endpoint_name
 from diva_grpo.schemas.config import FlowConfig, ProblemsConfig, TeacherConfig, VerifyConfig
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError
@@ -119,8 +120,8 @@ class Workplace:
         Raises:
             ConfigError: the endpoint or the limits cannot work.
         """
-        limits = Limits(False, config.max_cost, config.batch, config.batch_size)
-        teacher = limits.hire(shared(config.teacher, config.workers), meter)
+        spending = Spending(config.max_cost, config.batch, config.batch_size)
+        teacher = spending.teacher(shared(config.teacher, config.workers), meter)
         return cls(run_id, VariantStore(config.store), teacher)
 
 
@@ -238,8 +239,7 @@ class Run:
     def orders(self, problem_ids: Sequence[str]) -> list[Order]:
         """The problems in shards."""
         # A batch may take a day: as many problems as may be share one.
-        limits = Limits(False, self.config.max_cost, self.config.batch, self.config.batch_size)
-        size = max(self.config.shard_size, limits.shard_size) if self.config.batch else self.config.shard_size
+        size = max(self.config.shard_size, BATCH_SHARD_SIZE) if self.config.batch else self.config.shard_size
         return [
             Order(number, tuple(shard), self.run_id, self.began_ns)
             for number, shard in enumerate(shards(problem_ids, size), 1)

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from prefect import flow, get_run_logger, task
 
-from diva_grpo.flows.needs import find
 from diva_grpo.flows.runs.hooks import SHOWN, ends_in_one_line
+from diva_grpo.flows.runs.needs import find
 from diva_grpo.flows.runs.shards import (
     SHARD_TASK,
     Counts,

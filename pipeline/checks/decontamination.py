@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from diva_grpo.pipeline.checks.finding import PASSED, PLACEHOLDER, Finding, failed, words
+from diva_grpo.pipeline.checks.finding import PASSED, Finding, failed, words
 from diva_grpo.pipeline.ingest.sources import Row, open_source
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.mapping import ColumnMapping
+from diva_grpo.schemas.question import PLACEHOLDER
 from diva_grpo.schemas.records import Problem, Variant
 
 GRAM = 13

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-PLACEHOLDER = re.compile(r"<image\d*>")
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:

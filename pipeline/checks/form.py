@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from diva_grpo.pipeline.checks.finding import PASSED, PLACEHOLDER, Finding, failed
+from diva_grpo.pipeline.checks.finding import PASSED, Finding, failed
 from diva_grpo.pipeline.checks.language import foreign_part
 from diva_grpo.pipeline.quantities.latex import has_math_dollars, imbalance
+from diva_grpo.schemas.question import PLACEHOLDER
 from diva_grpo.schemas.records import Kind, Problem, Variant
 
 # Words about a text, not about what it tells.
@@ -73,7 +74,7 @@ def check_format(variant: Variant, problem: Problem) -> Finding:
         return failed(f"postscript: {closing.group().strip()[:40]!r}")
     if not len(problem.text) / 4 <= len(text) <= 8 * len(problem.text) + 400:
         return failed(f"length {len(text)} against {len(problem.text)} of the original")
-    wanted, found = (sorted(PLACEHOLDER.findall(t)) for t in (problem.text, text))
+    wanted, found = (sorted(m.group() for m in PLACEHOLDER.finditer(t)) for t in (problem.text, text))
     if wanted != found:
         return failed(f"image placeholders {found}, the original has {wanted}")
     return _written(text, problem)

@@ -13,7 +13,7 @@ from collections import Counter
 
 import py3langid
 
-from diva_grpo.pipeline.checks.finding import PLACEHOLDER
+from diva_grpo.schemas.question import PLACEHOLDER
 
 _CLEAR_LEAD = 15.0
 _MIN_LETTERS = 12

@@ -10,9 +10,8 @@ from PIL import Image
 from diva_grpo.pipeline.perturb.drawing import with_question
 from diva_grpo.pipeline.perturb.operations import OPERATIONS, Draws
 from diva_grpo.schemas.exceptions import RecipeError
+from diva_grpo.schemas.question import PLACEHOLDER
 from diva_grpo.schemas.recipe import RENDERER, Operation, OperationName, Recipe
-
-_PLACEHOLDER = re.compile(r"<image(\d*)>")
 
 
 def render(recipe: Recipe, images: Sequence[Image.Image], text: str) -> tuple[list[Image.Image], str]:
@@ -77,7 +76,7 @@ def follow(recipe: Recipe, text: str, count: int) -> str:
     chosen = chosen_images(recipe, count)
     for operation in recipe.operations:
         if operation.name == OperationName.QUESTION:
-            placeholders = [match.group() for match in _PLACEHOLDER.finditer(text)]
+            placeholders = [match.group() for match in PLACEHOLDER.finditer(text)]
             image = "the image" if count == 1 else f"image {chosen[0] + 1}"
             text = "\n".join([*placeholders, f"Answer the question that is written in {image}."])
     turned = next((o for o in recipe.operations if o.name == OperationName.ROTATE), None)
@@ -101,11 +100,11 @@ def _rotation_note(operation: Operation, chosen: Sequence[int], count: int) -> s
 
 def drawn_text(text: str, count: int) -> str:
     """A question as it is drawn: placeholders are left out, or name their image where there are several."""
-    numbered = {int(number) for number in _PLACEHOLDER.findall(text) if number}
+    numbered = {int(number) for number in PLACEHOLDER.findall(text) if number}
     unnamed = (i for i in range(1, count + 1) if i not in numbered)
 
     def named(match: re.Match[str]) -> str:
         return f"(image {match.group(1) or next(unnamed, count)})" if count > 1 else ""
 
-    lines = (re.sub(r"\s+", " ", line).strip() for line in _PLACEHOLDER.sub(named, text).splitlines())
+    lines = (re.sub(r"\s+", " ", line).strip() for line in PLACEHOLDER.sub(named, text).splitlines())
     return re.sub(r" ([,.;:?!])", r"\1", "\n".join(line for line in lines if line))

@@ -13,8 +13,8 @@ import unicodedata
 from fractions import Fraction
 from typing import NamedTuple
 
-from diva_grpo.pipeline.checks.finding import PLACEHOLDER
 from diva_grpo.pipeline.quantities.latex import without_math_signs
+from diva_grpo.schemas.question import PLACEHOLDER
 
 
 class Quantity(NamedTuple):

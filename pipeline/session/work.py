@@ -15,7 +15,7 @@ from diva_grpo.pipeline.teacher.meter import Meter
 from diva_grpo.pipeline.teacher.prices import PriceTable, Purse
 from diva_grpo.pipeline.teacher.tokens import TokenCounter
 from diva_grpo.pipeline.teacher.wire.live import LiveExchange
-from diva_grpo.pipeline.teacher.wire.outcome import Exchange, Outcome
+from diva_grpo.pipeline.teacher.wire.outcome import Connect, Exchange, Outcome
 from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError, StoreError
 
@@ -23,8 +23,6 @@ R = TypeVar("R")
 T = TypeVar("T")
 Progress = Callable[[int], None]
 """Told how many problems (or questions) are newly done."""
-Connect = Callable[[TeacherConfig, VariantStore], Exchange]
-"""Makes the exchange of a teacher."""
 
 SHARD_SIZE = 200
 

@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diva_grpo.pipeline.store.engine import Engine
 from diva_grpo.pipeline.store.files.parts import (
     IMAGES,
     Part,
@@ -34,9 +34,6 @@ from diva_grpo.pipeline.store.files.places import sha256_of
 from diva_grpo.schemas.arrow import arrow_schema
 from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.records import RECORDS, Record, utc_now
-
-if TYPE_CHECKING:
-    from diva_grpo.pipeline.store.store import VariantStore
 
 QUARANTINE = "quarantine"
 """Folder that damaged files are moved to, each repair in a folder of its own with `report.json`."""
@@ -77,51 +74,51 @@ class Finding:
         return f"{self.fault}: {self.path}: {self.held}{where}"
 
 
-def examine(store: VariantStore, *, repair: bool = False) -> list[Finding]:
+def examine(engine: Engine, *, repair: bool = False) -> list[Finding]:
     """Read every file of a store.
 
     Args:
-        store: to be read.
+        engine: of the store to be read.
         repair: move damaged files to quarantine, and write there what they held.
 
     Raises:
         StoreError: a newer program wrote the store, or it cannot be written (by a repair).
     """
-    damaged = [*_parts(store), *_images(store), *_journal(store)]
+    damaged = [*_parts(engine), *_images(engine), *_journal(engine)]
     if repair and damaged:
-        damaged = _quarantined(store, damaged)
+        damaged = _quarantined(engine, damaged)
     # Once what is damaged is out of the way, the rest can be asked what it misses.
     whole = repair or not any(finding.path.endswith(".parquet") for finding in damaged)
-    missing = [*_missing_images(store), *_missing_answers(store)] if whole else []
-    return [*damaged, *missing, *_leftovers(store)]
+    missing = [*_missing_images(engine), *_missing_answers(engine)] if whole else []
+    return [*damaged, *missing, *_leftovers(engine)]
 
 
 # --- parts
 
 
-def _parts(store: VariantStore) -> Iterator[Finding]:
+def _parts(engine: Engine) -> Iterator[Finding]:
     for record in RECORDS:
-        for part in store.catalogue.parts(record.table):
+        for part in engine.catalogue.parts(record.table):
             try:
-                fine = is_whole(store.place, record.table, part) and _has_key(store, record, part)
+                fine = is_whole(engine.place, record.table, part) and _has_key(engine, record, part)
             except FileNotFoundError:  # a compaction removed it meanwhile
                 continue
             if not fine:
-                yield Finding(f"{record.table}/{part.name}", Fault.DAMAGED, _held(store, record.table, part))
+                yield Finding(f"{record.table}/{part.name}", Fault.DAMAGED, _held(engine, record.table, part))
 
 
-def _has_key(store: VariantStore, record: type[Record], part: Part) -> bool:
+def _has_key(engine: Engine, record: type[Record], part: Part) -> bool:
     """Whether a part is of its table: any Parquet file may have been copied there."""
     if part.is_empty or part.version > 1:
         return True
-    with store.place.open(f"{record.table}/{part.name}") as file:
+    with engine.place.open(f"{record.table}/{part.name}") as file:
         return {*record.key, "recorded_at", "record_no"} <= set(pq.read_schema(file).names)
 
 
-def _held(store: VariantStore, table: str, part: Part) -> str:
+def _held(engine: Engine, table: str, part: Part) -> str:
     if part.is_empty:
         return "no rows; it is written again"
-    rows = _rows_by_footer(store, table, part) if part.rows is None else part.rows
+    rows = _rows_by_footer(engine, table, part) if part.rows is None else part.rows
     held = f"{table}, {'rows unknown' if rows is None else f'{rows} rows'}"
     if part.merged:
         return (
@@ -130,21 +127,21 @@ def _held(store: VariantStore, table: str, part: Part) -> str:
     if part.written_ns is None:
         return held
     written = datetime.fromtimestamp(part.written_ns / 1e9, UTC).replace(tzinfo=None)
-    return f"{held} written {written:%Y-%m-%d %H:%M:%S} UTC{_by_runs(store, written)}"
+    return f"{held} written {written:%Y-%m-%d %H:%M:%S} UTC{_by_runs(engine, written)}"
 
 
-def _rows_by_footer(store: VariantStore, table: str, part: Part) -> int | None:
+def _rows_by_footer(engine: Engine, table: str, part: Part) -> int | None:
     try:
-        with store.place.open(f"{table}/{part.name}") as file:
+        with engine.place.open(f"{table}/{part.name}") as file:
             return int(pq.read_metadata(file).num_rows)
     except (OSError, pa.ArrowException):
         return None
 
 
-def _by_runs(store: VariantStore, written: datetime) -> str:
+def _by_runs(engine: Engine, written: datetime) -> str:
     """Which commands ran at a time: to run them again makes what was lost."""
     try:
-        rows = store.query(
+        rows = engine.query(
             "SELECT run_id FROM runs WHERE started_at <= ? AND coalesce(ended_at, started_at + INTERVAL 1 DAY) >= ? "
             "ORDER BY started_at",
             [written, written],
@@ -157,21 +154,21 @@ def _by_runs(store: VariantStore, written: datetime) -> str:
 # --- images
 
 
-def _images(store: VariantStore) -> Iterator[Finding]:
-    for info in store.place.files(IMAGES):
+def _images(engine: Engine) -> Iterator[Finding]:
+    for info in engine.place.files(IMAGES):
         if info.path.endswith(".tmp"):
             continue
         stem = PurePosixPath(info.path).stem
-        with store.place.open(info.path) as file:
+        with engine.place.open(info.path) as file:
             if sha256_of(file) == stem:
                 continue
-        users = _problems_with(store, stem)
+        users = _problems_with(engine, stem)
         yield Finding(info.path, Fault.DAMAGED, f"image of {users}: ingest its source again")
 
 
-def _problems_with(store: VariantStore, digest: str) -> str:
+def _problems_with(engine: Engine, digest: str) -> str:
     try:
-        rows = store.query(
+        rows = engine.query(
             "SELECT problem_id FROM problems WHERE list_contains(list_transform(images, lambda i: i.hash), ?) "
             "ORDER BY problem_id",
             [digest],
@@ -182,9 +179,9 @@ def _problems_with(store: VariantStore, digest: str) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "no problem"
 
 
-def _missing_images(store: VariantStore) -> Iterator[Finding]:
-    there = {PurePosixPath(info.path).stem for info in store.place.files(IMAGES)}
-    named = store.query(
+def _missing_images(engine: Engine) -> Iterator[Finding]:
+    there = {PurePosixPath(info.path).stem for info in engine.place.files(IMAGES)}
+    named = engine.query(
         "SELECT i.hash, min(problem_id), count(DISTINCT problem_id) "
         "FROM (SELECT problem_id, unnest(images) AS i FROM problems) GROUP BY i.hash ORDER BY i.hash"
     )
@@ -198,8 +195,8 @@ def _missing_images(store: VariantStore) -> Iterator[Finding]:
 # --- the journal
 
 
-def _journal(store: VariantStore) -> Iterator[Finding]:
-    path = store.place.local / JOURNAL
+def _journal(engine: Engine) -> Iterator[Finding]:
+    path = engine.place.local / JOURNAL
     if path.exists() and (fault := _fault_of_journal(path)):
         held = f"answers of the teacher ({fault}); those that are lost are asked for again"
         yield Finding(JOURNAL, Fault.DAMAGED, held)
@@ -238,11 +235,11 @@ def _fault_of_journal(path: Path) -> str | None:
     return None if verdict == "ok" else " ".join(verdict.split())
 
 
-def _missing_answers(store: VariantStore) -> Iterator[Finding]:
+def _missing_answers(engine: Engine) -> Iterator[Finding]:
     """Answers that the ledger names and the journal lacks: what is cut off may leave a valid database."""
-    path = store.place.local / JOURNAL
-    paid = {key for (key,) in store.query("SELECT request_hash FROM calls WHERE outcome = 'ok'")}
-    if not paid or store.place.url != str(store.place.local):  # each machine has a journal of its own
+    path = engine.place.local / JOURNAL
+    paid = {key for (key,) in engine.query("SELECT request_hash FROM calls WHERE outcome = 'ok'")}
+    if not paid or engine.place.url != str(engine.place.local):  # each machine has a journal of its own
         return
     if path.exists() and _fault_of_journal(path) is None:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=60.0)) as connection:
@@ -258,37 +255,37 @@ def _missing_answers(store: VariantStore) -> Iterator[Finding]:
 # --- the rest
 
 
-def _leftovers(store: VariantStore) -> Iterator[Finding]:
+def _leftovers(engine: Engine) -> Iterator[Finding]:
     for folder in (*(record.table for record in RECORDS), IMAGES):
-        for info in store.place.files(folder):
+        for info in engine.place.files(folder):
             if info.path.endswith(".tmp"):
                 yield Finding(
                     info.path, Fault.LEFTOVER, f"{info.size} bytes: `diva compact` removes it in time"
                 )
 
 
-def _quarantined(store: VariantStore, damaged: Sequence[Finding]) -> list[Finding]:
+def _quarantined(engine: Engine, damaged: Sequence[Finding]) -> list[Finding]:
     """The findings with where their files are now; the report is there before the first of them moves."""
     folder = f"{QUARANTINE}/{utc_now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     moved = [replace(finding, moved_to=f"{folder}/{finding.path}") for finding in damaged]
     report = json.dumps([asdict(finding) for finding in moved], indent=1)
-    publish_bytes(store.place, f"{folder}/report.json", report.encode())
+    publish_bytes(engine.place, f"{folder}/report.json", report.encode())
     for finding in moved:
-        _move(store, finding.path, folder)
+        _move(engine, finding.path, folder)
     for record in RECORDS:
         schema = arrow_schema(record)
-        if not store.place.exists(f"{record.table}/{empty_name(schema)}"):
-            publish_empty(store.place, record.table, schema)
+        if not engine.place.exists(f"{record.table}/{empty_name(schema)}"):
+            publish_empty(engine.place, record.table, schema)
     return moved
 
 
-def _move(store: VariantStore, path: str, folder: str) -> None:
+def _move(engine: Engine, path: str, folder: str) -> None:
     if path != JOURNAL:
-        store.place.move(path, f"{folder}/{path}")
+        engine.place.move(path, f"{folder}/{path}")
         return
     # A file of this machine, with those that SQLite keeps beside it while it is open.
-    target = store.place.local / folder
+    target = engine.place.local / folder
     target.mkdir(parents=True, exist_ok=True)
     for name in (JOURNAL, f"{JOURNAL}-wal", f"{JOURNAL}-shm"):
-        if (store.place.local / name).exists():
-            shutil.move(store.place.local / name, target / name)
+        if (engine.place.local / name).exists():
+            shutil.move(engine.place.local / name, target / name)

@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 
+from diva_grpo.pipeline.store.files.database import open_database
 from diva_grpo.pipeline.store.files.parts import Catalogue, Part
 from diva_grpo.pipeline.store.files.places import Place
 from diva_grpo.pipeline.store.views import named_views, source, view_names, view_statements
@@ -16,14 +17,6 @@ from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.records import RECORDS, Variant
 
 _TABLES = tuple(record.table for record in RECORDS)
-
-
-def open_database() -> duckdb.DuckDBPyConnection:
-    """An empty database in memory."""
-    database = duckdb.connect()
-    # A bar is written to standard output, into what a command prints there. The system caches files already.
-    database.execute("SET enable_progress_bar = false; SET enable_external_file_cache = false")
-    return database
 
 
 class Engine:
@@ -35,8 +28,8 @@ class Engine:
     """
 
     def __init__(self, place: Place, catalogue: Catalogue) -> None:
-        self._place = place
-        self._catalogue = catalogue
+        self.place = place
+        self.catalogue = catalogue
         self._lock = threading.Lock()
         # By process id: a database cannot be used in a fork, nor closed there.
         self._databases: dict[int, tuple[duckdb.DuckDBPyConnection, dict[str, str]]] = {}
@@ -57,7 +50,7 @@ class Engine:
                 return cursor.execute(sql, parameters).fetchall()
             except (duckdb.IOException, duckdb.InvalidInputException) as error:
                 # The engine's own complaint of a file; all else is of the query.
-                raise (self._unreadable(error) if str(self._place.local) in str(error) else error) from error
+                raise (self._unreadable(error) if str(self.place.local) in str(error) else error) from error
 
     def connect(
         self,
@@ -91,13 +84,11 @@ class Engine:
         return connection
 
     def _sources(self, views: Sequence[str]) -> dict[str, str]:
-        return {
-            table: self._source(table, self._catalogue.live(table)) for table in _TABLES if table in views
-        }
+        return {table: self._source(table, self.catalogue.live(table)) for table in _TABLES if table in views}
 
     def _source(self, table: str, parts: Sequence[Part], origins: Collection[str] | None = None) -> str:
-        self._place.fetch([f"{table}/{part.name}" for part in parts])
-        return source(str(self._place.local), table, parts, origins)
+        self.place.fetch([f"{table}/{part.name}" for part in parts])
+        return source(str(self.place.local), table, parts, origins)
 
     def _make(
         self,
@@ -107,7 +98,7 @@ class Engine:
         known: dict[str, str],
     ) -> None:
         """Make those of the views whose parts are others than those in `known`, and remember them there."""
-        statements = view_statements(self._place.url, dict.fromkeys(_TABLES, "") | sources)
+        statements = view_statements(self.place.url, dict.fromkeys(_TABLES, "") | sources)
         for name in views:
             if known.get(name) != statements[name]:
                 try:
@@ -119,7 +110,7 @@ class Engine:
 
     def _unreadable(self, error: Exception) -> StoreError:
         line = str(error).strip().splitlines()[0]
-        url = self._place.url
+        url = self.place.url
         return StoreError(
             f"store {url} cannot be read: {line} (`diva doctor --store {url}` finds what is damaged)"
         )

@@ -18,10 +18,10 @@ import duckdb
 from diva_grpo.pipeline.store import engine
 from diva_grpo.pipeline.store.doctor import Finding, examine
 from diva_grpo.pipeline.store.files import parts
+from diva_grpo.pipeline.store.files.address import place_of
 from diva_grpo.pipeline.store.files.compaction import GRACE_S, Compacted, compact
 from diva_grpo.pipeline.store.files.liveness import bury, sign_of_life
 from diva_grpo.pipeline.store.files.parts import Part
-from diva_grpo.pipeline.store.files.places import place_of
 from diva_grpo.pipeline.store.snapshot import Snapshot, load_snapshot
 from diva_grpo.pipeline.store.views import named_views
 from diva_grpo.schemas.arrow import arrow_schema, columns_to_table, to_table
@@ -283,7 +283,7 @@ class VariantStore:
         Args:
             repair: move what is damaged to quarantine, so that the store opens again.
         """
-        return examine(self, repair=repair)
+        return examine(self._engine, repair=repair)
 
     def checksums(self) -> dict[str, str]:
         """By view, the number of its rows and a hash of them in which their order plays no part.

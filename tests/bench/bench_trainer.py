@@ -24,7 +24,7 @@ from trl import GRPOConfig, GRPOTrainer
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.records import Problem, Variant
 from diva_grpo.trainer.data import problems_dataset
-from diva_grpo.trainer.evaluation.policy import load_tokenizer
+from diva_grpo.trainer.loading import load_tokenizer
 from diva_grpo.trainer.method.live import LiveDifficulty
 from diva_grpo.trainer.prompts import PromptBuilder
 from tests.support.tiny import tiny_model

@@ -330,7 +330,7 @@ def test_failed_verdicts_are_tried_again_on_demand(
 # --- real processes
 
 
-@pytest.mark.parametrize("name", [name for name in cli.commands if name != "train"])
+@pytest.mark.parametrize("name", cli.commands)
 def test_help_of_every_command_has_an_example(diva: Diva, name: str) -> None:
     outcome = diva(name, "--help")
     assert outcome.code == 0

@@ -90,7 +90,7 @@ def _file(tmp_path: Path, store: VariantStore, **changes: Any) -> Path:
         ({"cron": "0 3 * * *", "interval": "1h"}, "deployments.0: give cron or interval, not both"),
         ({"interval": "1s"}, "deployments.0.interval: give at least 10s"),
         ({"interval": "soon"}, "deployments.0.interval: Input should be a valid timedelta"),
-        ({"schedule": "daily"}, "deployments.0.schedule: Extra inputs are not permitted"),
+        ({"schedule": "daily"}, "deployments.0: there is no setting 'schedule'"),
         ({"flow": "tidy"}, "there is no flow 'tidy': choose from curate"),
         ({"cron": "every day"}, "often: "),
         ({"parameters": {}}, "often: parameters.store: Field required"),

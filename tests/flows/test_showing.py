@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diva_grpo.flows.cli import cli
-from diva_grpo.flows.cli.options import command_line
 from diva_grpo.flows.runs.server import BoundServer
+from diva_grpo.flows.verbs import command_line
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import (
     TEXT_KINDS,
@@ -64,7 +64,7 @@ def _typed(line: str) -> dict[str, Any]:
 
 def test_only_what_differs_from_the_defaults_is_typed() -> None:
     config = CurateConfig(store=Path("runs/my store"), teacher=TeacherConfig(model="m"))
-    assert command_line(cli.commands["curate"], config) == "diva curate --store 'runs/my store' --model m"
+    assert command_line("curate", config) == "diva curate --store 'runs/my store' --model m"
 
 
 def test_every_form_of_an_option() -> None:
@@ -79,7 +79,7 @@ def test_every_form_of_an_option() -> None:
         max_cost=2.5,
         batch=True,
     )
-    line = command_line(cli.commands["curate"], config)
+    line = command_line("curate", config)
     assert line == (
         "diva curate --store s --model m --endpoint ours --teacher-config FILE --retry-failed "
         "--problem-filter \"source = 'a b'\" --max-cost 2.5 --batch --kinds reword,harder,think_step "
@@ -92,14 +92,14 @@ def test_secrets_of_a_url_are_not_told() -> None:
     config = CurateConfig(
         store=Path("s"), teacher=TeacherConfig(model="m", base_url="http://me:pass@h/v1?key=1")
     )
-    assert command_line(cli.commands["curate"], config).endswith("--base-url http://h/v1")
+    assert command_line("curate", config).endswith("--base-url http://h/v1")
 
 
 def test_a_top_up_types_neither_its_own_defaults_nor_its_solver() -> None:
     config = TopUpConfig(
         store=Path("s"), teacher=TeacherConfig(model="m"), solver=TeacherConfig(model="other"), max_variants=5
     )
-    line = command_line(cli.commands["top-up"], config)
+    line = command_line("top-up", config)
     assert line == "diva top-up --store s --model m --solver-config FILE --max-variants 5"
 
 
@@ -107,7 +107,7 @@ def test_options_that_a_verb_has_not_are_left_out() -> None:
     config = LabelFlowConfig(
         store=Path("s"), teacher=TeacherConfig(model="m"), workers=3, label=LabelConfig(samples=8)
     )
-    assert command_line(cli.commands["label"], config) == "diva label --store s --model m --samples 8"
+    assert command_line("label", config) == "diva label --store s --model m --samples 8"
 
 
 @given(
@@ -124,7 +124,7 @@ def test_options_that_a_verb_has_not_are_left_out() -> None:
     )
 )
 def test_what_is_typed_gives_the_configuration_again(config: CurateConfig) -> None:
-    typed = _typed(command_line(cli.commands["curate"], config))
+    typed = _typed(command_line("curate", config))
     assert typed.pop("store_dir") == config.store
     assert typed.pop("no_labels", False) == (config.label is None)
     parts = [

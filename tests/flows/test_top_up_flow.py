@@ -21,7 +21,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from diva_grpo.flows.cli import cli
 from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
-from diva_grpo.flows.needs import find
+from diva_grpo.flows.runs.needs import find
 from diva_grpo.flows.runs.top_up import top_up
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.prompts import load_prompt

@@ -328,6 +328,8 @@ def test_every_column_of_a_record_is_in_its_view(empty_store: VariantStore) -> N
 def test_misspelt_setting_is_an_error(config: type[Config]) -> None:
     with pytest.raises(ValidationError, match="extra_forbidden"):
         config.model_validate({"modle": "x"})
+    with pytest.raises(ValidationError, match=r"there is no setting '\{x\}' \["):
+        config.model_validate({"{x}": "x"})
 
 
 def test_misspelt_column_of_a_record_is_an_error() -> None:

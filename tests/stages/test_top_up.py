@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
 from diva_grpo.flows.demo.wordings import harder_in
-from diva_grpo.flows.needs import find
+from diva_grpo.flows.runs.needs import find
 from diva_grpo.pipeline.session.work import TeacherRun
 from diva_grpo.pipeline.stages.top_up import (
     ASKED,

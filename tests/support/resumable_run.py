@@ -14,7 +14,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.trainer.train import latest_checkpoint
+from diva_grpo.trainer.checkpoints import latest_checkpoint
 from tests.support.training import make_trainer
 
 MAX_STEPS = 24  # 16 problems, two a generation: the second epoch begins after 8 generations

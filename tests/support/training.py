@@ -15,8 +15,8 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.records import Problem
 from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.data import problems_dataset
-from diva_grpo.trainer.evaluation.policy import load_processor, load_tokenizer, reads_images
 from diva_grpo.trainer.grpo import DivaGRPOTrainer
+from diva_grpo.trainer.loading import load_processor, load_tokenizer, reads_images
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.vision import ImageRows
 

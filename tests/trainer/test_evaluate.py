@@ -28,6 +28,7 @@ from diva_grpo.schemas.mapping import PRESETS
 from diva_grpo.schemas.question import Question, place_images
 from diva_grpo.schemas.records import Evaluation, Image, Label, Problem, Setting, Variant
 from diva_grpo.schemas.replies import Answer
+from diva_grpo.trainer.checkpoints import training_step
 from diva_grpo.trainer.evaluation.policy import PolicySolver
 from diva_grpo.trainer.evaluation.score import (
     accepted_variants,
@@ -35,7 +36,6 @@ from diva_grpo.trainer.evaluation.score import (
     evaluate,
     evaluate_fully,
     score,
-    training_step,
 )
 from tests.support.tiny import planted_store
 from tests.support.tiny_vision import IMAGE_TOKENS, tiny_vision_model

@@ -11,7 +11,7 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 
 from diva_grpo.trainer.data import problems_dataset
-from diva_grpo.trainer.evaluation.policy import load_tokenizer
+from diva_grpo.trainer.loading import load_tokenizer
 from diva_grpo.trainer.prompts import PromptBuilder
 from tests.support.tiny import planted_store
 from tests.support.training import SETTINGS, coin_reward, loss_inputs, make_trainer

@@ -14,7 +14,7 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Attempt, TrainStep
 from diva_grpo.trainer.data import problems_dataset
-from diva_grpo.trainer.evaluation.policy import load_tokenizer
+from diva_grpo.trainer.loading import load_tokenizer
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.recorder import Recorder, RecorderCallback
 from diva_grpo.trainer.steps import StepRecorder

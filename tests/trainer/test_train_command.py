@@ -9,8 +9,9 @@ import yaml
 
 from diva_grpo.schemas.exceptions import ConfigError, StoreError
 from diva_grpo.schemas.records import Attempt
+from diva_grpo.trainer.checkpoints import latest_checkpoint
 from diva_grpo.trainer.rewards import accuracy_reward, format_reward, load_rewards
-from diva_grpo.trainer.train import latest_checkpoint, main
+from diva_grpo.trainer.train import main
 from tests.support.tiny import planted_store
 
 

@@ -188,7 +188,7 @@ def test_a_reference_is_never_copied(tmp_path: Path) -> None:
 
 
 def test_what_the_processor_makes_is_the_same(vision_path: Path, tmp_path: Path) -> None:
-    from diva_grpo.trainer.evaluation.policy import load_processor
+    from diva_grpo.trainer.loading import load_processor
 
     paths = []
     for number, size in enumerate(((30, 20), (50, 90), (28, 28))):

@@ -10,7 +10,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from diva_grpo.schemas.question import question_of
-from diva_grpo.trainer.evaluation.policy import PolicySolver, load_processor
+from diva_grpo.trainer.evaluation.policy import PolicySolver
+from diva_grpo.trainer.loading import load_processor
 from tests.support.tiny_vision import vision_store
 from tests.support.training import loss_inputs, make_trainer
 

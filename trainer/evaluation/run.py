@@ -12,6 +12,7 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import EvaluateConfig
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Problem
+from diva_grpo.trainer.checkpoints import training_step
 from diva_grpo.trainer.evaluation.benchmarks import SPLIT, Benchmark, find_benchmark
 from diva_grpo.trainer.evaluation.policy import PolicySolver
 from diva_grpo.trainer.evaluation.score import (
@@ -21,7 +22,6 @@ from diva_grpo.trainer.evaluation.score import (
     evaluate_fully,
     readable_problems,
     select_problems,
-    training_step,
 )
 
 Say = Callable[[str], None]

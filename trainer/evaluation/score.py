@@ -9,16 +9,13 @@ are not independent of each other.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tabulate import tabulate
 
 from diva_grpo.pipeline.grade import grade
@@ -215,21 +212,6 @@ def accepted_variants(
     )
     ids = [problem.problem_id for problem in problems]
     return store.read(Variant, condition, [list(kinds), ids]) if kinds else []
-
-
-def training_step(model_path: str) -> tuple[str, int] | None:
-    """The run and step of which a model folder is a checkpoint; None where it is none of `diva train`."""
-    folder = Path(model_path)
-    try:
-        step = int(json.loads((folder / "trainer_state.json").read_text("utf-8"))["global_step"])
-    except (OSError, ValueError, KeyError):
-        return None
-    from diva_grpo.trainer.grpo import STATE_FILE  # here, since importing TRL takes seconds
-
-    if not (folder / STATE_FILE).exists():
-        return None
-    state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
-    return state["run_id"], step
 
 
 def _difficulty_bands(store: VariantStore, problems: Sequence[Problem]) -> dict[str, list[str]]:

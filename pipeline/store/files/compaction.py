@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from diva_grpo.pipeline.store.engine import open_database
+from diva_grpo.pipeline.store.files.database import open_database
 from diva_grpo.pipeline.store.files.parts import ORIGIN_FIELD, Catalogue, Part, is_whole, publish_stream
 from diva_grpo.pipeline.store.files.places import Place
 from diva_grpo.schemas.arrow import arrow_schema

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 
 
 _READ_BYTES = 1 << 20
-
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)")
-"""A URL, also as `Path` writes it, which makes one slash of two."""
 
 
 class Draft(io.RawIOBase):
@@ -207,21 +203,6 @@ class LocalPlace:
 
     def fetch(self, paths: Sequence[str]) -> None:
         """See `Place`: they are."""
-
-
-def place_of(root: str | Path) -> Place:
-    """The place that a user names by a path or by a URL such as `s3://bucket/prefix`.
-
-    Raises:
-        ConfigError: a URL that cannot be used here.
-    """
-    if url := _URL.fullmatch(str(root)):
-        from diva_grpo.pipeline.store.files.objects import (
-            ObjectPlace,  # fsspec and its clients take time to load
-        )
-
-        return ObjectPlace(f"{url[1]}://{url[2]}")
-    return LocalPlace(Path(root).resolve())
 
 
 def sha256_of(file: BinaryIO) -> str:

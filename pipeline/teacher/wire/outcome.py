@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError, field_validator
+
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import TeacherConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,10 @@ class Exchange(Protocol):
     async def close(self) -> None:
         """Release connections and files."""
         ...
+
+
+Connect = Callable[[TeacherConfig, VariantStore], Exchange]
+"""Makes the exchange of a teacher."""
 
 
 class _Message(BaseModel):

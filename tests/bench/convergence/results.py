@@ -13,9 +13,9 @@ from pathlib import Path
 
 import duckdb
 
-from pipeline.store import VariantStore
-from pipeline.store.engine import open_database
-from schemas.exceptions import ConfigError
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.files.database import open_database
+from diva_grpo.schemas.exceptions import ConfigError
 
 TABLES: dict[str, str] = {
     # The latest whole run of each cell of the plan, and those that are under way or came to nothing.

@@ -28,8 +28,9 @@ from diva_grpo.schemas.records import Evaluation
 from diva_grpo.schemas.replies import Answer, Reply
 from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.data import problems_dataset
-from diva_grpo.trainer.evaluation.policy import PolicySolver, load_tokenizer
+from diva_grpo.trainer.evaluation.policy import PolicySolver
 from diva_grpo.trainer.grpo import DivaGRPOTrainer
+from diva_grpo.trainer.loading import load_tokenizer
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.recorder import Recorder, RecorderCallback
 from diva_grpo.trainer.steps import StepRecorder

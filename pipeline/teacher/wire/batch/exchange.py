@@ -24,7 +24,6 @@ import httpx2
 import openai
 from openai.types import Batch as ApiBatch
 
-from diva_grpo.pipeline.session.work import Connect
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.meter import Meter
 from diva_grpo.pipeline.teacher.prices import Price, PriceTable, Purse
@@ -32,7 +31,7 @@ from diva_grpo.pipeline.teacher.tokens import TokenCounter
 from diva_grpo.pipeline.teacher.wire.batch.book import Batch, BatchBook
 from diva_grpo.pipeline.teacher.wire.batch.lines import ENDPOINT, Allowance, Line, read_line, request_line
 from diva_grpo.pipeline.teacher.wire.live import api_key, endpoint_name, endpoint_url
-from diva_grpo.pipeline.teacher.wire.outcome import Exchange, Outcome, one_line
+from diva_grpo.pipeline.teacher.wire.outcome import Connect, Exchange, Outcome, one_line
 from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError, TeacherError
 from diva_grpo.schemas.records import utc_now

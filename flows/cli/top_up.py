@@ -8,28 +8,34 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from diva_grpo.flows.cli.options import config_options, made, store_option, take, teacher_of, teacher_options
-from diva_grpo.flows.cli.supplying import solver_option
-from diva_grpo.flows.cli.working import Limits, dry_run_option, rehearsed
+from diva_grpo.flows.cli.dry_run import ASSUMED, costly, rehearsed
+from diva_grpo.flows.cli.help import VerbCommand
+from diva_grpo.flows.cli.options import (
+    dry_run_option,
+    made,
+    no_labels_option,
+    solver_option,
+    store_option,
+    take,
+    teacher_of,
+    verb_options,
+)
+from diva_grpo.flows.cli.results import show_stages
 from diva_grpo.schemas.config import GenerateConfig, LabelConfig, TeacherConfig, TopUpConfig, VerifyConfig
 from diva_grpo.schemas.records import Kind
 
 if TYPE_CHECKING:
-    from diva_grpo.flows.needs import Found
+    from diva_grpo.flows.runs.needs import Found
     from diva_grpo.pipeline.store import VariantStore
 
 
-@click.command("top-up")
+@click.command("top-up", cls=VerbCommand)
 @store_option
-@teacher_options
-@config_options(TopUpConfig, "store", "teacher", "generate", "verify", "label", "solver")
+@verb_options("top-up")
 @click.option(
     "--kinds", metavar="KINDS", help="Kinds that may be asked for, such as harder,image.  [default: all]"
 )
-@config_options(GenerateConfig, "kinds", "accepted", "rewordings", "harder")
-@config_options(VerifyConfig, "retry_failed")  # GenerateConfig's option stands for all
-@config_options(LabelConfig, "retry_failed")
-@click.option("--no-labels", is_flag=True, help="Leave the labels to another run.")
+@no_labels_option
 @solver_option
 @dry_run_option
 def top_up(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> None:
@@ -45,29 +51,28 @@ def top_up(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
               diva top-up --store runs/store --model gpt-4.1-mini --dry-run
               diva top-up --store runs/store --run train-20260301-120000-1a2b3c --model qwen --kinds think_step
     """
-    from diva_grpo.flows.needs import find
+    from diva_grpo.flows.runs.needs import find
+    from diva_grpo.pipeline.session.spending import Spending
     from diva_grpo.pipeline.store import VariantStore
     from diva_grpo.pipeline.teacher.wire.live import endpoint_url
 
     config = _config(store_dir, no_labels, values)
     # What is wrong here is one line; within the flow it would be a log with a traceback.
     endpoint_url(config.teacher)
-    limits = Limits(dry_run, config.max_cost, config.batch, config.batch_size)
-    limits.hire(config.teacher, limits.meter("problems"))
+    spending = Spending(config.max_cost, config.batch, config.batch_size)
+    spending.teacher(config.teacher, spending.meter("problems"))
     store = VariantStore(store_dir)
     found = find(config, store)
     click.echo(found.summary())
     if dry_run:
-        _rehearse(store, config, limits, found)
+        _rehearse(store, config, found)
         return
     from diva_grpo.flows.runs.server import prefect_api
     from diva_grpo.flows.runs.top_up import top_up as flow
 
     prefect_api()
     counts = flow(config)
-    for stage, by_name in counts.items():
-        numbers = ", ".join(f"{n} {name}" for name, n in sorted(by_name.items()) if n) or "nothing to do"
-        click.echo(f"{stage}: {numbers}")
+    show_stages(counts)
     if counts["decided"].get("short"):
         query = "select problem_id, kinds, outcome from decisions where outcome like 'short%'"
         click.echo(f'diva sql "{query}" --store {store_dir}   says why')
@@ -90,7 +95,7 @@ def _config(store_dir: Path, no_labels: bool, values: dict[str, Any]) -> TopUpCo
     ).model_copy(update={"label": None} if no_labels else {})
 
 
-def _rehearse(store: VariantStore, config: TopUpConfig, limits: Limits, found: Found) -> None:
+def _rehearse(store: VariantStore, config: TopUpConfig, found: Found) -> None:
     """Print what would be sent if every variant were written and accepted at the first try."""
     from collections import Counter
 
@@ -106,12 +111,10 @@ def _rehearse(store: VariantStore, config: TopUpConfig, limits: Limits, found: F
         click.echo("Nothing would be sent.")
         return
     began_at = utc_now()
-    # What was made up would not pass the checks of its text; what asks a model is what costs.
-    asking = tuple(name for name in config.verify.checks if name in ("answer", "judge"))
-    checks = config.verify.model_copy(update={"checks": asking})
+    checks = costly(config.verify)
     chosen: Any = {"problem_ids": list(wanted), "shard_size": len(wanted)}
     lengths = config.generate.model_copy(update={"rewordings": config.variants, "harder": config.variants})
-    with rehearsed(store, config.teacher, limits, lengths) as dry:
+    with rehearsed(store, config.teacher, lengths, batch=config.batch) as dry:
         solver = dry.teacher.other(config.solver) if config.solver else dry.teacher
         verify = verifying(dry.store, solver, checks, References(), wanted)
 
@@ -126,4 +129,4 @@ def _rehearse(store: VariantStore, config: TopUpConfig, limits: Limits, found: F
         if config.label and moves_deltas(store, config.label, (config.solver or config.teacher).model):
             label(dry.store, TeacherSolver(dry.store, solver), config.label, kinds=wanted, **chosen)
             dry.note("label")
-    click.echo("Assumed: each variant is written and accepted at the first try, as long as its original.")
+    click.echo(ASSUMED)

@@ -1,4 +1,4 @@
-"""Training and evaluation: the commands that load torch."""
+"""`diva eval`: score a model."""
 
 from __future__ import annotations
 
@@ -7,31 +7,15 @@ from typing import Any
 
 import click
 
-from diva_grpo.flows.cli.options import config_options, made, store_option
+from diva_grpo.flows.cli.help import VerbCommand
+from diva_grpo.flows.cli.options import made, store_option, verb_options
 from diva_grpo.schemas.config import EvaluateConfig
 from diva_grpo.schemas.exceptions import ConfigError
 
 
-@click.command(
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
-    add_help_option=False,
-)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def train(arguments: tuple[str, ...]) -> None:
-    """Train a policy with DIVA-GRPO; YAML and flags as in TRL (`diva train --help` lists all).
-
-    \b
-    example: diva train --config data/train_demo.yaml --store runs/store --max_steps 20
-    """
-    from diva_grpo.trainer.train import main
-
-    result = main(arguments)
-    click.echo(f"run {result.run_id}: {result.step} steps done, the model is in {result.model_path}")
-
-
-@click.command("eval")
+@click.command("eval", cls=VerbCommand)
 @store_option
-@config_options(EvaluateConfig, "store")
+@verb_options("eval")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="JSON file for all figures.")
 def evaluate(store_dir: Path, output: Path | None, **values: Any) -> None:
     """Score a model on the problems of a split, or on one of the paper's six benchmarks.

@@ -1,0 +1,29 @@
+"""`diva demo`: the whole loop without an endpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option(
+    "--data",
+    "data_dir",
+    default="data",
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The project's data folder.",
+)
+@click.option("--store", "store_dir", type=click.Path(path_type=Path), help="Default: a new folder in runs/.")
+@click.option("--short", is_flag=True, help="Fewer problems and steps: about a minute.")
+def demo(data_dir: Path, store_dir: Path | None, short: bool) -> None:
+    """The whole loop without an endpoint: scripted teacher, curation, training, one screen of results.
+
+    \b
+    example: diva demo --short
+    """
+    from diva_grpo.flows.demo.run import run_demo
+
+    click.echo(run_demo(data_dir, store_dir, short=short))

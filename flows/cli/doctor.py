@@ -1,0 +1,39 @@
+"""`diva doctor`: read every file of a store and say what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from diva_grpo.flows.cli.options import store_option
+from diva_grpo.schemas.exceptions import StoreError
+
+
+@click.command()
+@store_option
+@click.option("--repair", is_flag=True, help="Move damaged files to the store's folder `quarantine`.")
+def doctor(store_dir: Path, repair: bool) -> None:
+    """Read every file of a store and say which are damaged, missing or left behind.
+
+    A damaged file is moved to quarantine by --repair, with a report of what it held and of the command that made
+    it; then the store opens again. Exits with 1 where something is damaged or missing.
+
+    \b
+    examples: diva doctor --store runs/store
+              diva doctor --store runs/store --repair
+    """
+    from diva_grpo.pipeline.store import VariantStore
+    from diva_grpo.pipeline.store.doctor import Fault
+
+    findings = VariantStore(store_dir).examine(repair=repair)
+    for finding in findings:
+        click.echo(str(finding))
+    open_ones = [f for f in findings if f.fault != Fault.LEFTOVER and f.moved_to is None]
+    if any(finding.fault == Fault.DAMAGED for finding in open_ones):
+        raise StoreError(
+            f"files are damaged: `diva doctor --store {store_dir} --repair` moves them to quarantine"
+        )
+    if open_ones:
+        raise StoreError("something is missing: see above what brings it back")
+    click.echo("all is well" if not findings else "the store is in order")

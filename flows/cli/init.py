@@ -1,0 +1,28 @@
+"""`diva init`: make an empty store, or renew the views of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from diva_grpo.flows.cli.options import store_option
+
+
+@click.command()
+@store_option
+def init(store_dir: Path) -> None:
+    """Make an empty store, or renew the views of one that is there.
+
+    Writes store.duckdb and views.sql into its folder, which open the store from DuckDB's own shell, a notebook
+    or any tool that reads DuckDB. They name files by their whole paths: run this again when the store has moved.
+
+    \b
+    example: diva init --store runs/store
+             duckdb -readonly runs/store/store.duckdb
+    """
+    from diva_grpo.pipeline.store import VariantStore
+    from diva_grpo.pipeline.store.catalog import write_views
+
+    database, script = write_views(VariantStore(store_dir, create=True))
+    click.echo(f"{database} and {script.name} written: `duckdb -readonly {database}` opens the store")

@@ -1,0 +1,43 @@
+"""Progress of a run on standard error."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from diva_grpo.pipeline.store import VariantStore
+    from diva_grpo.pipeline.teacher.meter import Meter
+
+
+LOG_EVERY_S = 30.0
+"""Seconds between two lines of progress where standard error is no terminal."""
+
+
+@contextmanager
+def watched(store: VariantStore, run_id: str, verb: str, meter: Meter) -> Iterator[None]:
+    """Show how far a run is: on a terminal by one line that changes, else by lines of a log."""
+    from diva_grpo.pipeline.teacher.meter import shown
+
+    terminal, drawn = sys.stderr.isatty(), False
+
+    def show(line: str) -> None:
+        nonlocal drawn
+        if terminal:
+            drawn = True
+            text = f"{verb}: {line}"[: shutil.get_terminal_size().columns - 1]
+            click.echo(f"\r\x1b[K{text}", err=True, nl=False)
+        else:
+            click.echo(f"{verb}: {line}", err=True)
+
+    try:
+        with shown(meter, store, run_id, show, 1.0 if terminal else LOG_EVERY_S):
+            yield
+    finally:
+        if drawn:
+            click.echo(err=True)

@@ -1,0 +1,51 @@
+"""`diva teacher`: serve the scripted teacher."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import click
+
+from diva_grpo.flows.cli.options import store_option
+
+
+@click.command()
+@store_option
+@click.option("--port", default=8710, show_default=True, type=click.IntRange(0, 65535), help="0: a free one.")
+@click.option(
+    "--wrong-share",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of wrong answers.",
+)
+@click.option(
+    "--error-share",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of 429s and 503s.",
+)
+@click.option("--seed", default=0, show_default=True, help="Makes the slips.")
+def teacher(store_dir: Path, port: int, wrong_share: float, error_share: float, seed: int) -> None:
+    """Serve the scripted teacher: an OpenAI-compatible endpoint that needs no model.
+
+    It answers from the solutions of the store's problems and from wording templates, and is wrong a set
+    share of the time. Ends with Ctrl-C.
+
+    \b
+    example: diva teacher --store runs/store --port 8710
+             diva generate --store runs/store --base-url http://127.0.0.1:8710/v1 --model scripted-teacher
+    """
+    from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
+    from diva_grpo.pipeline.store import VariantStore
+
+    problems = VariantStore(store_dir).problems()
+    script = ScriptedTeacher(problems, wrong_share=wrong_share, seed=seed)
+    try:
+        with serve(create_app(script, error_share=error_share, seed=seed), port) as url:
+            click.echo(f"scripted teacher for {len(problems)} problems at {url} (Ctrl-C ends it)")
+            threading.Event().wait()
+    except OSError as error:
+        raise click.ClickException(f"port {port}: {error.strerror}; choose another with --port") from error

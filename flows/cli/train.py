@@ -1,0 +1,88 @@
+"""`diva train`: train a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import click
+
+from diva_grpo.trainer.arguments import OWN, Argument, check_names, declared, known
+
+_OFTEN = (
+    "model_name_or_path",
+    "output_dir",
+    "max_steps",
+    "learning_rate",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_generations",
+    "max_completion_length",
+    "temperature",
+    "beta",
+    "use_peft",
+    "eval_strategy",
+    "save_steps",
+    "seed",
+)
+"""The arguments of TRL and transformers that most runs set."""
+
+
+class _TrainCommand(click.Command):
+    """A command whose options are those of dataclasses, which its body parses in TRL's manner."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write our options and the most used ones of TRL's."""
+        every = known()
+        with formatter.section("Options"):
+            formatter.write_dl(
+                [
+                    ("--config FILE", "YAML file with these settings; options win."),
+                    ("--help-all", "Show all of TRL's options too (takes seconds)."),
+                ]
+            )
+        for title, (module, name) in zip(("Data and rewards", "Method"), OWN, strict=True):
+            _write(formatter, title, declared(module, name))
+        _write(formatter, "Training (TRL's, the most used)", [every[name] for name in _OFTEN])
+
+
+def _write(formatter: click.HelpFormatter, title: str, arguments: Iterable[Argument]) -> None:
+    with formatter.section(title):
+        formatter.write_dl([(f"--{a.name}", f"{_short(a.help)}{_default(a)}") for a in arguments])
+
+
+def _short(text: str) -> str:
+    """The first sentence of a help."""
+    return text.partition(". ")[0].rstrip(".") + "."
+
+
+def _default(argument: Argument) -> str:
+    usual = "" if argument.default in (None, "None", "False", "''") else str(argument.default).strip("'")
+    return f"  [default: {usual}]" if usual else ""
+
+
+@click.command(
+    cls=_TrainCommand,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    add_help_option=False,
+    options_metavar="[--config FILE] --store DIR [OPTIONS]",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
+@click.pass_context
+def train(context: click.Context, arguments: tuple[str, ...]) -> None:
+    """Train a policy with DIVA-GRPO.
+
+    Any field of TRL's GRPOConfig and ModelConfig is an option, and a key of the YAML file.
+
+    \b
+    example: diva train --config data/train_demo.yaml --store runs/store --max_steps 20
+    """
+    if {"-h", "--help"} & set(arguments):
+        click.echo(context.get_help())
+        return
+    if "--help-all" in arguments:
+        arguments = ("--help",)  # TRL's parser shows all
+    check_names(arguments)
+    from diva_grpo.trainer.train import main
+
+    result = main(arguments)
+    click.echo(f"run {result.run_id}: {result.step} steps done, the model is in {result.model_path}")

@@ -1,0 +1,203 @@
+"""What each verb takes: which fields of which configurations are its options.
+
+The command line makes its options of them, and a failed run names by them the command that goes on. This module knows
+neither: a Prefect worker that loads a flow does not load the command line.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from diva_grpo.schemas.config import (
+    CurateConfig,
+    EvaluateConfig,
+    ExportConfig,
+    GenerateConfig,
+    LabelConfig,
+    TeacherConfig,
+    TopUpConfig,
+    VerifyConfig,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The fields of a configuration that are options of a verb.
+
+    Attributes:
+        title: heading of the options in the verb's help.
+        model: the configuration.
+        skip: its fields that are no options of the verb.
+        first: those that `--help` shows, and not only `--help-all`; empty for all.
+    """
+
+    title: str
+    model: type[BaseModel]
+    skip: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
+
+    def items(self) -> Iterator[tuple[str, FieldInfo]]:
+        """Names and fields, in the order of the configuration."""
+        for name, field in self.model.model_fields.items():
+            if name not in self.skip:
+                yield name, field
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """What a verb takes.
+
+    Attributes:
+        fields: those of configurations.
+        own: its further options that a configuration of a flow can express, by the names of their parameters.
+    """
+
+    fields: tuple[Fields, ...]
+    own: tuple[str, ...] = ("store",)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.own or any(name == field for fields in self.fields for field, _ in fields.items())
+
+
+TEACHER = Fields(
+    "Endpoint",
+    TeacherConfig,
+    skip=("routes", "retry_failed"),
+    first=("model", "base_url", "key_env", "concurrency", "max_tokens"),
+)
+_GENERATE = Fields(
+    "Variants", GenerateConfig, first=("kinds", "rewordings", "harder", "accepted", "retry_failed")
+)
+_CHECKS = ("checks", "solver_samples", "evaluation_sets", "retry_failed")
+_VERIFY = Fields("Checks", VerifyConfig, first=_CHECKS)
+_LABEL = Fields("Labels", LabelConfig)
+# Where a verb does several things, the option of the first stands for all.
+_VERIFY_TOO = Fields("Checks", VerifyConfig, skip=("retry_failed",), first=_CHECKS)
+_LABEL_TOO = Fields("Labels", LabelConfig, skip=("retry_failed",))
+_LIMITS = ("max_cost", "batch", "batch_size")
+_PARTS = ("store", "teacher", "generate", "verify", "label")
+
+VERBS: dict[str, Verb] = {
+    "generate": Verb(
+        (TEACHER, _GENERATE, _VERIFY_TOO),
+        own=("store", "teacher_config", "problem_filter", "limit", *_LIMITS),
+    ),
+    "verify": Verb((TEACHER, _VERIFY), own=("store", "teacher_config", "problem_filter", *_LIMITS)),
+    "label": Verb((TEACHER, _LABEL), own=("store", "teacher_config", "problem_filter", "limit", *_LIMITS)),
+    "export": Verb((Fields("Output", ExportConfig, first=("format", "what", "preset", "where")),)),
+    "curate": Verb(
+        (
+            TEACHER,
+            _GENERATE,
+            _VERIFY_TOO,
+            _LABEL_TOO,
+            Fields(
+                "Run",
+                CurateConfig,
+                skip=_PARTS,
+                first=("problem_filter", "limit", "workers", "max_cost", "batch"),
+            ),
+        ),
+        own=("store", "teacher_config", "no_labels"),
+    ),
+    "top-up": Verb(
+        (
+            TEACHER,
+            Fields(
+                "Run",
+                TopUpConfig,
+                skip=(*_PARTS, "solver"),
+                first=(
+                    "run",
+                    "problem_filter",
+                    "variants",
+                    "max_problems",
+                    "max_variants",
+                    "max_cost",
+                    "batch",
+                ),
+            ),
+            Fields(
+                "Variants",
+                GenerateConfig,
+                skip=("kinds", "accepted", "rewordings", "harder"),
+                first=("retry_failed",),
+            ),
+            _VERIFY_TOO,
+            _LABEL_TOO,
+        ),
+        own=("store", "teacher_config", "solver_config", "kinds", "no_labels"),
+    ),
+    "eval": Verb(
+        (
+            Fields(
+                "Evaluation",
+                EvaluateConfig,
+                skip=("store",),
+                first=(
+                    "model",
+                    "split",
+                    "problem_filter",
+                    "benchmark",
+                    "kinds",
+                    "limit",
+                    "samples",
+                    "temperature",
+                ),
+            ),
+        )
+    ),
+}
+"""Verbs with options that are fields of configurations."""
+
+VERB_OF_FLOW = {"top_up": "top-up", "evaluate": "eval"}
+"""Verbs of the flows that have another name than theirs."""
+
+
+def command_line(verb: str, config: BaseModel) -> str:
+    """What to type for a configuration, without options that have their default or that the verb has not.
+
+    What only a file can give (a teacher's routes, a second teacher) has a place for the file.
+    """
+    words = ["diva", verb]
+    for name, value in dict(_options_of(config)).items():
+        if name in VERBS[verb]:
+            flag = f"--{name.replace('_', '-')}"
+            words += [flag] if value is None else [flag, value]
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """A word for a shell; a text in SQL, with quotes of its own, stays readable."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
+
+
+def _options_of(config: BaseModel, usual: BaseModel | None = None) -> Iterator[tuple[str, str | None]]:
+    """Names and values of the options that differ from what is usual; a switch has no value."""
+    values = config.model_dump(mode="json")  # URLs without secrets
+    for name, field in type(config).model_fields.items():
+        value, inner = values[name], getattr(config, name)
+        default = getattr(usual, name) if usual else field.default
+        if inner == default:
+            continue
+        if name == "routes":
+            yield "teacher_config", "FILE"
+        elif isinstance(inner, TeacherConfig) and name != "teacher":
+            yield f"{name}_config", "FILE"
+        elif isinstance(inner, BaseModel):
+            yield from _options_of(inner, default if isinstance(default, BaseModel) else None)
+        elif value is None and isinstance(default, BaseModel):
+            yield f"no_{name}s", None  # a stage that is left out
+        elif isinstance(value, bool):
+            yield name, None
+        elif isinstance(value, list):
+            yield name, ",".join(map(str, value))
+        elif isinstance(value, dict):
+            yield name, ",".join(f"{key}={count}" for key, count in value.items())
+        else:
+            yield name, str(value)

@@ -1,0 +1,105 @@
+"""Models, tokenizers and processors of a folder or hub name; what is wrong with one is said in one line."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from diva_grpo.schemas.exceptions import ConfigError
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _check_path(path: str) -> None:
+    if not Path(path).exists() and not _HUB_NAME.fullmatch(path):
+        raise ConfigError(f"model {path}: there is no such folder, and a name of the hub is owner/name")
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub name, padding on the left as generation needs.
+
+    Raises:
+        ConfigError: no such model.
+    """
+    _check_path(path)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, padding_side="left")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model {path}: {_first_line(error)}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def reads_images(path: str) -> bool:
+    """Whether a model is of an architecture that reads images; a LoRA adapter is of its base model's.
+
+    Raises:
+        ConfigError: no such model.
+    """
+    _check_path(path)
+    try:
+        adapter = find_adapter_config_file(path)
+        base = json.loads(Path(adapter).read_text("utf-8"))["base_model_name_or_path"] if adapter else path
+        config = AutoConfig.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model {path}: {_first_line(error)}") from error
+    return config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+
+def load_model(path: str, kind: Any) -> Any:
+    """A model of a folder or hub name, by one of the `AutoModel` classes.
+
+    Raises:
+        ConfigError: no such model, or it needs a package that is not installed.
+    """
+    try:
+        return kind.from_pretrained(path)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"model {path}: {_first_line(error)}") from error
+
+
+def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Any:
+    """The processor of a vision-language model, padding on the left as generation needs.
+
+    Args:
+        path: model folder or hub name.
+        min_pixels: bounds of an image's area, for an image processor that has such bounds (Qwen's);
+            None leaves its own.
+        max_pixels: the upper one.
+
+    Raises:
+        ConfigError: there is none, it has no chat template, or it needs a package that is not installed.
+    """
+    auto: Any = AutoProcessor
+    try:
+        processor = auto.from_pretrained(path)
+    except ImportError as error:
+        raise ConfigError(
+            f"processor of {path}: {_first_line(error)} Install the extra `vision`: pip install 'diva-grpo[vision]'"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"processor of {path}: {_first_line(error)}") from error
+    if not isinstance(processor, ProcessorMixin):
+        raise ConfigError(f"{path} is a vision-language model without a processor: save it beside the model")
+    if processor.chat_template is None:
+        raise ConfigError(f"the processor of {path} has no chat template, which says where images stand")
+    processor.tokenizer.padding_side = "left"
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    reader = processor.image_processor
+    if "max_pixels" in getattr(reader.valid_kwargs, "__annotations__", {}):
+        # Areas, in this family, whatever these keys mean in others.
+        bounds = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+        reader.size = {**dict(reader.size), **{name: value for name, value in bounds.items() if value}}
+    return processor

@@ -38,7 +38,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with plain prompts."""
-    from tests.support.tiny import tiny_model  # imports torch, which most tests do without
+    from tests.support.tiny_text_model import tiny_model  # imports torch, which most tests do without
 
     return tiny_model(tmp_path_factory.mktemp("tiny"))
 
@@ -46,7 +46,7 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def chat_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with a chat template."""
-    from tests.support.tiny import tiny_model
+    from tests.support.tiny_text_model import tiny_model
 
     return tiny_model(tmp_path_factory.mktemp("tiny-chat"), chat=True)
 

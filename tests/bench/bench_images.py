@@ -28,8 +28,8 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.records import Image as Stored
 from diva_grpo.schemas.records import Problem, Variant
 from diva_grpo.trainer.vision import ImageRows
-from tests.support.tiny_vision import IMAGE_SIZE, recipes, tiny_vision_model
-from tests.support.training import make_trainer
+from tests.support.tiny_training import make_trainer
+from tests.support.tiny_vision_model import IMAGE_SIZE, recipes, tiny_vision_model
 
 GENERATIONS = 2
 

@@ -27,8 +27,8 @@ from diva_grpo.trainer.data import problems_dataset
 from diva_grpo.trainer.evaluation.policy import load_tokenizer
 from diva_grpo.trainer.method.live import LiveDifficulty
 from diva_grpo.trainer.prompts import PromptBuilder
-from tests.support.tiny import tiny_model
-from tests.support.training import SETTINGS, coin_reward, make_trainer
+from tests.support.tiny_text_model import tiny_model
+from tests.support.tiny_training import SETTINGS, coin_reward, make_trainer
 
 ROLLOUTS = 512
 GENERATIONS = 8

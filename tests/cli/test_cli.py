@@ -25,7 +25,7 @@ from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.records import Problem
 from tests.conftest import Diva
 from tests.support.endpoints import Endpoint, Reply, completion, serving
-from tests.support.kept_running import hear_interrupts
+from tests.support.prefect_processes import hear_interrupts
 
 DIVA = str(Path(sys.executable).parent / "diva")
 

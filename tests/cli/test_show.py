@@ -22,7 +22,7 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Label, Problem, Setting, Variant, Verdict
 from tests.conftest import Diva
-from tests.support.tiny_vision import vision_store
+from tests.support.tiny_vision_model import vision_store
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)> & {{ 7 * 7 }}'
 

@@ -15,7 +15,7 @@ from diva_grpo.flows.runs.evaluate import evaluate
 from diva_grpo.schemas.config import EvaluateConfig
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Evaluation
-from tests.support.tiny import planted_store
+from tests.support.tiny_text_model import planted_store
 
 pytestmark = pytest.mark.slow  # Prefect's server takes some ten seconds to start
 

@@ -33,7 +33,7 @@ from diva_grpo.schemas.exceptions import BudgetError, ConfigError
 from diva_grpo.schemas.records import Kind
 from tests.conftest import Diva
 from tests.support.endpoints import Endpoint, completion, serving
-from tests.support.verbs import plant, teacher_of
+from tests.support.planted_variants import plant, teacher_of
 
 REWORD = GenerateConfig(kinds=(Kind.REWORD,), rewordings=1)
 

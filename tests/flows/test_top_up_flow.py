@@ -29,8 +29,8 @@ from diva_grpo.schemas.config import TeacherConfig, TopUpConfig
 from diva_grpo.schemas.exceptions import BudgetError
 from diva_grpo.schemas.records import Decision, Problem, Variant
 from tests.support.endpoints import Endpoint, Reply, completion, serving
-from tests.support.shortages import plant_shortages
-from tests.support.tiny import planted_store
+from tests.support.short_store import plant_shortages
+from tests.support.tiny_text_model import planted_store
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -103,7 +103,7 @@ def test_budget_holds_at_the_endpoint(short: VariantStore, tmp_path: Path) -> No
 def _training(store: VariantStore, model: Path, output: Path, refresh: int) -> Iterator[_Steps]:
     arguments = [str(store.root), str(model), str(output), str(refresh)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.topped_run", *arguments],
+        [sys.executable, "-m", "tests.support.train_unsolvable", *arguments],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     try:

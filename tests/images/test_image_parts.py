@@ -14,7 +14,7 @@ from PIL import Image
 from diva_grpo.pipeline.images.encoding import LOSSLESS_BYTES, content_parts, encoded
 from diva_grpo.pipeline.images.shown import Shown
 from diva_grpo.schemas.exceptions import StoreError
-from tests.support.tiny_vision import recipes
+from tests.support.tiny_vision_model import recipes
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 

@@ -38,7 +38,7 @@ from diva_grpo.trainer.method.selection import SELECTORS, Candidate, Draw, wante
 from diva_grpo.trainer.shortage import find_shortages, nearest, training_run
 from tests.conftest import Diva
 from tests.support.endpoints import Endpoint, Reply, completion, serving
-from tests.support.shortages import LAST_STEP, RUN, event, plant_shortages, planted, problem
+from tests.support.short_store import LAST_STEP, RUN, event, plant_shortages, planted, problem
 
 MODEL = "scripted-teacher"
 

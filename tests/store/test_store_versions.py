@@ -15,7 +15,7 @@ from diva_grpo.schemas.arrow import arrow_schema
 from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.migrations import MIGRATIONS, SCHEMA_VERSION, Migration, migrated
 from diva_grpo.schemas.records import RECORDS, Label, Setting, Variant
-from tests.support.samples import fill, variant
+from tests.support.store_records import fill, variant
 
 STORES = Path(__file__).parents[1] / "stores"
 

@@ -37,8 +37,8 @@ from diva_grpo.trainer.evaluation.score import (
     score,
     training_step,
 )
-from tests.support.tiny import planted_store
-from tests.support.tiny_vision import IMAGE_TOKENS, tiny_vision_model
+from tests.support.tiny_text_model import planted_store
+from tests.support.tiny_vision_model import IMAGE_TOKENS, tiny_vision_model
 
 DATA = Path(__file__).parents[2] / "data"
 FIGURES = PRESETS["sharevl"].model_copy(update={"name": None})

@@ -18,8 +18,8 @@ from diva_grpo.trainer.evaluation.policy import load_tokenizer
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.recorder import Recorder, RecorderCallback
 from diva_grpo.trainer.steps import StepRecorder
-from tests.support.tiny import planted_store
-from tests.support.training import SETTINGS, coin_reward, make_trainer
+from tests.support.tiny_text_model import planted_store
+from tests.support.tiny_training import SETTINGS, coin_reward, make_trainer
 
 CLIPPED: dict[str, Any] = {"max_grad_norm": 1e-3, "gradient_accumulation_steps": 2}
 

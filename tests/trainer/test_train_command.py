@@ -11,7 +11,7 @@ from diva_grpo.schemas.exceptions import ConfigError, StoreError
 from diva_grpo.schemas.records import Attempt
 from diva_grpo.trainer.rewards import accuracy_reward, format_reward, load_rewards
 from diva_grpo.trainer.train import latest_checkpoint, main
-from tests.support.tiny import planted_store
+from tests.support.tiny_text_model import planted_store
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_rewards_by_name() -> None:
     functions, weights = load_rewards(["paper"])
     assert functions == [accuracy_reward, format_reward]
     assert weights == [0.9, 0.1]
-    [own], weights = load_rewards(["tests.support.training.coin_reward"])
+    [own], weights = load_rewards(["tests.support.tiny_training.coin_reward"])
     assert own.__name__ == "coin_reward"
     assert weights is None
 

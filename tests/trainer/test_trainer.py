@@ -17,8 +17,8 @@ from diva_grpo.schemas.records import ORIGINAL, DifficultyEvent, Rollout, Varian
 from diva_grpo.trainer.method.live import LiveDifficulty
 from diva_grpo.trainer.method.selection import SELECTORS
 from diva_grpo.trainer.plan import Layout, Plan, make_plan
-from tests.support.tiny import add_labels, planted_store
-from tests.support.training import coin_reward, loss_inputs, make_trainer
+from tests.support.tiny_text_model import add_labels, planted_store
+from tests.support.tiny_training import coin_reward, loss_inputs, make_trainer
 from tests.trainer.test_advantages import slow_diva
 
 
@@ -481,7 +481,7 @@ def test_lora(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
     from diva_grpo.trainer.data import problems_dataset
     from diva_grpo.trainer.grpo import DivaGRPOTrainer
     from diva_grpo.trainer.prompts import PromptBuilder
-    from tests.support.training import SETTINGS
+    from tests.support.tiny_training import SETTINGS
 
     trainer = DivaGRPOTrainer(
         str(model_path),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,12 @@ from pathlib import Path
 import pytest
 
 # Before anything imports them: no network, no telemetry, one thread, so that runs are quiet and repeatable.
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(
+    prefix="prefect-of-tests-"
+)  # two processes must not share its database
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 if not Path("/proc/driver/nvidia").exists():
@@ -24,6 +29,10 @@ from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, s
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.records import Problem
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["PREFECT_HOME"])
 
 
 @pytest.fixture(scope="session")

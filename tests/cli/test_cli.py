@@ -48,6 +48,7 @@ def source(tmp_path: Path, word_problems: list[Problem]) -> Path:
 # --- the lines of the README
 
 
+@pytest.mark.docs
 def test_the_loop_by_the_lines_of_the_readme(
     diva: Diva, source: Path, tmp_path: Path, endpoint: TeacherConfig
 ) -> None:

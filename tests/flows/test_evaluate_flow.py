@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.testing.utilities import prefect_test_harness
 
 from diva_grpo.flows.cli import cli
 from diva_grpo.flows.runs.evaluate import evaluate
@@ -17,13 +15,7 @@ from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Evaluation
 from tests.support.tiny_text_model import planted_store
 
-pytestmark = pytest.mark.slow  # Prefect's server takes some ten seconds to start
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect")]
 
 
 def test_figures_and_rows_are_those_of_the_command(model_path: Path, tmp_path: Path) -> None:

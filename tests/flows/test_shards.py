@@ -5,14 +5,12 @@ from __future__ import annotations
 import pickle
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.task_runners import ProcessPoolTaskRunner
-from prefect.testing.utilities import prefect_test_harness
 
 from diva_grpo.flows.runs.curate import curate
 from diva_grpo.flows.runs.shards import Order, endpoint_tag, shared, worked
@@ -164,12 +162,6 @@ def test_what_passes_in_a_shard_is_known_to_it_alone(store: VariantStore) -> Non
 
 
 # --- run by Prefect
-
-
-@pytest.fixture(scope="module")
-def prefect() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 def _curate_config(store: VariantStore, endpoint: TeacherConfig, **values: Any) -> CurateConfig:

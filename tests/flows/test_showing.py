@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import Queue
@@ -42,6 +41,7 @@ from tests.support.endpoints import listening
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.docs
 def test_screens_of_the_readme_are_there_and_small() -> None:
     named = re.findall(r"!\[[^\]]+\]\((data/screens/.*?)\)", (ROOT / "README.md").read_text("utf-8"))
     assert sorted(named) == sorted(f"data/screens/{path.name}" for path in (ROOT / "data/screens").iterdir())
@@ -151,16 +151,6 @@ def _scalar_differs(part: Any, name: str, default: object) -> bool:
 
 
 # --- by Prefect itself
-
-
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
-    from prefect.testing.utilities import prefect_test_harness
-
-    storage = {PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results")}  # of what fails
-    with prefect_test_harness(server_startup_timeout=120), temporary_settings(storage):
-        yield
 
 
 @pytest.fixture
@@ -360,6 +350,7 @@ class _Keeper(BaseHTTPRequestHandler):
         """Quiet."""
 
 
+@pytest.mark.docs
 @pytest.mark.slow
 def test_the_readmes_commands_notify_of_a_failed_run(store: VariantStore, tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text("utf-8")

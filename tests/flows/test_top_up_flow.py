@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_API_URL
 from prefect.task_runners import ProcessPoolTaskRunner
-from prefect.testing.utilities import prefect_test_harness
 
 from diva_grpo.flows.cli import cli
 from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
@@ -32,15 +31,9 @@ from tests.support.endpoints import Endpoint, Reply, completion, serving
 from tests.support.short_store import plant_shortages
 from tests.support.tiny_text_model import planted_store
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect")]
 ROOT = Path(__file__).parents[2]
 MODEL = "scripted-teacher"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import pytest
 from diva_grpo.flows.cli import cli
 from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
 from diva_grpo.flows.runs import curate as module
-from diva_grpo.flows.runs import stages
 from diva_grpo.flows.runs.curate import curate
 from diva_grpo.pipeline.stages.generate import generate
 from diva_grpo.pipeline.store import VariantStore
@@ -150,7 +149,7 @@ def test_endpoint_that_comes_back_is_tried_again(
             raise failures.pop()
         return generate(*arguments, **options)
 
-    monkeypatch.setattr(stages.generating, "generate", flaky)
+    monkeypatch.setattr("diva_grpo.pipeline.stages.generate.generate", flaky)
     assert curate(config)["generated"] == {"candidate": 18, "failed": 1}
     assert failures == []
 

@@ -51,7 +51,8 @@ def _content(store: VariantStore) -> dict[str, list[Any]]:
 
 def _order(store: VariantStore, **values: Any) -> Order:
     ids = tuple(problem.problem_id for problem in store.problems())
-    return Order(**({"number": 1, "problem_ids": ids, "run_id": "r", "began_ns": time.time_ns()} | values))
+    defaults: dict[str, Any] = {"number": 1, "problem_ids": ids, "run_id": "r", "began_ns": time.time_ns()}
+    return Order(**(defaults | values))
 
 
 def _generate_config(store: VariantStore, endpoint: TeacherConfig, **values: Any) -> GenerateFlowConfig:

@@ -35,7 +35,7 @@ from diva_grpo.schemas.config import (
     VerifyConfig,
 )
 from diva_grpo.schemas.exceptions import ConfigError, TeacherError
-from diva_grpo.schemas.records import Attempt, DifficultyEvent
+from diva_grpo.schemas.records import Attempt, DifficultyEvent, Kind
 from tests.support.endpoints import listening
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,9 @@ def test_every_form_of_an_option() -> None:
         teacher=TeacherConfig(
             model="m", routes=(Route(base_url="http://a/v1"),), endpoint="ours", retry_failed=True
         ),
-        generate=GenerateConfig(kinds=TEXT_KINDS, accepted={"reword": 5, "harder": 2}, retry_failed=True),
+        generate=GenerateConfig(
+            kinds=TEXT_KINDS, accepted={Kind.REWORD: 5, Kind.HARDER: 2}, retry_failed=True
+        ),
         label=None,
         problem_filter="source = 'a b'",
         max_cost=2.5,

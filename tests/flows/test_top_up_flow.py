@@ -45,7 +45,8 @@ def short(tmp_path: Path) -> VariantStore:
 
 def _config(store: VariantStore, url: str, **values: Any) -> TopUpConfig:
     teacher = TeacherConfig(model=MODEL, base_url=url, endpoint="test", max_retries=0)
-    return TopUpConfig(**({"store": store.root, "teacher": teacher, "label": None} | values))
+    defaults: dict[str, Any] = {"store": store.root, "teacher": teacher, "label": None}
+    return TopUpConfig(**(defaults | values))
 
 
 def _decided(store: VariantStore) -> list[tuple[Any, ...]]:

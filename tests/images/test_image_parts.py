@@ -33,8 +33,9 @@ def decoded(part: Any) -> Image.Image:
 
 def sketch(parts: Any) -> str:
     """Texts as they are, and the number of each image by its colour."""
+    colours: list[Any] = list(COLOURS)
     return "".join(
-        part["text"] if part["type"] == "text" else f"#{COLOURS.index(decoded(part).getpixel((0, 0))) + 1}"
+        part["text"] if part["type"] == "text" else f"#{colours.index(decoded(part).getpixel((0, 0))) + 1}"
         for part in parts
     )
 
@@ -68,6 +69,7 @@ def test_a_photograph_is_turned_upright_and_made_smaller(tmp_path: Path) -> None
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     picture.save(tmp_path / "a.jpg", exif=exif)
+    part: Any
     [part] = content_parts("", Shown((tmp_path / "a.jpg",), max_pixels=120_000))
     sent = decoded(part)
     assert sent.size == (300, 400)
@@ -100,6 +102,7 @@ def test_what_is_sent_has_a_bounded_size() -> None:
 
 def test_a_perturbed_image_is_sent_as_its_recipe_says(three: tuple[Path, ...]) -> None:
     shown = Shown(three[:1], recipes()["image_text"].model_dump_json(), "<image>What is this?")
+    part: Any
     [_, part, _] = content_parts("<image> Answer.", shown)
     [expected] = shown.open()
     assert decoded(part).size == expected.size

@@ -52,7 +52,8 @@ def short(tmp_path: Path) -> VariantStore:
 
 def _config(store: VariantStore, url: str = "http://127.0.0.1:9/v1", **values: Any) -> TopUpConfig:
     teacher = TeacherConfig(model=MODEL, base_url=url, endpoint="test", max_retries=0)
-    return TopUpConfig(**({"store": store.root, "teacher": teacher} | values))
+    defaults: dict[str, Any] = {"store": store.root, "teacher": teacher}
+    return TopUpConfig(**(defaults | values))
 
 
 def _fill(

@@ -100,7 +100,7 @@ MMK12 = {
     "subject": "physics",
     "image": picture(),
 }
-ROWS = {
+ROWS: dict[str, dict[str, Any]] = {
     "mathvista": MATHVISTA,
     "mathverse": MATHVERSE,
     "mathvision": MATHVISION,

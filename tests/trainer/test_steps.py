@@ -145,9 +145,11 @@ def test_trl_s_own_trainer_is_recorded_and_its_evaluation_is_not_in_the_time(
 
 def test_steps_of_an_earlier_attempt_are_superseded(store: VariantStore) -> None:
     def steps(of: range, attempt: int) -> list[TrainStep]:
-        costs = {"seconds": 1.0, "cpu_seconds": 1.0, "rollouts": 8, "completion_tokens": 9, "loss": 0.0}
-        groups = {"groups": 2, "silent_groups": 1, "problems": 1, "silent_problems": 0, "grad_norm": 1.0}
-        return [TrainStep(run_id="r", step=i, attempt=attempt, **costs, **groups) for i in of]
+        figures: dict[str, Any] = {
+            "seconds": 1.0, "cpu_seconds": 1.0, "rollouts": 8, "completion_tokens": 9, "loss": 0.0,
+            "groups": 2, "silent_groups": 1, "problems": 1, "silent_problems": 0, "grad_norm": 1.0,
+        }  # fmt: skip
+        return [TrainStep(run_id="r", step=i, attempt=attempt, **figures) for i in of]
 
     store.append([Attempt(run_id="r", attempt=0, resumed_step=0)])
     store.append(steps(range(5), 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -102,7 +103,12 @@ def test_rewards_by_name() -> None:
 
 
 def test_accuracy_is_the_graders() -> None:
-    completions = ["#### 5", "the answer is 6", "no idea", [{"role": "assistant", "content": "\\boxed{5}"}]]
+    completions: list[Any] = [
+        "#### 5",
+        "the answer is 6",
+        "no idea",
+        [{"role": "assistant", "content": "\\boxed{5}"}],
+    ]
     assert accuracy_reward(completions, answer=["5"] * 4) == [1.0, 0.0, 0.0, 1.0]
     assert accuracy_reward(["(B)"], answer=["B"], options=[["one", "two"]]) == [1.0]
 

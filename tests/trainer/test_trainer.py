@@ -68,7 +68,7 @@ def test_recorded_rewards_give_the_advantages_that_the_loss_saw(
                 r.reward,
                 hash((r.problem_id, r.slot)),
                 hash(r.problem_id),
-                min(9.0, max(1.0, old[r.problem_id] + deltas.get(r.variant_id, 0.0))),
+                min(9.0, max(1.0, old[r.problem_id] + (deltas.get(r.variant_id) or 0.0))),
             )
             for r in rollouts
         ]
@@ -448,7 +448,7 @@ def test_aimed_at_all_slots_the_original_is_one_of_the_candidates(tmp_path: Path
 def test_rollouts_of_aimed_slots_are_recorded_as_what_they_are(
     sums: VariantStore, model_path: Path, tmp_path: Path
 ) -> None:
-    options = {"aim": "all", "variant_prior": "pooled", "selector": "posterior"}
+    options: dict[str, Any] = {"aim": "all", "variant_prior": "pooled", "selector": "posterior"}
     trainer = make_trainer(sums, model_path, tmp_path / "out", **options)
     trainer.train()
     kinds = sums.query("SELECT slot, variant_id = 'original', count(*) FROM rollouts GROUP BY ALL")

@@ -191,7 +191,8 @@ def test_the_same_store_by_any_runner(
     assert len(expected["variants"]) == 19
     assert curate(_curate_config(threads, endpoint, workers=2)) == counts
     assert _content(threads) == expected
-    apart = curate.with_options(task_runner=ProcessPoolTaskRunner(max_workers=2))
+    runner: Any = ProcessPoolTaskRunner(max_workers=2)
+    apart = curate.with_options(task_runner=runner)
     assert apart(_curate_config(processes, endpoint, workers=2)) == counts
     assert _content(processes) == expected
 
@@ -200,7 +201,8 @@ def test_the_same_store_by_any_runner(
 def test_budget_of_a_run_in_several_processes(store: VariantStore, tmp_path: Path, prefect: None) -> None:
     prices = tmp_path / "prices.yaml"
     prices.write_text("m: [0, 5000]\n")
-    apart = generate.with_options(task_runner=ProcessPoolTaskRunner(max_workers=2))
+    processes: Any = ProcessPoolTaskRunner(max_workers=2)
+    apart = generate.with_options(task_runner=processes)
     with serving(Endpoint(completion('{"rewordings": ["a"]}'))) as served:
         config = _generate_config(store, teacher_of(served, prices=prices), workers=2, shard_size=2)
         # The first two shards may spend fifteen cents each, which is one answer and a half, and is two.

@@ -301,7 +301,7 @@ class TestByPrefect:
         from diva_grpo.flows.runs.curate import curate
 
         with caplog.at_level(logging.INFO), pytest.raises(ParameterTypeError):
-            curate({"store": "s", "teacher": {}})  # type: ignore[arg-type]  # the mistake that is tested
+            curate({"store": "s", "teacher": {}})  # type: ignore[call-overload]  # the mistake that is tested
         run, left = _last_run()
         assert "config.teacher.model" in run.state.message
         assert left == {}

@@ -66,7 +66,8 @@ def test_in_any_runner_what_was_planned_and_no_more(short: VariantStore, tmp_pat
     expected = plant_shortages(other, MODEL, load_prompt("think_step").version)
     with serve(create_app(ScriptedTeacher(short.problems(), wrong_share=0.0))) as url:
         counts = top_up(_config(short, url, shard_size=3))
-        apart = top_up.with_options(task_runner=ProcessPoolTaskRunner(max_workers=2))
+        processes: Any = ProcessPoolTaskRunner(max_workers=2)
+        apart = top_up.with_options(task_runner=processes)
         assert apart(_config(other, url, shard_size=3, workers=2)) == counts
     assert counts["decided"] == {"enough": len(expected), "nothing": 2}
     decided = {row[0]: row[1] for row in _decided(short)}

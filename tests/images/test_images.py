@@ -199,7 +199,7 @@ def corruptions(count: int) -> list[tuple[str, str, bytes, bytes]]:
     """(format, way, good bytes, corrupted bytes), all different from the good."""
     rng = random.Random(0)
     good = {name: encoded(figure(160, 120), name) for name in FORMATS}
-    made: list[bytes] = []
+    made: list[tuple[str, str, bytes, bytes]] = []
     while len(made) < count:
         name, way = FORMATS[len(made) % 5], ("truncated", "flipped", "header")[len(made) // 5 % 3]
         damaged = corrupted(good[name], way, rng)

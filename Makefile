@@ -42,7 +42,7 @@ LINKS := build/mypy/diva_grpo
 type: $(INSTALLED)  ## mypy, strict, on the packages and the tests
 	@rm -rf build/mypy && mkdir -p $(LINKS)
 	@ln -s $(addprefix $(CURDIR)/,$(wildcard diva_grpo/*.py) diva_grpo/py.typed $(PACKAGES)) $(LINKS)
-	MYPYPATH=build/mypy $(BIN)/mypy
+	MYPYPATH=build/mypy:. $(BIN)/mypy
 
 docs: $(INSTALLED)  ## the tests of documents: the commands of the README run, links and names lead somewhere
 	$(PYTEST) -m docs

@@ -75,8 +75,7 @@ def test_a_photograph_is_turned_upright_and_made_smaller(tmp_path: Path) -> None
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     picture.save(tmp_path / "a.jpg", exif=exif)
-    parts: Any = content_parts("", Shown((tmp_path / "a.jpg",), max_pixels=120_000))
-    [part] = parts
+    [part] = parts_of("", Shown((tmp_path / "a.jpg",), max_pixels=120_000))
     sent = decoded(part)
     assert sent.size == (300, 400)
     assert sent.getexif() == {}
@@ -108,8 +107,7 @@ def test_what_is_sent_has_a_bounded_size() -> None:
 
 def test_a_perturbed_image_is_sent_as_its_recipe_says(three: tuple[Path, ...]) -> None:
     shown = Shown(three[:1], recipes()["image_text"].model_dump_json(), "<image>What is this?")
-    parts: Any = content_parts("<image> Answer.", shown)
-    [_, part, _] = parts
+    [_, part, _] = parts_of("<image> Answer.", shown)
     [expected] = shown.open()
     assert decoded(part).size == expected.size
     assert expected.height > 30, "there is room for the question"

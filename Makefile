@@ -52,6 +52,7 @@ format: $(INSTALLED)  ## ruff: mend what it can, and format
 	$(BIN)/ruff format .
 
 wheel: $(INSTALLED)  ## build the wheel into dist/
+	rm -rf build/lib dist
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 CONVERGENCE := runs/convergence$(if $(SHORT),-short)

@@ -31,7 +31,7 @@ test-all: test test-slow  ## `make test`, then `make test-slow`
 coverage: $(INSTALLED)  ## lines and branches that all tests run, slow ones included; fails below 90 % in a package
 	$(PYTEST) -m 'slow or not slow' --cov --cov-report=
 	@for package in $(PACKAGES); do echo "== $$package"; \
-		$(BIN)/coverage report --include="$$package/*" --fail-under=90 | tail -n 1 || exit 1; done
+		$(BIN)/python -m coverage report --include="$$package/*" --fail-under=90 | tail -n 1 || exit 1; done
 
 lint: $(INSTALLED)  ## ruff: rules and format
 	$(BIN)/ruff check .

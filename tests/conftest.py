@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -29,6 +30,12 @@ from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, s
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.records import Problem
+
+
+def pytest_collection_finish() -> None:
+    """Full garbage collections, of which each training run makes some, then pass over all that was imported."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

@@ -30,8 +30,10 @@ test-all: test test-slow  ## `make test`, then `make test-slow`
 
 coverage: $(INSTALLED)  ## lines and branches that all tests run, slow ones included; fails below 90 % in a package
 	$(PYTEST) -m 'slow or not slow' --cov --cov-report=
-	@for package in $(PACKAGES); do echo "== $$package"; \
-		$(BIN)/python -m coverage report --include="$$package/*" --fail-under=90 | tail -n 1 || exit 1; done
+	@status=0; for package in $(PACKAGES); do \
+		printf '%-10s' $$package; \
+		$(BIN)/python -m coverage report --include="$$package/*" --format=total --precision=1 --fail-under=90 || status=1; \
+	done; exit $$status
 
 lint: $(INSTALLED)  ## ruff: rules and format
 	$(BIN)/ruff check .

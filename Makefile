@@ -1,36 +1,66 @@
-# `make demo` (or `make demo SHORT=1`), `make test`, and `make bench-convergence` (or with SHORT=1): does it learn
-# faster? Each sets itself up on first use.
+# Each target sets up its own virtual environment on first use. `make` lists the targets.
 PYTHON ?= python3
+# Processes that run tests at the same time.
+JOBS ?= 2
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
+PACKAGES := schemas pipeline trainer flows
+PYTEST := $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: demo test test-slow bench-convergence format clean
+.PHONY: help demo test pytest test-slow test-all coverage lint type docs format wheel bench-convergence clean
 
-demo: $(INSTALLED)
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED)  ## the whole loop on problems of our own, without a network (SHORT=1: one minute)
 	$(BIN)/diva demo $(if $(SHORT),--short)
 
-test: $(INSTALLED)
+test: $(INSTALLED)  ## lint, types, and every test that is not slow; JOBS=N sets the number of test processes
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory -j2 type pytest
+
+pytest: $(INSTALLED)  ## the tests of `make test`, without lint and types
+	$(PYTEST)
+
+test-slow: $(INSTALLED)  ## what takes minutes: kills and resumes, several processes, Prefect's server, large inputs
+	$(PYTEST) -m slow
+
+test-all: test test-slow  ## `make test`, then `make test-slow`
+
+coverage: $(INSTALLED)  ## lines and branches that all tests run, slow ones included; fails below 90 % in a package
+	$(PYTEST) -m 'slow or not slow' --cov --cov-report=
+	@status=0; for package in $(PACKAGES); do \
+		printf '%-10s' $$package; \
+		$(BIN)/python -m coverage report --include="$$package/*" --format=total --precision=1 --fail-under=90 || status=1; \
+	done; exit $$status
+
+lint: $(INSTALLED)  ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build/mypy && mkdir -p build/mypy/diva_grpo && \
-		ln -s $(addprefix $(CURDIR)/,diva_grpo/__init__.py diva_grpo/__main__.py diva_grpo/py.typed schemas pipeline trainer flows) build/mypy/diva_grpo
-	MYPYPATH=build/mypy $(BIN)/mypy
-	$(BIN)/pytest
 
-# What takes minutes: kills and resumes, several processes, large batches of generated input.
-test-slow: $(INSTALLED)
-	$(BIN)/pytest -m slow
+# mypy does not follow the import hook of an editable install, so it reads the packages through links.
+LINKS := build/mypy/diva_grpo
+type: $(INSTALLED)  ## mypy, strict, on the packages and the tests
+	@rm -rf build/mypy && mkdir -p $(LINKS)
+	@ln -s $(addprefix $(CURDIR)/,$(wildcard diva_grpo/*.py) diva_grpo/py.typed $(PACKAGES)) $(LINKS)
+	MYPYPATH=build/mypy:. $(BIN)/mypy
 
-# Hours on two cores, ten minutes with SHORT=1; killed, it goes on where it was. The page: runs/convergence/page.
-CONVERGENCE := runs/convergence$(if $(SHORT),-short)
-bench-convergence: $(INSTALLED)
-	$(BIN)/python -m tests.bench.convergence --out $(CONVERGENCE) $(if $(SHORT),--short)
-	$(BIN)/python -m tests.bench.convergence.page --out $(CONVERGENCE)
+docs: $(INSTALLED)  ## the tests of documents: the commands of the README run, links and names lead somewhere
+	$(PYTEST) -m docs
 
-format: $(INSTALLED)
+format: $(INSTALLED)  ## ruff: mend what it can, and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+wheel: $(INSTALLED)  ## build the wheel into dist/
+	rm -rf build/lib dist
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+CONVERGENCE := runs/convergence$(if $(SHORT),-short)
+bench-convergence: $(INSTALLED)  ## does it learn faster? hours on two cores (SHORT=1: ten minutes); killed, it goes on
+	$(BIN)/python -m tests.bench.convergence --out $(CONVERGENCE) $(if $(SHORT),--short)
+	$(BIN)/python -m tests.bench.convergence.page --out $(CONVERGENCE)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -40,5 +70,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean:  ## remove the environment and all caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* build dist

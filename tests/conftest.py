@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +14,12 @@ from pathlib import Path
 import pytest
 
 # Before anything imports them: no network, no telemetry, one thread, so that runs are quiet and repeatable.
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(
+    prefix="prefect-of-tests-"
+)  # two processes must not share its database
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 if not Path("/proc/driver/nvidia").exists():
@@ -24,6 +30,16 @@ from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, s
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.records import Problem
+
+
+def pytest_collection_finish() -> None:
+    """Full garbage collections, of which each training run makes some, then pass over all that was imported."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["PREFECT_HOME"])
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +54,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with plain prompts."""
-    from tests.support.tiny import tiny_model  # imports torch, which most tests do without
+    from tests.support.tiny_text_model import tiny_model  # imports torch, which most tests do without
 
     return tiny_model(tmp_path_factory.mktemp("tiny"))
 
@@ -46,7 +62,7 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def chat_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with a chat template."""
-    from tests.support.tiny import tiny_model
+    from tests.support.tiny_text_model import tiny_model
 
     return tiny_model(tmp_path_factory.mktemp("tiny-chat"), chat=True)
 

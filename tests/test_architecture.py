@@ -127,6 +127,7 @@ def _readme_commands() -> list[str]:
     return [line.split("  #")[0] for line in lines if line.startswith("diva ")] + inline
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("line", _readme_commands())
 def test_commands_of_the_readme_parse(line: str) -> None:
     _, name, *arguments = shlex.split(line)
@@ -134,6 +135,7 @@ def test_commands_of_the_readme_parse(line: str) -> None:
     command.make_context(name, arguments, resilient_parsing=False)
 
 
+@pytest.mark.docs
 def test_the_readme_names_every_command_and_view() -> None:
     for name in cli.commands:
         assert f"diva {name}" in README, name
@@ -141,6 +143,7 @@ def test_the_readme_names_every_command_and_view() -> None:
         assert re.search(rf"\b{view}\b", README), view
 
 
+@pytest.mark.docs
 def test_every_command_has_help_with_an_example() -> None:
     for name, command in cli.commands.items():
         assert "example" in (command.help or ""), name

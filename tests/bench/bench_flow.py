@@ -32,6 +32,7 @@ import psutil
 from tabulate import tabulate
 
 from diva_grpo.flows.runs import curate as module
+from diva_grpo.flows.runs import shards
 from diva_grpo.flows.runs.server import prefect_api
 from diva_grpo.flows.runs.shards import Order, ShardDone, Workplace
 from diva_grpo.flows.runs.stages import labelled, verified, written
@@ -160,14 +161,15 @@ def configured(store: Path, url: str, concurrency: int) -> CurateConfig:
 def by_flow(config: CurateConfig, every: int) -> dict[str, object]:
     """Figures of the flow."""
     watch, started, since = Watch(every), time.monotonic(), utc_now().isoformat()
-    module.worked, worked = watch.watched(module.worked), module.worked
+    worked = shards.worked
+    vars(module)["worked"] = watch.watched(worked)
     url = prefect_api()
     try:
         counts = module.curate(config)
         ended = time.monotonic()
         watch.look()
     finally:
-        module.worked = worked
+        vars(module)["worked"] = worked
     of_flow = {"flow_runs": {"start_time": {"after_": since}}}
     tasks = httpx.post(f"{url}/task_runs/count", json=of_flow, timeout=60).raise_for_status().json()
     span = ended - watch.began[0]

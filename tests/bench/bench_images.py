@@ -26,10 +26,10 @@ from PIL import Image
 from diva_grpo.pipeline.perturb import follow
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.records import Image as Stored
-from diva_grpo.schemas.records import Problem, Variant
+from diva_grpo.schemas.records import Kind, Problem, Status, Variant
 from diva_grpo.trainer.vision import ImageRows
-from tests.support.tiny_vision import IMAGE_SIZE, recipes, tiny_vision_model
-from tests.support.training import make_trainer
+from tests.support.tiny_training import make_trainer
+from tests.support.tiny_vision_model import IMAGE_SIZE, recipes, tiny_vision_model
 
 GENERATIONS = 2
 
@@ -52,7 +52,7 @@ class Alive:
 @contextmanager
 def counted() -> Iterator[Alive]:
     """Counts images whose pixels are set while it is open, until they are let go."""
-    alive, original = Alive(), Image.Image.im
+    alive, original = Alive(), Image.Image.__dict__["im"]
     seen: set[int] = set()
 
     def gone(key: int) -> None:
@@ -67,11 +67,11 @@ def counted() -> Iterator[Alive]:
             alive.more()
             weakref.finalize(self, gone, id(self))
 
-    Image.Image.im = property(original.fget, put)
+    setattr(Image.Image, "im", property(original.fget, put))  # noqa: B010 - a property in place of another
     try:
         yield alive
     finally:
-        Image.Image.im = original
+        setattr(Image.Image, "im", original)  # noqa: B010
 
 
 class EagerRows(ImageRows):
@@ -103,7 +103,8 @@ def image_store(root: Path, problems: int, side: int) -> VariantStore:
         )  # fmt: skip
         variants.append(
             Variant(
-                variant_id=f"p/{number:05d}:image", problem_id=rows[-1].problem_id, kind="image", status="accepted",
+                variant_id=f"p/{number:05d}:image", problem_id=rows[-1].problem_id, kind=Kind.IMAGE,
+                status=Status.ACCEPTED,
                 text=follow(recipe, text, 1), recipe=recipe.model_dump_json(), delta_designed=1.0,
                 generator_model="bench", prompt_version="1",
             )

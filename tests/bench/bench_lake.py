@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.lake.catalogue import sync_lake
-from tests.support.samples import variant
+from tests.support.store_records import variant
 
 _KEY = "SELECT count(*) FROM variants WHERE problem_id = 'w/7'"
 _READER = f"""

@@ -58,7 +58,7 @@ def ours(url: str, requests: int, at_once: int) -> float:
 def bare(url: str, requests: int, at_once: int) -> float:
     """Requests a second through the bare client."""
     prompt = load_prompt("reword")
-    wanted = {"name": "Rewordings", "schema": Rewordings.model_json_schema(), "strict": True}
+    wanted: Any = {"name": "Rewordings", "schema": Rewordings.model_json_schema(), "strict": True}
 
     async def run() -> float:
         async with openai.AsyncOpenAI(api_key="none", base_url=url) as client:

@@ -22,13 +22,13 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.schemas.records import Problem, Variant
+from diva_grpo.schemas.records import Kind, Problem, Status, Variant
 from diva_grpo.trainer.data import problems_dataset
 from diva_grpo.trainer.loading import load_tokenizer
 from diva_grpo.trainer.method.live import LiveDifficulty
 from diva_grpo.trainer.prompts import PromptBuilder
-from tests.support.tiny import tiny_model
-from tests.support.training import SETTINGS, coin_reward, make_trainer
+from tests.support.tiny_text_model import tiny_model
+from tests.support.tiny_training import SETTINGS, coin_reward, make_trainer
 
 ROLLOUTS = 512
 GENERATIONS = 8
@@ -51,10 +51,10 @@ def large_store(root: Path, problems: int, variants_each: int = 10) -> VariantSt
                 Variant(
                     variant_id=f"{p}:{j}",
                     problem_id=p,
-                    kind="reword",
+                    kind=Kind.REWORD,
                     text=f"{p}: 2 + 1 = ?",  # as long as the original: both trainers generate alike
                     delta_designed=-float(j % 9),
-                    status="accepted",
+                    status=Status.ACCEPTED,
                     generator_model="bench",
                     prompt_version="bench-1",
                 )

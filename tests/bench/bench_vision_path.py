@@ -44,7 +44,7 @@ SETTINGS: dict[str, Any] = {
     "selector": "uniform",
     "hint_style": "prefix",
     "max_pixels": 100_352,
-    "rewards": "tests.support.training.coin_reward",
+    "rewards": "tests.support.tiny_training.coin_reward",
     "accuracy_from": "coin_reward",
     "save_strategy": "steps",
     "store_flush_steps": 1,

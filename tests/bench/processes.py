@@ -42,10 +42,10 @@ def in_processes(
             running[process.sentinel] = (name, time.monotonic(), process)
         for sentinel in wait(list(running)):
             assert isinstance(sentinel, int)
-            name, began, process = running.pop(sentinel)
-            process.join()
-            outcome = "done" if process.exitcode == 0 else f"failed with {process.exitcode}"
-            failed += [name] if process.exitcode else []
+            name, began, ended = running.pop(sentinel)
+            ended.join()
+            outcome = "done" if ended.exitcode == 0 else f"failed with {ended.exitcode}"
+            failed += [name] if ended.exitcode else []
             left = len(waiting) + len(running)
             print(f"{time.strftime('%H:%M:%S')} {name}: {outcome} in {time.monotonic() - began:.0f} s, "
                   f"{left} of {all_jobs} left", flush=True)  # fmt: skip

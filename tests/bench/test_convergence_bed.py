@@ -15,6 +15,7 @@ from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
 from diva_grpo.flows.demo.toy_models import build_tokenizer
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.question import HINT_OPENING
 from diva_grpo.trainer.prompts import PromptBuilder
 from tests.bench.convergence import plan, preconditions, run, tasks, warm
 from tests.bench.convergence.contenders import ABLATIONS, CONTENDERS, MAIN, ROLLOUTS
@@ -73,7 +74,7 @@ def test_warm_up_shows_none_of_the_problems(task: Task) -> None:
     drawn = warm.examples(replace(task, warm_levels=task.levels), random.Random(1))
     pieces = [frame.split("{body}") for frame in task.frames]
     for example in (next(drawn) for _ in range(200)):
-        text = example.prompt.split(warm.HINT_OPENING)[0].strip()
+        text = example.prompt.split(HINT_OPENING)[0].strip()
         bodies = {
             text[len(a) : len(text) - len(b)] for a, b in pieces if text.startswith(a) and text.endswith(b)
         }

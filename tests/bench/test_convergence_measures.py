@@ -26,7 +26,7 @@ from tests.bench.convergence.measures import (
     target,
 )
 from tests.bench.convergence.results import TABLES, keep, kept_results, stores_results
-from tests.support.planted_runs import EVERY, Planted, plant
+from tests.support.planted_bed_runs import EVERY, Planted, plant
 
 # Right answers of 50, every 10 steps, from 0 to 100.
 SLOW = [5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25]  # final: (21 + 23 + 25) / 3 = 23 of 50

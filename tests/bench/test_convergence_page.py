@@ -13,7 +13,7 @@ import pytest
 from tests.bench.convergence.page import CONTENDERS, main
 from tests.bench.convergence.results import kept_results, stores_results
 from tests.bench.convergence.summary import Summary, as_json, summarise
-from tests.support.planted_runs import Planted, plant
+from tests.support.planted_bed_runs import Planted, plant
 
 RISING = [5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25]  # final 23 of 50, reached at step 90
 FAST = [5, 13, 21, 23, 25, 25, 25, 25, 25, 25, 25]  # reached at step 30

@@ -55,6 +55,7 @@ def test_so_is_the_table(summary: Summary) -> None:
     assert (RESULTS / "table.csv").read_text("utf-8") == table_csv(summary), AGAIN
 
 
+@pytest.mark.docs
 def test_the_readme_has_the_table() -> None:
     assert (RESULTS / "table.md").read_text("utf-8") in (ROOT / "README.md").read_text("utf-8")
 

@@ -25,7 +25,7 @@ from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.records import Problem
 from tests.conftest import Diva
 from tests.support.endpoints import Endpoint, Reply, completion, serving
-from tests.support.kept_running import hear_interrupts
+from tests.support.prefect_processes import hear_interrupts
 
 DIVA = str(Path(sys.executable).parent / "diva")
 
@@ -48,6 +48,7 @@ def source(tmp_path: Path, word_problems: list[Problem]) -> Path:
 # --- the lines of the README
 
 
+@pytest.mark.docs
 def test_the_loop_by_the_lines_of_the_readme(
     diva: Diva, source: Path, tmp_path: Path, endpoint: TeacherConfig
 ) -> None:

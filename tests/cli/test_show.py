@@ -20,9 +20,9 @@ from diva_grpo.flows.pages.gallery import THUMBNAIL_PIXELS, gallery
 from diva_grpo.flows.pages.look import as_text, look
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
-from diva_grpo.schemas.records import Label, Problem, Setting, Variant, Verdict
+from diva_grpo.schemas.records import Kind, Label, Problem, Setting, Status, Variant, Verdict
 from tests.conftest import Diva
-from tests.support.tiny_vision import vision_store
+from tests.support.tiny_vision_model import vision_store
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)> & {{ 7 * 7 }}'
 
@@ -36,11 +36,12 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
     store.append(
         [
             Variant(
-                variant_id="evil", problem_id="see/000", kind="reword", text=EVIL, status="rejected",
+                variant_id="evil", problem_id="see/000", kind=Kind.REWORD, text=EVIL, status=Status.REJECTED,
                 reason=f"leak: {EVIL}", delta_designed=0.0, **common,
             ),
             Variant(
-                variant_id="failed", problem_id="see/001", kind="harder", status="failed", reason="timeout: 5 s",
+                variant_id="failed", problem_id="see/001", kind=Kind.HARDER,
+                status=Status.FAILED, reason="timeout: 5 s",
                 **common,
             ),
         ]

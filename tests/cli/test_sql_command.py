@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -33,11 +34,13 @@ from diva_grpo.schemas.records import (
     Call,
     DifficultyEvent,
     Evaluation,
+    Kind,
     Label,
     Problem,
     Reject,
     Rollout,
     Setting,
+    Status,
     Variant,
     Verdict,
 )
@@ -54,17 +57,29 @@ def full_store(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
         ]
     )
     store.append([Reject(source="s.jsonl", row_number=2, reason="no answer", raw="{}")])
-    made = {"problem_id": "s/0", "generator_model": "t", "prompt_version": "1", "delta_designed": -2.0}
+    made: dict[str, Any] = {
+        "problem_id": "s/0",
+        "generator_model": "t",
+        "prompt_version": "1",
+        "delta_designed": -2.0,
+    }
     store.append(
         [
-            Variant(variant_id="s/0:think_step:1", kind="think_step", text="?", status="accepted", **made),
             Variant(
-                variant_id="s/0:reword:0", kind="reword", text="?", status="rejected", reason="leak", **made
+                variant_id="s/0:think_step:1", kind=Kind.THINK_STEP, text="?", status=Status.ACCEPTED, **made
+            ),
+            Variant(
+                variant_id="s/0:reword:0",
+                kind=Kind.REWORD,
+                text="?",
+                status=Status.REJECTED,
+                reason="leak",
+                **made,
             ),
         ]
     )
     store.append([Verdict(variant_id="s/0:reword:0", check_name="leak", passed=False)])
-    levels = {"samples": 4, "pass_rate": 0.5, "difficulty_low": 3.0, "difficulty_high": 8.0}
+    levels: dict[str, Any] = {"samples": 4, "pass_rate": 0.5, "difficulty_low": 3.0, "difficulty_high": 8.0}
     store.append(
         [
             Label(

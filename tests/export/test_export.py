@@ -8,7 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import pyarrow.parquet as pq
@@ -27,10 +27,10 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import ExportConfig
 from diva_grpo.schemas.exceptions import ConfigError, StoreError, TargetError
 from diva_grpo.schemas.mapping import ColumnMapping
-from diva_grpo.schemas.recipe import Recipe
-from diva_grpo.schemas.records import Image, Label, Problem, Setting, Variant, Verdict
+from diva_grpo.schemas.recipe import OperationName, Recipe
+from diva_grpo.schemas.records import Image, Kind, Label, Problem, Setting, Status, Variant, Verdict
 
-RECIPE = Recipe(operations=(make_operation("gaussian_noise", 0.4, 1),), seed=1).model_dump_json()
+RECIPE = Recipe(operations=(make_operation(OperationName.GAUSSIAN_NOISE, 0.4, 1),), seed=1).model_dump_json()
 
 
 def picture(store: VariantStore, colour: str) -> Image:
@@ -67,36 +67,36 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
         )
     )
     store.append(problems)
-    made = {"generator_model": "teacher", "prompt_version": "p-1"}
+    made: dict[str, Any] = {"generator_model": "teacher", "prompt_version": "p-1"}
     store.append(
         [
             Variant(
                 variant_id="s/0:think_step:1",
                 problem_id="s/0",
-                kind="think_step",
+                kind=Kind.THINK_STEP,
                 text="What is 0 + 1?",
                 hint=["0 + 1 = 1"],
-                status="accepted",
+                status=Status.ACCEPTED,
                 delta_designed=-8.0,
                 **made,
             ),
             Variant(
                 variant_id="s/0:reword:0",
                 problem_id="s/0",
-                kind="reword",
+                kind=Kind.REWORD,
                 text="x",
-                status="rejected",
+                status=Status.REJECTED,
                 reason="leak",
                 **made,
             ),
-            Variant(variant_id="s/1:reword:0", problem_id="s/1", kind="reword", text="x", **made),
+            Variant(variant_id="s/1:reword:0", problem_id="s/1", kind=Kind.REWORD, text="x", **made),
             Variant(
                 variant_id="v/0:image:0",
                 problem_id="v/0",
-                kind="image",
+                kind=Kind.IMAGE,
                 text=problems[-1].text,
                 recipe=RECIPE,
-                status="accepted",
+                status=Status.ACCEPTED,
                 delta_designed=2.0,
                 generator_model="recipe",
                 prompt_version="r-1",
@@ -208,7 +208,7 @@ def test_json_lines_have_their_images_beside_them_and_can_be_ingested(
 @pytest.mark.parametrize("output_format", ["jsonl", "parquet", "hf"])
 @pytest.mark.parametrize("what", ["verdicts", "labels", "settings", "runs"])
 def test_views_are_exported_as_they_are(
-    store: VariantStore, tmp_path: Path, output_format: str, what: str
+    store: VariantStore, tmp_path: Path, output_format: Literal["jsonl", "parquet", "hf"], what: str
 ) -> None:
     out = tmp_path / "out"
     report = export(store, out, ExportConfig(format=output_format, what=what))

@@ -14,9 +14,9 @@ from trl.rewards import accuracy_reward
 from diva_grpo.pipeline.export import export
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import ExportConfig
-from tests.support.tiny import planted_store
-from tests.support.tiny_vision import tiny_processor, tiny_vision_model, vision_store
-from tests.support.training import coin_reward
+from tests.support.tiny_text_model import planted_store
+from tests.support.tiny_training import coin_reward
+from tests.support.tiny_vision_model import tiny_processor, tiny_vision_model, vision_store
 
 
 def train(model: Path, store: VariantStore, out: Path, prompt: str, processor: Any = None) -> Any:

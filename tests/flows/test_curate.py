@@ -8,17 +8,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.testing.utilities import prefect_test_harness
 
 from diva_grpo.flows.cli import cli
 from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
 from diva_grpo.flows.runs import curate as module
-from diva_grpo.flows.runs import stages
 from diva_grpo.flows.runs.curate import curate
 from diva_grpo.pipeline.stages.generate import generate
 from diva_grpo.pipeline.store import VariantStore
@@ -26,13 +23,7 @@ from diva_grpo.schemas.config import CurateConfig, GenerateConfig, LabelConfig, 
 from diva_grpo.schemas.exceptions import ConfigError, TeacherError
 from diva_grpo.schemas.records import Kind, Problem
 
-pytestmark = pytest.mark.slow  # Prefect's server takes some ten seconds to start
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect")]
 
 
 @pytest.fixture
@@ -158,7 +149,7 @@ def test_endpoint_that_comes_back_is_tried_again(
             raise failures.pop()
         return generate(*arguments, **options)
 
-    monkeypatch.setattr(stages.generating, "generate", flaky)
+    monkeypatch.setattr("diva_grpo.pipeline.stages.generate.generate", flaky)
     assert curate(config)["generated"] == {"candidate": 18, "failed": 1}
     assert failures == []
 

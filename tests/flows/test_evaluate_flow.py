@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.testing.utilities import prefect_test_harness
 
 from diva_grpo.flows.cli import cli
 from diva_grpo.flows.runs.evaluate import evaluate
 from diva_grpo.schemas.config import EvaluateConfig
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Evaluation
-from tests.support.tiny import planted_store
+from tests.support.tiny_text_model import planted_store
 
-pytestmark = pytest.mark.slow  # Prefect's server takes some ten seconds to start
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect")]
 
 
 def test_figures_and_rows_are_those_of_the_command(model_path: Path, tmp_path: Path) -> None:
@@ -35,7 +27,7 @@ def test_figures_and_rows_are_those_of_the_command(model_path: Path, tmp_path: P
     with get_client(sync_client=True) as client:
         assert f"evaluate {model_path} on train of store" in {run.name for run in client.read_flow_runs()}
         [left] = [artifact for artifact in client.read_artifacts() if artifact.key == "store-scores"]
-    assert [row["run"] for row in json.loads(left.data)] == [figures["run_id"]]
+    assert [row["run"] for row in json.loads(str(left.data))] == [figures["run_id"]]
     rows = store.read(Evaluation)
     assert [(row.problem_id, row.samples) for row in rows] == [(f"sums/00{i}", 2) for i in range(3)]
     assert {row.run_id for row in rows} == {figures["run_id"]}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 
 from diva_grpo.flows.runs.deployments import (
     FLOWS,
@@ -54,7 +55,9 @@ def test_shipped_example_is_whole() -> None:
 )
 def test_intervals_as_people_write_them(store: VariantStore, text: str, duration: timedelta) -> None:
     made = deployment(_served(store, interval=text), active=True)
-    assert [(s.schedule.interval, s.active) for s in made.schedules or []] == [(duration, True)]
+    [schedule] = made.schedules or []
+    assert isinstance(schedule.schedule, IntervalSchedule)
+    assert (schedule.schedule.interval, schedule.active) == (duration, True)
 
 
 def test_what_prefect_is_told(store: VariantStore) -> None:
@@ -62,10 +65,12 @@ def test_what_prefect_is_told(store: VariantStore) -> None:
     made = deployment(served, active=False)
     assert made.schedules
     [schedule] = made.schedules
+    assert isinstance(schedule.schedule, CronSchedule)
     assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 3 * * *", "Europe/Berlin")
     assert schedule.active is False
     assert made.entrypoint == "diva_grpo.flows.runs.curate.curate", "found from any folder"
     assert made.concurrency_limit == 1
+    assert made.concurrency_options
     assert made.concurrency_options.collision_strategy == ConcurrencyLimitStrategy.ENQUEUE
     assert CurateConfig.model_validate(made.parameters["config"]) == configured(served)
     assert full_name(served) == "curate/often"
@@ -73,6 +78,7 @@ def test_what_prefect_is_told(store: VariantStore) -> None:
 
 def test_runs_that_overlap_are_left_out_by_default(store: VariantStore) -> None:
     made = deployment(_served(store), active=True)
+    assert made.concurrency_options
     assert made.concurrency_options.collision_strategy == ConcurrencyLimitStrategy.CANCEL_NEW
     assert made.schedules == []
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from diva_grpo.pipeline.store import VariantStore
-from tests.support.kept_running import (
+from tests.support.prefect_processes import (
     Counted,
     counted_teacher,
     hear_interrupts,

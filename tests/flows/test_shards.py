@@ -5,14 +5,12 @@ from __future__ import annotations
 import pickle
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.task_runners import ProcessPoolTaskRunner
-from prefect.testing.utilities import prefect_test_harness
 
 from diva_grpo.flows.runs.curate import curate
 from diva_grpo.flows.runs.shards import Order, endpoint_tag, shared, worked
@@ -33,7 +31,7 @@ from diva_grpo.schemas.exceptions import BudgetError, ConfigError
 from diva_grpo.schemas.records import Kind
 from tests.conftest import Diva
 from tests.support.endpoints import Endpoint, completion, serving
-from tests.support.verbs import plant, teacher_of
+from tests.support.planted_variants import plant, teacher_of
 
 REWORD = GenerateConfig(kinds=(Kind.REWORD,), rewordings=1)
 
@@ -53,7 +51,8 @@ def _content(store: VariantStore) -> dict[str, list[Any]]:
 
 def _order(store: VariantStore, **values: Any) -> Order:
     ids = tuple(problem.problem_id for problem in store.problems())
-    return Order(**({"number": 1, "problem_ids": ids, "run_id": "r", "began_ns": time.time_ns()} | values))
+    defaults: dict[str, Any] = {"number": 1, "problem_ids": ids, "run_id": "r", "began_ns": time.time_ns()}
+    return Order(**(defaults | values))
 
 
 def _generate_config(store: VariantStore, endpoint: TeacherConfig, **values: Any) -> GenerateFlowConfig:
@@ -166,12 +165,6 @@ def test_what_passes_in_a_shard_is_known_to_it_alone(store: VariantStore) -> Non
 # --- run by Prefect
 
 
-@pytest.fixture(scope="module")
-def prefect() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
-
-
 def _curate_config(store: VariantStore, endpoint: TeacherConfig, **values: Any) -> CurateConfig:
     defaults: dict[str, Any] = {
         "store": store.root,
@@ -198,7 +191,8 @@ def test_the_same_store_by_any_runner(
     assert len(expected["variants"]) == 19
     assert curate(_curate_config(threads, endpoint, workers=2)) == counts
     assert _content(threads) == expected
-    apart = curate.with_options(task_runner=ProcessPoolTaskRunner(max_workers=2))
+    runner: Any = ProcessPoolTaskRunner(max_workers=2)
+    apart = curate.with_options(task_runner=runner)
     assert apart(_curate_config(processes, endpoint, workers=2)) == counts
     assert _content(processes) == expected
 
@@ -207,7 +201,8 @@ def test_the_same_store_by_any_runner(
 def test_budget_of_a_run_in_several_processes(store: VariantStore, tmp_path: Path, prefect: None) -> None:
     prices = tmp_path / "prices.yaml"
     prices.write_text("m: [0, 5000]\n")
-    apart = generate.with_options(task_runner=ProcessPoolTaskRunner(max_workers=2))
+    processes: Any = ProcessPoolTaskRunner(max_workers=2)
+    apart = generate.with_options(task_runner=processes)
     with serving(Endpoint(completion('{"rewordings": ["a"]}'))) as served:
         config = _generate_config(store, teacher_of(served, prices=prices), workers=2, shard_size=2)
         # The first two shards may spend fifteen cents each, which is one answer and a half, and is two.

@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import Queue
@@ -36,12 +35,13 @@ from diva_grpo.schemas.config import (
     VerifyConfig,
 )
 from diva_grpo.schemas.exceptions import ConfigError, TeacherError
-from diva_grpo.schemas.records import Attempt, DifficultyEvent
+from diva_grpo.schemas.records import Attempt, DifficultyEvent, Kind
 from tests.support.endpoints import listening
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.docs
 def test_screens_of_the_readme_are_there_and_small() -> None:
     named = re.findall(r"!\[[^\]]+\]\((data/screens/.*?)\)", (ROOT / "README.md").read_text("utf-8"))
     assert sorted(named) == sorted(f"data/screens/{path.name}" for path in (ROOT / "data/screens").iterdir())
@@ -73,7 +73,9 @@ def test_every_form_of_an_option() -> None:
         teacher=TeacherConfig(
             model="m", routes=(Route(base_url="http://a/v1"),), endpoint="ours", retry_failed=True
         ),
-        generate=GenerateConfig(kinds=TEXT_KINDS, accepted={"reword": 5, "harder": 2}, retry_failed=True),
+        generate=GenerateConfig(
+            kinds=TEXT_KINDS, accepted={Kind.REWORD: 5, Kind.HARDER: 2}, retry_failed=True
+        ),
         label=None,
         problem_filter="source = 'a b'",
         max_cost=2.5,
@@ -151,16 +153,6 @@ def _scalar_differs(part: Any, name: str, default: object) -> bool:
 
 
 # --- by Prefect itself
-
-
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
-    from prefect.testing.utilities import prefect_test_harness
-
-    storage = {PREFECT_LOCAL_STORAGE_PATH: tmp_path_factory.mktemp("results")}  # of what fails
-    with prefect_test_harness(server_startup_timeout=120), temporary_settings(storage):
-        yield
 
 
 @pytest.fixture
@@ -309,7 +301,7 @@ class TestByPrefect:
         from diva_grpo.flows.runs.curate import curate
 
         with caplog.at_level(logging.INFO), pytest.raises(ParameterTypeError):
-            curate({"store": "s", "teacher": {}})  # type: ignore[arg-type]  # the mistake that is tested
+            curate({"store": "s", "teacher": {}})  # type: ignore[call-overload]  # the mistake that is tested
         run, left = _last_run()
         assert "config.teacher.model" in run.state.message
         assert left == {}
@@ -360,6 +352,7 @@ class _Keeper(BaseHTTPRequestHandler):
         """Quiet."""
 
 
+@pytest.mark.docs
 @pytest.mark.slow
 def test_the_readmes_commands_notify_of_a_failed_run(store: VariantStore, tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text("utf-8")

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_API_URL
 from prefect.task_runners import ProcessPoolTaskRunner
-from prefect.testing.utilities import prefect_test_harness
 
 from diva_grpo.flows.cli import cli
 from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
@@ -29,18 +28,12 @@ from diva_grpo.schemas.config import TeacherConfig, TopUpConfig
 from diva_grpo.schemas.exceptions import BudgetError
 from diva_grpo.schemas.records import Decision, Problem, Variant
 from tests.support.endpoints import Endpoint, Reply, completion, serving
-from tests.support.shortages import plant_shortages
-from tests.support.tiny import planted_store
+from tests.support.short_store import plant_shortages
+from tests.support.tiny_text_model import planted_store
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect")]
 ROOT = Path(__file__).parents[2]
 MODEL = "scripted-teacher"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture
@@ -52,7 +45,8 @@ def short(tmp_path: Path) -> VariantStore:
 
 def _config(store: VariantStore, url: str, **values: Any) -> TopUpConfig:
     teacher = TeacherConfig(model=MODEL, base_url=url, endpoint="test", max_retries=0)
-    return TopUpConfig(**({"store": store.root, "teacher": teacher, "label": None} | values))
+    defaults: dict[str, Any] = {"store": store.root, "teacher": teacher, "label": None}
+    return TopUpConfig(**(defaults | values))
 
 
 def _decided(store: VariantStore) -> list[tuple[Any, ...]]:
@@ -72,7 +66,8 @@ def test_in_any_runner_what_was_planned_and_no_more(short: VariantStore, tmp_pat
     expected = plant_shortages(other, MODEL, load_prompt("think_step").version)
     with serve(create_app(ScriptedTeacher(short.problems(), wrong_share=0.0))) as url:
         counts = top_up(_config(short, url, shard_size=3))
-        apart = top_up.with_options(task_runner=ProcessPoolTaskRunner(max_workers=2))
+        processes: Any = ProcessPoolTaskRunner(max_workers=2)
+        apart = top_up.with_options(task_runner=processes)
         assert apart(_config(other, url, shard_size=3, workers=2)) == counts
     assert counts["decided"] == {"enough": len(expected), "nothing": 2}
     decided = {row[0]: row[1] for row in _decided(short)}
@@ -103,7 +98,7 @@ def test_budget_holds_at_the_endpoint(short: VariantStore, tmp_path: Path) -> No
 def _training(store: VariantStore, model: Path, output: Path, refresh: int) -> Iterator[_Steps]:
     arguments = [str(store.root), str(model), str(output), str(refresh)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.topped_run", *arguments],
+        [sys.executable, "-m", "tests.support.train_unsolvable", *arguments],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     try:

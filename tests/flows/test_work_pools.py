@@ -17,7 +17,13 @@ import yaml
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import CurateConfig
-from tests.support.kept_running import counted_teacher, home_with_database, marbles, of_home, processes_of
+from tests.support.prefect_processes import (
+    counted_teacher,
+    home_with_database,
+    marbles,
+    of_home,
+    processes_of,
+)
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]

@@ -14,7 +14,7 @@ from PIL import Image
 from diva_grpo.pipeline.images.encoding import LOSSLESS_BYTES, content_parts, encoded
 from diva_grpo.pipeline.images.shown import Shown
 from diva_grpo.schemas.exceptions import StoreError
-from tests.support.tiny_vision import recipes
+from tests.support.tiny_vision_model import recipes
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
@@ -31,10 +31,17 @@ def decoded(part: Any) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(part["image_url"]["url"].split(",")[1])))
 
 
+def parts_of(text: str, shown: Shown) -> list[dict[str, Any]]:
+    parts = content_parts(text, shown)
+    assert isinstance(parts, list)
+    return parts
+
+
 def sketch(parts: Any) -> str:
     """Texts as they are, and the number of each image by its colour."""
+    colours: list[Any] = list(COLOURS)
     return "".join(
-        part["text"] if part["type"] == "text" else f"#{COLOURS.index(decoded(part).getpixel((0, 0))) + 1}"
+        part["text"] if part["type"] == "text" else f"#{colours.index(decoded(part).getpixel((0, 0))) + 1}"
         for part in parts
     )
 
@@ -68,7 +75,7 @@ def test_a_photograph_is_turned_upright_and_made_smaller(tmp_path: Path) -> None
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     picture.save(tmp_path / "a.jpg", exif=exif)
-    [part] = content_parts("", Shown((tmp_path / "a.jpg",), max_pixels=120_000))
+    [part] = parts_of("", Shown((tmp_path / "a.jpg",), max_pixels=120_000))
     sent = decoded(part)
     assert sent.size == (300, 400)
     assert sent.getexif() == {}
@@ -100,7 +107,7 @@ def test_what_is_sent_has_a_bounded_size() -> None:
 
 def test_a_perturbed_image_is_sent_as_its_recipe_says(three: tuple[Path, ...]) -> None:
     shown = Shown(three[:1], recipes()["image_text"].model_dump_json(), "<image>What is this?")
-    [_, part, _] = content_parts("<image> Answer.", shown)
+    [_, part, _] = parts_of("<image> Answer.", shown)
     [expected] = shown.open()
     assert decoded(part).size == expected.size
     assert expected.height > 30, "there is room for the question"

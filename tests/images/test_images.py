@@ -63,7 +63,10 @@ def difference(content: bytes, wanted: Image.Image) -> int:
 
 @pytest.mark.parametrize("image_format", FORMATS)
 def test_formats(image_format: str) -> None:
-    exact = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}
+    exact: dict[str, dict[str, Any]] = {
+        "WEBP": {"lossless": True},
+        "JPEG": {"quality": 100, "subsampling": 0},
+    }
     content = encoded(figure(), image_format, **exact.get(image_format, {}))
     assert difference(content, figure()) <= (3 if image_format == "JPEG" else 0)
 
@@ -196,7 +199,7 @@ def corruptions(count: int) -> list[tuple[str, str, bytes, bytes]]:
     """(format, way, good bytes, corrupted bytes), all different from the good."""
     rng = random.Random(0)
     good = {name: encoded(figure(160, 120), name) for name in FORMATS}
-    made = []
+    made: list[tuple[str, str, bytes, bytes]] = []
     while len(made) < count:
         name, way = FORMATS[len(made) % 5], ("truncated", "flipped", "header")[len(made) // 5 % 3]
         damaged = corrupted(good[name], way, rng)

@@ -41,7 +41,11 @@ def test_an_operation_changes_the_image_and_leaves_its_input(
 def test_only_the_named_images_are_changed(drawing: Image.Image) -> None:
     made = recipe(OperationName.GAUSSIAN_NOISE, images=(1,))
     rendered, text = render(made, [drawing] * 3, "<image><image><image> Which is larger?")
-    assert [np.array_equal(image, drawing) for image in rendered] == [True, False, True]
+    assert [np.array_equal(np.asarray(image), np.asarray(drawing)) for image in rendered] == [
+        True,
+        False,
+        True,
+    ]
     assert text == "<image><image><image> Which is larger?"
 
 

@@ -39,7 +39,7 @@ def pixels(image: Image.Image) -> Pixels:
 def test_a_thousand_recipes_have_the_same_pixels_in_two_processes() -> None:
     def run(hash_seed: str) -> list[str]:
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "tests.support.render_run", "1000"]
+        command = [sys.executable, "-m", "tests.support.render_recipes", "1000"]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         return done.stdout.split()
 

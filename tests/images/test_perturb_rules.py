@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -171,7 +172,7 @@ def test_scripts_that_are_drawn(text: str) -> None:
     image = Image.new("RGB", (500, 20), "white")
     [drawn], _ = render(recipe(N.QUESTION), [image], text)
     assert drawn.height > 35
-    assert drawn.convert("L").getextrema()[0] < 60
+    assert np.asarray(drawn.convert("L")).min() < 60
 
 
 @pytest.mark.parametrize(
@@ -204,4 +205,4 @@ def test_no_line_is_wider_than_the_canvas() -> None:
 def test_letters_are_light_on_a_dark_image() -> None:
     [drawn], _ = render(recipe(N.QUESTION), [Image.new("RGB", (480, 10), (10, 10, 60))], "How long?")
     assert drawn.getpixel((0, 0)) == (10, 10, 60)
-    assert drawn.convert("L").getextrema()[1] > 240
+    assert np.asarray(drawn.convert("L")).max() > 240

@@ -17,7 +17,7 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import SourceError
 from diva_grpo.schemas.mapping import PRESETS, ColumnMapping
 from diva_grpo.schemas.records import Problem, Reject
-from tests.support.sources import (
+from tests.support.source_files import (
     FULL,
     WITH_ID,
     parts,

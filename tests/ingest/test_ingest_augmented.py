@@ -17,8 +17,8 @@ from diva_grpo.schemas.config import VerifyConfig
 from diva_grpo.schemas.mapping import PRESETS
 from diva_grpo.schemas.records import Problem, Variant
 from tests.support.endpoints import Endpoint, serving
-from tests.support.sources import png, rejects, write_parquet
-from tests.support.verbs import RIGHT, teacher_of
+from tests.support.planted_variants import RIGHT, teacher_of
+from tests.support.source_files import png, rejects, write_parquet
 
 TEXT = "Tom has 3 apples. He buys 4 more. How many apples has he now?"
 WORDINGS = [

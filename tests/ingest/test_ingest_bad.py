@@ -17,7 +17,7 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import ConfigError, SourceError
 from diva_grpo.schemas.mapping import ColumnMapping
 from diva_grpo.schemas.records import Problem, Reject
-from tests.support.sources import WITH_ID, parts, png, rejects, rows, write_jsonl
+from tests.support.source_files import WITH_ID, parts, png, rejects, rows, write_jsonl
 
 # --- bad rows
 

@@ -12,7 +12,7 @@ from diva_grpo.pipeline.ingest import IngestReport, RowError, ingest, split_gsm8
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.mapping import PRESETS
 from diva_grpo.schemas.records import Problem
-from tests.support.sources import png, rejects, write_jsonl, write_parquet
+from tests.support.source_files import png, rejects, write_jsonl, write_parquet
 
 
 def test_gsm8k_row_without_a_marker_is_rejected(store: VariantStore, folder: Path) -> None:

@@ -23,7 +23,7 @@ from diva_grpo.schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
 from diva_grpo.schemas.mapping import PRESETS
 from diva_grpo.schemas.records import Aspect, Image, Kind, Problem
 from tests.support.endpoints import Endpoint, Reply, completion, serving
-from tests.support.verbs import ALL_KINDS, REWORD, part_files, teacher_of, variants_by
+from tests.support.planted_variants import ALL_KINDS, REWORD, part_files, teacher_of, variants_by
 
 STEPS = GenerateConfig(kinds=(Kind.THINK_STEP,))
 TWO_WORDINGS = completion(

@@ -217,7 +217,9 @@ def test_the_commands_need_no_endpoint(
         return capsys.readouterr().out
 
     out = diva("generate", "--kinds", "image,image_text,composite", "--image-families", "1")
-    made = int(re.search(r"(\d+) candidate", out).group(1))
+    found = re.search(r"(\d+) candidate", out)
+    assert found, out
+    made = int(found[1])
     assert f"{made} accepted" in diva("verify")
     assert pictures.query("SELECT kind, model, outcome FROM runs ORDER BY started_at") == [
         ("generate", None, "ok"),

@@ -29,7 +29,7 @@ from diva_grpo.schemas.replies import Answer
 from diva_grpo.schemas.replies import Reply as Structured
 from diva_grpo.trainer.prompts import PromptBuilder
 from tests.support.endpoints import Endpoint, Reply, completion, serving
-from tests.support.verbs import RIGHT, WORDING, WRONG, part_files, plant, plant_hint, teacher_of
+from tests.support.planted_variants import RIGHT, WORDING, WRONG, part_files, plant, plant_hint, teacher_of
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from diva_grpo.schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
 from diva_grpo.schemas.exceptions import ConfigError, TeacherError
 from diva_grpo.schemas.records import Kind, Problem, Shortage
 from tests.support.endpoints import Endpoint, Reply, completion, serving
-from tests.support.verbs import WORDING, plant, teacher_of, variants_by
+from tests.support.planted_variants import WORDING, plant, teacher_of, variants_by
 
 REWORD = GenerateConfig(kinds=(Kind.REWORD,), accepted=2, tries=3)
 FORMAT = VerifyConfig(checks=("format", "duplicate"))

@@ -38,7 +38,7 @@ from diva_grpo.trainer.method.selection import SELECTORS, Candidate, Draw, wante
 from diva_grpo.trainer.shortage import find_shortages, nearest, training_run
 from tests.conftest import Diva
 from tests.support.endpoints import Endpoint, Reply, completion, serving
-from tests.support.shortages import LAST_STEP, RUN, event, plant_shortages, planted, problem
+from tests.support.short_store import LAST_STEP, RUN, event, plant_shortages, planted, problem
 
 MODEL = "scripted-teacher"
 
@@ -52,7 +52,8 @@ def short(tmp_path: Path) -> VariantStore:
 
 def _config(store: VariantStore, url: str = "http://127.0.0.1:9/v1", **values: Any) -> TopUpConfig:
     teacher = TeacherConfig(model=MODEL, base_url=url, endpoint="test", max_retries=0)
-    return TopUpConfig(**({"store": store.root, "teacher": teacher} | values))
+    defaults: dict[str, Any] = {"store": store.root, "teacher": teacher}
+    return TopUpConfig(**(defaults | values))
 
 
 def _fill(

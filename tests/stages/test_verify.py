@@ -17,7 +17,7 @@ from diva_grpo.schemas.config import TeacherConfig, VerifyConfig
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Problem
 from tests.support.endpoints import Endpoint, Reply, completion, serving
-from tests.support.verbs import (
+from tests.support.planted_variants import (
     ALL_KINDS,
     REWORD,
     RIGHT,

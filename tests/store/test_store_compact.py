@@ -17,7 +17,7 @@ from diva_grpo.pipeline.store.files.parts import Catalogue, Part, publish_stream
 from diva_grpo.pipeline.store.files.places import LocalPlace
 from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.records import RECORDS, Variant
-from tests.support.samples import fill, variant
+from tests.support.store_records import fill, variant
 
 
 def _files(store: VariantStore, table: str = "variants") -> list[str]:

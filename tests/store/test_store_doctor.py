@@ -15,7 +15,7 @@ from diva_grpo.pipeline.store.files.parts import Part, is_whole
 from diva_grpo.pipeline.teacher.journal import Entry, Journal, now_text
 from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.records import RECORDS, Call, Image, Problem
-from tests.support.samples import fill, variant
+from tests.support.store_records import fill, variant
 
 OFFSETS = 64
 

@@ -20,7 +20,7 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.lake.catalogue import FOLDER, Synced, sync_lake
 from diva_grpo.pipeline.store.views import view_names
 from diva_grpo.schemas.exceptions import ConfigError, DivaError, StoreError
-from tests.support.samples import fill, variant
+from tests.support.store_records import fill, variant
 
 _QUERY = """
 import json, sys

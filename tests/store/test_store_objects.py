@@ -18,7 +18,7 @@ from diva_grpo.pipeline.store.doctor import Fault
 from diva_grpo.pipeline.teacher.journal import Journal
 from diva_grpo.schemas.exceptions import ConfigError, QueryError, StoreError
 from diva_grpo.schemas.records import RECORDS, Problem, Verdict
-from tests.support.samples import fill, variant
+from tests.support.store_records import fill, variant
 
 BUCKET = "diva"
 

@@ -15,7 +15,7 @@ from diva_grpo.schemas.arrow import arrow_schema
 from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.migrations import MIGRATIONS, SCHEMA_VERSION, Migration, migrated
 from diva_grpo.schemas.records import RECORDS, Label, Setting, Variant
-from tests.support.samples import fill, variant
+from tests.support.store_records import fill, variant
 
 STORES = Path(__file__).parents[1] / "stores"
 
@@ -176,12 +176,13 @@ def test_steps_apply_in_order_and_from_the_version_of_the_rows() -> None:
     rows = "SELECT 'label_model' AS name, 'abc' AS value"
     for version, wanted in ((1, "ABC!"), (2, "ABC!"), (3, "abc!"), (4, "abc")):
         sql = migrated("settings", version, rows, _STEPS)
-        assert duckdb.sql(f"SELECT value FROM ({sql})").fetchall() == [(wanted,)]
+        assert duckdb.execute(f"SELECT value FROM ({sql})").fetchall() == [(wanted,)]
     sql = migrated(
         "labels", 2, "SELECT 'a/b' AS solver_model, 1 AS correct, 8 AS samples, 0.5 AS pass_rate", _STEPS
     )
-    assert duckdb.sql(sql).columns == ["samples", "pass_rate", "solver_model"]
-    assert duckdb.sql(sql).fetchall() == [(8, 50.0, "b")]
+    found = duckdb.execute(sql)
+    assert [column[0] for column in found.description or ()] == ["samples", "pass_rate", "solver_model"]
+    assert found.fetchall() == [(8, 50.0, "b")]
     assert migrated("verdicts", 1, "SELECT 1", _STEPS) == "SELECT 1"
 
 

@@ -7,7 +7,7 @@ import pytest
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.records import Attempt
-from tests.support.samples import event, label, rollout, variant
+from tests.support.store_records import event, label, rollout, variant
 
 # --- a training run's records
 

@@ -103,7 +103,8 @@ class Batches:
             return
         half = len(lines) if batch["end"] == "completed" else len(lines) // 2
         batch["ran"] = lines[:half]
-        good, bad = [], []
+        good: list[dict[str, Any]] = []
+        bad: list[dict[str, Any]] = []
         for line in lines[:half]:
             answered = self.answer(line["body"])
             if answered is not None:

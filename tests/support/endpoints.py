@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,11 @@ def listening(server: ThreadingHTTPServer) -> Iterator[str]:
         thread.join()
 
 
+AnEndpoint = TypeVar("AnEndpoint", bound=Endpoint)
+
+
 @contextmanager
-def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
+def serving(endpoint: AnEndpoint) -> Iterator[AnEndpoint]:
     """Serve while the context is open; the URL is in `endpoint.url`."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.endpoint = endpoint

@@ -33,7 +33,7 @@ from diva_grpo.schemas.replies import Reply as StructuredReply
 from tests.conftest import Diva
 from tests.support.batch_endpoint import Batches, failing, right, serving_batches
 from tests.support.endpoints import body
-from tests.support.kept_running import hear_interrupts
+from tests.support.prefect_processes import hear_interrupts
 
 PROMPT = Prompt(version="1", system="You help.", user="Say $word.")
 QUICK = Pace(quiet=0.05, first=0.02, longest=0.05)

@@ -98,7 +98,7 @@ def test_estimate_is_what_the_ledger_shows_afterwards(
     prices.write_text("m: {prompt: 2.0, completion: 0.0}\n")
     with serving(Counting()) as endpoint:
         options = _options(endpoint, store, "--prices", prices)
-        for verb, more in [("generate", ["--kinds", "reword,harder"]), ("label", ["--samples", 3])]:
+        for verb, *more in [("generate", "--kinds", "reword,harder"), ("label", "--samples", "3")]:
             before = store.query("SELECT count(*), sum(prompt_tokens), sum(cost_usd) FROM calls")[0]
             rehearsed = diva(verb, *options, *more, "--dry-run").out
             diva(verb, *options, *more)

@@ -8,7 +8,7 @@ import io
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -404,7 +404,12 @@ def test_missing_image_of_one_problem_lets_the_answers_in_flight_be_kept(store: 
         await teacher.ask(PROMPT, {"word": word}, purpose="t", problem_id=word)
 
     with serving(Endpoint(Reply(GOOD.body, delay_s=0.5))) as endpoint:
-        jobs = [partial(asks, "1"), job, partial(asks, "2"), partial(asks, "3")]
+        jobs: list[Callable[[Teacher], Awaitable[None]]] = [
+            partial(asks, "1"),
+            job,
+            partial(asks, "2"),
+            partial(asks, "3"),
+        ]
         with pytest.raises(StoreError, match="ingest its source again"):
             with_teacher(store, _config(endpoint, concurrency=3), jobs)
     assert len(endpoint.requests) == 2

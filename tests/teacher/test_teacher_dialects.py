@@ -154,9 +154,8 @@ def test_refusal_for_another_reason_is_not_sent_again(store: VariantStore, messa
 def test_every_refusal_comes_to_an_end(message: str) -> None:
     dialect: Dialect | None = Dialect()
     for _ in range(6):
-        dialect = dialect.after_refusal(f"{message} max_tokens seed temperature", may_change_mode=True)
-        if dialect is None:
-            break
+        if dialect:
+            dialect = dialect.after_refusal(f"{message} max_tokens seed temperature", may_change_mode=True)
     assert dialect is None
 
 

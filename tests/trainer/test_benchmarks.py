@@ -20,7 +20,7 @@ from diva_grpo.schemas.exceptions import ConfigError, SourceError
 from diva_grpo.schemas.mapping import PRESETS, ColumnMapping
 from diva_grpo.schemas.records import Evaluation, Problem, Reject
 from diva_grpo.trainer.evaluation.benchmarks import BENCHMARKS, find_benchmark
-from tests.support.tiny_vision import tiny_vision_model
+from tests.support.tiny_vision_model import tiny_vision_model
 
 
 def picture(colour: str = "red") -> dict[str, Any]:
@@ -100,7 +100,7 @@ MMK12 = {
     "subject": "physics",
     "image": picture(),
 }
-ROWS = {
+ROWS: dict[str, dict[str, Any]] = {
     "mathvista": MATHVISTA,
     "mathverse": MATHVERSE,
     "mathvision": MATHVISION,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from diva_grpo.schemas.records import Variant
-from tests.support.tiny import add_labels, planted_store
-from tests.support.training import two_processes
+from tests.support.tiny_text_model import add_labels, planted_store
+from tests.support.tiny_training import two_processes
 from tests.trainer.test_advantages import slow_diva
 from tests.trainer.test_trainer import PAPER
 

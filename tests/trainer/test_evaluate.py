@@ -37,8 +37,8 @@ from diva_grpo.trainer.evaluation.score import (
     evaluate_fully,
     score,
 )
-from tests.support.tiny import planted_store
-from tests.support.tiny_vision import IMAGE_TOKENS, tiny_vision_model
+from tests.support.tiny_text_model import planted_store
+from tests.support.tiny_vision_model import IMAGE_TOKENS, tiny_vision_model
 
 DATA = Path(__file__).parents[2] / "data"
 FIGURES = PRESETS["sharevl"].model_copy(update={"name": None})
@@ -126,12 +126,12 @@ def test_variants_weigh_by_problem_and_are_compared_with_their_own_originals(tmp
 
 def test_bands_are_of_the_label_else_of_the_sources_level(tmp_path: Path) -> None:
     store = VariantStore(tmp_path / "store", create=True)
-    common = {"source": "s", "split": "test", "text": "?", "answer": "1"}
+    common: dict[str, Any] = {"source": "s", "split": "test", "text": "?", "answer": "1"}
     levels = {"a": 3.0, "b": 3.0, "c": 10.0, "d": None, "e": None, "f": None, "g": 3.0}
     store.append([Problem(problem_id=name, human_level=level, **common) for name, level in levels.items()])
     measured = {"e": 3.9, "f": 4.0, "g": 6.1}
-    figures = {"subject_kind": "original", "samples": 1, "correct": 0, "pass_rate": 0.0}
-    intervals = {"difficulty_low": 1.0, "difficulty_high": 9.0}
+    figures: dict[str, Any] = {"subject_kind": "original", "samples": 1, "correct": 0, "pass_rate": 0.0}
+    intervals: dict[str, Any] = {"difficulty_low": 1.0, "difficulty_high": 9.0}
     store.append(
         [
             Label(subject_id=name, solver_model=model, difficulty=difficulty, **figures, **intervals)
@@ -301,7 +301,7 @@ def test_what_is_seen_changes_what_is_said(vision_path: Path, tmp_path: Path) ->
     for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
         PillowImage.new("RGB", (40, 30), colour).save(tmp_path / f"{name}.png")
 
-    def texts(**settings: int) -> list[str]:
+    def texts(**settings: Any) -> list[str]:
         solver = PolicySolver(
             str(vision_path),
             max_new_tokens=8,

@@ -13,8 +13,8 @@ from trl import GRPOConfig, GRPOTrainer
 from diva_grpo.trainer.data import problems_dataset
 from diva_grpo.trainer.loading import load_tokenizer
 from diva_grpo.trainer.prompts import PromptBuilder
-from tests.support.tiny import planted_store
-from tests.support.training import SETTINGS, coin_reward, loss_inputs, make_trainer
+from tests.support.tiny_text_model import planted_store
+from tests.support.tiny_training import SETTINGS, coin_reward, loss_inputs, make_trainer
 
 OFF: dict[str, Any] = {
     "num_variants": 0,

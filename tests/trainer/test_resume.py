@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from diva_grpo.pipeline.store import VariantStore
-from tests.support.resumable_run import MAX_STEPS
-from tests.support.tiny import planted_store
+from tests.support.tiny_text_model import planted_store
+from tests.support.train_resumable import MAX_STEPS
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 def _start(store: Path, model: Path, output: Path, seed: int, per_generation: int) -> subprocess.Popen[str]:
     arguments = [str(store), str(model), str(output), str(seed), str(per_generation)]
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.support.resumable_run", *arguments],
+        [sys.executable, "-m", "tests.support.train_resumable", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

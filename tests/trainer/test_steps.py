@@ -18,8 +18,8 @@ from diva_grpo.trainer.loading import load_tokenizer
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.recorder import Recorder, RecorderCallback
 from diva_grpo.trainer.steps import StepRecorder
-from tests.support.tiny import planted_store
-from tests.support.training import SETTINGS, coin_reward, make_trainer
+from tests.support.tiny_text_model import planted_store
+from tests.support.tiny_training import SETTINGS, coin_reward, make_trainer
 
 CLIPPED: dict[str, Any] = {"max_grad_norm": 1e-3, "gradient_accumulation_steps": 2}
 
@@ -145,9 +145,11 @@ def test_trl_s_own_trainer_is_recorded_and_its_evaluation_is_not_in_the_time(
 
 def test_steps_of_an_earlier_attempt_are_superseded(store: VariantStore) -> None:
     def steps(of: range, attempt: int) -> list[TrainStep]:
-        costs = {"seconds": 1.0, "cpu_seconds": 1.0, "rollouts": 8, "completion_tokens": 9, "loss": 0.0}
-        groups = {"groups": 2, "silent_groups": 1, "problems": 1, "silent_problems": 0, "grad_norm": 1.0}
-        return [TrainStep(run_id="r", step=i, attempt=attempt, **costs, **groups) for i in of]
+        figures: dict[str, Any] = {
+            "seconds": 1.0, "cpu_seconds": 1.0, "rollouts": 8, "completion_tokens": 9, "loss": 0.0,
+            "groups": 2, "silent_groups": 1, "problems": 1, "silent_problems": 0, "grad_norm": 1.0,
+        }  # fmt: skip
+        return [TrainStep(run_id="r", step=i, attempt=attempt, **figures) for i in of]
 
     store.append([Attempt(run_id="r", attempt=0, resumed_step=0)])
     store.append(steps(range(5), 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ from diva_grpo.schemas.records import Attempt
 from diva_grpo.trainer.checkpoints import latest_checkpoint
 from diva_grpo.trainer.rewards import accuracy_reward, format_reward, load_rewards
 from diva_grpo.trainer.train import main
-from tests.support.tiny import planted_store
+from tests.support.tiny_text_model import planted_store
 
 
 @pytest.fixture
@@ -97,13 +98,18 @@ def test_rewards_by_name() -> None:
     functions, weights = load_rewards(["paper"])
     assert functions == [accuracy_reward, format_reward]
     assert weights == [0.9, 0.1]
-    [own], weights = load_rewards(["tests.support.training.coin_reward"])
+    [own], weights = load_rewards(["tests.support.tiny_training.coin_reward"])
     assert own.__name__ == "coin_reward"
     assert weights is None
 
 
 def test_accuracy_is_the_graders() -> None:
-    completions = ["#### 5", "the answer is 6", "no idea", [{"role": "assistant", "content": "\\boxed{5}"}]]
+    completions: list[Any] = [
+        "#### 5",
+        "the answer is 6",
+        "no idea",
+        [{"role": "assistant", "content": "\\boxed{5}"}],
+    ]
     assert accuracy_reward(completions, answer=["5"] * 4) == [1.0, 0.0, 0.0, 1.0]
     assert accuracy_reward(["(B)"], answer=["B"], options=[["one", "two"]]) == [1.0]
 

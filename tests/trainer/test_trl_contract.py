@@ -6,6 +6,7 @@ import inspect
 from importlib.metadata import version
 from types import SimpleNamespace
 
+import datasets
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -69,7 +70,8 @@ def test_accelerate_tells_the_sampler_its_epoch() -> None:
     from accelerate import Accelerator
 
     sampler = EpochRepeatSampler(list(range(8)), mini_repeat_count=1, seed=5)
-    loader = Accelerator(cpu=True).prepare(DataLoader(list(range(8)), sampler=sampler))
+    numbers = datasets.Dataset.from_dict({"n": list(range(8))}).with_format("torch")
+    loader = Accelerator(cpu=True).prepare(DataLoader(numbers, sampler=sampler))
     loader.set_epoch(2)
     assert sampler.epoch == 2
 

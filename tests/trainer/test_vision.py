@@ -20,8 +20,8 @@ from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Rollout, Variant
 from diva_grpo.trainer.data import training_problems
 from diva_grpo.trainer.vision import ShownImage, each_image_once
-from tests.support.tiny_vision import IMAGE_TOKENS, recipes, tiny_vision_model, vision_store
-from tests.support.training import coin_reward, loss_inputs, make_trainer
+from tests.support.tiny_training import coin_reward, loss_inputs, make_trainer
+from tests.support.tiny_vision_model import IMAGE_TOKENS, recipes, tiny_vision_model, vision_store
 
 
 @pytest.fixture(scope="module")

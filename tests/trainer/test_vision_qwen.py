@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from diva_grpo.schemas.question import question_of
 from diva_grpo.trainer.evaluation.policy import PolicySolver
 from diva_grpo.trainer.loading import load_processor
-from tests.support.tiny_vision import vision_store
-from tests.support.training import loss_inputs, make_trainer
+from tests.support.tiny_training import loss_inputs, make_trainer
+from tests.support.tiny_vision_model import vision_store
 
 SIGNS = (
     "<pad> </s> <|image_pad|> <|video_pad|> <|vision_start|> <|vision_end|> <|im_start|> <|im_end|>".split()

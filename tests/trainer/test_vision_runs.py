@@ -8,9 +8,9 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.bench.bench_vision_path import run_path
-from tests.support.resumable_run import MAX_STEPS
-from tests.support.tiny_vision import tiny_vision_model, vision_store
-from tests.support.training import two_processes
+from tests.support.tiny_training import two_processes
+from tests.support.tiny_vision_model import tiny_vision_model, vision_store
+from tests.support.train_resumable import MAX_STEPS
 from tests.trainer.test_resume import _kill_after, _outcome, _run_to_the_end, _start
 
 KINDS = ("image", "image_text", "composite", "think_step")
@@ -49,7 +49,7 @@ def test_killed_and_resumed_it_ends_as_the_unbroken_run(vision_path: Path, tmp_p
 
 @pytest.mark.slow
 def test_two_processes_share_one_batch(vision_path: Path, tmp_path: Path) -> None:
-    from tests.support.tiny import add_labels
+    from tests.support.tiny_text_model import add_labels
 
     store = vision_store(tmp_path / "store", one=5, two=1, text=2, kinds=KINDS)
     add_labels(store)

@@ -115,7 +115,7 @@ def chosen_rates(out: Path, size: Size) -> dict[tuple[str, str], float]:
     """
     if len(size.rates) == 1:
         return {(task, contender): size.rates[0] for task in TASKS for contender in MAIN}
-    chosen = {}
+    chosen: dict[tuple[str, str], float] = {}
     for task in TASKS:
         rows = VariantStore(out / task / "store").query(_VALIDATED, [size.steps, 0.75 * size.steps])
         chosen |= {(task, contender): rate for contender, rate in rows}

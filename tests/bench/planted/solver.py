@@ -22,9 +22,8 @@ from diva_grpo.schemas.replies import Answer, Reply
 from tests.bench.planted.rules import facts_and_question, number_words
 
 _ANNOTATION = re.compile(r"<<([^<>=]+)=([^<>]+)>>")
-_WORDS = {number_words(n): n for n in range(1000)} | {
-    f"{number_words(n)} hundred": 100 * n for n in range(1, 20)
-}
+_WORDS: dict[str, int | Fraction] = {number_words(n): n for n in range(1000)}
+_WORDS |= {f"{number_words(n)} hundred": 100 * n for n in range(1, 20)}
 _WORDS |= {"half": Fraction(1, 2), "twice": 2, "double": 2, "triple": 3, "dozen": 12, "third": Fraction(1, 3)}
 _WORDS |= {"quarter": Fraction(1, 4), "one half": Fraction(1, 2), "one third": Fraction(1, 3)}
 _WORDS |= {"one quarter": Fraction(1, 4), "three quarters": Fraction(3, 4), "one-third": Fraction(1, 3)}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.schemas.records import Label, Problem, Setting, Variant
+from diva_grpo.schemas.records import Kind, Label, Problem, Setting, Variant
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
@@ -24,7 +25,9 @@ def tiny_model(folder: Path, *, chat: bool = False, seed: int = 0) -> Path:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>"
+    )
     if chat:
         fast.chat_template = CHAT_TEMPLATE
     torch.manual_seed(seed)
@@ -62,7 +65,7 @@ def planted_store(root: Path, *, problems: int = 8, variants: bool = True) -> Va
                 solution_steps=[f"{i} + 3 = {i + 3}", f"{i + 3} + 1 = {i + 4}"],
             )
         )
-        common = {
+        common: dict[str, Any] = {
             "problem_id": problem_id,
             "status": "accepted",
             "generator_model": "test",
@@ -71,7 +74,7 @@ def planted_store(root: Path, *, problems: int = 8, variants: bool = True) -> Va
         made.append(
             Variant(
                 variant_id=f"{problem_id}:reword:0",
-                kind="reword",
+                kind=Kind.REWORD,
                 text=f"What is {i} + 3 + 1?",
                 delta_designed=0.0,
                 **common,
@@ -81,7 +84,7 @@ def planted_store(root: Path, *, problems: int = 8, variants: bool = True) -> Va
             made.append(
                 Variant(
                     variant_id=f"{problem_id}:think_step:{j}",
-                    kind="think_step",
+                    kind=Kind.THINK_STEP,
                     text=rows[-1].text,
                     hint=rows[-1].solution_steps[:j],
                     hint_steps=j,

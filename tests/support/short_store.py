@@ -9,7 +9,7 @@ from PIL import Image
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.records import Attempt, DifficultyEvent, Label, Problem, Setting, Variant
-from tests.support.samples import label
+from tests.support.store_records import label
 
 RUN = "train-1"
 LAST_STEP = 300

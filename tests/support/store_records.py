@@ -13,6 +13,7 @@ from diva_grpo.schemas.records import (
     Decision,
     DifficultyEvent,
     Evaluation,
+    Image,
     Label,
     Problem,
     Record,
@@ -92,7 +93,7 @@ def fill(store: VariantStore) -> None:
     picture = store.put_image(b"no picture, but bytes", "PNG")
     problems = [
         Problem(problem_id="w/0", source="w", split="train", text="<image> What is it?", answer="3",
-                images=[{"hash": picture, "width": 4, "height": 5}], options=["2", "3"], ingested_at=NOW),
+                images=[Image(hash=picture, width=4, height=5)], options=["2", "3"], ingested_at=NOW),
         Problem(problem_id="w/1", source="w", split="test", text="Wie viel? 2 × 3", answer="6",
                 solution_steps=["two", "three"], human_level=2.5, ingested_at=NOW),
     ]  # fmt: skip

@@ -1,6 +1,6 @@
 """A training run in a process of its own, which a top-up finds short of variants; see `test_top_up_flow.py`.
 
-    python -m tests.support.topped_run STORE MODEL OUTPUT REFRESH_STEPS
+    python -m tests.support.train_unsolvable STORE MODEL OUTPUT REFRESH_STEPS
 
 No answer is right, so that every problem gets hard. Prints a line at the end of each step, and trains until its
 standard input ends.
@@ -16,7 +16,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from diva_grpo.pipeline.store import VariantStore
-from tests.support.training import make_trainer
+from tests.support.tiny_training import make_trainer
 
 
 def coin_reward(completions: list[Any], **columns: Any) -> list[float | None]:

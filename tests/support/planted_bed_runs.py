@@ -11,7 +11,7 @@ from typing import Any
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.records import DifficultyEvent, Evaluation, Problem, Rollout, Run, TrainStep
-from tests.support.samples import label, variant
+from tests.support.store_records import label, variant
 
 EVERY = 10
 """Steps from one evaluation to the next."""

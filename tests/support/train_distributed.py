@@ -1,6 +1,6 @@
 """A training run on several processes.
 
-torchrun --nproc_per_node 2 -m tests.support.distributed_run STORE MODEL OUT JSON
+torchrun --nproc_per_node 2 -m tests.support.train_distributed STORE MODEL OUT JSON
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch.distributed
 
 from diva_grpo.pipeline.store import VariantStore
-from tests.support.training import loss_inputs, make_trainer
+from tests.support.tiny_training import loss_inputs, make_trainer
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """A training run in a process of its own, to be killed and resumed by `test_resume.py`.
 
-    python -m tests.support.resumable_run STORE MODEL OUTPUT SEED STEPS_PER_GENERATION
+    python -m tests.support.train_resumable STORE MODEL OUTPUT SEED STEPS_PER_GENERATION
 
 Prints a line at the end of each step.
 """
@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.trainer.checkpoints import latest_checkpoint
-from tests.support.training import make_trainer
+from tests.support.tiny_training import make_trainer
 
 MAX_STEPS = 24  # 16 problems, two a generation: the second epoch begins after 8 generations
 

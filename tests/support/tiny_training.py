@@ -90,14 +90,14 @@ def loss_inputs(trainer: Any) -> list[dict[str, Any]]:
 def two_processes(
     store: VariantStore, model_path: Path, output: Path, **overrides: Any
 ) -> list[dict[str, Any]]:
-    """What each of two processes that train together reports of its steps, see `tests.support.distributed_run`."""
+    """What each of two processes that train together reports of its steps, see `tests.support.train_distributed`."""
     output.mkdir()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     result = subprocess.run(
         [
             *command,
             "-m",
-            "tests.support.distributed_run",
+            "tests.support.train_distributed",
             str(store.root),
             str(model_path),
             str(output),

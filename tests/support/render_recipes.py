@@ -1,6 +1,6 @@
 """Renders recipes in a process of its own and prints a hash of the pixels of each: for tests of determinism.
 
-python -m tests.support.render_run COUNT
+python -m tests.support.render_recipes COUNT
 """
 
 from __future__ import annotations

@@ -1,0 +1,67 @@
+"""What the documents name is there: files, targets of make, and the places that links lead to."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.docs
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ["README.md", "DESIGN.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "data/README.md"]
+_PATH = re.compile(r"`((?:schemas|pipeline|trainer|flows|tests|diva_grpo|data)/[\w./-]*)`")
+
+
+def _targets() -> set[str]:
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return {line.split()[1] for line in listed.splitlines()}
+
+
+def _named(pattern: str, documents: list[str]) -> Iterator[tuple[str, str]]:
+    for document in documents:
+        for found in re.findall(pattern, (ROOT / document).read_text("utf-8")):
+            yield document, found
+
+
+def test_links_lead_to_a_file() -> None:
+    for document, target in _named(r"\]\((?!https?:|#)([^)\s#]+)", DOCUMENTS):
+        assert ((ROOT / document).parent / target).exists(), f"{document}: {target}"
+
+
+def test_files_that_contributing_and_security_name_are_there() -> None:
+    named = list(_named(_PATH.pattern, ["CONTRIBUTING.md", "SECURITY.md"]))
+    assert len(named) > 30
+    for document, path in named:
+        assert (ROOT / path).exists(), f"{document}: {path}"
+
+
+def test_names_of_tests_that_contributing_says_to_copy_are_there() -> None:
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    for _, name in _named(r"`(test_\w+)`", ["CONTRIBUTING.md"]):
+        assert f"def {name}(" in tests, name
+
+
+def test_every_folder_of_code_is_in_the_table_of_contributing() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    for package in ("schemas", "pipeline", "trainer", "flows"):
+        for init in (ROOT / package).glob("*/__init__.py"):
+            folder = init.parent.relative_to(ROOT).as_posix()
+            assert f"| `{folder}/` |" in text, folder
+
+
+def test_targets_of_make_are_those_that_are_named() -> None:
+    targets = _targets()
+    assert {name for _, name in _named(r"`make ([a-z-]+)", ["README.md", "CONTRIBUTING.md"])} <= targets
+    settings = (ROOT / "pyproject.toml").read_text("utf-8") + (ROOT / ".ci" / "run").read_text("utf-8")
+    assert set(re.findall(r"`?\bmake ([a-z-]+)[`\n ]", settings)) <= targets
+
+
+@pytest.mark.parametrize(
+    "path", [*sorted((ROOT / ".github").rglob("*.yml")), ROOT / ".pre-commit-config.yaml"]
+)
+def test_files_of_the_host_are_yaml(path: Path) -> None:
+    assert isinstance(yaml.safe_load(path.read_text("utf-8")), dict)

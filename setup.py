@@ -21,7 +21,10 @@ setup(
     packages=[
         package
         for name, folder in FOLDERS.items()
-        for package in (name, *(f"{name}.{found}" for found in find_namespace_packages(folder, exclude=LEFT_OUT)))
+        for package in (
+            name,
+            *(f"{name}.{found}" for found in find_namespace_packages(folder, exclude=LEFT_OUT)),
+        )
     ],
     package_dir=FOLDERS,
     package_data={"": ["*"]},

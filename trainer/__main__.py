@@ -2,10 +2,11 @@
 
 import sys
 
-from diva_grpo.schemas.exceptions import ConfigError, DivaError
-from diva_grpo.trainer.train import main
+from diva_grpo.schemas.exceptions import ConfigError, DivaError, MissingExtraError
 
 try:
+    with MissingExtraError.named_for("training"):
+        from diva_grpo.trainer.train import main
     main(sys.argv[1:])
 except DivaError as error:
     print(f"diva train: {error}", file=sys.stderr)

@@ -25,6 +25,10 @@ class DivaGRPOConfig(GRPOConfig):
 
     Raises:
         ConfigError: a combination that cannot work; the message names numbers that would.
+
+    Example:
+        >>> DivaGRPOConfig(output_dir="runs/model", num_generations=8, num_variants=2).selector
+        'paper'
     """
 
     num_variants: int = field(

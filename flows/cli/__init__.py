@@ -19,7 +19,7 @@ from diva_grpo.flows.cli.show import show
 from diva_grpo.flows.cli.topping import top_up
 from diva_grpo.flows.cli.training import evaluate, train
 from diva_grpo.flows.cli.upkeep import compact, doctor, lake
-from diva_grpo.schemas.exceptions import ConfigError, DivaError
+from diva_grpo.schemas.exceptions import ConfigError, DivaError, MissingExtraError
 
 COMMANDS = (
     init,
@@ -44,6 +44,9 @@ COMMANDS = (
     lake,
 )
 
+_EXTRAS = {"curate": "flows", "serve": "flows", "top-up": "flows", "demo": "all"}
+"""The extra with all that a command needs, where its parts come with several."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="diva-grpo")
@@ -67,8 +70,10 @@ for command in COMMANDS:
 
 def main() -> None:
     """Entry point: one line for an error that the user can act on; 1 work failed, 2 wrong usage."""
+    verb = "".join(sys.argv[1:2])  # the group has no options with a value
     try:
-        cli.main(standalone_mode=False)
+        with MissingExtraError.named_for(f"diva {verb}", _EXTRAS.get(verb)):
+            cli.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(2)

@@ -56,6 +56,11 @@ class VariantStore:
     Raises:
         StoreError: there is no store at `root` and `create` is false, its folder cannot be written, or a
             newer program wrote it.
+
+    Example:
+        >>> store = VariantStore("runs/store", create=True)
+        >>> store.query("SELECT count(*) FROM problems")
+        [(0,)]
     """
 
     def __init__(self, root: str | Path, *, create: bool = False) -> None:

@@ -72,7 +72,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         >>> prompts = PromptBuilder(chat=False)
         >>> args = DivaGRPOConfig(
         ...     output_dir="runs/model", max_steps=1, per_device_train_batch_size=8, num_generations=4,
-        ...     max_completion_length=8, report_to="none",
+        ...     max_completion_length=8, report_to="none", bf16=False,
         ... )
         >>> dataset = problems_dataset(store.problems(), prompts)
         >>> trainer = DivaGRPOTrainer(

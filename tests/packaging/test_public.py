@@ -73,5 +73,7 @@ def test_threads_wait_without_spinning(
         monkeypatch.setenv("OMP_WAIT_POLICY", given)
     # What OpenMP was told when torch was loaded: it says so itself.
     monkeypatch.setenv("OMP_DISPLAY_ENV", "VERBOSE")
-    done = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {name}"], capture_output=True, text=True, check=True
+    )
     assert f"OMP_WAIT_POLICY = '{found}'" in done.stderr

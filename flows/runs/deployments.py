@@ -148,7 +148,7 @@ def is_active(served: ServedFlow) -> bool:
 
 
 def entrypoint_now(entrypoint: str) -> str | None:
-    """The entry point of one of our flows by its name before the folders were installed in `diva_grpo`; None for any other entry point."""
+    """The entry point today of one of our flows as it was named at the top level; None for any other."""
     now = f"diva_grpo.flows.runs.{entrypoint.removeprefix('flows.')}"
     ours = {f"{module}.{name}" for name, module in FLOWS.items()}
     return now if entrypoint.startswith("flows.") and now in ours else None

@@ -7,9 +7,9 @@ import json
 import platform
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -312,6 +312,8 @@ def _user_condition(where: str | None) -> Iterator[None]:
 
 def _versions() -> str:
     """Versions of all that may change the outcome of a run, as JSON."""
-    packages = "diva-grpo duckdb numpy openai pillow pyarrow torch transformers trl".split()
-    versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
+    versions = {"python": platform.python_version()}
+    for name in "diva-grpo duckdb numpy openai pillow pyarrow torch transformers trl".split():
+        with suppress(PackageNotFoundError):  # of an extra that is not installed
+            versions[name] = version(name)
     return json.dumps(versions)

@@ -19,14 +19,22 @@ ALL = CURATE | FLOWS | TRAIN | OTHERS | {"scipy"}
 
 # As if they were not installed: nothing finds them.
 WITHOUT = """
-import sys
+import importlib.metadata, sys
 from diva_grpo.flows.cli import main
+
+missing = {missing}
 
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {missing}:
+        if name.partition(".")[0] in missing:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
+def from_name(name, found=importlib.metadata.Distribution.from_name):
+    if name.lower().replace("-", "_") in missing:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return found(name)
+
+importlib.metadata.Distribution.from_name = from_name
 sys.meta_path.insert(0, Missing())
 sys.argv[0] = "diva"
 sys.exit(main())

@@ -28,7 +28,10 @@ class DivaGRPOConfig(GRPOConfig):
         ConfigError: a combination that cannot work; the message names numbers that would.
 
     Example:
-        >>> DivaGRPOConfig(output_dir="runs/model", num_variants=1, bf16=False).selector
+        >>> args = DivaGRPOConfig(
+        ...     output_dir="runs/model", num_generations=8, num_variants=1, per_device_train_batch_size=16, bf16=False
+        ... )
+        >>> args.selector
         'paper'
     """
 

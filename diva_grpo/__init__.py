@@ -1,1 +1,91 @@
-"""diva-grpo: difficulty-adaptive variants for GRPO (arXiv 2603.01106)."""
+"""diva-grpo: difficulty-adaptive variants for GRPO (arXiv 2603.01106).
+
+    from diva_grpo import GenerateConfig, TeacherConfig, VariantStore, generate
+    generate(VariantStore("runs/store"), TeacherConfig(model="gpt-4.1-mini"), GenerateConfig())
+
+The names below are the public interface. Each is imported when it is first used, so `import diva_grpo` loads nothing
+else, and a name needs only its own extra (`curate`, `train`).
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diva_grpo.pipeline.export import export
+    from diva_grpo.pipeline.grade import grade
+    from diva_grpo.pipeline.ingest import ingest
+    from diva_grpo.pipeline.stages.generate import generate
+    from diva_grpo.pipeline.stages.label import label
+    from diva_grpo.pipeline.stages.solve import TeacherSolver
+    from diva_grpo.pipeline.stages.verify import verify
+    from diva_grpo.pipeline.store import VariantStore
+    from diva_grpo.schemas.config import (
+        ExportConfig,
+        GenerateConfig,
+        LabelConfig,
+        TeacherConfig,
+        VerifyConfig,
+    )
+    from diva_grpo.schemas.mapping import ColumnMapping
+    from diva_grpo.trainer.config import DivaGRPOConfig
+    from diva_grpo.trainer.grpo import DivaGRPOTrainer
+
+__all__ = [
+    "ColumnMapping",
+    "DivaGRPOConfig",
+    "DivaGRPOTrainer",
+    "ExportConfig",
+    "GenerateConfig",
+    "LabelConfig",
+    "TeacherConfig",
+    "TeacherSolver",
+    "VariantStore",
+    "VerifyConfig",
+    "export",
+    "generate",
+    "grade",
+    "ingest",
+    "label",
+    "verify",
+]
+
+_MODULES = {
+    "ColumnMapping": "schemas.mapping",
+    "DivaGRPOConfig": "trainer.config",
+    "DivaGRPOTrainer": "trainer.grpo",
+    "ExportConfig": "schemas.config",
+    "GenerateConfig": "schemas.config",
+    "LabelConfig": "schemas.config",
+    "TeacherConfig": "schemas.config",
+    "TeacherSolver": "pipeline.stages.solve",
+    "VariantStore": "pipeline.store",
+    "VerifyConfig": "schemas.config",
+    "export": "pipeline.export",
+    "generate": "pipeline.stages.generate",
+    "grade": "pipeline.grade",
+    "ingest": "pipeline.ingest",
+    "label": "pipeline.stages.label",
+    "verify": "pipeline.stages.verify",
+}
+
+# OpenMP's threads spin while they wait: beside busy processes a training step would take many times as long. OpenMP
+# reads this when torch is loaded, and every module of ours that loads torch is imported after this one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from diva_grpo.schemas.exceptions import MissingExtraError
+
+    with MissingExtraError.named_for(name):
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

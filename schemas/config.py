@@ -58,7 +58,11 @@ class Route(Config):
 
 
 class TeacherConfig(Config):
-    """An OpenAI-compatible endpoint and how to call it."""
+    """An OpenAI-compatible endpoint and how to call it.
+
+    Example:
+        >>> teacher = TeacherConfig(model="gpt-4.1-mini", concurrency=16)
+    """
 
     model: str = Field(description="Model name, as the endpoint knows it.")
     base_url: str | None = Field(
@@ -125,7 +129,12 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class GenerateConfig(Config):
-    """Which variants to ask the teacher for."""
+    """Which variants to ask the teacher for.
+
+    Example:
+        >>> GenerateConfig(kinds=("reword", "harder"), rewordings=3).harder
+        2
+    """
 
     kinds: tuple[Kind, ...] = Field(default=(Kind.REWORD, Kind.THINK_STEP), description="Kinds to make.")
     rewordings: int = Field(default=5, ge=1, description="Wordings a problem (the paper: 5).")
@@ -159,7 +168,12 @@ class GenerateConfig(Config):
 
 
 class VerifyConfig(Config):
-    """Which checks a variant must pass to be accepted."""
+    """Which checks a variant must pass to be accepted.
+
+    Example:
+        >>> VerifyConfig(checks=("format", "numbers", "answer"), solver_samples=5).solver_samples
+        5
+    """
 
     checks: tuple[CheckName, ...] = Field(
         default=("format", "leak", "numbers", "duplicate", "decontamination", "answer"),
@@ -184,7 +198,12 @@ class VerifyConfig(Config):
 
 
 class LabelConfig(Config):
-    """How difficulty is measured."""
+    """How difficulty is measured.
+
+    Example:
+        >>> LabelConfig(samples=8).samples
+        8
+    """
 
     samples: int = Field(default=4, ge=1, description="Answers of the solver to each question.")
     retry_failed: bool = Field(default=False, description="Ask again where an answer was of no use before.")
@@ -195,7 +214,12 @@ class LabelConfig(Config):
 
 
 class ExportConfig(Config):
-    """What is exported, and in which form."""
+    """What is exported, and in which form.
+
+    Example:
+        >>> ExportConfig(format="parquet", preset="trl").what
+        'training'
+    """
 
     format: Literal["parquet", "jsonl", "hf"] = Field(
         default="hf",

@@ -1,5 +1,12 @@
 """Errors that a user can cause or must act on. Each message is one line that says what to do."""
 
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import requires
+
 
 class DivaError(Exception):
     """Base of every error that the command line prints as one line instead of a traceback."""
@@ -7,6 +14,41 @@ class DivaError(Exception):
 
 class ConfigError(DivaError, ValueError):
     """A setting, or a combination of settings, that cannot work. The command exits with 2."""
+
+
+class MissingExtraError(ConfigError, ImportError):
+    """A package is not installed that belongs to an extra of ours, such as torch, of `train`."""
+
+    @classmethod
+    @contextmanager
+    def named_for(cls, what: str, extra: str | None = None) -> Iterator[None]:
+        """Turn the failed import of such a package into one line. Any other error is raised as it is.
+
+        Args:
+            what: what needs the extra, such as `diva generate`.
+            extra: the extra to name; default the one of the package.
+
+        Raises:
+            MissingExtraError: the package of an extra is not installed.
+        """
+        try:
+            yield
+        except ModuleNotFoundError as error:
+            found = _extra_of((error.name or "").partition(".")[0])
+            if found is None:
+                raise
+            needed = extra or found
+            message = f"{what} needs the extra {needed}: pip install 'diva-grpo[{needed}]'"
+            raise cls(message) from error
+
+
+def _extra_of(module: str) -> str | None:
+    """The first extra that brings a module, by the requirements of the installed package."""
+    for requirement in requires("diva-grpo") or ():
+        found = re.match(r"""([\w.-]+).*extra == ['"]([\w-]+)['"]""", requirement)
+        if found and found[1].lower().replace("-", "_") == module:
+            return found[2]
+    return None
 
 
 class SourceError(DivaError, ValueError):

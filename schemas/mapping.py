@@ -19,7 +19,11 @@ class AnswerFormat(StrEnum):
 
 
 class ColumnMapping(BaseModel):
-    """Names of a source's columns; None where the source has no such column."""
+    """Names of a source's columns; None where the source has no such column.
+
+    Example:
+        >>> mapping = ColumnMapping(problem="question", answer="answer", answer_format="gsm8k")
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -2,12 +2,13 @@
 
 import sys
 
-from diva_grpo.schemas.exceptions import ConfigError, DivaError
+from diva_grpo.schemas.exceptions import ConfigError, DivaError, MissingExtraError
 from diva_grpo.trainer.arguments import check_names
 
 try:
-    check_names(sys.argv[1:])
-    from diva_grpo.trainer.train import main  # takes seconds
+    with MissingExtraError.named_for("training"):
+        check_names(sys.argv[1:])
+        from diva_grpo.trainer.train import main  # takes seconds
 
     main(sys.argv[1:])
 except DivaError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Literal, get_args, get_origin, get_type_hints
 
+import torch
 from trl import GRPOConfig
 
 from diva_grpo.schemas.exceptions import ConfigError
@@ -25,6 +26,13 @@ class DivaGRPOConfig(GRPOConfig):
 
     Raises:
         ConfigError: a combination that cannot work; the message names numbers that would.
+
+    Example:
+        >>> args = DivaGRPOConfig(
+        ...     output_dir="runs/model", num_generations=8, num_variants=1, per_device_train_batch_size=16, bf16=False
+        ... )
+        >>> args.selector
+        'paper'
     """
 
     num_variants: int = field(
@@ -143,6 +151,11 @@ class DivaGRPOConfig(GRPOConfig):
         self._check_opening()
         # Columns such as the answer and the problem's id must reach the rewards and the selection.
         self.remove_unused_columns = False
+        # transformers warns of TRL's name for it, which has a default there.
+        if self.activation_checkpointing is None:
+            self.activation_checkpointing = self.gradient_checkpointing
+        # torch warns of pinned memory that nothing reads.
+        self.dataloader_pin_memory &= torch.accelerator.is_available()
         super().__post_init__()
         block = self.num_generations * (self.num_variants + 1)
         size = self.generation_batch_size

@@ -63,6 +63,22 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
 
     Raises:
         ConfigError: settings, data and store that do not go together.
+
+    Example:
+        >>> from diva_grpo.trainer.data import problems_dataset
+        >>> from diva_grpo.trainer.prompts import PromptBuilder
+        >>> from diva_grpo.trainer.rewards import accuracy_reward
+        >>> prompts = PromptBuilder(chat=False)
+        >>> args = DivaGRPOConfig(
+        ...     output_dir="runs/model", max_steps=1, per_device_train_batch_size=8, num_generations=4,
+        ...     max_completion_length=8, report_to="none", bf16=False,
+        ... )
+        >>> dataset = problems_dataset(store.problems(), prompts)
+        >>> trainer = DivaGRPOTrainer(
+        ...     "data/demo_model", accuracy_reward, args, dataset, store=store, prompts=prompts
+        ... )
+        >>> trainer.train().global_step
+        1
     """
 
     args: DivaGRPOConfig

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -183,4 +184,6 @@ def train(train_args: TrainArguments, config: DivaGRPOConfig, model_args: ModelC
 
 def main(arguments: Sequence[str]) -> TrainResult:
     """Parse and train."""
+    # TRL 1.16 reads this attribute; it is not a setting of the user's.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     return train(*parse(arguments))

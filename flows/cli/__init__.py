@@ -31,7 +31,7 @@ from diva_grpo.flows.cli.teacher import teacher
 from diva_grpo.flows.cli.top_up import top_up
 from diva_grpo.flows.cli.train import train
 from diva_grpo.flows.cli.verify import verify
-from diva_grpo.schemas.exceptions import ConfigError, DivaError
+from diva_grpo.schemas.exceptions import ConfigError, DivaError, MissingExtraError
 
 PHASES = {
     "Try it": (demo, teacher),
@@ -42,6 +42,10 @@ PHASES = {
     "Keeping": (compact, doctor, lake),
 }
 """The commands by phase, in the order of the loop."""
+
+
+_EXTRAS = {"curate": "flows", "serve": "flows", "top-up": "flows", "demo": "all"}
+"""The extra with all that a command needs, where its parts come with several."""
 
 
 @click.group(
@@ -66,8 +70,10 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: one line for an error that the user can act on; 1 work failed, 2 wrong usage."""
+    verb = "".join(sys.argv[1:2])  # the group has no options with a value
     try:
-        cli.main(standalone_mode=False)
+        with MissingExtraError.named_for(f"diva {verb}", _EXTRAS.get(verb)):
+            cli.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(2)

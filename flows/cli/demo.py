@@ -11,14 +11,12 @@ import click
 @click.option(
     "--data",
     "data_dir",
-    default="data",
-    show_default=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="The project's data folder.",
+    help="Folder with problems, models and settings as those of the demo. Default: the package's own.",
 )
 @click.option("--store", "store_dir", type=click.Path(path_type=Path), help="Default: a new folder in runs/.")
 @click.option("--short", is_flag=True, help="Fewer problems and steps: about a minute.")
-def demo(data_dir: Path, store_dir: Path | None, short: bool) -> None:
+def demo(data_dir: Path | None, store_dir: Path | None, short: bool) -> None:
     """The whole loop without an endpoint: scripted teacher, curation, training, one screen of results.
 
     \b

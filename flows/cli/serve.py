@@ -53,7 +53,7 @@ def serve(file: Path, only: tuple[str, ...], pause: bool, resume: bool, port: in
         done = "resumed" if resume else "paused"
         click.echo("\n".join(f"{done}: {serving.full_name(served)}" for served in chosen))
         return
-    serving.serve(chosen, port)
+    serving.serve(chosen, port, lambda line: click.echo(line, err=True))
     click.echo("the schedules rest until `diva serve` runs again", err=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import click
@@ -68,7 +69,7 @@ def _ingest_all(store: VariantStore, data: Path) -> None:
     for file, mapping, name, split in sources:
         path = data / file
         if not path.exists():
-            raise ConfigError(f"{path} is missing: run the demo in the project's folder, or give --data")
+            raise ConfigError(f"{path} is missing: leave --data out for the package's own")
         with store.run("ingest", mapping.model_dump_json()):
             report = ingest(store, str(path), mapping, source_name=name, split=split)
         click.echo(f"{file}: {report.added} added, {report.rejected} rejected", err=True)
@@ -106,16 +107,16 @@ def _curate(store: VariantStore, condition: str) -> None:
         curate(config)
 
 
-def run_demo(data: Path, store_dir: Path | None, *, short: bool) -> str:
+def run_demo(data_dir: Path | None, store_dir: Path | None, *, short: bool) -> str:
     """Ingest, curate, label by the policy, train, evaluate; returns the closing screen.
 
     Args:
-        data: the project's data folder.
+        data_dir: problems, models and settings; default the package's own.
         store_dir: default a new folder in `runs/`.
         short: a small run.
 
     Raises:
-        ConfigError: the data folder is not there.
+        ConfigError: a file of the data folder is missing.
     """
     from diva_grpo.flows.demo.vision import train_on_figures
     from diva_grpo.trainer.evaluation.policy import PolicySolver
@@ -123,6 +124,7 @@ def run_demo(data: Path, store_dir: Path | None, *, short: bool) -> str:
     from diva_grpo.trainer.train import parse, train
 
     size = SHORT if short else FULL
+    data = data_dir or Path(str(files("diva_grpo.data")))
     root = store_dir or Path("runs") / f"demo-{utc_now():%Y%m%d-%H%M%S}"
     store = VariantStore(root, create=True)
     model, config = str(data / "demo_model"), str(data / "train_demo.yaml")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -146,7 +147,38 @@ def is_active(served: ServedFlow) -> bool:
     return all(schedule.active for schedule in known.schedules) if known.schedules else not served.paused
 
 
-def serve(deployments: Sequence[ServedFlow], port: int) -> None:
+def entrypoint_now(entrypoint: str) -> str | None:
+    """The entry point today of one of our flows as it was named at the top level; None for any other."""
+    now = f"diva_grpo.flows.runs.{entrypoint.removeprefix('flows.')}"
+    ours = {f"{module}.{name}" for name, module in FLOWS.items()}
+    return now if entrypoint.startswith("flows.") and now in ours else None
+
+
+def moved_deployments(served_names: Collection[str]) -> list[str]:
+    """A line for each deployment on the server whose entry point has an old name, which no run can load.
+
+    Args:
+        served_names: deployments that are about to be registered anew, which mends them.
+    """
+    from prefect.client.orchestration import get_client
+
+    lines, page = [], 200  # the most that the server gives at once
+    with get_client(sync_client=True) as client:
+        for offset in count(0, page):
+            known = client.read_deployments(limit=page, offset=offset)
+            for one in known:
+                now = entrypoint_now(one.entrypoint or "")
+                name = f"{client.read_flow(one.flow_id).name}/{one.name}" if now else ""
+                if now and name not in served_names:
+                    lines.append(
+                        f"deployment {name}: {one.entrypoint} is now {now}: deploy it again (`prefect deploy "
+                        f"--name {one.name}`), or delete it (`prefect deployment delete {name}`)"
+                    )
+            if len(known) < page:
+                return lines
+
+
+def serve(deployments: Sequence[ServedFlow], port: int, say: Callable[[str], None]) -> None:
     """Serve flows until SIGINT or SIGTERM; their schedules rest while nobody serves them.
 
     Where no server is configured (`PREFECT_API_URL`), one with schedules and UI runs as long as this, on Prefect's
@@ -155,6 +187,7 @@ def serve(deployments: Sequence[ServedFlow], port: int) -> None:
     Args:
         deployments: what to serve.
         port: of the server that is started.
+        say: told of deployments on the server that name a module of before.
 
     Raises:
         ConfigError: a configuration or schedule that does not fit.
@@ -168,6 +201,8 @@ def serve(deployments: Sequence[ServedFlow], port: int) -> None:
         deployment(served, active=True)
     url = prefect_api(port, services=True)
     try:
+        for line in moved_deployments({full_name(served) for served in deployments}):
+            say(line)
         prefect.serve(*(deployment(served, active=is_active(served)) for served in deployments))
     except httpx.TransportError as error:
         raise ServerError(f"Prefect's server at {url} does not answer: {error}") from error

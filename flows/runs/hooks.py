@@ -13,7 +13,9 @@ import functools
 import inspect
 import json
 import logging
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -126,6 +128,23 @@ class Progress:
 # --- failures
 
 
+@contextmanager
+def released() -> Iterator[None]:
+    """Clear the frames of an error that leaves a flow or a task.
+
+    Prefect keeps errors until the process ends. Their frames would keep DuckDB connections alive, and DuckDB reports
+    every object that is left at the end as leaked.
+    """
+    try:
+        yield
+    except BaseException as error:
+        link: BaseException | None = error
+        while link is not None:
+            traceback.clear_frames(link.__traceback__)
+            link = link.__cause__ or link.__context__
+        raise
+
+
 def ends_in_one_line(body: Callable[[C], R]) -> Callable[[C], R]:
     """Let a flow end with a message where it fails by what a user can put right, without a traceback.
 
@@ -136,7 +155,8 @@ def ends_in_one_line(body: Callable[[C], R]) -> Callable[[C], R]:
     @functools.wraps(body)
     def flow_body(config: C) -> R:
         try:
-            return body(config)
+            with released():
+                return body(config)
         except DivaError as error:
             way_on = how_to_go_on(this_run.flow_name, config, served=bool(deployment.id))
             message = f"{type(error).__name__}: {error}. To go on: {way_on}"

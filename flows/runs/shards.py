@@ -23,7 +23,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import TaskRun
 from prefect.futures import PrefectFuture, as_completed
 
-from diva_grpo.flows.runs.hooks import Progress
+from diva_grpo.flows.runs.hooks import Progress, released
 from diva_grpo.flows.runs.runners import submitting
 from diva_grpo.pipeline.session.spending import Spending
 from diva_grpo.pipeline.session.work import TeacherRun, shards, tell
@@ -191,7 +191,8 @@ def worked(
             here.references = _references(str(config.store), checks, order.began_ns)
     stopped, counts = None, Counts()
     try:
-        counts = do(replace(here, references=here.references.layered()))
+        with released():
+            counts = do(replace(here, references=here.references.layered()))
     except BudgetError as error:
         stopped = str(error)
     meter = here.teacher.meter

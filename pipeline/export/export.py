@@ -60,6 +60,11 @@ def export(
         ConfigError: `out` is there already, no row fits, or settings that do not go together.
         StoreError: an image is missing, or the target cannot be written.
         RecipeError: a perturbed image cannot be rendered.
+
+    Example:
+        >>> from pathlib import Path
+        >>> export(store, Path("runs/export"), ExportConfig(preset="trl")).rows
+        {'train': 36}
     """
     _check(out, config)
     with selection(store, config.what, config.where) as chosen:

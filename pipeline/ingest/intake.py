@@ -87,6 +87,11 @@ def ingest(
     Raises:
         SourceError: the source cannot be read, or has no column of the problem's or the answer's name.
         ConfigError: the source's name is empty or holds a slash.
+
+    Example:
+        >>> mapping = ColumnMapping(problem="question", answer="answer", answer_format="gsm8k")
+        >>> ingest(store, "data/word_problems.jsonl", mapping, limit=6).added
+        6
     """
     name = source_name if source_name is not None else default_name(source, mapping)
     if not name or "/" in name:

@@ -90,6 +90,11 @@ def generate(
 
     Raises:
         ConfigError: a kind that a teacher must write, and no teacher; or a condition that is no SQL.
+
+    Example:
+        >>> teacher = TeacherConfig(model="gpt-4.1-mini")
+        >>> generate(store, teacher, GenerateConfig(kinds=("reword",)))
+        Counter({'candidate': 30})
     """
     if where is not None:
         problem_ids = [problem.problem_id for problem in store.problems(problem_ids, where=where)]

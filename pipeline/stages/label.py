@@ -65,6 +65,11 @@ def label(
 
     Returns:
         Labels written by kind (`original` or a variant's), and `unjudged`.
+
+    Example:
+        >>> teacher = TeacherConfig(model="gpt-4.1-mini")
+        >>> label(store, TeacherSolver(store, teacher), LabelConfig(samples=2))
+        Counter({'reword': 30, 'original': 6})
     """
     counts: Counter[str] = Counter()
     for shard in shards(store.problems(problem_ids, where=where, limit=limit), shard_size):

@@ -54,6 +54,10 @@ class TeacherSolver:
         config: the endpoint.
         first_sample: number of the first answer to a question: 0, or `VERIFICATION`.
         prompt: how it is asked; default the prompt `solve`.
+
+    Example:
+        >>> TeacherSolver(store, TeacherConfig(model="gpt-4.1-mini")).model
+        'gpt-4.1-mini'
     """
 
     def __init__(

@@ -116,6 +116,11 @@ def verify(
         ConfigError: the check `judge` without a judge, an evaluation set without a question, or a condition
             that is no SQL.
         SourceError: an evaluation set cannot be read.
+
+    Example:
+        >>> teacher = TeacherConfig(model="gpt-4.1-mini")
+        >>> verify(store, TeacherSolver(store, teacher), VerifyConfig())
+        Counter({'accepted': 30})
     """
     if "judge" in config.checks and judge is None:
         raise ConfigError("the check `judge` needs a judge: see Judge.for_verify")

@@ -56,6 +56,11 @@ class VariantStore:
     Raises:
         StoreError: there is no store at `root` and `create` is false, its folder cannot be written, or a
             newer program wrote it.
+
+    Example:
+        >>> store = VariantStore("runs/store", create=True)
+        >>> store.query("SELECT count(*) FROM problems")
+        [(0,)]
     """
 
     def __init__(self, root: str | Path, *, create: bool = False) -> None:
@@ -307,9 +312,8 @@ def _user_condition(where: str | None) -> Iterator[None]:
 
 def _versions() -> str:
     """Versions of all that may change the outcome of a run, as JSON."""
-    packages = "diva-grpo duckdb numpy openai pillow pyarrow torch transformers trl".split()
     versions = {"python": platform.python_version()}
-    for name in packages:
-        with suppress(PackageNotFoundError):  # an extra that is not installed
+    for name in "diva-grpo duckdb numpy openai pillow pyarrow torch transformers trl".split():
+        with suppress(PackageNotFoundError):  # of an extra that is not installed
             versions[name] = version(name)
     return json.dumps(versions)

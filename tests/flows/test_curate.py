@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import subprocess
@@ -11,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from diva_grpo.flows.cli import cli
@@ -198,3 +200,16 @@ def test_works_without_any_server_set_up(
     assert process.stdout == "generated: 14 candidate\nverified: 14 accepted\nlabelled: nothing to do\n"
     assert "View at" not in process.stderr, "the server of a run has no UI"
     assert "leaked" not in process.stderr, "nothing that DuckDB would miss at the end"
+
+
+def _connections() -> int:
+    gc.collect()
+    return sum(isinstance(each, duckdb.DuckDBPyConnection) for each in gc.get_objects())
+
+
+def test_a_failed_flow_keeps_no_connection(config: CurateConfig) -> None:
+    # Prefect keeps the error until the process ends, where DuckDB reports what is left as leaked.
+    before = _connections()
+    with pytest.raises(ConfigError, match="nowhere"):
+        curate(config.model_copy(update={"problem_filter": "nowhere = 1"}))
+    assert _connections() == before

@@ -9,15 +9,19 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
+from prefect.testing.utilities import prefect_test_harness
 
 from diva_grpo.flows.runs.deployments import (
     FLOWS,
     configured,
     deployment,
+    entrypoint_now,
     flow_named,
     full_name,
+    moved_deployments,
     read_serving,
 )
 from diva_grpo.pipeline.store import VariantStore
@@ -178,3 +182,33 @@ def test_taken_port_is_one_line(
         outcome = diva("serve", _file(tmp_path, store), "--port", port)
     assert (outcome.code, outcome.err.count("\n")) == (1, 1)
     assert f"port {port} is taken: choose another by --port" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "now"),
+    [
+        ("flows.curate.curate", "diva_grpo.flows.runs.curate.curate"),
+        ("flows.stages.verify", "diva_grpo.flows.runs.stages.verify"),
+        ("flows.nightly.main", None),
+        ("diva_grpo.flows.runs.curate.curate", None),
+        ("", None),
+    ],
+)
+def test_entry_points_of_before(entrypoint: str, now: str | None) -> None:
+    assert entrypoint_now(entrypoint) == now
+
+
+@pytest.mark.slow
+def test_deployments_of_before_are_named(store: VariantStore) -> None:
+    served = _served(store, name="process")
+    with prefect_test_harness(server_startup_timeout=120), get_client(sync_client=True) as client:
+        flow_id = client.create_flow(flow_named("curate"))
+        for number in range(205):  # more than a page
+            client.create_deployment(flow_id, f"of-mine-{number}", entrypoint="flows.mine.flow")
+        for name in ("process", "docker"):
+            client.create_deployment(flow_id, name, entrypoint="flows.curate.curate")
+        [line] = moved_deployments({full_name(served)})
+    assert line.startswith(
+        "deployment curate/docker: flows.curate.curate is now diva_grpo.flows.runs.curate.curate: "
+    )
+    assert "prefect deploy --name docker" in line

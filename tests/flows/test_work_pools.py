@@ -37,16 +37,31 @@ def test_parameters_fit_the_flow(deployment: dict[str, object]) -> None:
     assert isinstance(parameters["config"], CurateConfig)
 
 
-def test_the_image_has_every_package() -> None:
+def _required(extra: str) -> set[str]:
+    """Names of all packages that an extra of the project asks for, through its other extras."""
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
+    found = set[str]()
+    for requirement in wanted:
+        name, *others = re.findall(r"[\w-]+", requirement.split(">")[0].split("<")[0])
+        found |= {name}.union(*map(_required, others)) if name == "diva-grpo" else {name}
+    return found
+
+
+def test_the_image_has_every_package_and_no_torch() -> None:
     docker = (ROOT / "Dockerfile").read_text()
     copied = {word for line in re.findall(r"^COPY (.*) \S+$", docker, re.MULTILINE) for word in line.split()}
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    assert {package.split(".")[0] for package in packages} <= copied
+    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    assert folders | {"setup.py", "pyproject.toml"} <= copied
     admitted = {
         line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
     }
     assert admitted == copied
     assert all((ROOT / name).exists() for name in copied)
+
+    [extras] = re.findall(r"pip install .* \"\.\[(.*)\]\"", docker)
+    packages = set[str]().union(*map(_required, extras.split(",")))
+    assert {"prefect", "openai", "s3fs", "prefect-ray"} <= packages
+    assert not packages & {"torch", "transformers", "trl", "torchvision"}
 
 
 @pytest.fixture

@@ -39,9 +39,13 @@ class ObjectPlace:
             # No listing is remembered: other machines write too.
             self._files: Any = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
         except (ImportError, ValueError) as error:
-            package = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}.get(
-                scheme
-            )
+            package = {
+                "s3": "'diva-grpo[s3]'",
+                "gs": "gcsfs",
+                "gcs": "gcsfs",
+                "abfs": "adlfs",
+                "az": "adlfs",
+            }.get(scheme)
             cure = f"pip install {package}" if package else "use a folder, s3:// or gs://"
             raise ConfigError(f"a store at {scheme}:// cannot be used here ({error}): {cure}") from error
         cache = Path(os.environ.get("DIVA_CACHE") or Path.home() / ".cache" / "diva-grpo")

@@ -109,7 +109,7 @@ def _linked(root: Path, table: str, part: Part) -> str:
 def _run(plan: Mapping[str, object], python: str | None) -> dict[str, int]:
     # Of another environment's modules, ours are none.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONSAFEPATH": "1"}
-    worker = Path(__file__).with_name("lake_worker.py")
+    worker = Path(__file__).with_name("worker.py")
     try:
         done = subprocess.run(
             [python or sys.executable, str(worker)],

@@ -1,0 +1,1 @@
+"""The demo's problems, figures and models, and examples of configurations: the files beside this one."""

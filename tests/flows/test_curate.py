@@ -7,7 +7,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -132,11 +131,10 @@ def test_setting_that_cannot_work_is_not_tried_again(
 ) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-    started = time.monotonic()
+    monkeypatch.setattr(module.curate_shard, "retry_delay_seconds", [3600, 3600])  # more than a test may take
     wrong = config.model_copy(update={"teacher": TeacherConfig(model="m")})
     with pytest.raises(ConfigError, match="no endpoint"):
         curate(wrong)
-    assert time.monotonic() - started < module.curate_shard.retry_delay_seconds[0]
     assert store.query("SELECT outcome FROM runs") == [("failed",)]
 
 

@@ -12,6 +12,7 @@ import click
 
 from diva_grpo.flows.cli.data import generate, ingest, label, verify
 from diva_grpo.flows.cli.export import export
+from diva_grpo.flows.cli.grade import grade
 from diva_grpo.flows.cli.query import init, report, sql, status
 from diva_grpo.flows.cli.running import curate, demo, teacher
 from diva_grpo.flows.cli.serving import serve
@@ -27,6 +28,7 @@ COMMANDS = (
     generate,
     verify,
     label,
+    grade,
     status,
     report,
     show,

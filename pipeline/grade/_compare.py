@@ -76,12 +76,15 @@ _MODULUS = re.compile(r"\\pmod\s*(?:\{[^{}]*\}|\w)$|\(?\s*\\?mod\s+\w+\s*\)$")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 # Commands that the algebra understands. One that it does not know must stand in both texts.
 _ALGEBRA = frozenset(
-    r"""frac sqrt pi infty cdot times div pm mp sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg
-    exp binom choose sum prod int lim cup cap setminus in le leq ge geq lt gt ne neq leqslant geqslant begin end overline
-    mathbb mod pmod bmod circ emptyset to ldots dots cdots mid prime lfloor rfloor lceil rceil max min gcd lcm det
-    alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon
-    phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar partial nabla mathring
-    vec hat bar tilde dot dfrac tfrac cfrac log_ operatorname rm left right ast star quad land lor wedge vee""".split()
+    """
+    frac sqrt pi infty cdot times div pm mp sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh
+    log ln lg exp binom choose sum prod int lim cup cap setminus in le leq ge geq lt gt ne neq leqslant
+    geqslant begin end overline mathbb mod pmod bmod circ emptyset to ldots dots cdots mid prime lfloor
+    rfloor lceil rceil max min gcd lcm det alpha beta gamma delta epsilon varepsilon zeta eta theta
+    vartheta iota kappa lambda mu nu xi rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta
+    Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar partial nabla mathring vec hat bar tilde dot dfrac
+    tfrac cfrac log_ operatorname rm left right ast star quad land lor wedge vee
+    """.split()
 )
 _LITTER = re.compile(r"[@#&\"`?$]|~")
 

@@ -81,7 +81,7 @@ class SymbolicWorker:
         if not verdict and self._has_died():
             verdict = self._ask(packet, deadline)
         if verdict == UNDECIDED:
-            raise UndecidedError("the two numbers are too close to tell apart")
+            raise UndecidedError("too close or too large to tell apart")
         if not verdict:
             late = time.monotonic() > deadline - _TIMER_SLACK_S
             raise UndecidedError("deadline" if late else "the comparison crashed or ran out of memory")

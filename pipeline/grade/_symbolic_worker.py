@@ -115,12 +115,23 @@ def equal(answer: str, reference: str) -> bool:
     given, wanted = _parse(answer, reference)
     if not given or not wanted:
         return False
-    first, second = given[0], wanted[0]
-    if not isinstance(first, Expr) or not isinstance(second, Expr) or first.is_Matrix or second.is_Matrix:
+    if not all(isinstance(parsed[0], Expr) and not parsed[0].is_Matrix for parsed in (given, wanted)):
         return _verified(given, wanted)
-    first, second = exact(first), exact(second)
+    try:
+        return _equal_formulas(answer, reference, given[0], wanted[0])
+    except TooCloseError:
+        raise
+    except (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError):
+        return _verified(given, wanted)  # SymPy's ways to say that it cannot
+
+
+def _equal_formulas(answer: str, reference: str, given: Any, wanted: Any) -> bool:
+    """Whether two parsed formulas are equal: numbers exactly or as decimals, others at sample points."""
+    from sympy import Expr
+
+    first, second = exact(given), exact(wanted)
     if not isinstance(first, Expr) or not isinstance(second, Expr):
-        return _verified(given, wanted)
+        return _verified([first], [second])
     if not first.free_symbols and not second.free_symbols:
         given_number = read_quantity(answer) or _evaluated(first)
         wanted_number = read_quantity(reference, glued_units=False) or _evaluated(second)
@@ -152,7 +163,7 @@ def near(exact_text: str, rounded_text: str) -> bool:
     return gap is not None and (gap < unit_of_last_place if rounded.places else gap * 2 <= unit_of_last_place)
 
 
-def _parse(answer: str, reference: str) -> tuple[list[object], list[object]]:
+def _parse(answer: str, reference: str) -> tuple[list[Any], list[Any]]:
     from math_verify import LatexExtractionConfig, LatexNormalizationConfig, parse
 
     # Units are dropped already, with more care: to math-verify the s of 4s is a unit.
@@ -245,7 +256,7 @@ def _answer(packet: bytes, reply: int) -> None:
     signal.setitimer(signal.ITIMER_REAL, request["seconds"])
     try:
         is_equal = _math_verify(*request["texts"]) if "texts" in request else decide(request["tree"])
-    except TooCloseError:
+    except (TooCloseError, MemoryError):
         os.write(reply, UNDECIDED)
         return
     os.write(reply, EQUAL if is_equal else DIFFERENT)

@@ -273,7 +273,13 @@ def test_ten_thousand_generated_and_mutated_answers_end_by_their_deadline() -> N
     slowest = max(seconds for seconds, _ in results)
     print(f"slowest {slowest:.3f} s, {dict(outcomes)}")
     assert slowest < deadline_s + 0.1
-    assert set(outcomes) <= {"correct", "wrong", "no_answer", "deadline"}, outcomes  # no crash
+    assert set(outcomes) <= {
+        "correct",
+        "wrong",
+        "no_answer",
+        "deadline",
+        "too close or too large to tell apart",
+    }, outcomes  # no crash
     assert outcomes["deadline"] < 1_000, outcomes
 
 

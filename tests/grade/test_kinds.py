@@ -21,7 +21,7 @@ V=\frac{1}{3}Sh == \frac{Sh}{3}
 A=\begin{pmatrix}1&2\\3&4\end{pmatrix} == \begin{pmatrix}1&2\\3&4\end{pmatrix}
 \frac12\begin{pmatrix}2&4\\6&8\end{pmatrix} == \begin{pmatrix}1&2\\3&4\end{pmatrix}
 [[1,2],[3,4]] == \begin{pmatrix}1&2\\3&4\end{pmatrix}
-\begin{cases} x & x > 0 \\ -x & x \le 0 \end{cases} == \begin{cases} -x, & \text{if } x \le 0 \\ x, & \text{if } x>0 \end{cases}
+\begin{cases} x & x > 0 \\ -x & x \le 0 \end{cases} == \begin{cases} -x, & \text{if } x \le 0 \\ x, & x>0 \end{cases}
 \begin{cases} x = 1 \\ y = 2 \end{cases} == x=1, y=2   x=1, y=2 == (1,2)   (x,y)=(1,2) == (1,2)
 \left\langle 1, 2, 3 \right\rangle == (1,2,3)   \langle 1,2\rangle == \begin{pmatrix}1\\2\end{pmatrix}
 \{\} == \emptyset   ∅ == \varnothing   \sqrt{\frac{3}{4}} == \frac{\sqrt{3}}{2}

@@ -27,6 +27,7 @@ _LABELLED = re.compile(
     rf"{_AHEAD}?(?:\(\s*(?P<closed>[A-J])\s*\)|(?P<half>[A-J])\s*\)|(?P<bare>[A-J])(?![A-Z]))\s*(?P<rest>.*)",
     re.DOTALL | re.IGNORECASE,
 )
+_LABEL_START = re.compile(r"\(?\s*[A-J]\s*[).:]")
 _LAST_LABEL = re.compile(r"\(\s*([A-J])\s*\)$")
 _ANY_LABEL = re.compile(
     r"\(\s*([A-J])\s*\)|(?<![A-Za-z])([A-J])\s*[).:](?=\s|$)|\b(?:[Oo]ption|[Cc]hoice)\s+\(?([A-J])\b"
@@ -82,7 +83,7 @@ def _taken_back(text: str, options: Sequence[str]) -> frozenset[str] | None:
     """A text that names a choice in order to deny it (`not (B)`), where options make sure that it is one."""
     if not options:
         return None
-    names = re.search(r"\([A-J]\)|(?<![A-Za-z])[A-J](?![A-Za-z'])", text)
+    names = re.search(r"\([A-J]\)|(?<![A-Za-z])[A-J](?![A-Za-z'_(^])", text)
     return CONTRADICTION if names and hedges(text) else None
 
 
@@ -119,8 +120,9 @@ def option_named(answer: str, options: Sequence[str]) -> frozenset[str] | None:
         same = [i for i, option in enumerate(options) if key(undress(option)) == plain]
         if len(same) == 1:
             return frozenset(LETTERS[same[0]])
+    labelled = _LABEL_START.match(undress(answer)) is not None
     chosen = read_choice(answer, options)
-    if chosen is not None:
+    if chosen is not None and (labelled or chosen != CONTRADICTION):
         return chosen
     same = [i for i, option in enumerate(options) if compare(answer, option) is True]
-    return frozenset(LETTERS[same[0]]) if len(same) == 1 else None
+    return frozenset(LETTERS[same[0]]) if len(same) == 1 else chosen

@@ -179,7 +179,7 @@ def test_no_hedged_value_is_rewarded(reference: str, other: str) -> None:
     assert _rewarded(_hedged(reference, other), reference, []) == []
 
 
-@pytest.mark.parametrize(("letter", "other"), itertools.permutations("ABD", 2))
+@pytest.mark.parametrize(("letter", "other"), [*itertools.permutations("ABD", 2)])
 @pytest.mark.parametrize("with_options", [True, False])
 def test_no_hedged_choice_is_rewarded(letter: str, other: str, with_options: bool) -> None:
     options = ["10", "12", "14", "16", "18"]

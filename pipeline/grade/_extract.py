@@ -125,7 +125,7 @@ def find_answer(response: str, options: Sequence[str] = ()) -> Extraction | None
 
 def _find(text: str, options: Sequence[str]) -> Extraction | None:
     if not text.isascii():
-        text = text.translate(WIDTHS)
+        text = text[-20 * _WINDOW :].translate(WIDTHS)
     tagged = _tagged(text)
     if tagged is not None:
         inside = _find(tagged, options)

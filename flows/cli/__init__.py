@@ -17,6 +17,7 @@ from diva_grpo.flows.cli.doctor import doctor
 from diva_grpo.flows.cli.evaluate import evaluate
 from diva_grpo.flows.cli.export import export
 from diva_grpo.flows.cli.generate import generate
+from diva_grpo.flows.cli.grade import grade
 from diva_grpo.flows.cli.help import Phases
 from diva_grpo.flows.cli.ingest import ingest
 from diva_grpo.flows.cli.init import init
@@ -36,7 +37,7 @@ from diva_grpo.schemas.exceptions import ConfigError, DivaError, MissingExtraErr
 PHASES = {
     "Try it": (demo, teacher),
     "Data": (init, ingest, export),
-    "Variants": (generate, verify, label, curate, serve),
+    "Variants": (generate, verify, label, grade, curate, serve),
     "Training": (train, top_up, evaluate),
     "Looking": (status, report, show, sql),
     "Keeping": (compact, doctor, lake),

@@ -6,7 +6,7 @@ r"""Grades a response against a reference answer; every call ends within its dea
     'correct'
 
 Text and exact fractions decide most answers. What they leave open goes to math-verify, in a process of its own
-(`pipeline.grade._symbolic`), so nothing here imports SymPy and no answer can stop the caller.
+(`diva_grpo.pipeline.grade._symbolic`), so nothing here imports SymPy and no answer can stop the caller.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from diva_grpo.pipeline.grade._answer_text import key, undress
+from diva_grpo.pipeline.grade._answer_text import undress
+from diva_grpo.pipeline.grade._choices import CONTRADICTION, LETTERS, option_named, read_choice
 from diva_grpo.pipeline.grade._compare import MAX_ANSWER_CHARS, compare
 from diva_grpo.pipeline.grade._extract import Extraction, find_answer
+from diva_grpo.pipeline.grade._quantity import read_quantity
 from diva_grpo.pipeline.grade._symbolic import WORKER, UndecidedError
 
 __all__ = ["Grade", "UndecidedError", "equal_answers", "extract_answer", "grade", "warm_up"]
@@ -27,13 +29,9 @@ __all__ = ["Grade", "UndecidedError", "equal_answers", "extract_answer", "grade"
 DEADLINE_S = 5.0
 # Of a deadline, the part after which a comparison is cut off; the rest is for coming back from it.
 _COMPARING = 0.95
-_LETTERS = "ABCDEFGHIJ"
-_LETTER = re.compile(r"[A-J]")
-_LAST_LABEL = re.compile(r"\(\s*([A-J])\s*\)$")
-_CHOICE = re.compile(
-    r"(?:(?:option|choice|answer)\s+)?(?:\(?\s*(?P<closed>[A-J])\s*\)|(?P<bare>[A-J])(?![A-Z]))\s*(?P<rest>.*)",
-    re.DOTALL | re.IGNORECASE,
-)
+_BOXED = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+_LABEL = re.compile(r"^\(?\s*[A-J]\s*[).:]\s*")
+_HASHES = re.compile(r"(?:^|\n)\s*#{4}\s*(\S[^\n]*)\s*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,57 +129,35 @@ def _repeats(response: str, reference: str) -> Extraction | None:
     return Extraction(response.strip(), "whole")
 
 
+def _stated(reference: str) -> str:
+    r"""The answer of a reference that is a worked solution: its last box, or what follows `####`."""
+    if _BOXED.search(reference):
+        found = find_answer(reference)
+        return found.answer if found else reference
+    hashes = _HASHES.search(reference)
+    return hashes[1] if hashes else reference
+
+
 def _matches(answer: str, reference: str, options: Sequence[str], deadline: float) -> bool:
+    reference = _stated(reference)
     if not options:
-        letter, wanted_letter = _choice(answer, ()), _choice(reference, ())
-        if wanted_letter is not None and letter is not None:
-            return letter == wanted_letter
-        return _equal(answer, reference, deadline)
-    wanted = _option_of(reference, options)
-    if wanted is None:
-        return _equal(answer, reference, deadline)
-    given = _option_of(answer, options)
+        chosen, wanted = read_choice(answer, ()), read_choice(reference, ())
+        if wanted is not None and chosen is not None:
+            return chosen == wanted and not _values_differ(answer, reference)
+        return WORKER.decide(compare(answer, reference), deadline)
+    wanted = option_named(reference, options)
+    if wanted is None or len(wanted) != 1 or wanted == CONTRADICTION:
+        if wanted is not None and wanted != CONTRADICTION and option_named(answer, options) == wanted:
+            return True
+        return WORKER.decide(compare(answer, reference), deadline)
+    given = option_named(answer, options)
     if given is not None:
         return given == wanted
-    return _equal(answer, options[wanted], deadline)
+    (letter,) = wanted
+    return WORKER.decide(compare(answer, options[LETTERS.index(letter)]), deadline)
 
 
-def _option_of(answer: str, options: Sequence[str]) -> int | None:
-    """Index of the option that an answer names by its letter or repeats."""
-    if len(answer) > MAX_ANSWER_CHARS:
-        return None
-    plain = key(undress(answer))
-    if not _LETTER.fullmatch(plain):
-        same_text = [i for i, option in enumerate(options) if key(undress(option)) == plain]
-        same = same_text or [i for i, option in enumerate(options) if compare(answer, option).equal]
-        if len(same) == 1:
-            return same[0]
-    return _choice(answer, options)
-
-
-def _choice(answer: str, options: Sequence[str]) -> int | None:
-    """Index of the letter of `B`, `(B)`, `B.`, `(B) 5 cm`, `Option B`; None for what is no choice."""
-    if len(answer) > MAX_ANSWER_CHARS:
-        return None
-    text = undress(answer)
-    found = _CHOICE.fullmatch(text)
-    if found and found["bare"]:
-        letter = found["bare"]
-        # `A 5` could be anything, `A. 5` is a label; without options a small letter alone is a variable.
-        if (found["rest"] and found["rest"][0] not in ".:") or (letter.islower() and not options):
-            return None
-    elif found:
-        letter = found["closed"]
-    elif options and (last := _LAST_LABEL.search(text)):
-        letter = last[1]
-    else:
-        return None
-    index = _LETTERS.index(letter.upper())
-    return index if index < (len(options) or len(_LETTERS)) else None
-
-
-def _equal(answer: str, reference: str, deadline: float) -> bool:
-    comparison = compare(answer, reference)
-    if comparison.equal is None:
-        return WORKER.any_equal(comparison.open_pairs, deadline)
-    return comparison.equal
+def _values_differ(answer: str, reference: str) -> bool:
+    """Whether two answers with the same letter have different numbers after it: `(B) 13` and `(B) 12`."""
+    values = [read_quantity(_LABEL.sub("", undress(text), count=1)) for text in (answer, reference)]
+    return None not in values and compare(answer, reference) is False

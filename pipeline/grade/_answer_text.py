@@ -1,10 +1,28 @@
-"""Answer text without its dress: LaTeX layout, Markdown, and typographic signs written in plain ASCII LaTeX."""
+"""Normalised answer text: LaTeX layout and Markdown removed, Unicode symbols written as ASCII LaTeX."""
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
-_SIGNS = str.maketrans(
+WIDTHS: dict[int, str] = str.maketrans(
+    {
+        **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},
+        **dict.fromkeys("。｡", "\n"),
+        "、": ",",
+        "【": "[",
+        "】": "]",
+        "〔": "[",
+        "〕": "]",
+        "〈": "(",
+        "〉": ")",
+        **dict.fromkeys("“”", '"'),
+        "\u3000": " ",
+    }
+)
+"""Full-width characters and Chinese punctuation as ASCII, one character for one; a Chinese full stop ends a line."""
+
+_SYMBOLS = str.maketrans(
     {
         **dict.fromkeys("−–—‐‑﹣－", "-"),
         **dict.fromkeys(
@@ -30,9 +48,16 @@ _SIGNS = str.maketrans(
         "∅": r"\emptyset ",
         "θ": r"\theta ",
         "°": r"^\circ ",
-        "％": "%",
-        "，": ",",
-        "：": ":",
+        "℃": r"^\circ ",
+        "∠": r"\angle ",
+        **dict.fromkeys("△Δ▲", r"\triangle "),
+        "∛": r"\sqrt[3]",
+        "∜": r"\sqrt[4]",
+        "∈": r"\in ",
+        "⟨": "(",
+        "⟩": ")",
+        "…": r"\ldots ",
+        **dict.fromkeys("′’", "'"),
         "½": r"\frac{1}{2}",
         "⅓": r"\frac{1}{3}",
         "⅔": r"\frac{2}{3}",
@@ -42,6 +67,15 @@ _SIGNS = str.maketrans(
 )
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _RAISED = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
+_CJK = "\u4e00-\u9fff"
+# Between values only: in words such as 和为 the character means "sum".
+_CHINESE_OR = re.compile(rf"(?<![{_CJK}])\s*(?:或者?|抑或)\s*|\s*(?:或者?|抑或)\s*(?![{_CJK}])")
+_CHINESE_AND = re.compile(rf"(?<![{_CJK}])\s*(?:以及|[和与及])\s*(?![{_CJK}])")
+_STRUCK_OUT = re.compile(r"~~(?=\S)")
+_EMPTY_SET = re.compile(r"\\\{\s*\\\}|\\lbrace\s*\\rbrace|\\varnothing(?![A-Za-z])")
+_ANGLE_BRACKETS = re.compile(r"\\(?:(langle)|(rangle)|(lbrace)|(rbrace)|[lr]?vert)(?![A-Za-z])")
+_ROOT_OF_FRACTION = re.compile(r"\\sqrt\s*((?:\[[^\]]*\])?)\s*(?=\\[dtc]?frac(?![A-Za-z]))")
+_ANGLE = re.compile(r"\\angle([A-Za-z])([A-Za-z])([A-Za-z])(?![A-Za-z])")
 _ROWS = re.compile(r"\\begin\{")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z%$])")
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])\.?")
@@ -53,7 +87,7 @@ _WRAPPERS = re.compile(
     r"\\(?:boxed|fbox|text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|cal)|operatorname\*?|mbox|hbox)\s*\{"
 )
 _ROOT_CALL = re.compile(r"(?<![A-Za-z])\\?sqrt\s*\(")
-_ROOT_BARE = re.compile(r"(?<![A-Za-z\\])sqrt\s*(\d+|[A-Za-z](?![A-Za-z])|(?=\{))")
+_ROOT_BARE = re.compile(r"(?<![A-Za-z\\])sqrt\s*(\d+|[A-Za-z](?![A-Za-z])|(?=\{|\\[dtc]?frac))")
 _PRODUCT = re.compile(r"\\(?:times|cdot)(?![A-Za-z])")
 _ONE_SIGN = re.compile(r"(\^|_|\\sqrt)\s*\{\s*(\w)\s*\}")
 _MAX_WRAPPERS = 50
@@ -75,6 +109,7 @@ def closing(text: str, start: int, pair: str = "{}") -> int | None:
     return None
 
 
+@lru_cache(maxsize=4_096)  # a reference is read again for each rollout
 def undress(text: str) -> str:
     r"""An answer as plain LaTeX on one line, with what only concerns its looks removed.
 
@@ -82,20 +117,34 @@ def undress(text: str) -> str:
     their content; `√3` and `sqrt(3)` become `\sqrt{3}`; thousands in `1{,}000` and `1\,000` become `1,000` and
     `1 000`.
     """
-    text = _RAISED.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text).translate(_SIGNS)
+    if not text.isascii():
+        text = text.translate(WIDTHS)
+    text = _RAISED.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text).translate(
+        _SYMBOLS
+    )
+    text = _CHINESE_AND.sub(" and ", _CHINESE_OR.sub(" or ", text)) if not text.isascii() else text
     if not _ROWS.search(text):  # inside a matrix a double backslash ends a row
         text = _DOUBLED.sub(r"\\", text)
+    text = _STRUCK_OUT.sub(r"\\sout ", text)
     text = _DELIMITERS.sub("", _BRACKETED_MATRIX.sub(r"\1pmatrix", text))
     text = _LAYOUT.sub(r"\1 ", _SIZES.sub("", _FRACTIONS.sub(r"\\frac", text)))
-    text = text.replace("{,}", ",").replace(r"\%", "%").replace(r"\varnothing", r"\emptyset")
+    text = text.replace("{,}", ",").replace(r"\%", "%").replace(r"\degree", r"^\circ")
     text = _unwrap(text).replace("{}", "")
+    text = _EMPTY_SET.sub(r"\\emptyset ", _ANGLE_BRACKETS.sub(_plain_bracket, text))
     text = " ".join(_plain_roots(text).split())
+    if text.casefold() in ("空集", "empty set", "the empty set"):
+        return r"\emptyset"
     return text.strip('*_`" ').rstrip(".,;: ").lstrip("=:, ").strip("*_` ")
 
 
+@lru_cache(maxsize=4_096)
 def key(undressed: str) -> str:
-    """Two undressed answers with the same key are the same text; case counts unless they are mere words."""
+    r"""Two undressed answers with the same key are the same text; case counts unless they are words only.
+
+    `\angle ABC` and `\angle CBA` name the same angle.
+    """
     text = re.sub(r"\s+", "", _PRODUCT.sub("*", _ONE_SIGN.sub(r"\1\2", undressed)))
+    text = _ANGLE.sub(lambda m: rf"\angle{min(m[1], m[3])}{m[2]}{max(m[1], m[3])}", text)
     return text.casefold() if re.fullmatch(r"[^\W\d_'-]{2,}['-]?\w*|[A-Za-z' ,-]{3,}", undressed) else text
 
 
@@ -117,6 +166,38 @@ def _unwrap(text: str) -> str:
     return text
 
 
+def _plain_bracket(found: re.Match[str]) -> str:
+    return {"langle": "(", "rangle": ")", "lbrace": r"\{", "rbrace": r"\}"}.get(found[0][1:], "|")
+
+
+def arguments_end(text: str, start: int, count: int) -> int | None:
+    r"""Index after `count` arguments of a LaTeX command, each in braces, a command such as `\pi`, or one character."""
+    for _ in range(count):
+        while text[start : start + 1] == " ":
+            start += 1
+        if text[start : start + 1] == "{":
+            end = closing(text, start)
+            if end is None:
+                return None
+            start = end + 1
+        elif found := re.compile(r"\\[A-Za-z]+|[^\s{}\\]").match(text, start):
+            start = found.end()
+        else:
+            return None
+    return start
+
+
+def _roots_of_fractions(text: str) -> str:
+    r"""`\sqrt\frac12` as `\sqrt{\frac12}`."""
+    for _ in range(_MAX_WRAPPERS):
+        found = _ROOT_OF_FRACTION.search(text)
+        end = arguments_end(text, text.index("frac", found.end()) + 4, 2) if found else None
+        if not found or end is None:
+            break
+        text = f"{text[: found.start()]}\\sqrt{found[1]}{{{text[found.end() : end]}}}{text[end:]}"
+    return text
+
+
 def _plain_roots(text: str) -> str:
     for _ in range(_MAX_WRAPPERS):
         found = _ROOT_CALL.search(text)
@@ -124,4 +205,5 @@ def _plain_roots(text: str) -> str:
         if not found or end is None:
             break
         text = f"{text[: found.start()]}\\sqrt{{{text[found.end() : end]}}}{text[end + 1 :]}"
-    return _ROOT_BARE.sub(lambda bare: rf"\sqrt{{{bare.group(1)}}}" if bare.group(1) else r"\sqrt", text)
+    text = _ROOT_BARE.sub(lambda bare: rf"\sqrt{{{bare.group(1)}}}" if bare.group(1) else r"\sqrt", text)
+    return _roots_of_fractions(text)

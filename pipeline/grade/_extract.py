@@ -6,9 +6,19 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from diva_grpo.pipeline.grade._answer_text import undress
-from diva_grpo.pipeline.grade._compare import MAX_ANSWER_CHARS, is_prose
+from diva_grpo.pipeline.grade._answer_text import WIDTHS, undress
+from diva_grpo.pipeline.grade._choices import CONTRADICTION, read_choice
+from diva_grpo.pipeline.grade._compare import MAX_ANSWER_CHARS
+from diva_grpo.pipeline.grade._context import (
+    denied_before,
+    denied_beside,
+    is_chinese,
+    letters_before,
+    taken_back_after,
+    widened,
+)
 from diva_grpo.pipeline.grade._quantity import read_quantity
+from diva_grpo.pipeline.grade._words import hedges, is_prose
 
 # Marks are looked for in so many characters around the last of their kind, so that time stays linear in the
 # response's length; unmarked answers only stand at the end.
@@ -18,7 +28,16 @@ _STATEMENT = 600
 _WHOLE_CHARS = 200
 _FEW_WORDS = 8
 _MAX_MARKS = 100
+_MAX_BOXES = 20
+_THINKING = re.compile(r"<think(?:ing)?>")
 
+_BARE_BOX = re.compile(
+    r"\\(?:boxed|fbox)(?:\s+|(?=[\d\\-]))(?P<value>-?\\[dt]?frac\s*(?:\{[^{}]*\}|\w)\s*(?:\{[^{}]*\}|\w)"
+    r"|-?\\sqrt\s*(?:\{[^{}]*\}|\w)|-?\d(?:[\d.,/]*\d)?|[A-Za-z]+)"
+)
+_BETWEEN_BOXES = re.compile(
+    r"[\s$\\()\[\]]*(?:\\text\s*\{\s*)?(?P<joint>,?\s*(?:or|and)\b|,|/|;|或者?|和|)(?:\s*\})?[\s$\\()\[\]]*"
+)
 _BOX_OR_BRACE = re.compile(r"\\(?P<box>boxed|fbox)\s*\{|\\[{}\\]|[{}]")
 _HASHES = re.compile(r"^[ \t]*#{4}(?!#)[ \t]*(?P<value>\S[^\n]*)", re.MULTILINE)
 _HEADING = re.compile(
@@ -35,11 +54,26 @@ _STATED = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE | re.MULTILINE,
 )
+_STATED_CHINESE = re.compile(
+    r"(?:\[?(?:参考|正确|最终|最后)?(?:答案|结果)\]?|(?:故|应|因此|所以)选择?|故答案"
+    r"|(?<![不非])选[项择]?(?=\s*\(?[A-J])|(?:^|\n)[*_ ]*答)[*_\s]*"
+    r"(?:应该?|应当|就)?(?:[是为选:=]|等于|(?<=\])|(?<=选)|(?<=选[项择]))[*_:\s选]*(?P<value>[^*_:\s])",
+)
+_RUN_ON = re.compile(r"^[ \t]*(?:Question|Problem|Q|问题|题目)[ \t]*\d*[ \t]*:", re.MULTILINE)
+_CONCLUSION = re.compile(
+    r",?\s*(?:so|hence|thus|therefore),?\s+(?:it|the\s+answer)\s+(?:is|must\s+be)\s+(?P<value>[^\s.!?]+)(?=[.!?\s]*$)",
+    re.MULTILINE,
+)
 _CHOICE_LINE = re.compile(r"^[*_ \t]{0,9}B[:.)]", re.MULTILINE)
 _LETTER_IS_RIGHT = re.compile(
     r"(?:\b(?:option|choice|answer)\s+)?(?<![A-Za-z])(?P<value>\(?[A-J]\)?)[*\s]+is\s+(?:the\s+)?(?:correct|right)\b"
 )
 _LEADING_LETTER = re.compile(r"\(?[A-J]\)(?=[*_.:,]*(?:\s|$))|[A-J](?=[*_.:,]*(?:\s|$))(?!\s+[a-z])")
+_LEADING_LETTERS = re.compile(
+    rf"(?:{_LEADING_LETTER.pattern})(?:\s*(?:,\s*(?:and|or)\b|,|/|&|\band\b|\bor\b|或|和|)\s*(?:\([A-J]\)|[A-J]\b(?!\s+[a-z])))*"
+)
+_AFTER_LABEL = re.compile(r"[).:*_]*[ \t]*(?P<text>(?:\d+\.\d+|[^.\n])+)")
+_LABEL_LINE = re.compile(r"[*_ ]*\(?[A-J][).:][*_]*\s+\S.*")
 _NAMED_LETTER = re.compile(r"\(\s*([A-J])\s*\)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+\(?([A-J])\b")
 _BARE_LETTER = re.compile(r"(?<![A-Za-z\\{$'’])([A-J])(?![A-Za-z'’(_^}$]|\s*[-+*/=]|\s+[a-z])")
 _ENDING_LETTER = re.compile(r"(?<![A-Za-z\\{$'’])[A-J][.!*\s]*$")
@@ -48,6 +82,7 @@ _RANGE = re.compile(r"\bbetween\b|\d\s(?:or|to)\s\d")
 _JOINT = re.compile(r"\s*(?:,|,?\s*(?:and|or))\s*(?=\$|\\\(|\\\[)")
 _VALUE = re.compile(r"\d|[-+*/^=]|\\(?:pi|sqrt|frac|infty)")
 _PLAIN_WORD = re.compile(r"(?<![A-Za-z\\])(?!(?:and|or|sin|cos|tan|log|ln|pi)\b)[A-Za-z]{2,}")
+_ENVIRONMENT_NAME = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z]+\*?\}(?:\{[lcr|]+\})?")
 _DANGLING = re.compile(r"[-+*/=,(]\s*$")
 _NUMERAL = re.compile(
     r"""
@@ -57,8 +92,10 @@ _NUMERAL = re.compile(
     """,
     re.VERBOSE,
 )
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
-_CLAUSE_END = re.compile(r",?\s(?:because|since|which|so|as|where|when|if|for|after)\s|\s\((?![A-J]\))|;\s")
+_SENTENCE_END = re.compile(r"\.(?=\s|$)|!(?=\s*$|\s+[A-Z])|\n")
+_CLAUSE_END = re.compile(
+    r",?\s(?:because|since|which|so|as|where|when|if|for|after)\s|\s\((?![A-J]\))|;\s(?=[A-Za-z]{2})"
+)
 
 
 class Extraction(NamedTuple):
@@ -76,18 +113,27 @@ def find_answer(response: str, options: Sequence[str] = ()) -> Extraction | None
         options: texts of the choices, if the problem has any; letters count as answers only then.
 
     Returns:
-        None where nothing reads as an answer. What stands after a closing `</think>` goes first.
+        None where nothing reads as an answer. What stands after a closing `</think>` goes first; a `<think>` that
+        is not closed gives no answer.
     """
     thought, mark, after = response.rpartition("</think>")
+    if _THINKING.search(after):
+        return None
     found = _find(after, options)
     return found if found or not mark else _find(thought, options)
 
 
 def _find(text: str, options: Sequence[str]) -> Extraction | None:
+    if not text.isascii():
+        text = text[-20 * _WINDOW :].translate(WIDTHS)
     tagged = _tagged(text)
     if tagged is not None:
         inside = _find(tagged, options)
-        return Extraction(inside.answer if inside else tagged, "tag")
+        # A short answer in tags is all of it: in `6 versus 5` the last number is not the answer.
+        whole = inside is None or (
+            inside.how in ("last_number", "last_formula") and len(tagged) <= _WHOLE_CHARS
+        )
+        return Extraction(tagged if inside is None or whole else inside.answer, "tag")
     boxed = _last_box(text)
     if boxed is not None:
         return Extraction(boxed, "boxed")
@@ -102,10 +148,21 @@ def _find(text: str, options: Sequence[str]) -> Extraction | None:
         chosen = _chosen_option(end, options)
         if chosen:
             return chosen
+    if _is_short_and_hedged(text):
+        return Extraction(text, "whole")
     value = _last_value(end)
     if value or len(text) > _WHOLE_CHARS or len(text.split()) > _FEW_WORDS:
         return value
     return Extraction(text, "whole") if any(sign.isalnum() for sign in undress(text)) else None
+
+
+def _is_short_and_hedged(text: str) -> bool:
+    """Whether a response of a few words states two numbers, or takes its number back."""
+    if len(text) > _WHOLE_CHARS or "\n" in text:
+        return False
+    plain = undress(_MATHS.sub("1", text))
+    numbers = len(_NUMERAL.findall(plain)) if len(text.split()) <= _FEW_WORDS - 2 else 0
+    return (numbers > 1 and "=" not in plain) or (numbers > 0 and bool(hedges(plain)))
 
 
 def _tagged(text: str) -> str | None:
@@ -118,38 +175,73 @@ def _tagged(text: str) -> str | None:
 
 
 def _last_box(text: str) -> str | None:
-    r"""What the last complete `\boxed{...}` that is not empty holds, with the braces in it balanced."""
+    r"""What the last `\boxed{...}` that is not empty holds, or `\boxed 5`; several that are joined make a list."""
     last = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
     if last < 0:
         return None
     window = text[max(last - _WINDOW, 0) : last + _WINDOW]
-    opened: list[tuple[bool, int]] = []
-    content: str | None = None
+    boxes = _boxes(window)
+    braced_end = boxes[-1][1] if boxes else 0
+    boxes += [(bare.start(), bare.end(), bare["value"]) for bare in _BARE_BOX.finditer(window, braced_end)]
+    if not boxes:
+        return None
+    start, end, content = boxes.pop()
+    after = taken_back_after(window, end)
+    for earlier_start, earlier_end, earlier in reversed(boxes[-_MAX_BOXES:]):
+        joint = _BETWEEN_BOXES.fullmatch(window[earlier_end:start]) if start - earlier_end < 50 else None
+        if not joint:
+            break
+        if earlier != content:
+            content = f"{earlier} {joint['joint'] if joint['joint'] not in ('', '/') else ','} {content}"
+        start = earlier_start
+    return f"{denied_beside(window, start)}{content}{after}"
+
+
+def _boxes(window: str) -> list[tuple[int, int, str]]:
+    """Start, end and content of all complete boxes that are not empty; of nested ones the outermost."""
+    opened: list[tuple[bool, int, int]] = []
+    boxes: list[tuple[int, int, str]] = []
     for token in _BOX_OR_BRACE.finditer(window):
         if token.group().endswith("{") and (token["box"] or token.group() == "{"):
-            opened.append((token["box"] is not None, token.end()))
+            opened.append((token["box"] is not None, token.start(), token.end()))
         elif token.group() == "}" and opened:
-            is_box, start = opened.pop()
-            inside = window[start : token.start()].strip()
-            if is_box and any(sign.isalnum() for sign in inside):
-                content = inside
-    return content
+            is_box, start, inner = opened.pop()
+            inside = window[inner : token.start()].strip()
+            if is_box and (any(c.isalnum() or c in "∅∞π√" for c in inside) or "\\{" in inside):
+                while boxes and boxes[-1][0] > start:
+                    boxes.pop()
+                boxes.append((start, token.end(), inside))
+    return boxes
 
 
 def _last_mark(text: str, options: Sequence[str]) -> Extraction | None:
-    """The last of "#### x", "A: x", "the answer is x" and "B is correct"."""
+    """The last of "#### x", "A: x", "the answer is x", "答案是 x" and "B is correct"."""
     patterns = (_HASHES, _STATED, _LETTER_IS_RIGHT) if options else (_HASHES, _STATED)
+    if not text.isascii():
+        patterns = (*patterns, _STATED_CHINESE)
+    text = _before_next_question(text)
     marks = sorted((m for pattern in patterns for m in pattern.finditer(text)), key=lambda m: m.start())
     for mark in reversed(marks[-_MAX_MARKS:]):
         if mark.re is _HASHES:
             found, how = _after_hashes(mark), "hashes"
         elif mark.re is _STATED:
-            found, how = _after_statement(mark, bool(options)), "stated"
+            found, how = _after_statement(mark, options), "stated"
+        elif mark.re is _STATED_CHINESE:
+            found, how = _narrow(text[mark.start("value") :][:_STATEMENT], options), "stated"
         else:
-            found, how = mark["value"], "option_letter"
+            joined = letters_before(text, mark.start("value"))
+            found, how = joined + widened(text, mark.start("value"), mark.end("value")), "option_letter"
         if found:
-            return Extraction(found, how)
+            return Extraction(denied_before(text, mark.start()) + found, how)
     return None
+
+
+def _before_next_question(text: str) -> str:
+    """A response without a further question that the model made up after its answer."""
+    for question in _RUN_ON.finditer(text):
+        if _HASHES.search(text, 0, question.start()):
+            return text[: question.start()]
+    return text
 
 
 def _after_hashes(mark: re.Match[str]) -> str | None:
@@ -159,89 +251,126 @@ def _after_hashes(mark: re.Match[str]) -> str | None:
     return value if is_last or not (is_prose(value) or _HEADING.match(value)) else None
 
 
-def _after_statement(mark: re.Match[str], with_options: bool) -> str | None:
+def _after_statement(mark: re.Match[str], options: Sequence[str]) -> str | None:
     text, at = mark.string, mark.start("value")
     if mark["noun"] is None:
-        if with_options or _CHOICE_LINE.search(text, mark.end(), mark.end() + _STATEMENT):
+        if options or _CHOICE_LINE.search(text, mark.end(), mark.end() + _STATEMENT):
             return None  # `A:` begins a list of choices
-    elif not with_options and not mark["noun"].casefold().startswith("answer"):
+    elif not options and not mark["noun"].casefold().startswith("answer"):
         letter = _LEADING_LETTER.match(text, at)
         return letter.group() if letter else None  # "the best option is to wait"
-    return _narrow(text[at : at + _STATEMENT], with_options)
+    return _narrow(text[at : at + _STATEMENT], options)
 
 
-def _narrow(statement: str, with_options: bool) -> str | None:
+def _narrow(statement: str, options: Sequence[str]) -> str | None:
     """The answer at the start of what follows "the answer is"."""
-    formulas = _leading_formulas(statement)
+    formulas, end = _leading_formulas(statement)
     if formulas:
-        return formulas
-    if with_options and (label := _LEADING_LETTER.match(statement)):
-        return label.group()
+        return formulas + taken_back_after(statement, end)
+    if options and (label := _LEADING_LETTERS.match(statement)):
+        after = taken_back_after(statement, label.end()) or _other_option(
+            label.group(), statement[label.end() :], options
+        )
+        return label.group().strip() + after
     phrase = statement
     for boundary in (_SENTENCE_END, _CLAUSE_END):
         stop = boundary.search(phrase)
+        if stop and taken_back_after(statement, stop.start()):
+            continue
         phrase = phrase[: stop.start()] if stop else phrase
-    phrase = phrase.strip(" *_\t")
+    concluded = _CONCLUSION.match(statement, len(phrase)) if hedges(phrase) else None
+    phrase = concluded["value"] if concluded else phrase.strip(" *_\t")
     if not any(sign.isalnum() for sign in phrase):
         return None
     plain = undress(phrase)
     if read_quantity(plain) or not is_prose(plain):
         return phrase
-    if _RANGE.search(phrase):
+    if _RANGE.search(phrase) or hedges(plain):
         return phrase
     leading = _NUMERAL.match(phrase)
+    if len(_NUMERAL.findall(phrase)) > 1 and not _MATHS.search(phrase):
+        return phrase
     if leading and "=" not in phrase:
         return leading.group()
     inner = _last_value(phrase)
     return inner.answer if inner else phrase
 
 
-def _leading_formulas(statement: str) -> str | None:
-    r"""Formulas in delimiters that a statement begins with: `$3$`, `\(x = 1\) or \(x = 2\)`."""
+def _other_option(label: str, rest: str, options: Sequence[str]) -> str:
+    """What follows the letter of a choice, if it is the text of another one or names another one, else ""."""
+    value = _AFTER_LABEL.match(rest)
+    if not value or len(value[0]) > _WHOLE_CHARS:
+        return ""
+    answer = f"({label.strip('().*_:, ')}) {value['text'].strip()}"
+    return f" {value['text'].strip()}" if read_choice(answer, options) == CONTRADICTION else ""
+
+
+def _leading_formulas(statement: str) -> tuple[str, int]:
+    r"""Formulas in delimiters that a statement begins with, `$3$`, `\(x = 1\) or \(x = 2\)`, and where they end."""
     parts: list[str] = []
-    at = 0
+    at = end = 0
     while True:
         formula = _MATHS.match(statement, at)
         if not formula or statement[formula.end() : formula.end() + 1].isdigit():  # $5 and $6 are prices
             break
         parts.append(_content(formula))
+        end = formula.end()
         joint = _JOINT.match(statement, formula.end())
         if not joint:
             break
         at = joint.end()
-    return ", ".join(parts) or None
+    return ", ".join(parts), end
 
 
 def _is_bare_answer(text: str) -> bool:
     """Whether a response is an answer and no more: `5 cm`, `x^2 + 1`, `(1, 2]`, `B`."""
-    if not text or len(text) > _WHOLE_CHARS or "\n" in text:
+    if not text or len(text) > _WHOLE_CHARS or "\n" in text or is_chinese(text):
         return False
     plain = undress(text)
     if not any(sign.isalnum() for sign in plain):
         return False
+    plain = _ENVIRONMENT_NAME.sub(" ", plain)
     return read_quantity(plain) is not None or len(_PLAIN_WORD.findall(plain)) <= (" " not in plain)
 
 
 def _chosen_option(text: str, options: Sequence[str]) -> Extraction | None:
     """The option that the text ends with, by its letter or, in the last sentence, by its words."""
     letters = "ABCDEFGHIJ"[: len(options)]
-    named = [m[1] or m[2] for m in _NAMED_LETTER.finditer(text)]
-    if named and named[-1] in letters:
-        return Extraction(named[-1], "option_letter")
+    lines = text.strip().splitlines()
+    if lines and _LABEL_LINE.fullmatch(lines[-1]):
+        return Extraction(lines[-1].strip(), "option_letter")
+    named = [m for m in _NAMED_LETTER.finditer(text) if (m[1] or m[2]) in letters]
+    if named:
+        return _letter_in(text, [(m.start(), m.end(), m[1] or m[2]) for m in named])
     sentences = [s for s in re.split(r"(?<=[.!?])\s|\n", text) if s.strip()]
     last = undress(sentences[-1]).casefold() if sentences else ""
     stated = [option for option in options if _ends_with_option(last, undress(option).casefold())]
     longest = max(stated, key=len, default="")
     if stated and all(undress(option) in undress(longest) for option in stated):
-        return Extraction(longest, "option_text")
+        at = last.find(undress(longest).casefold())
+        around = widened(last, at, at + len(undress(longest)))
+        return Extraction(longest if around == undress(longest).casefold() else around, "option_text")
     if not all(undress(option).strip("( )") in letters for option in options):
         # Capitals may be points of a figure: only one that ends the text, without a number beside it, is a choice.
         sentences = [s for s in sentences[-1:] if _ENDING_LETTER.search(s) and not re.search(r"\d", s)]
     for sentence in reversed(sentences):
-        bare = [m[1] for m in _BARE_LETTER.finditer(sentence) if m[1] in letters]
+        bare = [m for m in _BARE_LETTER.finditer(sentence) if m[1] in letters]
         if bare:
-            return Extraction(bare[-1], "option_letter")
+            return _letter_in(sentence, [(m.start(), m.end(), m[1]) for m in bare])
     return None
+
+
+def _letter_in(text: str, named: list[tuple[int, int, str]]) -> Extraction:
+    """The last letter that a text names, with others that are joined to it, or with the denial before it."""
+    start, end, answer = named[-1]
+    denied = denied_before(text, start)
+    affirmed = [span for span in named if not denied_before(text, span[0])]
+    if denied and affirmed and "\n" not in text[affirmed[-1][1] : start]:
+        start, _, answer = affirmed[-1]
+        return Extraction(letters_before(text, start) + answer, "option_letter")
+    return Extraction(
+        denied + letters_before(text, start) + answer + taken_back_after(text, end), "option_letter"
+    )
 
 
 def _ends_with_option(sentence: str, option: str) -> bool:
@@ -255,8 +384,14 @@ def _last_value(text: str) -> Extraction | None:
     numbers = list(_NUMERAL.finditer(text))
     formulas = [m for m in _MATHS.finditer(text) if _is_formula(m)]
     if formulas and (not numbers or formulas[-1].end() >= numbers[-1].end()):
-        return Extraction(_right_side(_content(formulas[-1])), "last_formula")
-    return Extraction(numbers[-1].group().strip(), "last_number") if numbers else None
+        start, end = formulas[-1].span()
+        answer = _right_side(_content(formulas[-1]))
+        around = widened(text, start, end)
+        plain = around == formulas[-1].group().strip()
+        return Extraction(answer if plain else around, "last_formula")
+    if not numbers:
+        return None
+    return Extraction(widened(text, *numbers[-1].span()), "last_number")
 
 
 def _is_formula(match: re.Match[str]) -> bool:

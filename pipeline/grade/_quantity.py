@@ -5,21 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from functools import lru_cache
+
+from diva_grpo.pipeline.grade._units import Unit, find_unit, is_unit
+from diva_grpo.pipeline.grade._words import CJK, hedges, is_product_of_letters, number_of_words
 
 # Python turns 1e999999999 into an integer of a gigabyte: beyond these sizes a text is not read as a number here.
 MAX_DIGITS = 1_000
 _MAX_EXPONENT = 1_000
-# Decimals that agree to so many places differ by floating-point noise only (math-verify's default).
-_NOISE_PLACES = 6
-
-
-class Unit(NamedTuple):
-    """A unit as a multiple of its family's base: cm^2 is ("length", 2, 1/10000)."""
-
-    family: str
-    power: int
-    factor: Fraction
+# A decimal with 16 or 17 significant digits is a printed float: the digits after the 15th are noise.
+_FLOAT_DIGITS = (16, 17)
+_EXACT_FLOAT_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,50 +37,6 @@ class Quantity:
     digits: int = 0
 
 
-def _unit_table() -> dict[str, Unit]:
-    inch, pound = Fraction(254, 10_000), Fraction(45_359_237, 100_000)
-    sizes: dict[str, dict[str, Fraction | int]] = {
-        "length": {
-            "mm millimeter millimetre": Fraction(1, 1000),
-            "cm centimeter centimetre": Fraction(1, 100),
-            "dm decimeter decimetre": Fraction(1, 10),
-            "m meter metre": 1,
-            "km kilometer kilometre": 1000,
-            "in inch inche": inch,
-            "ft foot feet": 12 * inch,
-            "yd yard": 36 * inch,
-            "mi mile": 63_360 * inch,
-        },
-        "mass": {
-            "mg milligram": Fraction(1, 1000),
-            "g gram": 1,
-            "kg kilogram": 1000,
-            "lb pound": pound,
-            "oz ounce": pound / 16,
-        },
-        "time": {
-            "s sec second": 1,
-            "min minute": 60,
-            "h hr hour": 3600,
-            "day": 86_400,
-            "week": 604_800,
-        },
-        "money": {"dollar usd": 1, "cent": Fraction(1, 100)},
-        "angle": {"degree": 1},
-    }
-    table = {
-        name: Unit(family, 1, Fraction(factor))
-        for family, units in sizes.items()
-        for names, factor in units.items()
-        for name in names.split()
-    }
-    litre = Fraction(1, 1000)
-    for names, factor in {"ml milliliter millilitre": litre / 1000, "l liter litre": litre}.items():
-        table |= {name: Unit("length", 3, factor) for name in names.split()}
-    return table
-
-
-_UNITS = _unit_table()
 _SCALES = {
     "%": Fraction(1, 100),
     "percent": Fraction(1, 100),
@@ -94,17 +46,13 @@ _SCALES = {
     "million": Fraction(10**6),
     "billion": Fraction(10**9),
     "dozen": Fraction(12),
-}
-_NUMBER_WORDS = {
-    word: Fraction(i)
-    for i, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-        " seventeen eighteen nineteen twenty".split()
-    )
+    "万": Fraction(10**4),
+    "亿": Fraction(10**8),
 }
 # Words after a number that carry the mathematics on, so that the number alone is not the answer.
 _NOT_UNITS = frozenset(
-    "and or to plus minus times over by mod is are sin cos tan cot sec csc log ln exp sqrt pi factorial choose".split()
+    "and or to plus minus times over by mod is are sin cos tan cot sec csc log ln exp sqrt pi factorial choose"
+    " squared cubed if when then so because".split()
 )
 
 _INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?:[ ]\d{3})+(?!\d)|\d+)"
@@ -133,11 +81,19 @@ _REPEATING = re.compile(
 )
 _TRAILING_UNIT = re.compile(
     r"(?:(?<=[\s\d)}])(?P<words>[A-Za-z]{2,}(?:[\s/]+[A-Za-z]+)*)(?:\s*\^\s*(?:\{\s*\d\s*\}|\d))?"
+    rf"|(?P<chinese>[{CJK}]{{1,6}})"
     r"|\^\s*\{?\s*\\circ\s*\}?)$"
+)
+_COUNTED_IN_WORDS = re.compile(r"([A-Za-z]{3,}(?:[ -][A-Za-z]+)*?) ([A-Za-z]{3,})")
+_CHINESE_COUNTED = re.compile(rf"[{CJK}]{{1,6}}(?:/[{CJK}]{{1,3}})?")
+_ANGLE_PARTS = re.compile(
+    r"(?P<sign>-?)(?P<degrees>\d+)\s*\^\s*\{?\s*\\circ\s*\}?\s*(?P<minutes>\d+)\s*(?:'|\^\s*\{?\\prime\}?|分)"
+    r"(?:\s*(?P<seconds>\d+)\s*(?:''|\"|秒))?"
 )
 _UNIT_TEXT = re.compile(r"\(?[A-Za-z€£¥₹][A-Za-z ./'€£¥₹-]*(?:\^[-]?[23])?(?:/[A-Za-z ]+(?:\^[23])?)?\)?")
 
 
+@lru_cache(maxsize=4_096)
 def read_quantity(undressed: str, glued_units: bool = True) -> Quantity | None:
     """Reads a whole text as one number with its unit; None where it is anything else, or too large to hold.
 
@@ -147,9 +103,15 @@ def read_quantity(undressed: str, glued_units: bool = True) -> Quantity | None:
     """
     if len(undressed) > MAX_DIGITS:
         return None
-    word = _NUMBER_WORDS.get(undressed.casefold())
+    word = number_of_words(undressed)
     if word is not None:
         return Quantity(word)
+    counted = _COUNTED_IN_WORDS.fullmatch(undressed)
+    if counted and not hedges(undressed) and (word := number_of_words(counted[1])) is not None:
+        return Quantity(word, unit=find_unit(counted[2]))
+    angle = _ANGLE_PARTS.fullmatch(undressed)
+    if angle:
+        return _angle(angle)
     repeating = _REPEATING.fullmatch(undressed)
     if repeating:
         return _repeating(repeating)
@@ -159,7 +121,7 @@ def read_quantity(undressed: str, glued_units: bool = True) -> Quantity | None:
         return None
     rest = undressed[found.end() :]
     suffix = _read_suffix(rest)
-    if suffix is None or (not glued_units and len(rest) == 1 and rest.isalpha()):
+    if suffix is None or (not glued_units and len(rest) == 1 and rest.isascii() and rest.isalpha()):
         return None
     scale, unit = suffix
     return Quantity(number.value, scale, unit, number.places, number.digits)
@@ -170,24 +132,33 @@ def drop_unit(undressed: str) -> str:
     found = _TRAILING_UNIT.search(undressed)
     if not found or not undressed[: found.start()].strip():
         return undressed
+    if found["chinese"]:
+        return undressed if hedges(found[0]) else undressed[: found.start()].strip()
     if found["words"] is None and TRIGONOMETRY.search(undressed):
         return undressed  # the degrees of an argument
     words = re.findall(r"[A-Za-z]+", found["words"] or "")
-    is_unit = all(_is_unit(word) or (len(word) > 2 and word not in _NOT_UNITS) for word in words)
-    return undressed[: found.start()].strip() if is_unit else undressed
-
-
-def _is_unit(word: str) -> bool:
-    return word in _UNITS or word.casefold().rstrip("s") in _UNITS
+    all_units = all(
+        is_unit(word) or (len(word) > 2 and word not in _NOT_UNITS and not is_product_of_letters(word))
+        for word in words
+    )
+    return undressed[: found.start()].strip() if all_units else undressed
 
 
 def same_quantity(answer: Quantity, reference: Quantity) -> bool:
     """Whether an answer states the reference's number.
 
-    A percent sign, a scale word or a unit that only one of the two bears does not count: 25 % is both 25 and
-    0.25. Units of one family are converted; a length is not a mass. A decimal reference of two or more places
-    and three or more digits also takes what rounds to it, and a decimal answer of four or more digits stands
-    for the fraction or irrational reference that it is cut off or rounded from.
+    Two numbers are equal if they are exactly equal, however large or small. Beyond that a decimal may stand for a
+    number that it was rounded from:
+
+    - A decimal reference of two or more digits, such as 33.3 or 0.67, takes a fraction or a root that rounds to it:
+      100/3, 2/3. A decimal answer must have the same value, unless the reference has two or more places and three
+      or more digits: 2.366 for 2.37, but not 17.04 for 17 or 0.46 for 0.5. One digit, such as 0.5, is exact.
+    - A decimal answer of two or more places and four or more digits stands for a fraction, a root or a longer
+      decimal that it is rounded or cut off from: 0.3333 for 1/3, but not 0.33.
+    - A printed float of 16 or 17 digits is read without its noise: 233.00000000000003 is 233.
+
+    A percent sign, a scale word or a unit that only one of the two has does not count: 25 % is both 25 and 0.25.
+    Units of one family are converted; a length is not a mass.
     """
     factor = Fraction(1)
     if answer.unit and reference.unit:
@@ -212,10 +183,16 @@ def _close(answer: Quantity, reference: Quantity, answer_scale: Fraction, refere
     if (given < 0) != (wanted < 0):
         return False
     gap = abs(wanted) - abs(given)
-    places = max(answer.places or 0, reference.places or 0)
-    if places >= _NOISE_PLACES and abs(gap) * 2 <= Fraction(1, 10**_NOISE_PLACES):
-        return True
-    if reference.places is not None and reference.places >= 2 and reference.digits >= 3:
+    if any(q.places is not None and q.digits in _FLOAT_DIGITS for q in (answer, reference)):
+        noise = max(abs(given), abs(wanted)) / 10**_EXACT_FLOAT_DIGITS
+        if min(abs(given), abs(wanted)) and abs(gap) * 2 <= noise:
+            return True
+    exact_answer = answer.places is None and answer.value.denominator > 1
+    if (
+        reference.places is not None
+        and reference.places >= (1 if exact_answer else 2)
+        and reference.digits >= (2 if exact_answer else 3)
+    ):
         last = abs(reference_scale) / 10**reference.places
         if abs(gap) * 2 <= last:
             return True
@@ -254,6 +231,13 @@ def _number(found: re.Match[str]) -> Quantity | None:
     )
 
 
+def _angle(found: re.Match[str]) -> Quantity:
+    """Degrees, minutes and seconds, in degrees."""
+    parts = [int(found[name] or 0) for name in ("degrees", "minutes", "seconds")]
+    value = sum((Fraction(part, 60**i) for i, part in enumerate(parts)), Fraction(0))
+    return Quantity(-value if found["sign"] else value, unit=find_unit("degree"))
+
+
 def _repeating(found: re.Match[str]) -> Quantity:
     r"""`0.1\overline{6}`: the digits under the line go on for ever."""
     once, again = found["once"], found["again"]
@@ -272,7 +256,9 @@ def _read_suffix(suffix: str) -> tuple[Fraction, Unit | None] | None:
     text = suffix.strip()
     scale = Fraction(1)
     for name, factor in _SCALES.items():
-        if text.casefold().startswith(name) and not text[len(name) : len(name) + 1].isalpha():
+        if text.casefold().startswith(name) and not (
+            name.isascii() and text[len(name) : len(name) + 1].isalpha()
+        ):
             scale, text, glued = factor, text[len(name) :].strip(), False
             break
     text = re.sub(r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree|\\circ", "degrees", text).strip()
@@ -280,32 +266,20 @@ def _read_suffix(suffix: str) -> tuple[Fraction, Unit | None] | None:
     text = re.sub(r"\s*\^\s*", "^", text)
     if not text:
         return scale, None
+    if _CHINESE_COUNTED.fullmatch(re.sub(r"\^[23]$", "", text)):
+        return (scale, find_unit(text)) if not hedges(text) else None
     if not _UNIT_TEXT.fullmatch(text):
         return None
-    unit = _unit(text.strip("(). "))
+    unit = find_unit(text.strip("(). "))
     if unit:
         return scale, unit
     words = re.findall(r"[A-Za-z]+", text.casefold())
     # Glued or single letters are variables (10h, 2ab); a plain word is what was counted.
-    counted = not glued and not _NOT_UNITS.intersection(words) and any(len(word) > 2 for word in words)
-    quotient = "/" in text and all(_is_unit(word) for word in words)
+    counted = (
+        not glued
+        and not hedges(text)
+        and not _NOT_UNITS.intersection(words)
+        and any(len(word) > 2 for word in words)
+    )
+    quotient = "/" in text and all(is_unit(word) for word in words)
     return (scale, None) if counted or quotient or text[0] in "€£¥₹" else None
-
-
-def _unit(text: str) -> Unit | None:
-    """A unit of the table, with its power from `cm^2`, `square cm`, `cubic inches`."""
-    found = re.fullmatch(
-        r"(?:(square|sq|cubic|cu)\.?\s+)?([A-Za-z]+)\.?(?:\^([23]))?(?:\s+(squared|cubed))?", text
-    )
-    if not found:
-        return None
-    before, name, power_text, after = found.groups()
-    singular = name if name in _UNITS else name.casefold().rstrip("s")
-    base = _UNITS.get(singular)
-    if base is None:
-        return None
-    power = int(
-        power_text
-        or {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}.get(before or after or "", 1)
-    )
-    return Unit(base.family, base.power * power, base.factor**power)

@@ -1,8 +1,8 @@
 """Computer algebra under a deadline, from any thread or process.
 
 SymPy can compute for ever, math-verify's own time-outs need the main thread's signals, and a trainer's process
-must not be forked. So the algebra runs in a process of its own (`pipeline.grade._symbolic_worker`), started at the
-first need by `subprocess`, which executes no Python between fork and exec. It serves all threads at once, and
+must not be forked. So the algebra runs in a process of its own (`diva_grpo.pipeline.grade._symbolic_worker`), started
+at the first need by `subprocess`, which executes no Python between fork and exec. It serves all threads at once, and
 forked children of the caller too, since each request brings its own pipe for the reply.
 
 Linux only (SOCK_SEQPACKET between processes).
@@ -20,9 +20,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from diva_grpo.pipeline.grade._symbolic_worker import DIFFERENT, EQUAL, MAX_PACKET, READY
+from diva_grpo.pipeline.grade._symbolic_worker import EQUAL, MAX_PACKET, READY, UNDECIDED
+
+if TYPE_CHECKING:
+    from diva_grpo.pipeline.grade._compare import Tree
 
 logger = logging.getLogger(__name__)
 
@@ -43,34 +46,48 @@ class SymbolicWorker:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._ready = False
-        self._decided: dict[tuple[tuple[str, str], ...], bool] = {}
+        self._decided: dict[str, bool] = {}
 
-    def any_equal(self, pairs: Sequence[tuple[str, str]], deadline: float) -> bool:
-        """Whether any pair of (answer, reference) is equal.
+    def decide(self, tree: Tree, deadline: float) -> bool:
+        """The verdict of a tree of comparisons.
 
         Args:
-            pairs: undressed answers, as `pipeline.grade._compare` leaves them.
+            tree: as `diva_grpo.pipeline.grade._compare` leaves it.
             deadline: the `time.monotonic()` by which this returns or raises.
 
         Raises:
             UndecidedError: when that is not known by the deadline, or the comparison failed.
         """
-        decided = self._decided.get(tuple(pairs))
+        return tree if isinstance(tree, bool) else self._verdict({"tree": tree}, deadline)
+
+    def math_verify(self, response: str, reference: str, deadline: float) -> bool:
+        """The verdict of math-verify alone, to compare ours with.
+
+        Raises:
+            UndecidedError: when that is not known by the deadline, or the comparison failed.
+        """
+        return self._verdict({"texts": [response, reference]}, deadline)
+
+    def _verdict(self, request: dict[str, object], deadline: float) -> bool:
+        question = json.dumps(request)
+        decided = self._decided.get(question)
         if decided is not None:  # the rollouts of one problem repeat each other's answers
             return decided
         seconds = max(deadline - time.monotonic(), 0.001)
-        packet = json.dumps({"seconds": seconds, "pairs": list(pairs)}).encode()
+        packet = json.dumps({"seconds": seconds, **request}).encode()
         if len(packet) > MAX_PACKET:
             raise UndecidedError("too long to compare symbolically")
         verdict = self._ask(packet, deadline)
         if not verdict and self._has_died():
             verdict = self._ask(packet, deadline)
+        if verdict == UNDECIDED:
+            raise UndecidedError("too close or too large to tell apart")
         if not verdict:
             late = time.monotonic() > deadline - _TIMER_SLACK_S
             raise UndecidedError("deadline" if late else "the comparison crashed or ran out of memory")
         if len(self._decided) >= _REMEMBERED:
             self._decided.clear()
-        self._decided[tuple(pairs)] = verdict == EQUAL
+        self._decided[question] = verdict == EQUAL
         return verdict == EQUAL
 
     def start(self, deadline: float) -> None:
@@ -110,7 +127,7 @@ class SymbolicWorker:
                 os.close(writing)
             if not _readable(reading, deadline):
                 raise UndecidedError("deadline")
-            return os.read(reading, max(len(EQUAL), len(DIFFERENT)))
+            return os.read(reading, 16)
         finally:
             os.close(reading)
 

@@ -1,4 +1,4 @@
-"""The process that runs computer algebra for `pipeline.grade._symbolic`. Not to be imported elsewhere.
+"""The process that runs computer algebra for `diva_grpo.pipeline.grade._symbolic`. Not to be imported elsewhere.
 
     from diva_grpo.pipeline.grade._symbolic_worker import main; main()      (standard input: a SOCK_SEQPACKET socket)
 
@@ -7,8 +7,10 @@ the kernel's interval timer ends it at the deadline wherever it is, be it in the
 huge integers, which no Python signal handler or thread could interrupt. So this process never hangs, never grows,
 and every request meets the same state.
 
-A request is one packet, a JSON object with `seconds` and `pairs` of (answer, reference), and one file descriptor
-for the reply, which is `equal` or `different`; closing it without a reply means that the child died.
+A request is one packet, a JSON object with `seconds` and a `tree` of comparisons (see
+`diva_grpo.pipeline.grade._compare`), and one file descriptor for the reply: `equal`, `different` or `undecided`.
+Closing it without a reply means that the child died. A request with `texts` in place of the tree asks for the
+verdict of math-verify alone.
 When its peer is gone, be it by SIGKILL, the socket reports its end and the process exits.
 """
 
@@ -24,20 +26,20 @@ import signal
 import socket
 import sys
 from fractions import Fraction
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from diva_grpo.pipeline.grade._answer_text import closing
+from diva_grpo.pipeline.grade._exact import TooCloseError, exact, same_constant, same_formula
 from diva_grpo.pipeline.grade._quantity import TRIGONOMETRY, Quantity, read_quantity, same_quantity
 
 MAX_PACKET = 131_072
 READY = b"ready"
 EQUAL = b"equal"
 DIFFERENT = b"different"
-# Constants are evaluated to so many digits, and are the same number when they agree to two thirds of them. What is
-# exactly zero evaluates to something far below the second gap.
-_DIGITS = 30
-_RELATIVE_GAP = Fraction(1, 10**20)
-_GAP_OF_ZEROS = Fraction(1, 10**40)
+UNDECIDED = b"undecided"
+# Digits of an irrational number that a decimal is compared with, and of math-verify's own comparisons.
+_DIGITS = 50
+_EXACT_PLACES = 60
 _IDLE_S = 0.05
 _MEMORY_BYTES = 2 << 30
 # Nested answers recurse deeply in the parser; too deep, and the child dies instead of the parse failing silently.
@@ -103,8 +105,66 @@ def distinguish_cases(texts: list[str]) -> list[str]:
 
 
 def equal(answer: str, reference: str) -> bool:
-    """Whether two undressed answers are equal for math-verify, or as numbers when one is a decimal."""
-    from math_verify import LatexExtractionConfig, LatexNormalizationConfig, parse, verify
+    """Whether two undressed formulas are equal.
+
+    Raises:
+        TooCloseError: two numbers can be told neither apart nor equal.
+    """
+    from sympy import Expr
+
+    given, wanted = _parse(answer, reference)
+    if not given or not wanted:
+        return False
+    if not all(isinstance(parsed[0], Expr) and not parsed[0].is_Matrix for parsed in (given, wanted)):
+        return _verified(given, wanted)
+    try:
+        return _equal_formulas(answer, reference, given[0], wanted[0])
+    except TooCloseError:
+        raise
+    except (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError):
+        return _verified(given, wanted)  # SymPy's ways to say that it cannot
+
+
+def _equal_formulas(answer: str, reference: str, given: Any, wanted: Any) -> bool:
+    """Whether two parsed formulas are equal: numbers exactly or as decimals, others at sample points."""
+    from sympy import Expr
+
+    first, second = exact(given), exact(wanted)
+    if not isinstance(first, Expr) or not isinstance(second, Expr):
+        return _verified([first], [second])
+    if not first.free_symbols and not second.free_symbols:
+        given_number = read_quantity(answer) or _evaluated(first)
+        wanted_number = read_quantity(reference, glued_units=False) or _evaluated(second)
+        rounded = any(
+            q is not None and (q.places is not None or q.scale != 1) for q in (given_number, wanted_number)
+        )
+        if rounded and given_number and wanted_number:
+            return same_quantity(given_number, wanted_number)
+        return same_constant(first, second)
+    if not first.free_symbols or not second.free_symbols:
+        difference = (first - second).expand()
+        if difference.free_symbols and same_formula(first, second) is False:
+            return False
+    same = same_formula(first, second)
+    return _verified([first], [second]) if same is None else same
+
+
+def near(exact_text: str, rounded_text: str) -> bool:
+    """Whether a decimal is a value rounded or cut off, as in `5\\pi = 15.7`."""
+    from sympy import Expr
+
+    rounded = read_quantity(rounded_text)
+    given, _ = _parse(exact_text, "0")
+    if rounded is None or not given or not isinstance(given[0], Expr):
+        return equal(exact_text, rounded_text)
+    number = read_quantity(exact_text) or _evaluated(exact(given[0]))
+    unit_of_last_place = Fraction(1, 10 ** (rounded.places or 0))
+    gap = None if number is None else abs(number.value - rounded.value)
+    return gap is not None and (gap < unit_of_last_place if rounded.places else gap * 2 <= unit_of_last_place)
+
+
+def _parse(answer: str, reference: str) -> tuple[list[Any], list[Any]]:
+    from math_verify import LatexExtractionConfig, LatexNormalizationConfig, parse
 
     # Units are dropped already, with more care: to math-verify the s of 4s is a unit.
     reading = LatexExtractionConfig(
@@ -119,12 +179,24 @@ def equal(answer: str, reference: str) -> bool:
         # Without its time-outs, which need the main thread's signals: the caller's timer stands over all of it.
         return list(parse(f"${to_latex(text)}$", [reading], parsing_timeout=None))
 
-    given, wanted = (read(text) for text in distinguish_cases([answer, reference]))
-    given_number = read_quantity(answer) or _evaluate(given)
-    wanted_number = read_quantity(reference, glued_units=False) or _evaluate(wanted)
-    if given_number and wanted_number:  # numbers that differ need no simplification to tell so
-        return _same_number(given_number, wanted_number)
-    return bool(verify(wanted, given, timeout_seconds=None, allow_set_relation_comp=True))
+    first, second = (read(text) for text in distinguish_cases([answer, reference]))
+    return first, second
+
+
+def _verified(given: list[object], wanted: list[object]) -> bool:
+    """Math-verify's verdict, at a precision that tells small numbers from zero."""
+    from math_verify import verify
+
+    return bool(
+        verify(
+            wanted,
+            given,
+            float_rounding=_EXACT_PLACES,
+            numeric_precision=2 * _EXACT_PLACES,
+            timeout_seconds=None,
+            allow_set_relation_comp=True,
+        )
+    )
 
 
 def _union(parts: list[list[object]]) -> list[object]:
@@ -138,35 +210,64 @@ def _union(parts: list[list[object]]) -> list[object]:
     return [Union(*(relation.as_set() for relation in relations))]
 
 
-def _evaluate(parsed: list[object]) -> Quantity | None:
-    """A parsed real number to `_DIGITS` digits, as a form without decimal places."""
+def _evaluated(number: object) -> Quantity | None:
+    """A real number without variables: a fraction as it is, another to `_DIGITS` digits."""
     from sympy import Expr, N
 
-    expression = parsed[0] if parsed else None
-    if not isinstance(expression, Expr) or expression.free_symbols:
+    if not isinstance(number, Expr):
         return None
     try:
-        number = N(expression.doit(), _DIGITS)
+        value = number if number.is_Rational else N(number, _DIGITS)
     except (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError):
-        return None  # SymPy's ways to say that it cannot; `verify` has others
-    if not (number.is_Float or number.is_Rational) or not number.is_finite:
+        return None  # SymPy's ways to say that it cannot
+    if not (value.is_Float or value.is_Rational) or not value.is_finite:
         return None
-    return Quantity(Fraction(int(number.p), int(number.q)) if number.is_Rational else Fraction(str(number)))
+    return Quantity(Fraction(int(value.p), int(value.q)) if value.is_Rational else Fraction(str(value)))
 
 
-def _same_number(given: Quantity, wanted: Quantity) -> bool:
-    gap = abs(given.value - wanted.value)
-    if gap <= max(abs(given.value), abs(wanted.value)) * _RELATIVE_GAP or gap <= _GAP_OF_ZEROS:
-        return True
-    return same_quantity(given, wanted)
+def decide(tree: Any) -> bool:
+    """The verdict of a tree of comparisons.
+
+    Raises:
+        TooCloseError: a part that matters cannot be decided.
+    """
+    if isinstance(tree, bool):
+        return tree
+    kind, *rest = tree
+    if kind == "pair":
+        return equal(*rest)
+    if kind == "near":
+        return near(*rest)
+    decisive, open_part = kind == "any", None
+    for part in rest[0]:
+        try:
+            if decide(part) is decisive:
+                return decisive
+        except TooCloseError as error:
+            open_part = error
+    if open_part:
+        raise open_part
+    return not decisive
 
 
 def _answer(packet: bytes, reply: int) -> None:
     """Serves one request; runs in the child."""
     request = json.loads(packet)
     signal.setitimer(signal.ITIMER_REAL, request["seconds"])
-    is_equal = any(equal(given, wanted) for given, wanted in request["pairs"])
+    try:
+        is_equal = _math_verify(*request["texts"]) if "texts" in request else decide(request["tree"])
+    except (TooCloseError, MemoryError):
+        os.write(reply, UNDECIDED)
+        return
     os.write(reply, EQUAL if is_equal else DIFFERENT)
+
+
+def _math_verify(response: str, reference: str) -> bool:
+    """The verdict of math-verify alone, used as its documentation shows."""
+    from math_verify import parse, verify
+
+    wanted = parse(reference, parsing_timeout=None) or parse(f"${reference}$", parsing_timeout=None)
+    return bool(verify(wanted, parse(response, parsing_timeout=None), timeout_seconds=None))
 
 
 def _serve(channel: socket.socket) -> None:

@@ -168,7 +168,7 @@ class TestComparison:
             f"{sign}{top:,}/{low:,} apples",
         ]
         assert equal_answers(ways[way], str(value))
-        assert not equal_answers(ways[way], str(value + 1))
+        assert not equal_answers(ways[way], str(value + 1000))  # `100/99 %` is both 100/99 and 1/99
 
     def test_without_an_exact_answer_the_decision_is_an_error(self) -> None:
         with pytest.raises(UndecidedError, match="deadline"):

@@ -35,7 +35,6 @@ ENDLESS = [
     "10^{999999999}",
     "999999999!",
     r"\binom{1000000000}{500000000}",
-    "(x+1)^{1000000}",
     "(" * 900 + "1" + ")" * 900,
 ]
 
@@ -107,7 +106,7 @@ class TestDeadline:
         try:
             worker.start(time.monotonic() + 60)
             with pytest.raises(UndecidedError, match="deadline"):
-                worker.any_equal([(TOWER, "5")], time.monotonic() + 0.5)
+                worker.decide(("pair", TOWER, "5"), time.monotonic() + 0.5)
             assert _until(lambda: not _children(worker.pid()), 5.0)  # none goes on computing
         finally:
             signal.signal(signal.SIGALRM, previous)
@@ -156,7 +155,7 @@ class TestWorker:
     def test_a_worker_that_cannot_start_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "executable", "/bin/false")
         with pytest.raises(UndecidedError, match="did not start"):
-            SymbolicWorker().any_equal([("a", "b")], time.monotonic() + 10)
+            SymbolicWorker().decide(("pair", "a", "b"), time.monotonic() + 10)
 
     def test_the_caller_never_loads_sympy_nor_starts_a_worker_for_plain_answers(self) -> None:
         code = (
@@ -274,7 +273,13 @@ def test_ten_thousand_generated_and_mutated_answers_end_by_their_deadline() -> N
     slowest = max(seconds for seconds, _ in results)
     print(f"slowest {slowest:.3f} s, {dict(outcomes)}")
     assert slowest < deadline_s + 0.1
-    assert set(outcomes) <= {"correct", "wrong", "no_answer", "deadline"}, outcomes  # no crash
+    assert set(outcomes) <= {
+        "correct",
+        "wrong",
+        "no_answer",
+        "deadline",
+        "too close or too large to tell apart",
+    }, outcomes  # no crash
     assert outcomes["deadline"] < 1_000, outcomes
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -164,18 +163,18 @@ def moved_deployments(served_names: Collection[str]) -> list[str]:
 
     lines, page = [], 200  # the most that the server gives at once
     with get_client(sync_client=True) as client:
-        for offset in count(0, page):
-            known = client.read_deployments(limit=page, offset=offset)
-            for one in known:
-                now = entrypoint_now(one.entrypoint or "")
-                name = f"{client.read_flow(one.flow_id).name}/{one.name}" if now else ""
-                if now and name not in served_names:
-                    lines.append(
-                        f"deployment {name}: {one.entrypoint} is now {now}: deploy it again (`prefect deploy "
-                        f"--name {one.name}`), or delete it (`prefect deployment delete {name}`)"
-                    )
-            if len(known) < page:
-                return lines
+        known = client.read_deployments(limit=page)
+        while len(known) % page == 0 and (more := client.read_deployments(limit=page, offset=len(known))):
+            known += more
+        for one in known:
+            now = entrypoint_now(one.entrypoint or "")
+            name = f"{client.read_flow(one.flow_id).name}/{one.name}" if now else ""
+            if now and name not in served_names:
+                lines.append(
+                    f"deployment {name}: {one.entrypoint} is now {now}: deploy it again (`prefect deploy "
+                    f"--name {one.name}`), or delete it (`prefect deployment delete {name}`)"
+                )
+    return lines
 
 
 def serve(deployments: Sequence[ServedFlow], port: int, say: Callable[[str], None]) -> None:

@@ -15,8 +15,8 @@ from diva_grpo.pipeline.store.engine import checksums
 from diva_grpo.pipeline.store.views import create_views
 from diva_grpo.schemas.records import Attempt
 from tests.bench.bench_sql import QUERIES, as_tables
-from tests.support.store_records import event, label, rollout, variant
 from tests.support.sized import sized_store
+from tests.support.store_records import event, label, rollout, variant
 
 # A correlated sub-query that is executed as a cross product takes a minute here; all take milliseconds.
 BUDGET_CPU_S = 4.0

@@ -8,8 +8,8 @@ import pytest
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.records import Attempt, Label, Problem, Record, Rollout, Variant, Verdict
-from tests.support.store_records import rollout, variant
 from tests.support.sized import problem_id, sized_store, variant_id
+from tests.support.store_records import rollout, variant
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Union, get_args, get_origin
@@ -53,6 +53,11 @@ def to_table(records: Sequence[Record], recorded_at: datetime) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=arrow_schema(type(records[0])))
 
 
+def _is_column(value: Any) -> bool:
+    """Whether it has a value for each row, or is the value of all rows."""
+    return isinstance(value, Sized) and not isinstance(value, str)
+
+
 def columns_to_table(
     record: type[Record], batches: Sequence[Mapping[str, Any]], recorded_at: datetime
 ) -> pa.Table:
@@ -65,11 +70,10 @@ def columns_to_table(
     schema = arrow_schema(record)
     tables, total = [], 0
     for batch in batches:
-        rows = max(len(values) for values in batch.values() if not isinstance(values, str | int))
+        rows = max((len(values) for values in batch.values() if _is_column(values)), default=1)
         order = {"recorded_at": [recorded_at] * rows, "record_no": range(total, total + rows)}
         spread = {
-            name: [value] * rows if isinstance(value, str | int) else value
-            for name, value in {**batch, **order}.items()
+            name: value if _is_column(value) else [value] * rows for name, value in {**batch, **order}.items()
         }
         arrays = [pa.array(spread[field.name], field.type) for field in schema]
         tables.append(pa.table(arrays, schema=schema))

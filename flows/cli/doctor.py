@@ -14,7 +14,7 @@ from diva_grpo.schemas.exceptions import StoreError
 @store_option
 @click.option("--repair", is_flag=True, help="Move damaged files to the store's folder `quarantine`.")
 def doctor(store_dir: Path, repair: bool) -> None:
-    """Read every file of a store and say which are damaged, missing or left behind.
+    """Read every file of a store and say which are damaged, missing, left behind or hold suspect records.
 
     A damaged file is moved to quarantine by --repair, with a report of what it held and of the command that made
     it; then the store opens again. Exits with 1 where something is damaged or missing.
@@ -29,11 +29,15 @@ def doctor(store_dir: Path, repair: bool) -> None:
     findings = VariantStore(store_dir).examine(repair=repair)
     for finding in findings:
         click.echo(str(finding))
-    open_ones = [f for f in findings if f.fault != Fault.LEFTOVER and f.moved_to is None]
+    harmless = (Fault.LEFTOVER, Fault.SUSPECT)
+    open_ones = [f for f in findings if f.fault not in harmless and f.moved_to is None]
     if any(finding.fault == Fault.DAMAGED for finding in open_ones):
         raise StoreError(
             f"files are damaged: `diva doctor --store {store_dir} --repair` moves them to quarantine"
         )
     if open_ones:
         raise StoreError("something is missing: see above what brings it back")
-    click.echo("all is well" if not findings else "the store is in order")
+    if any(finding.fault == Fault.SUSPECT for finding in findings):
+        click.echo("every file is whole; see above which records are suspect")
+    else:
+        click.echo("all is well" if not findings else "the store is in order")

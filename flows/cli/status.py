@@ -54,9 +54,10 @@ def status(store_dir: Path) -> None:
     \b
     example: diva status --store runs/store
     """
-    from diva_grpo.pipeline.store import VariantStore, render, run_select
+    from diva_grpo.pipeline.store import VariantStore, render
     from diva_grpo.pipeline.store.agreement import HUMAN_AGREEMENT
     from diva_grpo.pipeline.store.files.liveness import signs
+    from diva_grpo.pipeline.store.sql import locked, select
     from diva_grpo.pipeline.teacher.wire.batch.book import pending_batches
 
     store = VariantStore(store_dir)
@@ -64,10 +65,12 @@ def status(store_dir: Path) -> None:
     dead = [sign.run_id for sign in left if not sign.alive]
     names = ", ".join("'" + name.replace("'", "''") + "'" for name in dead) or "NULL"
     agreement = ("Rank correlation of human level and measured difficulty", HUMAN_AGREEMENT)
-    for title, query in (*_STATUS, agreement, ("Last runs", _LAST_RUNS.format(dead=names))):
-        table = run_select(store, query)
-        if table.num_rows:
-            click.echo(f"\n{title}\n{render(table, 'table')}")
+    queries = (*_STATUS, agreement, ("Last runs", _LAST_RUNS.format(dead=names)))
+    with locked(store, "\n".join(query for _, query in queries)) as connection:
+        for title, query in queries:
+            table = select(store, connection, query)
+            if table.num_rows:
+                click.echo(f"\n{title}\n{render(table, 'table')}")
     for batch in pending_batches(store.root):
         name = batch.batch_id or "not taken yet"
         click.echo(

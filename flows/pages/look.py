@@ -92,7 +92,8 @@ def look(
     Raises:
         ConfigError: no such problem, none that fits, or the condition is no SQL.
     """
-    found = {p.problem_id: p for p in store.problems(list(problem_ids) or None, where=where, limit=limit)}
+    about = store.of_problems(problem_ids) if problem_ids else store
+    found = {p.problem_id: p for p in about.problems(list(problem_ids) or None, where=where, limit=limit)}
     missing = next((problem_id for problem_id in problem_ids if problem_id not in found), None)
     if missing is not None:
         near = store.query(
@@ -104,19 +105,20 @@ def look(
         raise ConfigError("no problem fits: `diva status` shows what the store holds")
     problems = [found[problem_id] for problem_id in problem_ids or found]
     ids = list(found)
+    about = about if problem_ids else store.of_problems(ids)
     variants: defaultdict[str, list[Variant]] = defaultdict(list)
-    for variant in store.read(Variant, "problem_id IN (SELECT unnest(?))", [ids]):
+    for variant in about.read(Variant, "problem_id IN (SELECT unnest(?))", [ids]):
         variants[variant.problem_id].append(variant)
     deltas = {
         name: (delta, measured)
-        for name, delta, measured in store.query(
+        for name, delta, measured in about.query(
             "SELECT variant_id, delta, delta_measured FROM variants WHERE problem_id IN (SELECT unnest(?))",
             [ids],
         )
     }
-    labels = _labels(store, [*ids, *deltas])
+    labels = _labels(about, [*ids, *deltas])
     verdicts: defaultdict[str, list[Verdict]] = defaultdict(list)
-    for verdict in store.read(Verdict, "variant_id IN (SELECT unnest(?))", [list(deltas)]):
+    for verdict in about.read(Verdict, "variant_id IN (SELECT unnest(?))", [list(deltas)]):
         verdicts[verdict.variant_id].append(verdict)
     return [
         Looked(

@@ -7,8 +7,6 @@ import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
@@ -17,7 +15,9 @@ from PIL import Image
 
 from diva_grpo.pipeline.images.shown import MAX_PIXELS, MIN_PIXELS, Shown
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.pipeline.store.sql import first_line, lock, quoted, split_statements
+from diva_grpo.pipeline.store.files.database import MAX_SPILL_MB
+from diva_grpo.pipeline.store.sql import first_line, lock, split_statements
+from diva_grpo.pipeline.store.views import quoted
 from diva_grpo.schemas.exceptions import ConfigError, QueryError, StoreError
 from diva_grpo.schemas.question import place_images, render_question
 from diva_grpo.schemas.records import ORIGINAL
@@ -161,19 +161,19 @@ def selection(store: VariantStore, what: str, where: str | None) -> Iterator[Sel
         StoreError: the rows need more memory than there is, or took longer than the grace of a compaction.
     """
     body = _ROWS.format(side=_SIDES[what], original=ORIGINAL) if what in TRAINING else f"SELECT * FROM {what}"
-    with TemporaryDirectory(prefix="diva-export-") as spill, store.connect() as connection:
-        lock(connection, store, memory_mb=MEMORY_MB, spill=Path(spill))
-        select = f"SELECT * FROM (\n{body}\n) WHERE (\n{where or 'true'}\n)"
-        try:
+    select = f"SELECT * FROM (\n{body}\n) WHERE (\n{where or 'true'}\n)"
+    try:
+        with store.connect(query=select, memory_mb=MEMORY_MB) as connection:
+            lock(connection, store, memory_mb=MEMORY_MB, spill_mb=MAX_SPILL_MB)
             if len(split_statements(select)) != 1:
                 raise ConfigError(f"--where {where!r} is not one condition")
             connection.execute(f"CREATE TEMPORARY VIEW selected AS {select}")
             yield Selection(store, connection, what)
-        except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-            raise StoreError(
-                f"{store.place.url} could not be read to the end: {first_line(error)}: export again"
-            ) from error
-        except (duckdb.Error, QueryError) as error:
-            if where is None:
-                raise
-            raise ConfigError(f"--where {where!r}: {first_line(error)}") from error
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        raise StoreError(
+            f"{store.place.url} could not be read to the end: {first_line(error)}: export again"
+        ) from error
+    except (duckdb.Error, QueryError) as error:
+        if where is None:
+            raise
+        raise ConfigError(f"--where {where!r}: {first_line(error)}") from error

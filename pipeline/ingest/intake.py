@@ -250,10 +250,9 @@ def _known_problems(store: VariantStore, source_name: str) -> dict[str, bytes]:
     """Digest of the content of each problem that the store has of a source, by its id."""
     names = [name for name in Problem.model_fields if name != "ingested_at"]
     known: dict[str, bytes] = {}
-    with store.connect() as connection:
-        cursor = connection.execute(
-            f"SELECT {', '.join(names)} FROM problems WHERE source = ?", [source_name]
-        )
+    select = f"SELECT {', '.join(names)} FROM problems WHERE source = ?"
+    with store.connect(query=select) as connection:
+        cursor = connection.execute(select, [source_name])
         while rows := cursor.fetchmany(CHUNK_SIZE):
             known.update((row[0], _digest(dict(zip(names, row, strict=True)))) for row in rows)
     return known

@@ -13,9 +13,8 @@ from types import MappingProxyType
 
 import duckdb
 
-from diva_grpo.pipeline.store.sql import quoted
 from diva_grpo.pipeline.store.store import VariantStore
-from diva_grpo.pipeline.store.views import LIVE_DIFFICULTY, create_views, view_names
+from diva_grpo.pipeline.store.views import LIVE_DIFFICULTY, create_views, quoted, view_names
 from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.records import RECORDS, DifficultyEvent, Variant, columns
 
@@ -69,7 +68,7 @@ def describe_views(store: VariantStore) -> list[View]:
     Raises:
         StoreError: a part file is damaged.
     """
-    with store.connect() as connection:
+    with store.connect(query="") as connection:
         return [
             View(
                 name,
@@ -101,7 +100,7 @@ def write_views(store: VariantStore) -> tuple[Path, Path]:
 
     `store.duckdb` is a database that holds views and not one row, `views.sql` the statements that make it.
     Both name the parts by their whole path, since relative ones work from one folder alone: write them again
-    when the store has moved. They can be deleted at any time.
+    when the store has moved. They can be deleted at any time. These are the live views (`pipeline.store.views`).
 
     Returns:
         The paths of the database and of the script.
@@ -120,6 +119,8 @@ def write_views(store: VariantStore) -> tuple[Path, Path]:
         ]
     script = (
         f"-- Views of the store {store.root}, made by `diva init`; run it again when the store has moved.\n"
+        "-- They show the same rows as in `diva sql`, and those appended later. Each query finds the latest record of\n"
+        "-- each key anew: for many queries on a large store, `VariantStore.connect` does it once and is faster.\n"
         + "".join(f"{statement};\n" for statement in statements)
     )
     database, sql = store.root / DATABASE, store.root / SCRIPT

@@ -33,7 +33,7 @@ from diva_grpo.pipeline.store.files.parts import (
 from diva_grpo.pipeline.store.files.places import sha256_of
 from diva_grpo.schemas.arrow import arrow_schema
 from diva_grpo.schemas.exceptions import StoreError
-from diva_grpo.schemas.records import RECORDS, Record, utc_now
+from diva_grpo.schemas.records import RECORDS, Problem, Record, Rollout, Variant, utc_now
 
 QUARANTINE = "quarantine"
 """Folder that damaged files are moved to, each repair in a folder of its own with `report.json`."""
@@ -51,6 +51,8 @@ class Fault(StrEnum):
     """Records name it, and it is not there."""
     LEFTOVER = "leftover"
     """A crashed writer left it; `compact` removes it in time."""
+    SUSPECT = "suspect"
+    """The file is whole, and its records cannot be right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,8 @@ def examine(engine: Engine, *, repair: bool = False) -> list[Finding]:
     # Once what is damaged is out of the way, the rest can be asked what it misses.
     whole = repair or not any(finding.path.endswith(".parquet") for finding in damaged)
     missing = [*_missing_images(engine), *_missing_answers(engine)] if whole else []
-    return [*damaged, *missing, *_leftovers(engine)]
+    suspect = [*_control_characters(engine), *_rollouts_without_run(engine)] if whole else []
+    return [*damaged, *missing, *suspect, *_leftovers(engine)]
 
 
 # --- parts
@@ -249,6 +252,39 @@ def _missing_answers(engine: Engine) -> Iterator[Finding]:
     if paid:
         yield Finding(
             JOURNAL, Fault.MISSING, f"{len(paid)} answers that `calls` names: asked for again if needed"
+        )
+
+
+# --- what the records say
+
+# All but tab and line breaks: no text of a problem has them, and a tokenizer makes something else of the text.
+_CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F]"
+
+
+def _control_characters(engine: Engine) -> Iterator[Finding]:
+    texts = {
+        Problem.table: ("problem_id", "concat_ws(' ', text, answer, array_to_string(solution_steps, ' '))"),
+        Variant.table: ("variant_id", "concat_ws(' ', text, array_to_string(hint, ' '))"),
+    }
+    for table, (name, text) in texts.items():
+        rows = engine.query(
+            f"SELECT min({name}), count(*) FROM {table} WHERE regexp_matches({text}, '{_CONTROL}')"
+        )
+        [(first, count)] = rows
+        if count:
+            held = f"control characters in the texts of {first}" + (
+                f" and {count - 1} more" if count > 1 else ""
+            )
+            yield Finding(table, Fault.SUSPECT, held)
+
+
+def _rollouts_without_run(engine: Engine) -> Iterator[Finding]:
+    rows = engine.query(
+        "SELECT run_id, count(*) FROM rollouts ANTI JOIN runs USING (run_id) GROUP BY run_id ORDER BY run_id"
+    )
+    for run_id, count in rows:
+        yield Finding(
+            Rollout.table, Fault.SUSPECT, f"{count} rollouts of run {run_id}, which `runs` does not have"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -12,9 +12,17 @@ import duckdb
 from diva_grpo.pipeline.store.files.database import open_database
 from diva_grpo.pipeline.store.files.parts import Catalogue, Part
 from diva_grpo.pipeline.store.files.places import Place
-from diva_grpo.pipeline.store.views import named_views, source, view_names, view_statements
+from diva_grpo.pipeline.store.views import (
+    LIVE_DIFFICULTY,
+    PREPARED,
+    named_views,
+    prepared,
+    source,
+    view_names,
+    view_statements,
+)
 from diva_grpo.schemas.exceptions import StoreError
-from diva_grpo.schemas.records import RECORDS, Variant
+from diva_grpo.schemas.records import RECORDS, DifficultyEvent, Variant
 
 _TABLES = tuple(record.table for record in RECORDS)
 
@@ -25,10 +33,12 @@ class Engine:
     Args:
         place: where the store lies.
         catalogue: of its parts.
+        only: by table, an SQL condition on the rows to read. It must hold for all records of a key or for none.
     """
 
-    def __init__(self, place: Place, catalogue: Catalogue) -> None:
+    def __init__(self, place: Place, catalogue: Catalogue, only: Mapping[str, str] | None = None) -> None:
         self.place = place
+        self._only = only or {}
         self.catalogue = catalogue
         self._lock = threading.Lock()
         # By process id: a database cannot be used in a fork, nor closed there.
@@ -41,79 +51,116 @@ class Engine:
             StoreError: a part file is damaged or missing.
         """
         with self._lock:
-            database, known = self._databases.setdefault(os.getpid(), (open_database(), {}))
-            views = named_views(sql)
-            self._make(database, views, self._sources(views), known)
+            if os.getpid() not in self._databases:
+                self._databases[os.getpid()] = (open_database(), {})
+            database, known = self._databases[os.getpid()]
+            self._prepare(database, named_views(sql), known)
             cursor = database.cursor()
         with cursor:
             try:
                 return cursor.execute(sql, parameters).fetchall()
             except (duckdb.IOException, duckdb.InvalidInputException) as error:
                 # The engine's own complaint of a file; all else is of the query.
-                raise (self._unreadable(error) if str(self.place.local) in str(error) else error) from error
+                raise (unreadable(self.place, error) or error) from error
 
     def connect(
         self,
         *,
-        views: Sequence[str] | None = None,
+        query: str | None = None,
         schema: str = "main",
         variant_parts: tuple[Sequence[Part], Collection[str]] | None = None,
+        memory_mb: int | None = None,
     ) -> duckdb.DuckDBPyConnection:
-        """A new in-memory connection with the views as the parts are now. The caller closes it.
+        """A new in-memory connection with all views as the parts are now. The caller closes it.
 
         Args:
-            views: only these, see `named_views`.
-            schema: where they go.
+            query: prepares only the views that it names (see `views`), the others are live; None prepares all.
+            schema: where the views go.
             variant_parts: what to read of `variants` instead of all: parts, and the origins of the rows.
+            memory_mb: MiB that the engine may use; None leaves DuckDB's own limit.
 
         Raises:
             StoreError: a part file is damaged or missing.
+            duckdb.OutOfMemoryException: `memory_mb` does not suffice to prepare the views.
         """
-        views = list(view_statements("")) if views is None else views
-        sources = self._sources(views)
-        if variant_parts is not None:
-            sources[Variant.table] = self._source(Variant.table, *variant_parts)
+        needed = named_views(" ".join(view_names()) if query is None else query)
         connection = open_database()
         try:
+            if memory_mb is not None:
+                connection.execute(f"SET memory_limit = '{memory_mb}MiB'")
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}; SET schema = '{schema}'")
-            self._make(connection, views, sources, {})
+            self._prepare(connection, needed, {}, variant_parts)
+            self._make_live(connection, needed)
             connection.execute("SET schema = 'main'")
-        except StoreError:
+        except (StoreError, duckdb.Error):
             connection.close()
             raise
         return connection
 
-    def _sources(self, views: Sequence[str]) -> dict[str, str]:
-        return {table: self._source(table, self.catalogue.live(table)) for table in _TABLES if table in views}
-
-    def _source(self, table: str, parts: Sequence[Part], origins: Collection[str] | None = None) -> str:
-        self.place.fetch([f"{table}/{part.name}" for part in parts])
-        return source(str(self.place.local), table, parts, origins)
-
-    def _make(
+    def _prepare(
         self,
         connection: duckdb.DuckDBPyConnection,
         views: Sequence[str],
-        sources: dict[str, str],
         known: dict[str, str],
+        variant_parts: tuple[Sequence[Part], Collection[str]] | None = None,
     ) -> None:
-        """Make those of the views whose parts are others than those in `known`, and remember them there."""
-        statements = view_statements(self.place.url, dict.fromkeys(_TABLES, "") | sources)
+        """Prepare those of the views of which any source is another than in `known`, and remember them there."""
+        sources = {table: self._source(table) for table in _TABLES if table in views}
+        if variant_parts is not None and Variant.table in views:
+            sources[Variant.table] = self._source(Variant.table, variant_parts)
         for name in views:
-            if known.get(name) != statements[name]:
+            read = "\n".join(sources[view] for view in named_views(name) if view in sources)
+            if known.get(name) != read:
+                known.pop(name, None)
+                rows = sources[DifficultyEvent.table if name == LIVE_DIFFICULTY else name]
                 try:
-                    connection.execute(statements[name])
+                    # At once, for threads that bind a query meanwhile.
+                    connection.begin()
+                    self._make_prepared(connection, name, rows)
+                    connection.commit()
+                except duckdb.OutOfMemoryException:
+                    connection.rollback()
+                    raise
                 except duckdb.Error as error:
-                    known.pop(name, None)
-                    raise self._unreadable(error) from error
-                known[name] = statements[name]
+                    connection.rollback()
+                    raise _unreadable(self.place, error) from error
+                known[name] = read
 
-    def _unreadable(self, error: Exception) -> StoreError:
-        line = str(error).strip().splitlines()[0]
-        url = self.place.url
-        return StoreError(
-            f"store {url} cannot be read: {line} (`diva doctor --store {url}` finds what is damaged)"
-        )
+    @staticmethod
+    def _make_prepared(connection: duckdb.DuckDBPyConnection, name: str, rows: str) -> None:
+        tables, view = prepared(name, rows)
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {PREPARED}")
+        for table, select in tables.items():
+            connection.execute(f"CREATE OR REPLACE TABLE {PREPARED}.{table} AS {select}")
+        connection.execute(f"CREATE OR REPLACE VIEW {name} AS {view}")
+
+    def _make_live(self, connection: duckdb.DuckDBPyConnection, there: Collection[str]) -> None:
+        """Make the other views, for a query that finds them by another way than by their names."""
+        sources = {table: "" if table in there else self._source(table) for table in _TABLES}
+        for name, statement in view_statements(self.place.url, sources).items():
+            if name not in there:
+                try:
+                    connection.execute(statement)
+                except duckdb.Error as error:
+                    raise _unreadable(self.place, error) from error
+
+    def _source(self, table: str, variant_parts: tuple[Sequence[Part], Collection[str]] | None = None) -> str:
+        parts, origins = variant_parts or (self.catalogue.live(table), None)
+        self.place.fetch([f"{table}/{part.name}" for part in parts])
+        rows = source(str(self.place.local), table, parts, origins)
+        return f"(SELECT * FROM {rows} WHERE {self._only[table]})" if table in self._only else rows
+
+
+def unreadable(place: Place, error: Exception) -> StoreError | None:
+    """What a user is told where the engine complains of a file of the store; None where it does of the query."""
+    return _unreadable(place, error) if str(place.local) in str(error) else None
+
+
+def _unreadable(place: Place, error: Exception) -> StoreError:
+    line = str(error).strip().splitlines()[0]
+    return StoreError(
+        f"store {place.url} cannot be read: {line} (`diva doctor --store {place.url}` finds what is damaged)"
+    )
 
 
 def checksums(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from diva_grpo.pipeline.store import VariantStore, render, run_select
+from diva_grpo.pipeline.store import VariantStore, render
 from diva_grpo.pipeline.store.catalog import example_queries
+from diva_grpo.pipeline.store.sql import locked, select
 from diva_grpo.schemas.exceptions import QueryError
 
 _STYLE = (
@@ -27,10 +28,12 @@ def sections(store: VariantStore) -> Iterator[tuple[str, str, pa.Table]]:
         QueryError: a query takes too long.
         StoreError: a part file is damaged.
     """
-    for title, query in example_queries().items():
-        table = run_select(store, query)
-        if table.num_rows:
-            yield title, query, table
+    queries = example_queries()
+    with locked(store, "\n".join(queries.values())) as connection:
+        for title, query in queries.items():
+            table = select(store, connection, query)
+            if table.num_rows:
+                yield title, query, table
 
 
 def text_report(store: VariantStore) -> str:

@@ -18,7 +18,6 @@ import pyarrow as pa
 from diva_grpo.pipeline.store.engine import Engine
 from diva_grpo.pipeline.store.files.parts import Catalogue
 from diva_grpo.pipeline.store.monotone import MONOTONE, WEIGHT
-from diva_grpo.pipeline.store.views import named_views
 from diva_grpo.schemas.records import Variant
 
 
@@ -149,8 +148,7 @@ def load_snapshot(engine: Engine, catalogue: Catalogue, variant_parts: Sequence[
     """
     names = frozenset(variant_parts)
     wanted = catalogue.holding(Variant.table, names)
-    views = named_views(_LOAD)
-    with engine.connect(views=views, schema="store", variant_parts=(wanted, names)) as connection:
+    with engine.connect(query=_LOAD, schema="store", variant_parts=(wanted, names)) as connection:
         connection.execute(_LOAD)
         connection.execute(MONOTONE)
         rows: list[tuple[Any, ...]] = connection.execute(_SPANS).fetchall()

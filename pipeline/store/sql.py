@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import json
 import math
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +18,10 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tabulate import tabulate
 
+from diva_grpo.pipeline.store.engine import unreadable
 from diva_grpo.pipeline.store.store import VariantStore
+from diva_grpo.pipeline.store.views import quoted, view_names
 from diva_grpo.schemas.exceptions import QueryError
 from diva_grpo.schemas.records import RECORDS
 
@@ -39,7 +42,7 @@ _OUT_OF_MEMORY = "Out of Memory Error"
 # answers, images and whatever else lies in the store are no tables, and no query reads them.
 _LOCKS = """
 SET memory_limit = '{memory_mb}MiB';
-SET temp_directory = {spill};
+SET max_temp_directory_size = '{spill_mb}MiB';
 SET allowed_directories = [{folders}];
 SET enable_external_access = false;
 SET autoinstall_known_extensions = false;
@@ -71,26 +74,82 @@ def run_select(
             result beyond `MAX_RESULT_BYTES`.
         StoreError: a part file is damaged.
     """
-    with store.connect() as connection:
-        lock(connection, store, memory_mb=memory_mb)
-        statements = _statements(sql, connection)
-        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise QueryError("only one SELECT is admitted: the store is read-only by SQL")
-        # DuckDB 2 admits COPY, INSERT, UPDATE and DELETE in the WITH clause of a SELECT, and only at the top
-        # level: as a sub-query nothing can write. It also gives columns of the same name a number each.
-        query = "SELECT * FROM (\n" + _without_end(statements[0].query) + "\n)"
-        with _time_limit(connection, timeout_s) as expired:
-            try:
-                return _collected(connection.sql(query).to_arrow_reader(_BATCH_ROWS))
-            # Arrow wraps the engine's errors in an OSError.
-            except (duckdb.Error, OSError, MemoryError) as error:
-                if expired.is_set():
-                    raise QueryError(too_long(timeout_s)) from error
-                if isinstance(error, MemoryError) or _OUT_OF_MEMORY in str(error):
-                    raise QueryError(too_large(memory_mb)) from error
-                unknown = "Catalog Error: Table with name" in str(error)
-                cure = " `diva sql --schema` shows the views" if unknown else ""
-                raise QueryError(first_line(error) + cure) from error
+    with locked(store, sql, memory_mb=memory_mb) as connection:
+        return select(store, connection, sql, timeout_s=timeout_s, memory_mb=memory_mb)
+
+
+def locked(
+    store: VariantStore, queries: str, *, memory_mb: int = DEFAULT_MEMORY_MB
+) -> duckdb.DuckDBPyConnection:
+    """A connection that reads the store's tables and nothing else, for `select`. The caller closes it.
+
+    Args:
+        store: the store.
+        queries: text of all queries that it is for.
+        memory_mb: see `run_select`.
+
+    Raises:
+        QueryError: the memory does not suffice to open the store.
+        StoreError: a part file is damaged.
+    """
+    try:
+        connection = store.connect(query=queries, memory_mb=memory_mb)
+    except duckdb.OutOfMemoryException as error:
+        raise QueryError(too_large(memory_mb)) from error
+    lock(connection, store, memory_mb=memory_mb)
+    return connection
+
+
+def select(
+    store: VariantStore,
+    connection: duckdb.DuckDBPyConnection,
+    sql: str,
+    *,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    memory_mb: int = DEFAULT_MEMORY_MB,
+) -> pa.Table:
+    """Run one SELECT on a connection of `locked` to the store; see `run_select`."""
+    statements = _statements(sql, connection)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise QueryError("only one SELECT is admitted: the store is read-only by SQL")
+    # DuckDB 2 admits COPY, INSERT, UPDATE and DELETE in the WITH clause of a SELECT, and only at the top
+    # level: as a sub-query nothing can write. It also gives columns of the same name a number each.
+    query = "SELECT * FROM (\n" + _without_end(statements[0].query) + "\n)"
+    with _time_limit(connection, timeout_s) as expired:
+        try:
+            return _collected(connection.sql(query).to_arrow_reader(_BATCH_ROWS))
+        # Arrow wraps the engine's errors in an OSError.
+        except (duckdb.Error, OSError, MemoryError) as error:
+            if expired.is_set():
+                raise QueryError(too_long(timeout_s)) from error
+            if isinstance(error, MemoryError) or _OUT_OF_MEMORY in str(error):
+                raise QueryError(too_large(memory_mb)) from error
+            # A path that the query itself names is refused by a permission error.
+            if "IO Error" in str(error) and (damage := unreadable(store.place, error)):
+                raise damage from error
+            raise QueryError(first_line(error) + _near_names(connection, sql, error)) from error
+
+
+_UNKNOWN_VIEW = re.compile(r"Table with name \"?(\w+)\"? does not exist")
+_UNKNOWN_COLUMN = re.compile(
+    r"(?:Referenced column \"(\w+)\" (?:was )?not found|does not have a column named \"(\w+)\")"
+)
+
+
+def _near_names(connection: duckdb.DuckDBPyConnection, sql: str, error: Exception) -> str:
+    """What to say beside an error of an unknown view or column."""
+    if found := _UNKNOWN_VIEW.search(str(error)):
+        names, cure = view_names(), " `diva sql --schema` shows the views"
+    elif found := _UNKNOWN_COLUMN.search(str(error)):
+        columns = connection.execute(
+            "SELECT DISTINCT column_name FROM duckdb_columns() WHERE table_name IN (SELECT unnest(?)) ORDER BY 1",
+            [[name for name in view_names() if re.search(rf"\b{name}\b", sql, re.IGNORECASE)]],
+        )
+        names, cure = [name for (name,) in columns.fetchall()], ""
+    else:
+        return ""
+    near = difflib.get_close_matches(found[found.lastindex or 1].lower(), names)
+    return (f"; did you mean {' or '.join(near)}?" if near else "") + cure
 
 
 def split_statements(sql: str) -> list[str]:
@@ -123,7 +182,7 @@ def too_large(memory_mb: int) -> str:
 
 
 def lock(
-    connection: duckdb.DuckDBPyConnection, store: VariantStore, *, memory_mb: int, spill: Path | None = None
+    connection: duckdb.DuckDBPyConnection, store: VariantStore, *, memory_mb: int, spill_mb: int = 0
 ) -> None:
     """Let a connection read the store's tables and nothing else, for good.
 
@@ -131,16 +190,10 @@ def lock(
         connection: of `store.connect()`.
         store: the store.
         memory_mb: MiB that the engine may use.
-        spill: folder for what does not fit; None spills nothing.
+        spill_mb: MiB that it may spill to disk.
     """
     folders = ", ".join(quoted(str(store.root / record.table)) for record in RECORDS)
-    spill_to = quoted("" if spill is None else str(spill))
-    connection.execute(_LOCKS.format(memory_mb=memory_mb, folders=folders, spill=spill_to))
-
-
-def quoted(text: str) -> str:
-    """A text as an SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
+    connection.execute(_LOCKS.format(memory_mb=memory_mb, folders=folders, spill_mb=spill_mb))
 
 
 def _statements(sql: str, connection: duckdb.DuckDBPyConnection | None) -> list[duckdb.Statement]:
@@ -234,6 +287,8 @@ def _text(table: pa.Table, output_format: str) -> str:
         return json.dumps(rows, ensure_ascii=False, indent=1)
     cells = [list(map(_cell, row)) for row in _rows(table)]
     form = "html" if output_format == "html" else "simple"
+    from tabulate import tabulate  # takes time to load, and a process that only computes has no use for it
+
     return visible(
         tabulate(cells, headers=table.column_names, tablefmt=form, disable_numparse=True, missingval="")
     )

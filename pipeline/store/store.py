@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import platform
@@ -23,10 +24,21 @@ from diva_grpo.pipeline.store.files.compaction import GRACE_S, Compacted, compac
 from diva_grpo.pipeline.store.files.liveness import bury, sign_of_life
 from diva_grpo.pipeline.store.files.parts import Part
 from diva_grpo.pipeline.store.snapshot import Snapshot, load_snapshot
-from diva_grpo.pipeline.store.views import named_views
+from diva_grpo.pipeline.store.views import quoted
 from diva_grpo.schemas.arrow import arrow_schema, columns_to_table, to_table
 from diva_grpo.schemas.exceptions import ConfigError, StoreError
-from diva_grpo.schemas.records import RECORDS, Problem, Record, Run, Setting, Variant, utc_now
+from diva_grpo.schemas.records import (
+    RECORDS,
+    Label,
+    Problem,
+    Record,
+    Rollout,
+    Run,
+    Setting,
+    Variant,
+    Verdict,
+    utc_now,
+)
 
 R = TypeVar("R", bound=Record)
 
@@ -151,16 +163,22 @@ class VariantStore:
 
     # --- reading
 
-    def connect(self) -> duckdb.DuckDBPyConnection:
+    def connect(self, *, query: str | None = None, memory_mb: int | None = None) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection, in memory, with this store's views as it is now. The caller closes it.
 
         What is appended later needs another connection. One that is held longer than the grace of a
         compaction (see `compact`) may find its parts removed.
 
+        Args:
+            query: the SQL that the connection is for: views that it does not name are not prepared, which saves
+                a scan of their keys. They are there, and compute more in each query. None prepares all.
+            memory_mb: MiB that the engine may use; None is DuckDB's own limit, 80 % of the memory.
+
         Raises:
             StoreError: a part file is damaged.
+            duckdb.OutOfMemoryException: `memory_mb` does not suffice to open the store.
         """
-        return self._engine.connect()
+        return self._engine.connect(query=query, memory_mb=memory_mb)
 
     def query(
         self, sql: str, parameters: Sequence[object] = (), *, variant_parts: Sequence[str] | None = None
@@ -179,8 +197,25 @@ class VariantStore:
             return self._engine.query(sql, parameters)
         names = frozenset(variant_parts)
         of_variants = (self.catalogue.holding(Variant.table, names), names)
-        with self._engine.connect(views=named_views(sql), variant_parts=of_variants) as connection:
+        with self._engine.connect(query=sql, variant_parts=of_variants) as connection:
             return connection.execute(sql, parameters).fetchall()
+
+    def of_problems(self, problem_ids: Sequence[str]) -> VariantStore:
+        """This store as far as it is about some problems, for lookups by key: a query reads no other rows.
+
+        Their records in `problems`, `variants`, `verdicts`, `labels` and `rollouts`; the other tables are whole.
+        """
+        ids = _one_of("problem_id", problem_ids)
+        of_ids = dict.fromkeys([Problem.table, Variant.table, Rollout.table], ids)
+        narrow = copy.copy(self)
+        narrow._engine = engine.Engine(self.place, self.catalogue, of_ids | {Label.table: "false"})
+        variant_ids = [name for (name,) in narrow.query(f"SELECT variant_id FROM {Variant.table}")]
+        of_variants = {
+            Verdict.table: _one_of("variant_id", variant_ids),
+            Label.table: _one_of("subject_id", [*problem_ids, *variant_ids]),
+        }
+        narrow._engine = engine.Engine(self.place, self.catalogue, of_ids | of_variants)
+        return narrow
 
     def read(
         self,
@@ -297,6 +332,10 @@ class VariantStore:
         """
         with self.connect() as connection:
             return engine.checksums(connection)
+
+
+def _one_of(column: str, values: Sequence[str]) -> str:
+    return f"{column} IN ({', '.join(map(quoted, values)) or 'NULL'})"
 
 
 @contextmanager

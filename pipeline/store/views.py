@@ -2,6 +2,10 @@
 
 A view shows the latest record of each key. `variants`, `rollouts`, `difficulty_events`, `train_steps` and
 `live_difficulty` say more than their parts; their rules stand beside them.
+
+There are two forms, which show the same rows. A *prepared* view (`prepared`) reads what a connection has computed
+once: which rows are superseded, and what was measured. It is then a plain scan with joins. A *live* view
+(`view_statements`) computes this again in each query, so it follows the files without us: it is for other programs.
 """
 
 from __future__ import annotations
@@ -13,20 +17,38 @@ from typing import Any
 
 from diva_grpo.pipeline.store.files.parts import Part
 from diva_grpo.schemas.migrations import migrated
-from diva_grpo.schemas.records import RECORDS, DifficultyEvent, JsonText, Record, Rollout, TrainStep, Variant
+from diva_grpo.schemas.records import (
+    RECORDS,
+    Attempt,
+    DifficultyEvent,
+    JsonText,
+    Label,
+    Record,
+    Rollout,
+    Setting,
+    TrainStep,
+    Variant,
+)
 
 # Quantile of the standard normal for a two-sided interval of 90 %.
 _Z90 = 1.6448536269514722
 
 _OF_A_RUN = (Rollout, DifficultyEvent, TrainStep)
 
+# The place of a row in a source: the number of its file, and below that of the row within the file.
+_PLACE, _ROW_BITS = "diva_place", 40
 
-def _quoted(text: str) -> str:
+PREPARED = "prepared"
+"""Schema of what a connection has computed for its views."""
+
+
+def quoted(text: str) -> str:
+    """A text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def source(url: str, table: str, parts: Sequence[Part], origins: Collection[str] | None = None) -> str:
-    """A FROM clause over rows of a table, as this version has them.
+    """A FROM clause over rows of a table, as this version has them, with the place of each (`_PLACE`).
 
     Args:
         url: where the store lies.
@@ -37,17 +59,19 @@ def source(url: str, table: str, parts: Sequence[Part], origins: Collection[str]
     groups: dict[tuple[int, bool], list[str]] = {}
     for part in parts:
         some_only = part.merged and origins is not None
-        groups.setdefault((part.version, some_only), []).append(_quoted(f"{url}/{table}/{part.name}"))
+        groups.setdefault((part.version, some_only), []).append(quoted(f"{url}/{table}/{part.name}"))
     selects = []
+    first = 0
     for (version, some_only), files in sorted(groups.items()):
-        rows = f"read_parquet([{', '.join(files)}], union_by_name = true)"
+        rows = (
+            f"SELECT *, (file_index::BIGINT + {first} << {_ROW_BITS}) + file_row_number AS {_PLACE} "
+            f"FROM read_parquet([{', '.join(files)}], union_by_name = true)"
+        )
+        first += len(files)
         if some_only and origins is not None:
-            rows = f"(SELECT * FROM {rows} WHERE part IN ({', '.join(map(_quoted, sorted(origins)))}))"
-        columns = migrated(table, version, f"SELECT * FROM {rows}")
-        selects.append(rows if columns == f"SELECT * FROM {rows}" else f"({columns})")
-    if len(selects) == 1:
-        return selects[0]
-    return "(" + " UNION ALL BY NAME ".join(f"SELECT * FROM {select}" for select in selects) + ")"
+            rows = f"{rows} WHERE part IN ({', '.join(map(quoted, sorted(origins)))})"
+        selects.append(migrated(table, version, rows))
+    return "(" + " UNION ALL BY NAME ".join(selects) + ")"
 
 
 def every_file(url: str, table: str) -> str:
@@ -55,7 +79,7 @@ def every_file(url: str, table: str) -> str:
 
     Rows that compaction has copied are there twice until it removes the first; the views show a key once.
     """
-    return f"read_parquet({_quoted(f'{url}/{table}/*.parquet')}, union_by_name = true)"
+    return f"read_parquet({quoted(f'{url}/{table}/*.parquet')}, union_by_name = true)"
 
 
 def _column_list(record: type[Record]) -> str:
@@ -74,7 +98,7 @@ def _column_list(record: type[Record]) -> str:
 def _literal(value: str | int | float | list[Any]) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_literal, value))}]"
-    return _quoted(value) if isinstance(value, str) else str(value)
+    return quoted(value) if isinstance(value, str) else str(value)
 
 
 def _latest(rows: str, record: type[Record], where: str = "true") -> str:
@@ -85,32 +109,38 @@ def _latest(rows: str, record: type[Record], where: str = "true") -> str:
     )
 
 
+# Rows of a training run that a later attempt, resumed before them, has superseded.
+_EARLIER_ATTEMPT = (
+    "EXISTS (SELECT 1 FROM attempts a WHERE a.run_id = t.run_id AND a.attempt > t.attempt "
+    "AND t.step >= a.resumed_step)"
+)
+
+
 def _of_current_attempts(rows: str, record: type[Record]) -> str:
-    """Rows of a training run without those that a later attempt, resumed before them, has superseded."""
-    superseded = (
-        "SELECT 1 FROM attempts a WHERE a.run_id = t.run_id AND a.attempt > t.attempt "
-        "AND t.step >= a.resumed_step"
-    )
+    """Rows of a training run without those of earlier attempts that are superseded."""
     # Before the latest of a key is taken: else a superseded row that was written late would hide its successor.
-    return _latest(rows, record, f"NOT EXISTS ({superseded})")
+    return _latest(rows, record, f"NOT {_EARLIER_ATTEMPT}")
 
 
 # contract.md, Difficulty: measured delta with its variance from both Beta posteriors (times 64), and
 # the delta in use, where the design counts as a measurement with a standard deviation of 2 levels.
 # beta_var is the variance of Beta(c + 1, s - c + 1).
-_VARIANTS = """
-WITH label AS (
-    SELECT subject_id, difficulty,
-           64 * (correct + 1) * (samples - correct + 1) / ((samples + 2) ** 2 * (samples + 3)) AS variance
-    FROM labels
-    WHERE solver_model = (SELECT value FROM settings WHERE name = 'label_model')
-), measured AS (
-    SELECT v.variant_id, mine.difficulty - original.difficulty AS delta,
-           mine.variance + original.variance AS variance
-    FROM ({latest}) v
-    JOIN label mine ON mine.subject_id = v.variant_id
-    JOIN label original ON original.subject_id = v.problem_id
+# No CTE and no scalar sub-query: where a view has one, DuckDB takes a correlated sub-query over the view apart as a
+# cross product with the outer rows.
+_VARIANCE = "64 * (l.correct + 1) * (l.samples - l.correct + 1) / ((l.samples + 2) ** 2 * (l.samples + 3))"
+_LABEL = (
+    f"(SELECT l.subject_id, l.difficulty, {_VARIANCE} AS variance FROM labels l "
+    "JOIN settings s ON s.value = l.solver_model WHERE s.name = 'label_model')"
 )
+_MEASURED = f"""
+SELECT v.{{key}}, mine.difficulty - original.difficulty AS delta,
+       mine.variance + original.variance AS variance
+FROM ({{latest}}) v
+JOIN {_LABEL} mine ON mine.subject_id = v.variant_id
+JOIN {_LABEL} original ON original.subject_id = v.problem_id
+"""
+
+_VARIANTS = """
 SELECT v.variant_id, v.problem_id, v.kind, v.text, v.hint_steps::INTEGER AS hint_steps, v.hint, v.recipe,
        v.delta_designed, m.delta AS delta_measured,
        m.delta - {z} * sqrt(m.variance) AS delta_low, m.delta + {z} * sqrt(m.variance) AS delta_high,
@@ -118,7 +148,7 @@ SELECT v.variant_id, v.problem_id, v.kind, v.text, v.hint_steps::INTEGER AS hint
                 v.delta_designed, m.delta) AS delta,
        v.status, v.reason, v.generator_model, v.prompt_version, v.created_at,
        v.hint_total::INTEGER AS hint_total, v.solution_answer, v.aspect, coalesce(v.sample, 0)::INTEGER AS sample
-FROM ({latest}) v LEFT JOIN measured m USING (variant_id)
+FROM ({latest}) v LEFT JOIN {measured} m USING ({key})
 """
 
 _LIVE_DIFFICULTY = """
@@ -142,7 +172,7 @@ def create_views(root: str | Path) -> list[str]:
 
 
 def view_statements(url: str, sources: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The CREATE VIEW statement of each view of a store, in an order in which each finds what it reads.
+    """The CREATE VIEW statement of each live view of a store, in an order in which each finds what it reads.
 
     Args:
         url: where the store lies.
@@ -152,7 +182,11 @@ def view_statements(url: str, sources: Mapping[str, str] | None = None) -> dict[
     for record in sorted(RECORDS, key=lambda record: record in (Variant, *_OF_A_RUN)):
         rows = sources[record.table] if sources else every_file(url, record.table)
         if record is Variant:
-            bodies[record.table] = _VARIANTS.format(latest=_latest(rows, record), z=_Z90)
+            latest = _latest(rows, record)
+            measured = f"({_MEASURED.format(latest=latest, key='variant_id')})"
+            bodies[record.table] = _VARIANTS.format(
+                latest=latest, measured=measured, key="variant_id", z=_Z90
+            )
         elif record in _OF_A_RUN:
             bodies[record.table] = _of_current_attempts(rows, record)
         else:
@@ -161,17 +195,66 @@ def view_statements(url: str, sources: Mapping[str, str] | None = None) -> dict[
     return {name: f"CREATE OR REPLACE VIEW {name} AS {body}" for name, body in bodies.items()}
 
 
-def named_views(text: str) -> list[str]:
-    """The views that a query names, and those that they read in turn, in the order of `view_statements`.
+def prepared(name: str, rows: str) -> tuple[dict[str, str], str]:
+    """How a connection prepares a view, when it has prepared those that the view reads.
 
-    To make a view, DuckDB opens every part of its table: a query should not pay for those that it leaves out.
+    Args:
+        name: of the view.
+        rows: the FROM clause of its table, see `source`; of `live_difficulty` that of `difficulty_events`.
+
+    Returns:
+        What it computes first: SELECT statements, by the names of the tables of the schema `prepared` that hold
+        their rows. And the view's own SELECT.
     """
-    statements = view_statements("", {record.table: "parts" for record in RECORDS})
-    found: set[str] = set()
-    texts = [text]
-    while texts:
-        words = set(re.findall(r"\w+", texts.pop().lower()))
-        new = (words & statements.keys()) - found
-        found |= new
-        texts += [statements[name] for name in new]
-    return [name for name in statements if name in found]
+    if name == LIVE_DIFFICULTY:
+        return {name: _LIVE_DIFFICULTY}, f"SELECT * FROM {PREPARED}.{name}"
+    record = next(record for record in RECORDS if record.table == name)
+    superseded = f"superseded_{name}"
+    columns = _column_list(record) + (f", t.{_PLACE}" if record is Variant else "")
+    latest = f"SELECT {columns} FROM {rows} t ANTI JOIN {PREPARED}.{superseded} s ON s.{_PLACE} = t.{_PLACE}"
+    tables = {superseded: _superseded(rows, record)}
+    if record is Variant:
+        measured = f"{PREPARED}.measured"
+        tables["measured"] = _MEASURED.format(latest=latest, key=_PLACE)
+        return tables, _VARIANTS.format(latest=latest, measured=measured, key=_PLACE, z=_Z90)
+    return tables, latest
+
+
+def _superseded(rows: str, record: type[Record]) -> str:
+    """A SELECT of the places of the rows that the view of a record leaves out."""
+    key = ", ".join(f'"{name}"' for name in record.key)
+    earlier, rest = "", rows
+    if record in _OF_A_RUN:
+        earlier = f"SELECT {_PLACE} FROM {rows} t WHERE {_EARLIER_ATTEMPT} UNION ALL "
+        rest = f"(SELECT * FROM {rows} t WHERE NOT {_EARLIER_ATTEMPT})"
+    # Few keys have several rows in most tables: their hashes say which, with a tenth of the memory of the keys.
+    return (
+        f"WITH repeated AS (SELECT hash({key}) AS code FROM {rest} GROUP BY code HAVING count(*) > 1) "
+        f"{earlier}SELECT {_PLACE} FROM (SELECT {_PLACE} FROM {rest} r SEMI JOIN repeated ON code = hash({key}) "
+        f"QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY recorded_at DESC, record_no DESC) > 1)"
+    )
+
+
+_READS = {Variant.table: [Label.table, Setting.table], LIVE_DIFFICULTY: [DifficultyEvent.table]} | {
+    record.table: [Attempt.table] for record in _OF_A_RUN
+}
+
+
+def named_views(text: str) -> list[str]:
+    """The views that a query names, and those that they read in turn, each after those that it reads.
+
+    To prepare a view, all keys of its table are read: a query should not pay for those that it leaves out.
+    """
+    words = set(re.findall(r"\w+", text.lower()))
+    found: list[str] = []
+
+    def add(name: str) -> None:
+        for read in _READS.get(name, []):
+            add(read)
+        if name not in found:
+            found.append(name)
+
+    for name in view_names():
+        if name in words:
+            add(name)
+    return found

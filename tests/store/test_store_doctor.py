@@ -14,8 +14,8 @@ from diva_grpo.pipeline.store.doctor import Fault
 from diva_grpo.pipeline.store.files.parts import Part, is_whole
 from diva_grpo.pipeline.teacher.journal import Entry, Journal, now_text
 from diva_grpo.schemas.exceptions import StoreError
-from diva_grpo.schemas.records import RECORDS, Call, Image, Problem
-from tests.support.store_records import fill, variant
+from diva_grpo.schemas.records import RECORDS, Call, Image, Problem, Run
+from tests.support.store_records import fill, rollout, variant
 
 OFFSETS = 64
 
@@ -218,3 +218,19 @@ def test_damaged_image_comes_back_with_its_source(store: VariantStore) -> None:
     store.put_image(content, "PNG")
     assert path.read_bytes() == content
     assert store.examine() == []
+
+
+# --- what the records say
+
+
+def test_control_characters_and_rollouts_without_a_run_are_suspect(store: VariantStore) -> None:
+    store.append([Run(run_id="q", kind="train")])
+    store.append([rollout(1, 0, "q"), rollout(1, 0, "lost"), rollout(2, 0, "lost")])
+    store.append(
+        [variant(1, text="a\tb\nc\r\n"), variant(2, text="a\x08b"), variant(3, hint=["fine", "x\x1b[0m"])]
+    )
+    found = store.examine()
+    assert [(f.fault, f.path, f.held) for f in found] == [
+        (Fault.SUSPECT, "variants", "control characters in the texts of w/0:reword:02 and 1 more"),
+        (Fault.SUSPECT, "rollouts", "2 rollouts of run lost, which `runs` does not have"),
+    ]

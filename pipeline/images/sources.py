@@ -163,7 +163,8 @@ def read_pictures(value: object, place: Place) -> list[Picture]:
 
     Args:
         value: None, or one image or a list of images; an image is a path, bytes, base64 or a data URI,
-            or a `{bytes, path}` struct as the Image feature of `datasets` stores it. Text may also be a JSON array of paths (CSV).
+            or a `{bytes, path}` struct as the Image feature of `datasets` stores it. Text may also be a
+            JSON array of paths (CSV).
         place: where paths lead.
 
     Raises:

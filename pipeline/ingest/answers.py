@@ -18,6 +18,7 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _BOX = re.compile(r"\\f?boxed\s*\{")
 _JOINED = re.compile(r"(?:[\s$,;.\\()]|and|or)*")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_SYMBOL = re.compile("[∅∞]")
 # Words of a sentence, and of a text that is more than an answer even without a full stop.
 _FEW_WORDS = 4
 _LONG = 12
@@ -154,6 +155,8 @@ def check_own_answer(problem: Problem) -> None:
     if not options and _is_statement(answer):
         stated = find_answer(answer)
         given, why = stated.answer if stated else "", ": a statement that no response repeats"
+    if not any(character.isalnum() for character in answer) and not _SYMBOL.search(answer):
+        raise RowError(f"the grader does not accept the problem's own answer {answer!r}: it states nothing")
     graded = grade(f"So the answer is $\\boxed{{{given}}}$.", answer, options=options, deadline_s=_DEADLINE_S)
     if graded.outcome != "correct":
         why = f": {graded.how}" if graded.outcome == "error" else why

@@ -15,7 +15,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import PurePath
 
 from diva_grpo.pipeline.images.sources import is_image
@@ -159,19 +158,14 @@ def split_of(row: Row, part: Part, split: str | None, mapping: ColumnMapping) ->
     return mapping.recorded_split or split or row.split or part.split or DEFAULT_SPLIT
 
 
-def unread_images(values: Mapping[str, object], mapping: ColumnMapping) -> set[str]:
-    """Columns of a row that hold images and are not in the mapping."""
-    return {
-        column for column, cell in values.items() if column not in _read_columns(mapping) and is_image(cell)
-    }
+def unread_images(values: Mapping[str, object], read: frozenset[str]) -> set[str]:
+    """Columns of a row that hold images and are not among those that are read."""
+    return {column for column, cell in values.items() if column not in read and is_image(cell)}
 
 
-@lru_cache(maxsize=8)
-def _read_columns(mapping: ColumnMapping) -> frozenset[str]:
-    """Columns that a mapping names, with those that dotted names lead into."""
-    cells = mapping.model_dump(
-        exclude={"name", "license", "hub", "hub_config", "hub_split", "recorded_split"}
-    )
+def read_columns(mapping: ColumnMapping) -> frozenset[str]:
+    """Columns that a mapping names, and those that dotted names lead into."""
+    cells = mapping.model_dump(exclude={"name", "license", "hub", "hub_config", "hub_split", "recorded_split"})
     named = [name for cell in cells.values() for name in (cell if isinstance(cell, tuple) else (cell,))]
     texts = [name for name in named if isinstance(name, str)]
     return frozenset(texts) | {name.partition(".")[0] for name in texts}
@@ -200,6 +194,7 @@ class _Intake:
         self._columns: set[str] = set()
         self._columns_checked = False
         self._sought = [column for column in _columns_of(mapping) if column is not None]
+        self._read = read_columns(mapping)
         self._unread: set[str] = set()
         self._reasons: dict[str, str] = {}
         self._reason_counts: Counter[str] = Counter()
@@ -217,7 +212,7 @@ class _Intake:
                 raise RowError(row.reason)
             self._columns.update(row.values)
             self._sought = [column for column in self._sought if not has(row.values, column)]
-            self._unread |= unread_images(row.values, self._mapping)
+            self._unread |= unread_images(row.values, self._read)
             self._admit(part, row)
         except RowError as error:
             self._reject(part.label, row, str(error))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from diva_grpo.pipeline.ingest.answers import check_own_answer
 from diva_grpo.pipeline.ingest.cells import RowError
-from diva_grpo.pipeline.ingest.intake import split_of, unread_images
+from diva_grpo.pipeline.ingest.intake import read_columns, split_of, unread_images
 from diva_grpo.pipeline.ingest.opening import open_with_layout
 from diva_grpo.pipeline.ingest.readers import Unreadable
 from diva_grpo.pipeline.ingest.rows import read_problem
@@ -40,6 +40,7 @@ def preview(
     opened = open_with_layout(source, mapping, changes, source_name=source_name, split=split, streaming=True)
     yield opened.layout.line()
     left = count
+    read = read_columns(opened.layout.mapping)
     unread: set[str] = set()
     for part in opened.parts:
         for row in part.rows:
@@ -50,7 +51,7 @@ def preview(
             try:
                 if isinstance(row, Unreadable):
                     raise RowError(row.reason)
-                unread |= unread_images(row.values, opened.layout.mapping)
+                unread |= unread_images(row.values, read)
                 where = split_of(row, part, split, opened.layout.mapping)
                 problem, _ = read_problem(row.values, opened.layout.mapping, opened.name, where, part.place)
                 check_own_answer(problem)

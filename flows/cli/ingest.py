@@ -13,6 +13,7 @@ from diva_grpo.pipeline.session.progress import progress_bar
 from diva_grpo.schemas.exceptions import SourceError
 from diva_grpo.schemas.mapping import FLAGS, PRESETS
 
+
 def _column_options(command: Any) -> Any:
     for name in reversed(FLAGS):
         command = click.option(f"--{name}-column", metavar="COLUMN", help=f"Column with the {name}.")(command)

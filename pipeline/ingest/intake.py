@@ -165,7 +165,9 @@ def unread_images(values: Mapping[str, object], read: frozenset[str]) -> set[str
 
 def read_columns(mapping: ColumnMapping) -> frozenset[str]:
     """Columns that a mapping names, and those that dotted names lead into."""
-    cells = mapping.model_dump(exclude={"name", "license", "hub", "hub_config", "hub_split", "recorded_split"})
+    cells = mapping.model_dump(
+        exclude={"name", "license", "hub", "hub_config", "hub_split", "recorded_split"}
+    )
     named = [name for cell in cells.values() for name in (cell if isinstance(cell, tuple) else (cell,))]
     texts = [name for name in named if isinstance(name, str)]
     return frozenset(texts) | {name.partition(".")[0] for name in texts}

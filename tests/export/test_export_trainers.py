@@ -22,7 +22,7 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import ExportConfig
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Image, Label, Problem, Setting, Variant
-from tests.support.sources import png
+from tests.support.source_files import png
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import ExportConfig
 from diva_grpo.schemas.exceptions import SourceError
 from diva_grpo.schemas.records import Problem
-from tests.support.layouts import CASES, FIGURE, ROWS, TEXTS, Case, table
-from tests.support.sources import rejects, write_jsonl, write_parquet
+from tests.support.source_files import rejects, write_jsonl, write_parquet
+from tests.support.source_layouts import CASES, FIGURE, ROWS, TEXTS, Case, table
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +39,9 @@ def test_a_layout_is_recognised_and_said(tmp_path: Path, folder: Path, case: Cas
 
 
 def test_the_table_of_the_docs_is_up_to_date() -> None:
-    assert (ROOT / "docs" / "layouts.md").read_text("utf-8") == table(), "python -m tests.support.layouts"
+    assert (ROOT / "docs" / "layouts.md").read_text("utf-8") == table(), (
+        "python -m tests.support.source_layouts"
+    )
 
 
 @pytest.mark.parametrize("preset", [None, "trl", "verl", "easyr1", "sft"])

@@ -1,6 +1,6 @@
 """Layouts of sources as they are published, a small file of each; the table of the docs is made from them.
 
-python -m tests.support.layouts > docs/layouts.md
+python -m tests.support.source_layouts > docs/layouts.md
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tabulate import tabulate
 
-from tests.support.sources import png
+from tests.support.source_files import png
 
 ROWS = [
     {"problem": "A box holds 4 jars. How many jars do 2 boxes hold?", "answer": "8"},
@@ -339,7 +339,7 @@ _OPENING = """# Layouts that `diva ingest` reads
 
 The layout is recognised from the columns of the first rows and said in one line, in the flags that would say the same.
 `--preset` and flags override it, and `diva ingest SOURCE --preview 3` shows what comes of it before anything is
-written. Each row of this table is a test (`tests/support/layouts.py`), and the table is made from these tests.
+written. Each row of this table is a test (`tests/support/source_layouts.py`), and the table is made from these tests.
 """
 _CLOSING = """The split of a row is the one that its column, the name of its file or a folder of its path states
 (`default/test/0000.parquet`, `gsm8k_test.csv`), else `train`; `--split` overrides. What `diva export` writes is read

@@ -221,23 +221,39 @@ class ExportConfig(Config):
         'training'
     """
 
-    format: Literal["parquet", "jsonl", "hf"] = Field(
-        default="hf",
-        description="One file, or a Hugging Face dataset folder with a card.",
+    format: Literal["parquet", "jsonl", "hf"] | None = Field(
+        default=None,
+        description="One file, or a Hugging Face dataset folder with a card (hf).  [default: by the ending of OUT]",
     )
     what: str = Field(
         default="training",
         description="problems (the originals), variants (the accepted ones), training (both), or any view.",
     )
-    preset: Literal["trl", "verl", "easyr1"] | None = Field(
-        default=None, description="Columns as this trainer reads them; default: all columns."
+    preset: Literal["trl", "verl", "easyr1", "sft"] | None = Field(
+        default=None,
+        description="Columns as this trainer reads them (sft: prompts with worked solutions, for TRL's SFTTrainer); "
+        "default: all columns.",
     )
     prompt: Literal["chat", "text"] = Field(
-        default="chat", description="With trl: a conversation, or text for a model without a chat template."
+        default="chat",
+        description="With trl and sft: a conversation, or text for a model without a chat template.",
+    )
+    data_source: str | None = Field(
+        default=None,
+        description="With verl: data_source of all rows.  [default: veRL's name of a known set, else the source's]",
     )
     instruction: str = Field(default="", description="Text to put behind each question.")
     where: str | None = Field(
         default=None, description="SQL condition on the rows, such as source = 'gsm8k' and delta < 0."
+    )
+    pass_rate: str | None = Field(
+        default=None,
+        pattern=r"^(0?\.\d+|[01](\.0*)?):(0?\.\d+|[01](\.0*)?)$",
+        description="Only rows whose measured pass rate (`diva label`) is in this range, such as 0.1:0.8.",
+    )
+    control: bool = Field(
+        default=False,
+        description="With pass_rate: also write OUT with .control in its name, as many labelled rows drawn at random.",
     )
     shard_rows: int = Field(default=100_000, ge=1, description="Rows a file, with hf.")
 

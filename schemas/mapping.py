@@ -16,10 +16,19 @@ class AnswerFormat(StrEnum):
     """The reference answer and nothing else."""
     GSM8K = "gsm8k"
     """A worked solution, a step a line, then `####` and the answer."""
+    SOLUTION = "solution"
+    """A worked solution or a reply: the answer is in its last box, after `####`, or stated."""
+
+
+FLAGS = ("id", "problem", "answer", "images", "options", "solution", "level", "split")
+"""Fields of a mapping that a flag names: `--problem-column` and so on."""
 
 
 class ColumnMapping(BaseModel):
     """Names of a source's columns; None where the source has no such column.
+
+    A dotted name leads into a nested column: `reward_model.ground_truth`, `choices.0.text`. The problem may be a
+    conversation, of which the question is read, and so may the answer, of which the reply is.
 
     Example:
         >>> mapping = ColumnMapping(problem="question", answer="answer", answer_format="gsm8k")
@@ -48,6 +57,12 @@ class ColumnMapping(BaseModel):
         default=None, description="texts of the choices A, B, ...: a list, or `A. one; B. two` in one text"
     )
     context: str | None = Field(default=None, description="text that stands before the question")
+    answer_index: int | None = Field(
+        default=None, description="the answer is the number of an option, and the first has this number"
+    )
+    kind: str | None = Field(
+        default=None, description="kind of each row; others than `original` are variants, no problems"
+    )
     unit: str | None = Field(default=None, description="unit of the answer, added to the question")
     decimals: str | None = Field(
         default=None, description="decimal places that the answer is asked with, added to the question"
@@ -129,8 +144,42 @@ PRESETS: Mapping[str, ColumnMapping] = MappingProxyType(
             think_answer=("think_answer", "answer2"),
             think_correct="correct_think",
         ),
+        "verl": ColumnMapping(
+            problem="prompt",
+            answer="reward_model.ground_truth",
+            images="images",
+            split="extra_info.split",
+        ),
+        "trl": ColumnMapping(problem="prompt", answer="answer", images="images"),
+        "messages": ColumnMapping(
+            problem="messages", answer="messages", answer_format=AnswerFormat.SOLUTION, images="images"
+        ),
+        "sharegpt": ColumnMapping(
+            problem="conversations",
+            answer="conversations",
+            answer_format=AnswerFormat.SOLUTION,
+            images="image",
+        ),
+        "sft": ColumnMapping(
+            problem="prompt", answer="completion", answer_format=AnswerFormat.SOLUTION, images="images"
+        ),
+        "math": ColumnMapping(
+            problem="problem", answer="solution", answer_format=AnswerFormat.SOLUTION, level="level"
+        ),
+        "export": ColumnMapping(
+            id="problem_id",
+            problem="text",
+            answer="answer",
+            images="images",
+            options="options",
+            solution="solution_steps",
+            split="split",
+            kind="kind",
+        ),
     }
 )
 """Mappings of known data sets by name: GSM8K (arXiv 2110.14168), MATH-Vision (arXiv 2402.14804) and
 R1-ShareVL-52K (arXiv 2505.16673), the training set of the paper; and what the authors' released code makes of a data
-set, with its variants (`pipeline/augmented.py`)."""
+set, with its variants (`pipeline/ingest/augmented.py`). Then layouts that many data sets have: veRL (as DAPO-Math-17k,
+too), TRL, conversations in `messages`, ShareGPT, prompts with completions, MATH (arXiv 2103.03874), and what
+`diva export` writes."""

@@ -25,26 +25,33 @@ from diva_grpo.schemas.exceptions import ConfigError
 def export(out: Path, store_dir: Path, push_to_hub: str | None, public: bool, **values: Any) -> None:
     """Write originals and accepted variants for another trainer: TRL, veRL, EasyR1, or anything else.
 
-    A Hugging Face folder has a dataset card, and loads with datasets.load_dataset(OUT).
+    OUT.parquet and OUT.jsonl are files. Any other OUT is a Hugging Face folder with a dataset card, which
+    datasets.load_dataset(OUT) loads.
 
     \b
     examples: diva export out/math --store runs/store --preset trl
-              diva export train.parquet --store runs/store --format parquet --preset verl --where "split = 'train'"
-              diva export labels.jsonl --store runs/store --format jsonl --what labels
+              diva export train.parquet --store runs/store --preset verl --where "split = 'train'"
+              diva export out/sft --store runs/store --preset sft
+              diva export out/mid.parquet --store runs/store --preset trl --pass-rate 0.1:0.8 --control
+              diva export labels.jsonl --store runs/store --what labels
     """
     from diva_grpo.pipeline.export import export as run
+    from diva_grpo.pipeline.export.export import format_of
     from diva_grpo.pipeline.export.hub import check_token, push
     from diva_grpo.pipeline.store import VariantStore
 
     config = made(ExportConfig, values)
     if push_to_hub:
-        if config.format != "hf":
+        if format_of(out, config) != "hf":
             raise ConfigError("--push-to-hub goes with --format hf")
         check_token()
     store = VariantStore(store_dir)
     with progress_bar(None, "rows") as progress:
         report = run(store, out, config, progress)
-    splits = ", ".join(f"{rows} {split}" for split, rows in report.rows.items())
-    click.echo(f"{report.path}: {splits}" + (f", {report.images} images" if report.images else ""))
+    for written in filter(None, (report, report.control)):
+        splits = ", ".join(f"{rows} {split}" for split, rows in written.rows.items())
+        click.echo(f"{written.path}: {splits}" + (f", {written.images} images" if written.images else ""))
+        for note in written.notes:
+            click.echo(note, err=True)
     if push_to_hub:
         click.echo(push(out, push_to_hub, private=not public))

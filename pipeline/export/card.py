@@ -76,6 +76,7 @@ def card(
         splits: rows by split.
     """
     known = {source: licence for source, licence in licenses(store).items() if source in tally.sources}
+    folder = "" if config.preset == "easyr1" else "data/"
     metadata = {
         "pretty_name": name,
         "license": _licence_tag(set(known.values())),
@@ -85,7 +86,7 @@ def card(
         "configs": [
             {
                 "config_name": "default",
-                "data_files": [{"split": split, "path": f"data/{split}-*"} for split in splits],
+                "data_files": [{"split": split, "path": f"{folder}{split}-*"} for split in splits],
             }
         ],
     }

@@ -7,13 +7,14 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diva_grpo.pipeline.export.card import Tally, card
 from diva_grpo.pipeline.export.files import JsonWriter, ParquetWriter, Writer, write_batches
-from diva_grpo.pipeline.export.rows import TRAINING, Selection, selection
+from diva_grpo.pipeline.export.rows import TRAINING, Selection, Wanted, selection
 from diva_grpo.pipeline.export.shapes import Shape
+from diva_grpo.pipeline.export.verl import data_source, write_reward_file
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.views import view_names
 from diva_grpo.schemas.config import ExportConfig
@@ -30,11 +31,23 @@ class ExportReport:
         rows: by split.
         images: embedded, or written beside the file.
         path: the file or the folder.
+        notes: what a user has to know of it, a line each.
+        control: the random rows to compare with, if they were asked for.
     """
 
     rows: dict[str, int]
     images: int
     path: Path
+    notes: tuple[str, ...] = ()
+    control: ExportReport | None = None
+
+
+def format_of(out: Path, config: ExportConfig) -> str:
+    """The format of an export: as stated, or by the ending of its path."""
+    return config.format or _ENDINGS.get(out.suffix.lower(), "hf")
+
+
+_ENDINGS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
 
 
 def export(
@@ -49,7 +62,8 @@ def export(
 
     Args:
         store: the store.
-        out: the file; with `hf`, the folder. JSON Lines have their images in `<out>.images` beside them.
+        out: the file; with `hf`, the folder. JSON Lines have their images in `<out>.images`
+            beside them.
         config: what and how.
         progress: told how many rows are newly written.
 
@@ -67,21 +81,87 @@ def export(
         {'train': 36}
     """
     _check(out, config)
-    with selection(store, config.what, config.where) as chosen:
+    bounds = _bounds(config)
+    solved = config.preset == "sft"
+    wanted = Wanted(config.what, config.where, solved, bounds)
+    report = _written(store, out, config, wanted, progress)
+    if not config.control:
+        return report
+    control = out.with_name(f"{out.stem}.control{out.suffix}")
+    _check(control, config)
+    drawn = _written(store, control, config, replace(wanted, control=True), progress)
+    return replace(report, control=drawn)
+
+
+def _bounds(config: ExportConfig) -> tuple[float, float] | None:
+    if config.control and config.pass_rate is None:
+        raise ConfigError("--control goes with --pass-rate: it draws as many rows as have it")
+    if config.pass_rate is None:
+        return None
+    if config.what not in TRAINING:
+        raise ConfigError(f"--pass-rate goes with --what {', '.join(TRAINING)} only")
+    low, high = map(float, config.pass_rate.split(":"))
+    if low > high:
+        raise ConfigError(f"--pass-rate {config.pass_rate}: the lower rate comes first")
+    return low, high
+
+
+def _written(
+    store: VariantStore,
+    out: Path,
+    config: ExportConfig,
+    wanted: Wanted,
+    progress: Callable[[int], None] | None,
+) -> ExportReport:
+    with selection(store, wanted) as chosen:
         if not chosen.splits:
-            raise ConfigError(f"no row fits: --what {config.what}" + (" and --where" if config.where else ""))
+            raise ConfigError(_none_fits(config))
         _check_splits(chosen.splits)
         tally = Tally()
         with _appearing(out) as path:
-            if config.format == "hf":
+            if format_of(out, config) == "hf":
                 shape = _write_folder(chosen, path, config, tally, progress)
                 text = card(
                     store, out.resolve().name, config, shape, tally, tally.splits() or _named(chosen.splits)
                 )
-                (path / "README.md").write_text(text, encoding="utf-8")
+                _card_path(path, config).write_text(text, encoding="utf-8")
             else:
                 _write_file(chosen, path, out, config, tally, progress)
-        return ExportReport(tally.splits() or _named(chosen.splits), tally.images, out)
+        notes = _notes(out, config, tally)
+        return ExportReport(tally.splits() or _named(chosen.splits), tally.images, out, notes)
+
+
+def _none_fits(config: ExportConfig) -> str:
+    given = [f"--what {config.what}"]
+    given += ["--where"] if config.where else []
+    given += [f"--pass-rate {config.pass_rate} (by the labels of `diva label`)"] if config.pass_rate else []
+    given += ["--preset sft (rows with a worked solution)"] if config.preset == "sft" else []
+    return f"no row fits: {' and '.join(given)}"
+
+
+def _card_path(folder: Path, config: ExportConfig) -> Path:
+    """Where the card is. EasyR1 takes any one file of a folder for its format, so its card lies beside."""
+    return _beside(folder) if config.preset == "easyr1" else folder / "README.md"
+
+
+def _beside(out: Path) -> Path:
+    return out.with_name(f"{out.name}.README.md")
+
+
+def _notes(out: Path, config: ExportConfig, tally: Tally) -> tuple[str, ...]:
+    notes = []
+    if config.preset == "verl":
+        names = {config.data_source} if config.data_source else {data_source(name) for name in tally.sources}
+        line = write_reward_file(out, filter(None, names))
+        if line:
+            notes.append(f"veRL has no rule for this data_source; ours: {line}")
+        if "openai/gsm8k" in names:
+            notes.append('veRL scores openai/gsm8k by the number after "####": ask for it with --instruction')
+    if format_of(out, config) == "jsonl" and tally.images:
+        notes.append(
+            "the rows name their images by whole paths: choose Parquet to move them to another machine"
+        )
+    return tuple(notes)
 
 
 def _check(out: Path, config: ExportConfig) -> None:
@@ -90,9 +170,11 @@ def _check(out: Path, config: ExportConfig) -> None:
         raise ConfigError(f"--what {config.what}: choose from {', '.join(choices)}")
     if config.preset and config.what not in TRAINING:
         raise ConfigError(f"--preset {config.preset} goes with --what {', '.join(TRAINING)} only")
-    if config.prompt == "text" and config.preset != "trl":
-        raise ConfigError("--prompt text goes with --preset trl only")
-    taken = [path for path in (out, _image_folder(out)) if path.exists()]
+    if config.prompt == "text" and config.preset not in ("trl", "sft"):
+        raise ConfigError("--prompt text goes with --preset trl and sft only")
+    if config.data_source and config.preset != "verl":
+        raise ConfigError("--data-source goes with --preset verl only")
+    taken = [path for path in (out, *_companions(out)) if path.exists()]
     if taken:
         raise ConfigError(f"{taken[0]} is there already: choose another path, or delete it")
 
@@ -106,6 +188,11 @@ def _image_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.images")
 
 
+def _companions(out: Path) -> list[Path]:
+    """What an export may write beside its file or folder."""
+    return [_image_folder(out), _beside(out)]
+
+
 @contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
     """A path to write to, which is at `out` on leaving without an error, and gone otherwise."""
@@ -113,13 +200,14 @@ def _appearing(out: Path) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         yield path
-        if _image_folder(path).exists():
-            _image_folder(path).replace(_image_folder(out))
+        for written, target in zip(_companions(path), _companions(out), strict=True):
+            if written.exists():
+                written.replace(target)
         path.replace(out)
     except OSError as error:
         raise StoreError(f"{out} cannot be written: {error.strerror or error}") from error
     finally:
-        for left in (path, _image_folder(path)):
+        for left in (path, *_companions(path)):
             if left.is_dir():
                 shutil.rmtree(left)
             else:
@@ -142,7 +230,7 @@ def _write_folder(
     tally: Tally,
     progress: Callable[[int], None] | None,
 ) -> Shape | None:
-    data = folder / "data"
+    data = folder if config.preset == "easyr1" else folder / "data"
     data.mkdir(parents=True)
     if not chosen.is_training:
         for done in write_batches(data / "train-00000-of-00001.parquet", chosen.batches("train"), "parquet"):
@@ -182,13 +270,13 @@ def _write_file(
     progress: Callable[[int], None] | None,
 ) -> None:
     if not chosen.is_training:
-        for done in write_batches(path, chosen.batches("train"), config.format):
+        for done in write_batches(path, chosen.batches("train"), format_of(out, config)):
             _tell(progress, done)
         return
     shape = _shape(chosen, config)
     writer: Writer
-    if config.format == "jsonl":
-        writer = JsonWriter(path, _image_folder(path), shape.with_images, _image_folder(out).name)
+    if format_of(out, config) == "jsonl":
+        writer = JsonWriter(path, _image_folder(path), shape.with_images, _image_folder(out.resolve()))
     else:
         writer = ParquetWriter(path, shape.features().arrow_schema)
     for split in chosen.splits:
@@ -202,7 +290,7 @@ def _write_file(
 def _shape(chosen: Selection, config: ExportConfig) -> Shape:
     if config.prompt == "text" and chosen.with_images:
         raise ConfigError("--prompt text cannot hold images: TRL takes them in conversations only")
-    return Shape(config.preset, chosen.with_images, config.prompt, config.instruction)
+    return Shape(config.preset, chosen.with_images, config.prompt, config.instruction, config.data_source)
 
 
 def _tell(progress: Callable[[int], None] | None, rows: int) -> None:

@@ -63,16 +63,16 @@ class ParquetWriter:
 
 
 class JsonWriter:
-    """One JSON Lines file; images go into a folder beside it, by relative paths.
+    """One JSON Lines file; images go into a folder beside it, by the paths that the rows name.
 
     Args:
         path: the file.
         folder: of the images; made with the first one.
         with_images: whether rows have a column of images.
-        shown: the folder's name in the rows, where it differs from where it lies meanwhile.
+        shown: where the folder will lie. Its path is whole: trainers open images from where they run.
     """
 
-    def __init__(self, path: Path, folder: Path, with_images: bool, shown: str) -> None:
+    def __init__(self, path: Path, folder: Path, with_images: bool, shown: Path) -> None:
         self._file = path.open("w", encoding="utf-8")
         self._folder, self._with_images, self._shown = folder, with_images, shown
 
@@ -80,7 +80,7 @@ class JsonWriter:
         """Add a row with its images."""
         row = dict(values)
         if self._with_images:
-            row["images"] = [f"{self._shown}/{picture.name}" for picture in pictures]
+            row["images"] = [str(self._shown / picture.name) for picture in pictures]
         for picture in pictures:
             self._folder.mkdir(exist_ok=True)
             target = self._folder / picture.name

@@ -41,7 +41,9 @@ def push(folder: Path, repo: str, *, private: bool = True) -> str:
     check_token()
     try:
         address = HfApi().create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-        DatasetCard.load(folder / "README.md").push_to_hub(repo, repo_type="dataset")
+        card = folder / "README.md"
+        beside = folder.with_name(f"{folder.name}.README.md")  # EasyR1's folder holds rows alone
+        DatasetCard.load(card if card.exists() else beside).push_to_hub(repo, repo_type="dataset")
         datasets.load_dataset(str(folder)).push_to_hub(repo, private=private)
     except (
         HfHubHTTPError,

@@ -20,7 +20,7 @@ from diva_grpo.pipeline.store.sql import first_line, lock, split_statements
 from diva_grpo.pipeline.store.views import quoted
 from diva_grpo.schemas.exceptions import ConfigError, QueryError, StoreError
 from diva_grpo.schemas.question import place_images, render_question
-from diva_grpo.schemas.records import ORIGINAL
+from diva_grpo.schemas.records import ORIGINAL, Kind
 
 MEMORY_MB = 512
 """Memory of the engine; what does not fit is sorted on disk, in a folder that goes with the export."""
@@ -37,7 +37,7 @@ TRAINING = tuple(_SIDES)
 
 _ROWS = """
 WITH label AS (
-    SELECT subject_id, difficulty FROM labels
+    SELECT subject_id, difficulty, pass_rate FROM labels
     WHERE solver_model = (SELECT value FROM settings WHERE name = 'label_model')
 ), problem AS (
     SELECT problem_id, source, split, text, answer, options, list_transform(images, lambda i: i.hash) AS images,
@@ -45,12 +45,12 @@ WITH label AS (
     FROM problems
 ), originals AS (
     SELECT p.*, p.text AS original, '{original}' AS variant_id, '{original}' AS kind, NULL::VARCHAR[] AS hint,
-           NULL::VARCHAR AS recipe, 0.0::DOUBLE AS delta, l.difficulty,
+           NULL::VARCHAR AS recipe, 0.0::DOUBLE AS delta, l.difficulty, l.pass_rate,
            NULL::VARCHAR AS generator_model, NULL::VARCHAR AS prompt_version
     FROM problem p LEFT JOIN label l ON l.subject_id = p.problem_id
 ), accepted AS (
     SELECT p.* REPLACE (coalesce(v.text, p.text) AS text), p.text AS original, v.variant_id, v.kind, v.hint,
-           v.recipe::VARCHAR AS recipe, v.delta, l.difficulty, v.generator_model, v.prompt_version
+           v.recipe::VARCHAR AS recipe, v.delta, l.difficulty, l.pass_rate, v.generator_model, v.prompt_version
     FROM variants v JOIN problem p USING (problem_id) LEFT JOIN label l ON l.subject_id = v.variant_id
     WHERE v.status = 'accepted'
 )
@@ -89,6 +89,45 @@ class TrainingRow:
         """The question as parts of text and of images, and the images in the order of these parts."""
         parts, order = place_images(self.question + instruction, len(self.pictures))
         return parts, [self.pictures[i] for i in order]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which rows are exported.
+
+    Attributes:
+        what: `training`, `problems`, `variants`, or a view.
+        where: an SQL condition on the columns of the rows.
+        solved: only rows that the original's worked solution solves.
+        pass_rate: lowest and highest pass rate of a row by its label, both included.
+        control: instead of the rows of that pass rate as many labelled ones, of each split, drawn at random.
+    """
+
+    what: str
+    where: str | None = None
+    solved: bool = False
+    pass_rate: tuple[float, float] | None = None
+    control: bool = False
+
+    def query(self) -> str:
+        """The rows in SQL."""
+        body = _ROWS.format(side=_SIDES[self.what], original=ORIGINAL) if self.what in TRAINING else self.what
+        source = f"(\n{body}\n)" if self.what in TRAINING else body
+        select = f"SELECT * FROM {source} WHERE (\n{self.where or 'true'}\n)"
+        if self.solved:
+            # Harder texts ask for something else, and a hint has given a part of the solution already.
+            kinds = ", ".join(map(quoted, (ORIGINAL, Kind.REWORD, Kind.IMAGE, Kind.IMAGE_TEXT)))
+            select = f"SELECT * FROM ({select}) WHERE len(solution_steps) > 0 AND kind IN ({kinds})"
+        if self.pass_rate is None:
+            return select
+        fits = f"pass_rate BETWEEN {self.pass_rate[0]} AND {self.pass_rate[1]}"
+        if not self.control:
+            return f"SELECT * FROM ({select}) WHERE {fits}"
+        return (
+            f"SELECT * EXCLUDE (fitting, drawn) FROM (SELECT *, count(*) FILTER ({fits}) OVER (PARTITION BY split) "
+            "AS fitting, row_number() OVER (PARTITION BY split ORDER BY md5(problem_id || variant_id), problem_id) "
+            f"AS drawn FROM ({select}) WHERE pass_rate IS NOT NULL) WHERE drawn <= fitting"
+        )
 
 
 class Selection:
@@ -148,27 +187,25 @@ def _png(image: Image.Image) -> Picture:
 
 
 @contextmanager
-def selection(store: VariantStore, what: str, where: str | None) -> Iterator[Selection]:
+def selection(store: VariantStore, wanted: Wanted) -> Iterator[Selection]:
     """Select what to export, by a connection that reads the store's tables and nothing else.
 
     Args:
         store: the store.
-        what: `training`, `problems`, `variants`, or a view.
-        where: an SQL condition on the columns of the rows.
+        wanted: which rows.
 
     Raises:
         ConfigError: the condition is no SQL condition on these columns.
         StoreError: the rows need more memory than there is, or took longer than the grace of a compaction.
     """
-    body = _ROWS.format(side=_SIDES[what], original=ORIGINAL) if what in TRAINING else f"SELECT * FROM {what}"
-    select = f"SELECT * FROM (\n{body}\n) WHERE (\n{where or 'true'}\n)"
+    where, select = wanted.where, wanted.query()
     try:
         with store.connect(query=select, memory_mb=MEMORY_MB) as connection:
             lock(connection, store, memory_mb=MEMORY_MB, spill_mb=MAX_SPILL_MB)
             if len(split_statements(select)) != 1:
                 raise ConfigError(f"--where {where!r} is not one condition")
             connection.execute(f"CREATE TEMPORARY VIEW selected AS {select}")
-            yield Selection(store, connection, what)
+            yield Selection(store, connection, wanted.what)
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise StoreError(
             f"{store.place.url} could not be read to the end: {first_line(error)}: export again"

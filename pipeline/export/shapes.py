@@ -1,8 +1,9 @@
 """The columns that other trainers read, by preset.
 
 Formats as these projects document them: TRL's GRPOTrainer (a column `prompt`, `images`, further columns for the
-reward functions), veRL (docs/preparation/prepare_data.rst and its Geometry3K example: data_source, prompt, ability,
-reward_model, extra_info, images) and EasyR1 (README, Custom Dataset: problem, answer, images).
+reward functions) and SFTTrainer (prompt and completion), veRL (docs/preparation/prepare_data.rst and its Geometry3K
+example: data_source, prompt, ability, reward_model, extra_info, images) and EasyR1 (README, Custom Dataset: problem,
+answer, images).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diva_grpo.pipeline.export.rows import Picture, TrainingRow
+from diva_grpo.pipeline.export.verl import data_source
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -42,12 +44,17 @@ _COLUMNS: Mapping[str | None, Mapping[str, str]] = {
         "answer": "reference answer",
         "solution": "the same in math mode, as trl.rewards.accuracy_reward reads it",
     },
+    "sft": {
+        "prompt": "the question as a conversation (or as text, by --prompt text)",
+        "completion": "the worked solution, which ends with the boxed answer, likewise",
+        "answer": "reference answer",
+    },
     "verl": {
-        "data_source": "data set that the problem comes from",
+        "data_source": "data set that the problem comes from, by the name that veRL knows it by",
         "prompt": "the question as a conversation, <image> where an image stands",
         "ability": "always math",
         "reward_model": "style rule, and the reference answer as ground_truth",
-        "extra_info": "split, index, question, answer, and what the row is",
+        "extra_info": "split, index, question, answer, options, and what the row is",
     },
     "easyr1": {
         "problem": "the question, <image> where an image stands",
@@ -62,16 +69,18 @@ class Shape:
     """How a row is written.
 
     Attributes:
-        preset: `trl`, `verl`, `easyr1`, or None for all columns as they are.
+        preset: `trl`, `verl`, `easyr1`, `sft`, or None for all columns as they are.
         with_images: whether there is a column of images.
         prompt: for TRL, `chat` or `text`.
         instruction: text behind each question.
+        data_source: for veRL, of all rows; None: by the row's source.
     """
 
     preset: str | None
     with_images: bool
     prompt: str = "chat"
     instruction: str = ""
+    data_source: str | None = None
 
     @property
     def descriptions(self) -> dict[str, str]:
@@ -92,14 +101,21 @@ class Shape:
             "hint": texts,
             "solution_steps": texts,
             "reward_model": {"style": text, "ground_truth": text},
-            "extra_info": {"split": text, "index": Value("int64"), "question": text, "answer": text, **about},
+            "extra_info": {
+                "split": text,
+                "index": Value("int64"),
+                "question": text,
+                "answer": text,
+                **about,
+                "options": texts,
+            },
             "images": List(Image()),
             **about,
         }
         if self.preset == "verl":
             special["prompt"] = chat
         elif self.prompt == "chat":
-            special["prompt"] = List({"role": text, "content": content})
+            special["prompt"] = special["completion"] = List({"role": text, "content": content})
         return Features({name: special.get(name, text) for name in self.descriptions})
 
     def row(self, row: TrainingRow, index: int) -> tuple[dict[str, Any], Sequence[Picture]]:
@@ -119,16 +135,35 @@ class Shape:
         answer = values["answer"]
         if self.preset == "easyr1":
             return {**found, "problem": flat, "answer": answer}, pictures
+        if self.preset == "sft":
+            return {**found, **self._with_completion(parts, values), "answer": answer}, pictures
         if self.preset == "trl":
             said: Any = [{"type": part["type"], "text": part.get("text")} for part in parts]
             content = said if self.with_images else flat
             prompt = flat if self.prompt == "text" else [{"role": "user", "content": content}]
             return {**found, "prompt": prompt, "answer": answer, "solution": f"${answer}$"}, pictures
         extra = {"split": values["split"], "index": index, "question": flat, "answer": answer, **found}
+        extra["options"] = values["options"]
         return {
-            "data_source": values["source"],
+            "data_source": self.data_source or data_source(values["source"]),
             "prompt": [{"role": "user", "content": flat}],
             "ability": "math",
             "reward_model": {"style": "rule", "ground_truth": answer},
             "extra_info": extra,
         }, pictures
+
+    def _with_completion(self, parts: list[dict[str, str]], values: Mapping[str, Any]) -> dict[str, Any]:
+        """Prompt and completion. The answer is boxed at the end, as rewards look for it, unless it is already."""
+        solution = "\n".join(values["solution_steps"])
+        if "\\boxed" not in solution:
+            solution += f"\n\nThe answer is $\\boxed{{{values['answer']}}}$."
+        if self.prompt == "text":
+            return {"prompt": "".join(part["text"] for part in parts), "completion": solution}
+        asked: Any = [{"type": part["type"], "text": part.get("text")} for part in parts]
+        replied: Any = [{"type": "text", "text": solution}]
+        if not self.with_images:
+            asked, replied = "".join(part["text"] for part in parts), solution
+        return {
+            "prompt": [{"role": "user", "content": asked}],
+            "completion": [{"role": "assistant", "content": replied}],
+        }

@@ -6,6 +6,7 @@ with a reason: what cannot be decoded whole, what is larger than any policy read
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -39,6 +40,11 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 # Of a path, in a reason: the column may hold something else, such as an image in base64.
 _SHOWN_CHARS = 100
 
+
+# PNG, JPEG, WebP, GIF and BMP in base64, and the least characters of a whole image.
+_BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD", "Qk")
+_BASE64_CHARS = 60
+_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 # `open_rgb` refuses such images itself, and may be called by several threads, among which the filters of
 # `warnings` cannot be changed for one.
@@ -156,8 +162,9 @@ def read_pictures(value: object, place: Place) -> list[Picture]:
     """All images of one cell, in order.
 
     Args:
-        value: None, or one image or a list of images; an image is a path, bytes, or a `{bytes, path}` struct
-            as the Image feature of `datasets` stores it. Text may also be a JSON array of paths (CSV).
+        value: None, or one image or a list of images; an image is a path, bytes, base64 or a data URI,
+            or a `{bytes, path}` struct as the Image feature of `datasets` stores it. Text may also be a
+            JSON array of paths (CSV).
         place: where paths lead.
 
     Raises:
@@ -174,7 +181,9 @@ def read_pictures(value: object, place: Place) -> list[Picture]:
 
 
 def _as_list(value: object) -> list[object]:
-    if value is None or value == "":
+    if _is_missing(value) or (
+        isinstance(value, list) and value and all(map(_is_missing, value)) and None not in value
+    ):
         return []
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
@@ -184,8 +193,50 @@ def _as_list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
+def _is_missing(value: object) -> bool:
+    """What tables write where there is no image: `{bytes: None, path: None}`, too."""
+    if isinstance(value, dict):
+        return {"bytes", "path"} >= set(value) and not any(value.values())
+    return value is None or value == ""
+
+
+def _embedded(text: str) -> bytes | None:
+    """The bytes of a data URI, or of an image in base64; None where the text is a path."""
+    header, comma, content = text.partition(",") if text.startswith("data:") else ("", "", text)
+    if comma and not header.endswith(";base64"):
+        raise ImageError("a data URI that is not in base64")
+    # Line breaks are part of the encoding; every format begins with bytes of its own.
+    content = "".join(content.split())
+    if not comma and (len(content) < _BASE64_CHARS or not content.startswith(_BASE64_STARTS)):
+        return None
+    try:
+        return base64.b64decode(content, validate=True)
+    except ValueError as error:
+        if comma:
+            raise ImageError("a data URI whose base64 is damaged") from error
+        return None
+
+
 def _shown(path: str) -> str:
     return path[:_SHOWN_CHARS].encode("utf-8", "backslashreplace").decode()
+
+
+def is_image(value: object) -> bool:
+    """Whether a cell looks as if it held images: bytes, a struct of them, base64, or paths of known endings."""
+    if isinstance(value, dict):
+        return {"bytes", "path"} >= set(value) and isinstance(value.get("bytes"), bytes)
+    if isinstance(value, list):
+        return bool(value) and is_image(value[0])
+    if isinstance(value, bytes):
+        return value.startswith((b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM"))
+    if not isinstance(value, str):
+        return False
+    path = len(value) <= _SHOWN_CHARS and value.lower().endswith(_ENDINGS)
+    return (
+        path
+        or value.startswith("data:image/")
+        or (len(value) > _SHOWN_CHARS and value.startswith(_BASE64_STARTS))
+    )
 
 
 def _content(item: object, place: Place) -> bytes:
@@ -195,6 +246,11 @@ def _content(item: object, place: Place) -> bytes:
         return item
     if not isinstance(item, str) or not item or "\0" in item:
         raise ImageError("neither a path nor the bytes of an image")
+    content = _embedded(item)
+    if content is not None:
+        return content
+    if item.startswith(("http://", "https://")):
+        raise ImageError("an address: images are not downloaded")
     # Lexical on purpose: links inside of the folder are the user's own (the hub's cache is made of them),
     # a path in a row is not.
     path = Path(os.path.abspath(place.folder / item))

@@ -1,7 +1,11 @@
 """`ingest`: rows of a source become problems of the store, or rejects with their reasons (`intake`)."""
 
+from diva_grpo.pipeline.ingest.answers import check_own_answer, split_gsm8k, split_solution
+from diva_grpo.pipeline.ingest.cells import RowError
 from diva_grpo.pipeline.ingest.intake import IngestReport, ingest
-from diva_grpo.pipeline.ingest.rows import RowError, check_own_answer, content_id, split_gsm8k, split_options
+from diva_grpo.pipeline.ingest.options import split_options
+from diva_grpo.pipeline.ingest.preview import preview
+from diva_grpo.pipeline.ingest.rows import content_id
 
 __all__ = [
     "IngestReport",
@@ -9,6 +13,8 @@ __all__ = [
     "check_own_answer",
     "content_id",
     "ingest",
+    "preview",
     "split_gsm8k",
     "split_options",
+    "split_solution",
 ]

@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from diva_grpo.pipeline.difficulty.design import designed_delta
-from diva_grpo.pipeline.ingest.rows import RowError, cell_of, text_of, texts_of
+from diva_grpo.pipeline.ingest.cells import RowError, cell_of, text_of, texts_of
 from diva_grpo.schemas.mapping import ColumnMapping
 from diva_grpo.schemas.records import Kind, Problem, Status, Variant
 

@@ -11,14 +11,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
 
+from diva_grpo.pipeline.images.sources import is_image
+from diva_grpo.pipeline.ingest.answers import check_own_answer
 from diva_grpo.pipeline.ingest.augmented import read_variants
-from diva_grpo.pipeline.ingest.rows import RowError, check_own_answer, read_problem
-from diva_grpo.pipeline.ingest.sources import Part, Row, Unreadable, default_name, open_source
+from diva_grpo.pipeline.ingest.cells import RowError, has
+from diva_grpo.pipeline.ingest.opening import open_with_layout
+from diva_grpo.pipeline.ingest.rows import read_problem
+from diva_grpo.pipeline.ingest.sources import Part, Row, Unreadable, default_name
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.schemas.exceptions import ConfigError, SourceError
+from diva_grpo.schemas.exceptions import SourceError
 from diva_grpo.schemas.mapping import ColumnMapping
 from diva_grpo.schemas.records import LICENSE_SETTING, Problem, Reject, Variant
 
@@ -30,6 +37,8 @@ RAW_LIMIT = 2_000
 """Characters of a rejected row that are kept."""
 
 _PROGRESS_ROWS = 50
+# What reasons of one kind differ in.
+_OWN_PART = re.compile(r"'[^']*'|\"[^\"]*\"|\([^)]*\)|\d+")
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class IngestReport:
         rejected: rows that are not problems; the store's `rejects` say why.
         absent_columns: optional columns of the mapping that no row had.
         variants: new variants that came with the problems.
+        unread_images: columns that hold images and are not in the mapping.
+        commonest: the reason of most rejects.
     """
 
     added: int
@@ -49,6 +60,8 @@ class IngestReport:
     rejected: int
     absent_columns: tuple[str, ...] = ()
     variants: int = 0
+    unread_images: tuple[str, ...] = ()
+    commonest: str | None = field(default=None, compare=False)
 
     @property
     def rows(self) -> int:
@@ -59,27 +72,30 @@ class IngestReport:
 def ingest(
     store: VariantStore,
     source: str,
-    mapping: ColumnMapping,
+    mapping: ColumnMapping | None = None,
     *,
+    changes: Mapping[str, object] | None = None,
     source_name: str | None = None,
     split: str | None = None,
     limit: int | None = None,
     progress: Callable[[int], None] | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> IngestReport:
     """Read a source into the store, in bounded memory.
 
     Args:
         store: gets the problems, their images and variants, and the rejects.
-        source: a file (.jsonl, .json, .csv, .parquet), a folder of them, a folder of `save_to_disk`, a data set
-            `owner/name` of the Hugging Face hub, or the name of the mapping's preset.
-        mapping: which column holds what.
+        source: a file of a format that `readers.READERS` names, a folder of them, a folder of `save_to_disk`, a data
+            set `owner/name` of the Hugging Face hub, or the name of the mapping's preset.
+        mapping: which column holds what; None recognises it from the first rows.
+        changes: fields of the mapping that win over it, recognised or not.
         source_name: first part of the ids, "<source_name>/<id>"; by default the preset's name, else the file's
             stem or the last part of the hub name.
-        split: what to read of a source with several splits, and the split that is recorded for rows without
-            one of their own. By default all is read; rows of a file named like one (test.jsonl) are of that
-            split, all others of `train`.
+        split: what to read of a source with several splits, and the split that is recorded. By default all is
+            read; rows have the split that their column, their file or its folder states, all others are of `train`.
         limit: rows to read at most.
         progress: told how many rows are newly done.
+        announce: told in one line which layout the rows have, before they are read.
 
     Returns:
         Counts of the rows.
@@ -93,10 +109,12 @@ def ingest(
         >>> ingest(store, "data/word_problems.jsonl", mapping, limit=6).added
         6
     """
-    name = source_name if source_name is not None else default_name(source, mapping)
-    if not name or "/" in name:
-        raise ConfigError(f"the source's name {name!r} must not be empty or hold a slash: choose another")
-    parts = open_source(source, mapping, split=split, streaming=limit is not None)
+    opened = open_with_layout(
+        source, mapping, changes, source_name=source_name, split=split, streaming=limit is not None
+    )
+    name, parts, mapping = opened.name, opened.parts, opened.layout.mapping
+    if announce:
+        announce(opened.layout.line())
     _keep_license(store, name, mapping.license)
     intake = _Intake(store, source, name, mapping, split)
     done = 0
@@ -120,6 +138,46 @@ def _keep_license(store: VariantStore, source_name: str, licence: str | None) ->
         store.put_setting(setting, licence)
 
 
+def same_name(store: VariantStore, source: str, name: str) -> str | None:
+    """Another source whose problems the store has by this name, from the runs of `diva ingest`; None: there is none."""
+    rows = store.query(
+        "SELECT DISTINCT config->>'source' FROM runs WHERE kind = 'ingest' AND config->>'source_name' = ? "
+        "AND EXISTS (FROM problems WHERE source = ?)",
+        [name, name],
+    )
+    others = sorted(other for (other,) in rows if other and PurePath(other).name != PurePath(source).name)
+    return others[0] if others else None
+
+
+def run_config(
+    source: str, mapping: ColumnMapping | None, changes: Mapping[str, object], name: str | None
+) -> str:
+    """Settings of an invocation, as `runs` keeps them."""
+    given = (mapping or ColumnMapping()).model_copy(update=changes)
+    named = name if name is not None else default_name(source, given)
+    return json.dumps({"source": source, "source_name": named, **json.loads(given.model_dump_json())})
+
+
+def split_of(row: Row, part: Part, split: str | None, mapping: ColumnMapping) -> str:
+    """The split of a row that has no column for it."""
+    return mapping.recorded_split or split or row.split or part.split or DEFAULT_SPLIT
+
+
+def unread_images(values: Mapping[str, object], read: frozenset[str]) -> set[str]:
+    """Columns of a row that hold images and are not among those that are read."""
+    return {column for column, cell in values.items() if column not in read and is_image(cell)}
+
+
+def read_columns(mapping: ColumnMapping) -> frozenset[str]:
+    """Columns that a mapping names, and those that dotted names lead into."""
+    cells = mapping.model_dump(
+        exclude={"name", "license", "hub", "hub_config", "hub_split", "recorded_split"}
+    )
+    named = [name for cell in cells.values() for name in (cell if isinstance(cell, tuple) else (cell,))]
+    texts = [name for name in named if isinstance(name, str)]
+    return frozenset(texts) | {name.partition(".")[0] for name in texts}
+
+
 class _Intake:
     """What one invocation remembers between rows."""
 
@@ -129,7 +187,8 @@ class _Intake:
         self._store = store
         self._source = source
         self._name = name
-        self._mapping = mapping
+        # The user's split is that of all rows that are read, whatever their column says.
+        self._mapping = mapping.model_copy(update={"split": None}) if split is not None else mapping
         self._split = split
         self._known = _known_problems(store, name)
         self._has_variants = bool(mapping.variants or mapping.think_steps)
@@ -141,6 +200,11 @@ class _Intake:
         self._variants: list[Variant] = []
         self._columns: set[str] = set()
         self._columns_checked = False
+        self._sought = [column for column in _columns_of(mapping) if column is not None]
+        self._read = read_columns(mapping)
+        self._unread: set[str] = set()
+        self._reasons: dict[str, str] = {}
+        self._reason_counts: Counter[str] = Counter()
         self._added = self._already_there = self._rejected = self._new_variants = 0
 
     def begin(self, part: Part) -> None:
@@ -154,6 +218,8 @@ class _Intake:
             if isinstance(row, Unreadable):
                 raise RowError(row.reason)
             self._columns.update(row.values)
+            self._sought = [column for column in self._sought if not has(row.values, column)]
+            self._unread |= unread_images(row.values, self._read)
             self._admit(part, row)
         except RowError as error:
             self._reject(part.label, row, str(error))
@@ -163,12 +229,19 @@ class _Intake:
     def finish(self) -> IngestReport:
         """Append the rest."""
         self._flush()
+        common = self._reason_counts.most_common(1)
         return IngestReport(
-            self._added, self._already_there, self._rejected, self._absent_columns(), self._new_variants
+            self._added,
+            self._already_there,
+            self._rejected,
+            self._absent_columns(),
+            self._new_variants,
+            tuple(sorted(self._unread)),
+            self._reasons[common[0][0]] if common else None,
         )
 
     def _admit(self, part: Part, row: Row) -> None:
-        split = self._mapping.recorded_split or part.split or self._split or DEFAULT_SPLIT
+        split = split_of(row, part, self._split, self._mapping)
         problem, pictures = read_problem(row.values, self._mapping, self._name, split, part.place)
         variants = self._read_variants(row, problem) if self._has_variants else []
         problem_id = problem.problem_id
@@ -183,7 +256,10 @@ class _Intake:
         if known is None:
             check_own_answer(problem)
         elif known != content:
-            raise RowError("id already in the store with another content")
+            raise RowError(
+                "id already in the store with another content: where it is another source's, give this one a name "
+                "with --source-name"
+            )
         # Also for a problem that is there: a lost image comes back with its source.
         for picture in pictures:
             self._store.put_image(picture.content, picture.image_format)
@@ -206,6 +282,9 @@ class _Intake:
 
     def _reject(self, label: str, row: Row | Unreadable, reason: str) -> None:
         self._rejected += 1
+        kind = _OWN_PART.sub("", reason)
+        self._reasons.setdefault(kind, reason)
+        self._reason_counts[kind] += 1
         raw = row.raw[:RAW_LIMIT]
         if self._known_rejects.get(row.number) != _digest([reason, raw]):
             self._rejects.append(Reject(source=label, row_number=row.number, reason=reason, raw=raw))
@@ -224,22 +303,29 @@ class _Intake:
         needed = {"problem": self._mapping.problem, "answer": self._mapping.answer}
         if self._mapping.id is not None and not self._mapping.id_optional:
             needed["id"] = self._mapping.id
-        for field, column in needed.items():
-            if column not in self._columns:
+        for role, column in needed.items():
+            if column in self._sought:
                 raise SourceError(
                     f"{self._source} has no column {column!r}, it has {', '.join(sorted(self._columns))}: "
-                    f"name the right one with --{field}-column"
+                    f"name the right one with --{role}-column"
                 )
         self._columns_checked = True
 
     def _absent_columns(self) -> tuple[str, ...]:
         mapping = self._mapping
-        optional = [mapping.images, mapping.options, mapping.solution, mapping.level, mapping.split]
-        optional += [mapping.context, mapping.unit, mapping.decimals]
-        absent = [column for column in optional if column is not None and column not in self._columns]
+        absent = [column for column in _optional(mapping) if column in self._sought]
         if mapping.images in absent and mapping.images_fallback in self._columns:
             absent.remove(mapping.images)
         return tuple(absent) if self._columns else ()
+
+
+def _optional(mapping: ColumnMapping) -> list[str | None]:
+    optional = [mapping.images, mapping.options, mapping.solution, mapping.level, mapping.split]
+    return [*optional, mapping.context, mapping.unit, mapping.decimals]
+
+
+def _columns_of(mapping: ColumnMapping) -> list[str | None]:
+    return list(dict.fromkeys([mapping.id, mapping.problem, mapping.answer, *_optional(mapping)]))
 
 
 def _digest(content: object) -> bytes:

@@ -270,7 +270,7 @@ def test_easyr1_columns(store: VariantStore, tmp_path: Path) -> None:
     for row in rows:
         assert row["problem"].count("<image>") == len(row["images"])
     assert rows[4]["problem"].startswith("Is <image> larger than <image>? Look at [image2] again.")
-    raw = pq.read_table(tmp_path / "out" / "data" / "train-00000-of-00001.parquet").to_pylist()
+    raw = pq.read_table(tmp_path / "out" / "train-00000-of-00001.parquet").to_pylist()
     assert raw[4]["images"][0]["bytes"][:4] == b"\x89PNG"  # read as {"bytes": ...} by both
 
 

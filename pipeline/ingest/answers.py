@@ -1,0 +1,183 @@
+"""The reference answer of a row: as it stands, or out of a worked solution; and whether any response can meet it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from diva_grpo.pipeline.grade import grade
+from diva_grpo.pipeline.grade._extract import find_answer
+from diva_grpo.pipeline.ingest.cells import RowError, cell_of, conversation_of, required, texts_of
+from diva_grpo.schemas.mapping import AnswerFormat, ColumnMapping
+from diva_grpo.schemas.records import Problem
+
+# Long: once for a problem, and a machine under load must not cost a good one.
+_DEADLINE_S = 30.0
+_CALCULATION = re.compile(r"<<[^<>\n]*>>")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_BOX = re.compile(r"\\f?boxed\s*\{")
+_JOINED = re.compile(r"(?:[\s$,;.\\()]|and|or)*")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_SYMBOL = re.compile("[∅∞]")
+# Words of a sentence, and of a text that is more than an answer even without a full stop.
+_FEW_WORDS = 4
+_LONG = 12
+# How an answer was found that the solution itself names as its answer.
+_NAMED = ("tag", "boxed", "hashes", "stated")
+# What large sets write where there is no answer (NuminaMath: proof, notfound).
+_NO_ANSWERS = {
+    "proof",
+    "notfound",
+    "not found",
+    "see solution",
+    "n/a",
+    "nan",
+    "null",
+    "无",
+    "略",
+    "证明见解析",
+}
+
+
+def read_answer(values: Mapping[str, object], mapping: ColumnMapping) -> tuple[list[str], str]:
+    """Steps of the solution that the answer's column holds, if it does, and the answer.
+
+    A list of answers is joined by commas. An answer that is a text with a box or `####` in it is read as a solution.
+
+    Raises:
+        RowError: there is no answer.
+    """
+    column = mapping.answer
+    cell = cell_of(values, column)
+    told = conversation_of(cell, column)
+    if told and not told.reply:
+        raise RowError(f"no answer: the conversation in the column {column!r} has no reply")
+    if isinstance(cell, list) and cell and not told:
+        cell = ", ".join(texts_of(cell, column))
+    text = (
+        told.reply if told else required({column: cell} if cell is not None else values, column, "no answer")
+    )
+    if text.strip(" .。").casefold() in _NO_ANSWERS:
+        raise RowError(f"no answer: the column {column!r} says {text!r}")
+    if mapping.answer_format == AnswerFormat.GSM8K:
+        return split_gsm8k(text)
+    if mapping.answer_format == AnswerFormat.SOLUTION:
+        return split_solution(text)
+    return _split_plain(text)
+
+
+def _split_plain(text: str) -> tuple[list[str], str]:
+    boxes = list(_BOX.finditer(text))
+    if len(boxes) > 1 and _JOINED.fullmatch(_without_boxes(text)):
+        return [], ", ".join(
+            split_solution(part)[1] for part in _split_at(text, [box.start() for box in boxes])
+        )
+    if not boxes and "####" not in text:
+        return [], text
+    steps, answer = split_solution(text)
+    return (steps if _without_boxes(text).strip(" $.。") else []), answer
+
+
+def _split_at(text: str, starts: Sequence[int]) -> list[str]:
+    return [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
+
+
+def _without_boxes(text: str) -> str:
+    """What stands around the boxes of a text."""
+    kept, depth, position = [], 0, 0
+    for box in re.finditer(r"\\f?boxed\s*\{|[{}]", text):
+        if depth == 0 and box.group() not in "{}":
+            kept.append(text[position : box.start()])
+        depth += 1 if box.group() != "}" and (depth or box.group() != "{") else -1 if depth else 0
+        position = box.end() if depth == 0 and box.group() == "}" else position
+    return "".join([*kept, text[position:]])
+
+
+def split_solution(text: str) -> tuple[list[str], str]:
+    r"""Steps and final answer of a worked solution or a reply.
+
+    >>> split_solution("We add.\nSo we get $\\boxed{\\frac{3}{4}}$.")
+    (['We add.', 'So we get $\\boxed{\\frac{3}{4}}$.'], '\\frac{3}{4}')
+
+    Raises:
+        RowError: it names no answer.
+    """
+    if "####" in text and not _BOX.search(text):
+        return split_gsm8k(text)
+    found = find_answer(text)
+    if found is None or found.how not in _NAMED:
+        raise RowError("no answer: the solution has no box, no '####', and does not say what its answer is")
+    thought, _, after = text.rpartition("</think>")
+    return lines_of(after or thought), found.answer
+
+
+def split_gsm8k(answer: str) -> tuple[list[str], str]:
+    """Solution steps and final answer of a GSM8K answer (arXiv 2110.14168).
+
+    Calculator annotations go, and so do the answer's thousands separators:
+
+    >>> split_gsm8k("48 / 2 = <<48/2=24>>24 clips\\nshe sold 24 thousand\\n#### 24,000")
+    (['48 / 2 = 24 clips', 'she sold 24 thousand'], '24000')
+
+    Raises:
+        RowError: there is no `####`, or nothing behind it.
+    """
+    solution, marker, final = answer.rpartition("####")
+    if not marker:
+        raise RowError("no answer: the solution has no '####'")
+    final = _THOUSANDS.sub("", final.strip())
+    if not final:
+        raise RowError("no answer: nothing stands behind '####'")
+    return lines_of(_CALCULATION.sub("", solution)), final
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text that hold something."""
+    return [line for line in (line.strip() for line in text.splitlines()) if line]
+
+
+def check_own_answer(problem: Problem) -> None:
+    """See that a response can meet the reference answer: it could never reward a rollout otherwise.
+
+    The answer is given as a model gives it: boxed in a sentence; and where it is a sentence itself, by the value
+    that this ends with. Of a problem with options it must name one, or several.
+
+    Raises:
+        RowError: the grader does not accept it, or it is none of the options.
+    """
+    answer, options = problem.answer, problem.options
+    if options and not _names_option(answer, options):
+        raise RowError(
+            f"the answer {answer!r} is none of the {len(options)} options: where it counts them, say from which "
+            "number with --answer-index"
+        )
+    given, why = answer, ""
+    if not options and _is_statement(answer):
+        stated = find_answer(answer)
+        given, why = stated.answer if stated else "", ": a statement that no response repeats"
+    if not any(character.isalnum() for character in answer) and not _SYMBOL.search(answer):
+        raise RowError(f"the grader does not accept the problem's own answer {answer!r}: it states nothing")
+    graded = grade(f"So the answer is $\\boxed{{{given}}}$.", answer, options=options, deadline_s=_DEADLINE_S)
+    if graded.outcome != "correct":
+        why = f": {graded.how}" if graded.outcome == "error" else why
+        raise RowError(f"the grader does not accept the problem's own answer {answer!r}{why}")
+
+
+def _is_statement(answer: str) -> bool:
+    """Whether an answer is a sentence or longer, which is no answer but says how one gets there."""
+    words = len(_WORD.findall(answer))
+    return words > _LONG or (words > _FEW_WORDS and answer.rstrip("$ ").endswith((".", "!", "?")))
+
+
+def _names_option(answer: str, options: Sequence[str]) -> bool:
+    """Whether an answer is the letter, the letters or the text of options that are there."""
+    letters = [chr(ord("A") + i) for i in range(len(options))]
+    named = re.findall(r"[^\W\d_]+", answer)
+    if named and re.fullmatch(r"(?:[A-Za-z]|[\s,;.:()、，和]|and)+", answer):
+        spelled = [letter for name in named if name != "and" for letter in name]
+        if all(letter.upper() in letters for letter in spelled) and len(set(spelled)) == len(spelled):
+            return True
+    return any(
+        grade(f"\\boxed{{{letter}}}", answer, options=options, deadline_s=_DEADLINE_S).outcome == "correct"
+        for letter in letters
+    )

@@ -1,0 +1,391 @@
+"""Readers of files: from a path to numbered rows, in bounded memory.
+
+JSON Lines, JSON, CSV, Parquet and Arrow; text may be compressed (.gz, .bz2, .xz, .zst). Text is UTF-8, or UTF-16 or
+UTF-32 where the first bytes of the file say so. A row that cannot be read is a value too (`Unreadable`), so that none
+is lost silently.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diva_grpo.pipeline.ingest.shapes import Table, tables_of
+from diva_grpo.pipeline.ingest.types import written_rows
+from diva_grpo.schemas.exceptions import SourceError
+
+# Rows a batch: some hundred embedded images are tens of megabytes.
+_BATCH_ROWS = 256
+# Of a CSV file: images as base64 are megabytes, and a quote that is never closed must not take the whole file.
+_CELL_CHARS = 2**24
+_SEPARATORS = (",", ";", "\t", "|")
+# What the readers of files raise where a file is damaged.
+DAMAGED = (OSError, ValueError, EOFError, lzma.LZMAError, pa.ArrowException)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row that could be read.
+
+    Attributes:
+        number: line of the file where the row begins, or row of the table, from 1.
+        values: the cells by column.
+        line: the row as it stands in the file; None where the format is not text.
+        split: the split that a table of a JSON file is named after, if any.
+    """
+
+    number: int
+    values: Mapping[str, object]
+    line: str | None = None
+    split: str | None = None
+
+    @property
+    def raw(self) -> str:
+        """The row as text."""
+        if self.line is not None:
+            return self.line
+        return json.dumps(self.values, ensure_ascii=False, default=_summary)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A row that could not be read, with the reason; what of it is not UTF-8 is escaped in `raw`."""
+
+    number: int
+    reason: str
+    raw: str
+    split: str | None = None
+
+
+Rows = Iterator[Row | Unreadable]
+
+
+def _summary(value: object) -> str:
+    return f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def format_of(path: Path) -> str | None:
+    """The format that a file's name states (`.jsonl` of `a.jsonl.gz`); None where it is not known."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    if suffixes and suffixes[-1] in _UNPACKED:
+        return suffixes[0] if len(suffixes) == 2 and suffixes[0] in _TEXT else None
+    return suffixes[-1] if suffixes and suffixes[-1] in READERS else None
+
+
+def stem_of(path: Path) -> str:
+    """A file's name without its format and its compression."""
+    return path.name[: -len("".join(path.suffixes[-1 - (path.suffix.lower() in _UNPACKED) :]))]
+
+
+# --- text
+
+
+def _open(path: Path) -> BinaryIO:
+    unpacked = _UNPACKED.get(path.suffix.lower())
+    return unpacked(path) if unpacked else path.open("rb")
+
+
+def _open_zst(path: Path) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(cast(Any, pa.input_stream(str(path), compression="zstd"))))
+
+
+class _Lines:
+    """Lines of a text file as bytes of UTF-8, whatever encoding its first bytes state."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = _open(path)
+        with _open(path) as start:
+            encoding = json.detect_encoding(start.read(4).ljust(4, b" "))
+        self._other = (
+            io.TextIOWrapper(self._file, encoding, newline="\n") if "utf-8" not in encoding else None
+        )
+        if encoding == "utf-8-sig":
+            self._file.read(3)
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        (self._other or self._file).close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (line.encode() for line in self._other) if self._other else iter(self._file)
+
+    def read(self) -> bytes:
+        """All that is left."""
+        return self._other.read().encode() if self._other else self._file.read()
+
+
+def _escaped(content: bytes) -> str:
+    return content.decode("utf-8", "backslashreplace").rstrip("\r\n")
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    return f"not UTF-8: byte 0x{error.object[error.start]:02x} at byte {error.start + 1} of the row"
+
+
+def _object(number: int, value: object, line: str) -> Row | Unreadable:
+    if isinstance(value, dict):
+        return Row(number, value, line)
+    return Unreadable(number, "not a JSON object", line)
+
+
+def _jsonl_rows(path: Path) -> Rows:
+    with _Lines(path) as lines:
+        for number, content in enumerate(lines, start=1):
+            if not content.strip():
+                continue
+            try:
+                line = content.decode().rstrip("\r\n")
+                yield _object(number, json.loads(line), line)
+            except UnicodeDecodeError as error:
+                yield Unreadable(number, _not_utf8(error), _escaped(content))
+            except (ValueError, RecursionError) as error:
+                yield Unreadable(number, f"invalid JSON: {error}", _escaped(content))
+
+
+def _json_rows(path: Path) -> Rows:
+    """The objects of an array, those that stand one after the other, or the tables in one object.
+
+    The text is held whole (JSON Lines and Parquet are the formats for what memory cannot hold), the objects of an
+    array are parsed one at a time. After a syntax error no further object can be found, so that is the file's.
+    """
+    with _Lines(path) as lines:
+        # Bytes that are not UTF-8 become surrogates, which concern no more than the row that holds them.
+        text = lines.read().decode("utf-8", "surrogateescape")
+    start = _skip_space(text, 0)
+    in_array = text.startswith("[", start)
+    if not in_array:
+        value, end = _value(path, text, start, 1) if start < len(text) else (None, start)
+        tables = tables_of(value) if _skip_space(text, end) == len(text) else None
+        if tables is not None:
+            del text
+            yield from _rows_of(tables)
+            return
+    yield from _objects(path, text, start, in_array)
+
+
+def _rows_of(tables: list[Table]) -> Rows:
+    for table in tables:
+        for number, values in enumerate(table.rows, start=1):
+            line = json.dumps(values, ensure_ascii=False)
+            found = _checked_object(number, values, line)
+            if table.split:
+                found = type(found)(**{**vars(found), "split": table.split})
+            yield found
+
+
+def _objects(path: Path, text: str, start: int, in_array: bool) -> Rows:
+    position = _skip_space(text, start + in_array)
+    number = 0
+    while position < len(text) and not text.startswith("]", position):
+        number += 1
+        value, end = _value(path, text, position, number)
+        yield _checked_object(number, value, text[position:end])
+        position = _skip_space(text, end)
+        if in_array and text.startswith(",", position):
+            position = _skip_space(text, position + 1)
+        elif in_array and not text.startswith("]", position):
+            raise SourceError(f"{path} is not valid JSON after row {number}: a comma or ] is missing")
+    if text[position:].strip() != ("]" if in_array else ""):
+        raise SourceError(f"{path} is not one JSON array: it ends early, or something follows it")
+
+
+def _value(path: Path, text: str, position: int, number: int) -> tuple[object, int]:
+    try:
+        return _DECODER.raw_decode(text, position)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{path} is not valid JSON in row {number}: {error}: mend it") from error
+
+
+def _skip_space(text: str, position: int) -> int:
+    while position < len(text) and text[position] in " \t\r\n":
+        position += 1
+    return position
+
+
+def _checked_object(number: int, value: object, line: str) -> Row | Unreadable:
+    content = line.encode("utf-8", "surrogateescape")
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        return Unreadable(number, _not_utf8(error), _escaped(content))
+    return _object(number, value, line)
+
+
+class _CsvLines:
+    """Lines of a CSV file, decoded; those of the current record are kept, to be read again after an error."""
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._numbered = enumerate(lines, start=1)
+        self._again: deque[tuple[int, bytes]] = deque()
+        self.record: list[tuple[int, bytes]] = []
+
+    def __iter__(self) -> _CsvLines:
+        return self
+
+    def __next__(self) -> str:
+        item = self._again.popleft() if self._again else next(self._numbered)
+        self.record.append(item)
+        return item[1].decode("utf-8", "surrogateescape")
+
+    def keep_first(self) -> None:
+        """Give back all lines of the record but its first: a stray quote must not swallow good rows."""
+        self._again.extendleft(reversed(self.record[1:]))
+        del self.record[1:]
+
+    def separator(self) -> str:
+        """What separates the cells of the first line that is not blank, which is given back."""
+        first = next((line for line in self if line.strip()), "")
+        self._again.extendleft(reversed(self.record))
+        self.record.clear()
+        return max(_SEPARATORS, key=lambda mark: len(next(csv.reader([first], delimiter=mark), [])))
+
+
+def _csv_records(lines: _CsvLines, separator: str) -> Iterator[tuple[list[str] | None, str | None]]:
+    """Cells of each record, or what is wrong with it; `lines.record` holds its lines meanwhile."""
+    csv.field_size_limit(_CELL_CHARS)
+    reader = csv.reader(lines, strict=True, delimiter=separator)
+    while True:
+        lines.record.clear()
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            lines.keep_first()
+            yield None, f"invalid CSV: {error}"
+            continue
+        if cells is None:
+            return
+        yield cells, None
+
+
+def _csv_rows(path: Path, separator: str | None = None) -> Rows:
+    with _Lines(path) as content_lines:
+        lines = _CsvLines(content_lines)
+        header: list[str] | None = None
+        for cells, problem in _csv_records(lines, separator or lines.separator()):
+            content = b"".join(line for _, line in lines.record)
+            if not content.strip():
+                continue
+            number, line = lines.record[0][0], _escaped(content)
+            try:
+                content.decode()
+            except UnicodeDecodeError as error:
+                problem = _not_utf8(error)
+            if header is None:
+                header = _header(path, cells, problem)
+            elif cells is None or problem is not None:
+                yield Unreadable(number, problem or "invalid CSV", line)
+            elif len(cells) != len(header):
+                yield Unreadable(number, f"{len(cells)} cells where the header has {len(header)}", line)
+            else:
+                yield Row(number, dict(zip(header, cells, strict=True)), line)
+
+
+def _tsv_rows(path: Path) -> Rows:
+    return _csv_rows(path, "\t")
+
+
+def _header(path: Path, cells: list[str] | None, problem: str | None) -> list[str]:
+    if cells is None or problem:
+        raise SourceError(f"the header of {path} could not be read: {problem}")
+    if len(set(cells)) != len(cells):
+        raise SourceError(f"the header of {path} names a column twice: {', '.join(cells)}")
+    return cells
+
+
+# --- tables
+
+
+def _parquet_rows(path: Path) -> Rows:
+    with pq.ParquetFile(path) as file:
+        yield from _table_rows(file.iter_batches(batch_size=_BATCH_ROWS))
+
+
+def _arrow_rows(path: Path) -> Rows:
+    """Arrow's file format (Feather), or its stream, which `datasets` writes."""
+    with pa.memory_map(str(path)) as source:
+        if source.read(6) == b"ARROW1":
+            file = pa.ipc.open_file(source)
+            batches: Iterable[Any] = (file.get_batch(i) for i in range(file.num_record_batches))
+        else:
+            source.seek(0)
+            batches = pa.ipc.open_stream(source)
+        yield from _table_rows(_sliced(batches))
+
+
+def _sliced(batches: Iterable[Any]) -> Iterator[Any]:
+    for batch in batches:
+        for start in range(0, batch.num_rows, _BATCH_ROWS):
+            yield batch.slice(start, _BATCH_ROWS)
+
+
+def dataset_rows(data: Any) -> Rows:
+    """Rows of a `datasets` data set as stored: images stay the bytes that they were saved as."""
+    batches = data.with_format("arrow").iter(batch_size=_BATCH_ROWS)
+    return _table_rows(batches, data.features)
+
+
+def _table_rows(batches: Iterable[Any], features: Any = None) -> Rows:
+    number = 0
+    for batch in batches:
+        try:
+            rows = written_rows(batch, features)
+        except UnicodeDecodeError:
+            rows = [None] * batch.num_rows
+        for index, values in enumerate(rows):
+            number += 1
+            if values is not None:
+                yield Row(number, values)
+            else:
+                yield _row_alone(number, batch.slice(index, 1), features)
+
+
+def _row_alone(number: int, batch: Any, features: Any) -> Row | Unreadable:
+    try:
+        return Row(number, cast(dict[str, object], written_rows(batch, features)[0]))
+    except UnicodeDecodeError as error:
+        reason = _not_utf8(error).replace("the row", "the cell")
+        return Unreadable(number, reason, _escaped(error.object))
+
+
+_DECODER = json.JSONDecoder()
+_UNPACKED: Mapping[str, Callable[[Path], BinaryIO]] = {
+    ".gz": cast(Callable[[Path], BinaryIO], gzip.open),
+    ".bz2": cast(Callable[[Path], BinaryIO], bz2.open),
+    ".xz": cast(Callable[[Path], BinaryIO], lzma.open),
+    ".zst": _open_zst,
+}
+_TEXT: Mapping[str, Callable[[Path], Rows]] = {
+    ".jsonl": _jsonl_rows,
+    ".ndjson": _jsonl_rows,
+    ".json": _json_rows,
+    ".csv": _csv_rows,
+    ".tsv": _tsv_rows,
+}
+READERS: Mapping[str, Callable[[Path], Rows]] = {
+    **_TEXT,
+    ".parquet": _parquet_rows,
+    ".arrow": _arrow_rows,
+}
+"""Readers by the format that a file's name states."""
+
+FORMATS = f"{', '.join(READERS)} (text also with {', '.join(_UNPACKED)} behind)"
+"""The formats, for messages."""

@@ -1,0 +1,59 @@
+"""The tables that one JSON object holds: rows under a key, splits, columns, or rows by their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+_SPLITS = ("train", "testmini", "test", "validation", "valid", "val", "dev")
+
+_KEYS = ("data", "rows", "examples", "instances", "items", "records", "problems", "questions")
+
+
+class Table(NamedTuple):
+    """Rows, and the split that they are named after."""
+
+    rows: Iterable[Mapping[str, Any]]
+    split: str | None = None
+
+
+def tables_of(value: object) -> list[Table] | None:
+    """The tables of a JSON file that is one object; None where the object is a row itself.
+
+    Read are `{"data": [{...}]}` with any key, `{"train": [{...}], "test": [{...}]}`, columns as lists, and what
+    pandas writes with orient columns, index and split.
+    """
+    if not isinstance(value, dict) or not value:
+        return None
+    if set(value) >= {"columns", "data"} and _is_list_of(value["data"], list):
+        return [Table(dict(zip(value["columns"], cells, strict=False)) for cells in value["data"])]
+    named = {key: rows for key, rows in value.items() if _is_list_of(rows, dict)}
+    if named and set(named) <= set(_SPLITS):
+        return [Table(rows, split) for split, rows in named.items()]
+    key = next(iter(named), "")
+    # Beside other texts a list may be part of a row: its messages.
+    if len(named) == 1 and (key in _KEYS or not any(isinstance(cell, str) for cell in value.values())):
+        return [Table(named[key])]
+    if all(isinstance(cells, list) for cells in value.values()):
+        return _columns(value)
+    if all(isinstance(cells, dict) and cells for cells in value.values()):
+        return _by_key(value)
+    return None
+
+
+def _is_list_of(value: object, kind: type) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, kind) for item in value)
+
+
+def _columns(columns: Mapping[str, list[Any]]) -> list[Table] | None:
+    if len({len(cells) for cells in columns.values()}) != 1:
+        return None
+    return [Table(dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True))]
+
+
+def _by_key(value: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """Columns by row number, or rows by id."""
+    if all(key.isdigit() for cells in value.values() for key in cells):
+        numbers = dict.fromkeys(key for cells in value.values() for key in cells)
+        return [Table({name: cells.get(key) for name, cells in value.items()} for key in numbers)]
+    return [Table({"id": key, **cells} for key, cells in value.items())]

@@ -35,5 +35,5 @@ def doctor(store_dir: Path, repair: bool) -> None:
             f"files are damaged: `diva doctor --store {store_dir} --repair` moves them to quarantine"
         )
     if open_ones:
-        raise StoreError("something is missing: see above what brings it back")
+        raise StoreError("something is missing or garbled: see above what brings it back")
     click.echo("all is well" if not findings else "the store is in order")

@@ -21,19 +21,21 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diva_grpo.pipeline.quantities.escapes import damage, restored
 from diva_grpo.pipeline.store.engine import Engine
 from diva_grpo.pipeline.store.files.parts import (
     IMAGES,
     Part,
     empty_name,
     is_whole,
+    publish,
     publish_bytes,
     publish_empty,
 )
 from diva_grpo.pipeline.store.files.places import sha256_of
-from diva_grpo.schemas.arrow import arrow_schema
+from diva_grpo.schemas.arrow import arrow_schema, to_table
 from diva_grpo.schemas.exceptions import StoreError
-from diva_grpo.schemas.records import RECORDS, Record, utc_now
+from diva_grpo.schemas.records import RECORDS, Record, Status, Variant, utc_now
 
 QUARANTINE = "quarantine"
 """Folder that damaged files are moved to, each repair in a folder of its own with `report.json`."""
@@ -51,6 +53,8 @@ class Fault(StrEnum):
     """Records name it, and it is not there."""
     LEFTOVER = "leftover"
     """A crashed writer left it; `compact` removes it in time."""
+    GARBLED = "garbled"
+    """Its file is whole, but control characters stand in its texts where LaTeX was: `repair` brings it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,63 @@ def examine(engine: Engine, *, repair: bool = False) -> list[Finding]:
     # Once what is damaged is out of the way, the rest can be asked what it misses.
     whole = repair or not any(finding.path.endswith(".parquet") for finding in damaged)
     missing = [*_missing_images(engine), *_missing_answers(engine)] if whole else []
-    return [*damaged, *missing, *_leftovers(engine)]
+    garbled = _garbled(engine, repair=repair) if whole else []
+    return [*damaged, *missing, *garbled, *_leftovers(engine)]
+
+
+# --- texts
+
+_SUSPECT = r"[\x01-\x09\x0b-\x1f\x7f-\x{9f}]|\n[a-z]"
+
+
+def _garbled(engine: Engine, *, repair: bool) -> list[Finding]:
+    r"""Variants of an older version, which read `\times` in a JSON string as a tab before "imes"."""
+    names = list(Variant.model_fields)
+    rows = engine.query(
+        f"SELECT {', '.join(names)} FROM variants WHERE status <> 'rejected' AND regexp_matches("
+        "concat_ws(' ', text, array_to_string(hint, ' '), solution_answer), ?) ORDER BY variant_id",
+        [_SUSPECT],
+    )
+    suspect = [Variant(**dict(zip(names, row, strict=True))) for row in rows]
+    found = [(variant, fault) for variant in suspect if (fault := _fault_of_text(variant))]
+    if not found:
+        return []
+    first, fault = found[0]
+    held = f"{len(found)} with control characters where LaTeX was, such as {first.variant_id} ({fault})"
+    if not repair:
+        to_do = f"`diva doctor --store {engine.place.url} --repair` restores them, then run `diva verify`"
+        return [Finding(Variant.table, Fault.GARBLED, f"{held}: {to_do}")]
+    # Under a new name, since labels of the old one are of the damaged text.
+    made = [_restored(variant) for variant, _ in found]
+    was = [
+        variant.model_copy(
+            update={"status": Status.REJECTED.value, "reason": f"format: damaged text: {fault}"}
+        )
+        for variant, fault in found
+    ]
+    publish(engine.place, Variant.table, to_table([*was, *made], utc_now()))
+    return [Finding(Variant.table, Fault.GARBLED, held, "new candidates: run `diva verify`")]
+
+
+def _fault_of_text(variant: Variant) -> str | None:
+    texts = [*variant.hint, variant.solution_answer] if variant.hint else [variant.text]
+    return next((fault for text in texts if text and (fault := damage(text))), None)
+
+
+def _restored(variant: Variant) -> Variant:
+    """The variant with its commands, to be verified; what cannot be brought back the check `format` rejects."""
+    texts = {
+        name: value and restored(value)
+        for name in ("text", "solution_answer")
+        for value in [getattr(variant, name)]
+    }
+    if variant.hint:
+        texts["text"] = variant.text  # the original's
+    new = {"status": Status.CANDIDATE.value, "reason": None, "created_at": utc_now()}
+    name = f"{variant.variant_id}:restored"
+    return variant.model_copy(
+        update={**texts, **new, "hint": [restored(step) for step in variant.hint], "variant_id": name}
+    )
 
 
 # --- parts

@@ -6,6 +6,7 @@ neither: a Prefect worker that loads a flow does not load the command line.
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -198,6 +199,10 @@ def _options_of(config: BaseModel, usual: BaseModel | None = None) -> Iterator[t
         elif isinstance(value, list):
             yield name, ",".join(map(str, value))
         elif isinstance(value, dict):
-            yield name, ",".join(f"{key}={count}" for key, count in value.items())
+            is_json = name == "request_fields"
+            yield (
+                name,
+                json.dumps(value) if is_json else ",".join(f"{key}={count}" for key, count in value.items()),
+            )
         else:
             yield name, str(value)

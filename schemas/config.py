@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -57,6 +58,16 @@ class Route(Config):
     weight: float = Field(default=1.0, gt=0, description="Share of the requests, relative to the others'.")
 
 
+def _json_object(value: object) -> object:
+    """An object of JSON, as a command line has it."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"no JSON object: {error}") from error
+
+
 class TeacherConfig(Config):
     """An OpenAI-compatible endpoint and how to call it.
 
@@ -109,6 +120,14 @@ class TeacherConfig(Config):
     )
     temperature: float = Field(default=1.0, ge=0, description="Sampling temperature.")
     max_tokens: int = Field(default=2048, ge=1, description="Longest answer, in tokens.")
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
+        default=None, description="How long a reasoning model thinks; default: the endpoint's own choice."
+    )
+    request_fields: Annotated[dict[str, Any], BeforeValidator(_json_object)] = Field(
+        default={},
+        description="Further fields of each request, as JSON, such as "
+        """'{"chat_template_kwargs": {"enable_thinking": false}}' or '{"thinking_budget": 1024}'.""",
+    )
     max_pixels: int = Field(
         default=1_003_520, ge=784, description="Largest area of an image; larger ones are sent smaller."
     )

@@ -67,6 +67,10 @@ class TeacherError(DivaError, RuntimeError):
     """The LLM endpoint cannot be used at all (one failed answer is data, not an error)."""
 
 
+class OutageError(TeacherError):
+    """The endpoint refuses every request, for want of credit, key or model: nothing further is sent."""
+
+
 class RecipeError(DivaError, ValueError):
     """A recipe that cannot be rendered on its problem's images."""
 

@@ -9,9 +9,9 @@ from diva_grpo.schemas.records import Aspect
 
 
 class Reply(BaseModel):
-    """Base of structured answers: no other fields, as strict JSON schemas demand."""
+    """Base of structured answers. Their schemas forbid other fields, as strict ones must; readers ignore them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore", json_schema_extra={"additionalProperties": False})
 
 
 class Rewordings(Reply):
@@ -46,6 +46,9 @@ class Judgement(Reply):
     reason: str = Field(description="one sentence: what differs, or that nothing does")
     same_question: bool = Field(description="whether the texts are the same question with the same answer")
 
+
+COST_NOTHING = r"^(?:\w+: )?(?:network|timeout|http_\d+)\b"
+"""Failures (and reasons that begin with one) of requests that cost nothing: the next run asks them again."""
 
 T = TypeVar("T", bound=Reply)
 

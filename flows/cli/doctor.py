@@ -36,7 +36,7 @@ def doctor(store_dir: Path, repair: bool) -> None:
             f"files are damaged: `diva doctor --store {store_dir} --repair` moves them to quarantine"
         )
     if open_ones:
-        raise StoreError("something is missing: see above what brings it back")
+        raise StoreError("something is missing or garbled: see above what brings it back")
     if any(finding.fault == Fault.SUSPECT for finding in findings):
         click.echo("every file is whole; see above which records are suspect")
     else:

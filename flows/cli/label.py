@@ -112,3 +112,4 @@ def label(
             raise TeacherError(
                 f"no answer could be judged: `diva status --store {store_dir}` shows the calls"
             )
+        meter.raise_for_outages()

@@ -91,7 +91,7 @@ def _shown_default(field: FieldInfo) -> Any:
     """The default as a help states it; None where there is nothing to state, as of a switch."""
     if isinstance(field.default, tuple):
         return ",".join(map(str, field.default)) or None
-    absent = field.default is False or field.default in (None, "", PydanticUndefined)
+    absent = field.default is False or field.default in (None, "", PydanticUndefined, {})
     return None if absent else field.default
 
 

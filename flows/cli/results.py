@@ -12,6 +12,7 @@ from diva_grpo.schemas.records import Status
 
 if TYPE_CHECKING:
     from diva_grpo.pipeline.store import VariantStore
+    from diva_grpo.pipeline.teacher.meter import Meter
 
 WHY_SHORT = "select * from shortages where accepted < wanted"
 """The query for problems that have too few variants of a kind."""
@@ -32,17 +33,35 @@ def show_stages(stages: Mapping[str, Mapping[str, int]]) -> None:
         click.echo(f"{stage}: {counted(counts)}")
 
 
-def show_variants(store: VariantStore, counts: Mapping[str, int]) -> None:
+def _passed_over(store: VariantStore) -> str:
+    """What a run that had nothing to do has passed over, and why; empty where that is nothing."""
+    types = "network|timeout|http_\\d+|refusal|length|no_answer|parse|schema"
+    rows = store.query(
+        "SELECT coalesce(nullif(regexp_extract(reason, ?, 1), ''), 'no verdict') AS why, count(*) FROM variants "
+        "WHERE status = 'failed' GROUP BY why ORDER BY count(*) DESC, why",
+        [f"\\b({types})\\b"],
+    )
+    if not rows:
+        return ""
+    kinds = ", ".join(f"{count} {why}" for why, count in rows)
+    failed = sum(count for _, count in rows)
+    return f", passed over: {failed} that failed before ({kinds}); --retry-failed asks again"
+
+
+def show_variants(store: VariantStore, counts: Mapping[str, int], meter: Meter) -> None:
     """Print what came of the variants of a verb.
 
     Raises:
-        TeacherError: not one variant got through, so that a script stops here.
+        TeacherError: not one variant got through, or requests failed, so that a script stops here.
     """
-    click.echo(f"variants: {counted(counts)}")
+    click.echo(f"variants: {counted(counts)}{'' if counts else _passed_over(store)}")
     if set(counts) == {Status.FAILED}:
         [(reason,)] = store.query("SELECT mode(reason) FROM variants WHERE status = 'failed'")
         unanswered = str(reason).startswith(("network", "timeout", "http_"))
-        check = "check --base-url (most end in /v1), the key and --model, and " if unanswered else ""
-        raise TeacherError(f"all failed, most often by {reason!r}: {check}try again with --retry-failed")
+        to_do = "try again with --retry-failed"
+        if unanswered:
+            to_do = "check --base-url (most end in /v1), the key and --model, and run the same command again"
+        raise TeacherError(f"all failed, most often by {reason!r}: {to_do}")
     if counts.get(Status.FAILED):
         click.echo("`diva status` says why some failed; --retry-failed tries them again", err=True)
+    meter.raise_for_outages()

@@ -35,7 +35,7 @@ from diva_grpo.pipeline.teacher.prices import Purse
 from diva_grpo.pipeline.teacher.wire.batch.exchange import SHARD_SIZE as BATCH_SHARD_SIZE
 from diva_grpo.pipeline.teacher.wire.live import endpoint_name
 from diva_grpo.schemas.config import FlowConfig, ProblemsConfig, TeacherConfig, VerifyConfig
-from diva_grpo.schemas.exceptions import BudgetError, ConfigError
+from diva_grpo.schemas.exceptions import BudgetError, ConfigError, OutageError
 
 Counts = dict[str, dict[str, int]]
 """What came of a stage, by stage: variants by status, labels by kind."""
@@ -74,6 +74,7 @@ class Told:
     sent: int
     reused: int
     failures: dict[str, int]
+    outages: dict[str, int]
     spent: float
 
 
@@ -196,13 +197,17 @@ def worked(
     except BudgetError as error:
         stopped = str(error)
     meter = here.teacher.meter
-    told = Told(meter.sent, meter.reused, dict(meter.failures), meter.purse.spent) if apart else None
+    told = (
+        Told(meter.sent, meter.reused, dict(meter.failures), dict(meter.outages), meter.purse.spent)
+        if apart
+        else None
+    )
     return ShardDone(counts, stopped, told)
 
 
 def _may_pass(shard: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Whether to try again: an endpoint may come back, a wrong setting stays wrong."""
-    return not isinstance(state.result(raise_on_failure=False), ConfigError)
+    return not isinstance(state.result(raise_on_failure=False), ConfigError | OutageError)
 
 
 SHARD_TASK: dict[str, Any] = {
@@ -280,6 +285,7 @@ class Run:
         self.meter.sent += told.sent
         self.meter.reused += told.reused
         self.meter.failures.update(told.failures)
+        self.meter.outages.update(told.outages)
         self.meter.purse.pay(told.spent)
 
 
@@ -296,6 +302,7 @@ def running(verb: str, config: FlowConfig, problems: int, checks: VerifyConfig |
     Raises:
         ConfigError: the endpoint or the limits cannot work.
         SourceError: an evaluation set cannot be read.
+        TeacherError: at the end, where requests failed for want of credit, key, model or network.
     """
     meter = Meter("problems", problems, Purse(config.max_cost, strict=_strict(config)))
     here = Workplace.of(config, "", meter)
@@ -311,6 +318,7 @@ def running(verb: str, config: FlowConfig, problems: int, checks: VerifyConfig |
         token = _HERE.set(places)
         try:
             yield Run(config, here.run_id, meter, began_ns)
+            meter.raise_for_outages()
         finally:
             places.clear()
             _HERE.reset(token)

@@ -6,6 +6,7 @@ import re
 
 from diva_grpo.pipeline.checks.finding import PASSED, Finding, failed
 from diva_grpo.pipeline.checks.language import foreign_part
+from diva_grpo.pipeline.quantities.escapes import damage
 from diva_grpo.pipeline.quantities.latex import has_math_dollars, imbalance
 from diva_grpo.schemas.question import PLACEHOLDER
 from diva_grpo.schemas.records import Kind, Problem, Variant
@@ -56,14 +57,17 @@ _POSTSCRIPT = re.compile(
 def check_format(variant: Variant, problem: Problem) -> Finding:
     """A text is there, whole, alone and in the original's language.
 
-    In turn: nothing is empty; nothing is said about the text itself ("Here is a rewording:"), unless the original
-    opens so; its length is between a quarter and eight times the original's; it has the original's image
-    placeholders; LaTeX is balanced where the original's is; every sentence is in a language of the original.
-    Think steps come with the original's text: of them only the language and the LaTeX of the steps are looked at.
+    In turn: nothing is empty; no control character is in any text, as a JSON escape makes of a LaTeX command;
+    nothing is said about the text itself ("Here is a rewording:"), unless the original opens so; its length is
+    between a quarter and eight times the original's; it has the original's image placeholders; LaTeX is balanced
+    where the original's is; every sentence is in a language of the original. Think steps come with the original's
+    text: of them only the language and the LaTeX of the steps are looked at.
     """
     text = variant.text or ""
     if not text.strip() or any(not step.strip() for step in variant.hint):
         return failed("empty text")
+    if fault := next(filter(None, map(damage, _texts(variant))), None):
+        return failed(f"damaged text: {fault}")
     if variant.kind == Kind.THINK_STEP:
         return _written("\n".join(variant.hint), problem)
     spoken = _PREAMBLE.match(text)
@@ -78,6 +82,13 @@ def check_format(variant: Variant, problem: Problem) -> Finding:
     if wanted != found:
         return failed(f"image placeholders {found}, the original has {wanted}")
     return _written(text, problem)
+
+
+def _texts(variant: Variant) -> tuple[str, ...]:
+    """What a teacher wrote of a variant."""
+    if variant.kind == Kind.THINK_STEP:
+        return (*variant.hint, variant.solution_answer or "")
+    return (variant.text or "",)
 
 
 def _written(text: str, problem: Problem) -> Finding:

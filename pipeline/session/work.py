@@ -14,10 +14,10 @@ from diva_grpo.pipeline.teacher.journal import Journal
 from diva_grpo.pipeline.teacher.meter import Meter
 from diva_grpo.pipeline.teacher.prices import PriceTable, Purse
 from diva_grpo.pipeline.teacher.tokens import TokenCounter
-from diva_grpo.pipeline.teacher.wire.live import LiveExchange
+from diva_grpo.pipeline.teacher.wire.live import LiveExchange, endpoint_name, outage
 from diva_grpo.pipeline.teacher.wire.outcome import Connect, Exchange, Outcome
 from diva_grpo.schemas.config import TeacherConfig
-from diva_grpo.schemas.exceptions import BudgetError, ConfigError, StoreError
+from diva_grpo.schemas.exceptions import BudgetError, ConfigError, OutageError, StoreError
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -77,6 +77,8 @@ class TeacherRun:
         self.meter = meter or Meter("requests")
         self.prices = PriceTable.load(config.prices)
         self.connect = connect
+        self.outage: OutageError | None = None
+        """Why nothing is sent any more."""
         if self.meter.purse.limit is not None and self.prices.of(config.model) is None:
             raise ConfigError(f"--max-cost: {self.prices.how_to_add(config.model)}")
 
@@ -112,6 +114,8 @@ class _Metered:
         return self._inner.concurrency
 
     async def send(self, parameters: dict[str, Any], key: str) -> Outcome:
+        if self._run.outage:
+            raise self._run.outage
         if not self._run.purse.strict:
             self._run.purse.admit()
             return await self._sent(parameters, key)
@@ -140,6 +144,8 @@ class _Metered:
 
     async def _sent(self, parameters: dict[str, Any], key: str) -> Outcome:
         outcome = await self._inner.send(parameters, key)
+        if outcome.to_do:
+            self._run.outage = outage(endpoint_name(self._run.config), outcome, outcome.to_do)
         cost = self._run.prices.cost(self._run.model, outcome)
         if cost is None and outcome.answered and self._run.purse.limit is not None:
             cost = self._counted(parameters, outcome)
@@ -181,6 +187,7 @@ def with_teacher(
 
     Raises:
         BudgetError: the run has spent what it may; what was in flight then has been answered and kept.
+        OutageError: the endpoint refuses every request; what was in flight then has been answered and kept.
         TeacherError: the endpoint answers nothing at all.
         ConfigError: the teacher's settings cannot work.
         StoreError: an image or the journal is missing or damaged.
@@ -190,12 +197,15 @@ def with_teacher(
     async def work() -> list[R]:
         with Journal.of_store(store) as journal:
             try:
-                exchange = _Metered(run.connect(run.config, store), run)
+                inner = run.connect(run.config, store)
+                run.meter.watch = inner.note if isinstance(inner, LiveExchange) else None
+                exchange = _Metered(inner, run)
                 async with Teacher(run.config, journal, exchange) as asked:
                     try:
                         return await _worked_off(jobs, asked, exchange.concurrency, progress)
                     finally:
                         run.meter.reused += asked.reused
+                        run.meter.outages.update(asked.outages)
             except ExceptionGroup as errors:
                 # The first says what to do; the others are of jobs that failed in the same moment.
                 raise errors.exceptions[0] from errors
@@ -230,17 +240,18 @@ async def _worked_off(
     Raises:
         BudgetError: a job was refused for want of money; those begun before are finished, since their requests
             are paid for.
+        OutageError: the endpoint refuses every request; likewise.
         StoreError: as above, where a job could not go on.
     """
     results: list[R | None] = [None] * len(jobs)
     todo = iter(enumerate(jobs))
-    ends: list[BudgetError | StoreError] = []
+    ends: list[BudgetError | StoreError | OutageError] = []
 
     async def worker() -> None:
         for number, job in todo:
             try:
                 results[number] = await job(teacher)
-            except (BudgetError, StoreError) as error:
+            except (BudgetError, StoreError, OutageError) as error:
                 ends.append(error)
             else:
                 if progress:

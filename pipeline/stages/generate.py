@@ -22,7 +22,7 @@ from diva_grpo.schemas.config import TEXT_KINDS, GenerateConfig
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.question import question_of, render_question
 from diva_grpo.schemas.records import Aspect, Kind, Problem, Status, Variant
-from diva_grpo.schemas.replies import Answer, HarderTexts, Reply, Rewordings, ThinkSteps
+from diva_grpo.schemas.replies import COST_NOTHING, Answer, HarderTexts, Reply, Rewordings, ThinkSteps
 
 SOURCE = "source"
 """`generator_model` of think steps that are the problem's own worked solution."""
@@ -147,15 +147,16 @@ def asked(
     """What was asked for already, with these prompts, by (problem_id, kind).
 
     Returns:
-        Numbers of the samples, and None for the problem's own solution. With `retry_failed`, samples to which
-        the teacher gave no usable answer are left out.
+        Numbers of the samples, and None for the problem's own solution. Left out are samples whose requests cost
+        nothing, since they failed on their way; with `retry_failed` all that brought no usable answer.
     """
     versions = [load_prompt(kind).version for kind in config.kinds if kind in TEXT_KINDS]
     rows = store.query(
         "SELECT DISTINCT problem_id, kind, CASE WHEN generator_model <> ? THEN sample END FROM variants "
         "WHERE (generator_model = ? AND prompt_version IN (SELECT unnest(?)) OR generator_model = ?) "
-        "AND problem_id IN (SELECT unnest(?)) AND NOT (status = 'failed' AND text IS NULL AND ?)",
-        [SOURCE, model, versions, SOURCE, list(problem_ids), config.retry_failed],
+        "AND problem_id IN (SELECT unnest(?)) "
+        "AND NOT (status = 'failed' AND text IS NULL AND (? OR regexp_matches(coalesce(reason, ''), ?)))",
+        [SOURCE, model, versions, SOURCE, list(problem_ids), config.retry_failed, COST_NOTHING],
     )
     found: defaultdict[tuple[str, str], set[int | None]] = defaultdict(set)
     for problem_id, kind, sample in rows:
@@ -239,9 +240,9 @@ async def _send(store: VariantStore, ask: Ask, config: GenerateConfig, teacher: 
     if isinstance(answer.value, ThinkSteps):
         variants = maker.think_steps(joined(answer.value.steps), answer.value.answer)
     elif isinstance(answer.value, Rewordings):
-        variants = maker.texts([(text, None) for text in answer.value.rewordings])
+        variants = maker.texts([(text, None) for text in answer.value.rewordings[: ask.count]])
     elif isinstance(answer.value, HarderTexts):
-        variants = maker.texts([(harder.text, harder.aspect) for harder in answer.value.texts])
+        variants = maker.texts([(harder.text, harder.aspect) for harder in answer.value.texts[: ask.count]])
     else:
         raise TypeError(f"no variants are made of {type(answer.value).__name__}")
     return variants or [maker.failed("schema: an empty list")]

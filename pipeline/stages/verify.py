@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from diva_grpo.schemas.config import IMAGE_KINDS, CheckName, VerifyConfig
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.question import question_of
 from diva_grpo.schemas.records import Kind, Problem, Status, Variant, Verdict
+from diva_grpo.schemas.replies import COST_NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,13 @@ def verify(
     return counts
 
 
+_UNDECIDED = (
+    "(status = 'candidate' OR (status = 'failed' AND text IS NOT NULL "
+    "AND (? OR regexp_matches(coalesce(reason, ''), ?))))"
+)
+"""SQL: variants that wait for a verdict, or did not get one since requests failed on their way."""
+
+
 def count_undecided(store: VariantStore, config: VerifyConfig, where: str | None = None) -> int:
     """How many variants `verify` would decide.
 
@@ -163,22 +172,27 @@ def count_undecided(store: VariantStore, config: VerifyConfig, where: str | None
     """
     store.problems(where=where, limit=1)  # says in one line what is wrong with the condition
     [(count,)] = store.query(
-        "SELECT count(*) FROM variants WHERE (status = 'candidate' OR (? AND status = 'failed' AND text IS NOT NULL)) "
+        f"SELECT count(*) FROM variants WHERE {_UNDECIDED} "
         f"AND problem_id IN (SELECT problem_id FROM problems WHERE ({where or 'true'}))",
-        [config.retry_failed],
+        [config.retry_failed, COST_NOTHING],
     )
     return int(count)
 
 
 def has_texts(store: VariantStore, config: VerifyConfig) -> bool:
     """Whether a written variant waits for a verdict; perturbed images need no model."""
-    undecided = ["candidate", "failed"] if config.retry_failed else ["candidate"]
     rows = store.query(
-        "SELECT 1 FROM variants WHERE status IN (SELECT unnest(?)) AND kind NOT IN (SELECT unnest(?)) "
-        "AND text IS NOT NULL LIMIT 1",
-        [undecided, list(IMAGE_KINDS)],
+        f"SELECT 1 FROM variants WHERE {_UNDECIDED} AND kind NOT IN (SELECT unnest(?)) AND text IS NOT NULL LIMIT 1",
+        [config.retry_failed, COST_NOTHING, list(IMAGE_KINDS)],
     )
     return bool(rows)
+
+
+def _is_undecided(variant: Variant, config: VerifyConfig) -> bool:
+    """As `_UNDECIDED`, of a variant with a text."""
+    if variant.status != Status.FAILED:
+        return variant.status == Status.CANDIDATE
+    return config.retry_failed or re.search(COST_NOTHING, variant.reason or "") is not None
 
 
 class _Round:
@@ -201,8 +215,7 @@ class _Round:
         self._checks, self._samples = config.checks, config.solver_samples
         self._problems = problems
         self._variants = variants
-        undecided = {Status.CANDIDATE, Status.FAILED} if config.retry_failed else {Status.CANDIDATE}
-        self._candidates = [v for v in variants if v.status in undecided and v.kind in kinds]
+        self._candidates = [v for v in variants if v.kind in kinds and _is_undecided(v, config)]
         self.verdicts: list[Verdict] = []
         self.decided: list[Variant] = []
 

@@ -11,7 +11,7 @@ import json
 import shutil
 import sqlite3
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -21,19 +21,21 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diva_grpo.pipeline.quantities.escapes import damage, restored
 from diva_grpo.pipeline.store.engine import Engine
 from diva_grpo.pipeline.store.files.parts import (
     IMAGES,
     Part,
     empty_name,
     is_whole,
+    publish,
     publish_bytes,
     publish_empty,
 )
 from diva_grpo.pipeline.store.files.places import sha256_of
-from diva_grpo.schemas.arrow import arrow_schema
+from diva_grpo.schemas.arrow import arrow_schema, to_table
 from diva_grpo.schemas.exceptions import StoreError
-from diva_grpo.schemas.records import RECORDS, Problem, Record, Rollout, Variant, utc_now
+from diva_grpo.schemas.records import RECORDS, Problem, Record, Rollout, Status, Variant, utc_now
 
 QUARANTINE = "quarantine"
 """Folder that damaged files are moved to, each repair in a folder of its own with `report.json`."""
@@ -53,6 +55,8 @@ class Fault(StrEnum):
     """A crashed writer left it; `compact` removes it in time."""
     SUSPECT = "suspect"
     """The file is whole, and its records cannot be right."""
+    GARBLED = "garbled"
+    """Its file is whole, but control characters stand in its texts where LaTeX was: `repair` brings it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +96,70 @@ def examine(engine: Engine, *, repair: bool = False) -> list[Finding]:
     # Once what is damaged is out of the way, the rest can be asked what it misses.
     whole = repair or not any(finding.path.endswith(".parquet") for finding in damaged)
     missing = [*_missing_images(engine), *_missing_answers(engine)] if whole else []
-    suspect = [*_control_characters(engine), *_rollouts_without_run(engine)] if whole else []
-    return [*damaged, *missing, *suspect, *_leftovers(engine)]
+    broken = _broken_variants(engine) if whole else {}
+    garbled = _garbled(engine, broken, repair=repair)
+    suspect = [*_control_characters(engine, broken), *_rollouts_without_run(engine)] if whole else []
+    return [*damaged, *missing, *garbled, *suspect, *_leftovers(engine)]
+
+
+# --- texts
+
+_SUSPECT = r"[\x01-\x09\x0b-\x1f\x7f-\x{9f}]|\n[a-z]"
+
+
+def _broken_variants(engine: Engine) -> dict[str, tuple[Variant, str]]:
+    r"""Variants of an older version, which read `\times` in a JSON string as a tab before "imes", with their fault."""
+    names = list(Variant.model_fields)
+    rows = engine.query(
+        f"SELECT {', '.join(names)} FROM variants WHERE status <> 'rejected' AND regexp_matches("
+        "concat_ws(' ', text, array_to_string(hint, ' '), solution_answer), ?) ORDER BY variant_id",
+        [_SUSPECT],
+    )
+    suspect = [Variant(**dict(zip(names, row, strict=True))) for row in rows]
+    return {v.variant_id: (v, fault) for v in suspect if (fault := _fault_of_text(v))}
+
+
+def _garbled(engine: Engine, broken: Mapping[str, tuple[Variant, str]], *, repair: bool) -> list[Finding]:
+    """What to do about the broken variants; with `repair` they come back under a new name."""
+    found = list(broken.values())
+    if not found:
+        return []
+    first, fault = found[0]
+    held = f"{len(found)} with control characters where LaTeX was, such as {first.variant_id} ({fault})"
+    if not repair:
+        to_do = f"`diva doctor --store {engine.place.url} --repair` restores them, then run `diva verify`"
+        return [Finding(Variant.table, Fault.GARBLED, f"{held}: {to_do}")]
+    # Under a new name, since labels of the old one are of the damaged text.
+    made = [_restored(variant) for variant, _ in found]
+    was = [
+        variant.model_copy(
+            update={"status": Status.REJECTED.value, "reason": f"format: damaged text: {fault}"}
+        )
+        for variant, fault in found
+    ]
+    publish(engine.place, Variant.table, to_table([*was, *made], utc_now()))
+    return [Finding(Variant.table, Fault.GARBLED, held, "new candidates: run `diva verify`")]
+
+
+def _fault_of_text(variant: Variant) -> str | None:
+    texts = [*variant.hint, variant.solution_answer] if variant.hint else [variant.text]
+    return next((fault for text in texts if text and (fault := damage(text))), None)
+
+
+def _restored(variant: Variant) -> Variant:
+    """The variant with its commands, to be verified; what cannot be brought back the check `format` rejects."""
+    texts = {
+        name: value and restored(value)
+        for name in ("text", "solution_answer")
+        for value in [getattr(variant, name)]
+    }
+    if variant.hint:
+        texts["text"] = variant.text  # the original's
+    new = {"status": Status.CANDIDATE.value, "reason": None, "created_at": utc_now()}
+    name = f"{variant.variant_id}:restored"
+    return variant.model_copy(
+        update={**texts, **new, "hint": [restored(step) for step in variant.hint], "variant_id": name}
+    )
 
 
 # --- parts
@@ -261,14 +327,17 @@ def _missing_answers(engine: Engine) -> Iterator[Finding]:
 _CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F]"
 
 
-def _control_characters(engine: Engine) -> Iterator[Finding]:
+def _control_characters(engine: Engine, broken: Collection[str]) -> Iterator[Finding]:
     texts = {
         Problem.table: ("problem_id", "concat_ws(' ', text, answer, array_to_string(solution_steps, ' '))"),
         Variant.table: ("variant_id", "concat_ws(' ', text, array_to_string(hint, ' '))"),
     }
     for table, (name, text) in texts.items():
+        which = "status <> 'rejected' AND " if table == Variant.table else ""
         rows = engine.query(
-            f"SELECT min({name}), count(*) FROM {table} WHERE regexp_matches({text}, '{_CONTROL}')"
+            f"SELECT min({name}), count(*) FROM {table} WHERE {which}regexp_matches({text}, '{_CONTROL}') "
+            f"AND NOT list_contains(?, {name})",
+            [list(broken)],
         )
         [(first, count)] = rows
         if count:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
@@ -21,9 +22,10 @@ from diva_grpo.pipeline.teacher.journal import Entry, Journal, now_text, request
 from diva_grpo.pipeline.teacher.prices import PriceTable
 from diva_grpo.pipeline.teacher.prompts import Prompt
 from diva_grpo.pipeline.teacher.request import Dialect, Request
-from diva_grpo.pipeline.teacher.structured import ShapeError, read_reply
-from diva_grpo.pipeline.teacher.wire.live import LiveExchange, endpoint_name, speaks_openai
-from diva_grpo.pipeline.teacher.wire.outcome import Exchange, Outcome
+from diva_grpo.pipeline.teacher.structured import ShapeError, read_mended, read_reply
+from diva_grpo.pipeline.teacher.wire.live import LiveExchange, endpoint_name, outage, speaks_openai
+from diva_grpo.pipeline.teacher.wire.outcome import OUTAGE, Exchange, Outcome
+from diva_grpo.pipeline.teacher.wire.refusal import names_mode, names_role
 from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.exceptions import TeacherError
 from diva_grpo.schemas.replies import Answer, Reply
@@ -32,7 +34,7 @@ T = TypeVar("T", bound=Reply)
 
 
 GIVE_UP_AFTER = 16
-"""Requests without any answer after which an endpoint that has never answered is given up."""
+"""Requests in a row without any answer after which an endpoint is given up."""
 
 UNENFORCED_AFTER = 3
 """Structured answers, none of them of the asked shape, after which `auto` takes an output mode for ignored."""
@@ -40,7 +42,7 @@ UNENFORCED_AFTER = 3
 _REFUSED = frozenset({"http_400", "http_404", "http_415", "http_422"})
 """Failures by which endpoints say that they do not know a parameter."""
 
-_PAID = frozenset({"refusal", "length", "parse", "schema"})
+_PAID = frozenset({"refusal", "length", "no_answer", "parse", "schema"})
 """Failures of answers that were paid for: without `retry_failed` they are not asked for again."""
 
 _LOG = logging.getLogger(__name__)
@@ -74,8 +76,10 @@ class Teacher:
         self._unshaped: int | None = 0
         """Answers in the present output mode that had not the asked shape; None as soon as one had."""
         self._since = now_text() if config.fresh else ""
-        self._unanswered: int | None = 0
-        """Requests that failed before the first answer; None as soon as there was one."""
+        self._has_answered, self._unanswered = False, 0
+        """Whether there was an answer; and requests that failed since the last one."""
+        self.outages: Counter[str] = Counter()
+        """Requests that failed for want of credit, key, model or network, by outcome."""
         self._interrupt: Interrupt | None = None
         self._keeping = 0
         """Entries on their way into the journal."""
@@ -120,7 +124,8 @@ class Teacher:
             sample: number of the answer among independent ones to the same question.
 
         Raises:
-            TeacherError: of the first `GIVE_UP_AFTER` requests none was answered.
+            OutageError: the endpoint refuses every request.
+            TeacherError: `GIVE_UP_AFTER` requests in a row were not answered.
             StoreError: an image is missing or damaged, or an answer could not be kept.
         """
         # The slot comes first: a shard's images, all encoded at once, would fill the memory.
@@ -160,6 +165,8 @@ class Teacher:
             output_mode=self.config.output_mode,
             temperature=self.config.temperature,
             max_tokens=self.config.max_tokens,
+            reasoning_effort=self.config.reasoning_effort,
+            more=self.config.request_fields,
             sample=sample,
         )
 
@@ -186,8 +193,12 @@ class Teacher:
             checked = _checked(outcome, request.shape)
             dialect = self._other_dialect(dialect, outcome)
             # What was refused, cut short or has no text is beyond repair.
-            mendable = outcome.outcome == "ok" and checked.outcome != "ok"
+            mendable = outcome.outcome == "ok" and checked.outcome in ("parse", "schema")
             entry = await self._keep(asked, checked, started, settled=not dialect and not mendable)
+            if outcome.to_do and not dialect:
+                self.outages[outcome.outcome] += 1
+                raise outage(self.endpoint, outcome, outcome.to_do)
+        self.outages.update([outcome.outcome] if outcome.is_outage and not self._is_refusal(outcome) else [])
         if outcome.answered:
             self._learn(asked.dialect)
         if request.shape and outcome.outcome == "ok":
@@ -250,10 +261,17 @@ class Teacher:
         )
 
     def _other_dialect(self, dialect: Dialect, outcome: Outcome) -> Dialect | None:
-        if outcome.outcome not in _REFUSED:
+        if not self._is_refusal(outcome):
             return None
         cause = outcome.parameter or outcome.detail or ""
         return dialect.after_refusal(cause, may_change_mode=self.config.output_mode == "auto")
+
+    def _is_refusal(self, outcome: Outcome) -> bool:
+        """Whether an endpoint may have refused how it was asked; some do so by a fault of their own."""
+        words = outcome.detail or ""
+        return outcome.outcome in _REFUSED or (
+            outcome.outcome.startswith("http_5") and (names_mode(words) or names_role(words))
+        )
 
     def _learn(self, dialect: Dialect) -> None:
         """An endpoint has answered in a dialect: this and later runs use it from the start."""
@@ -287,16 +305,19 @@ class Teacher:
 
     def _give_up_in_time(self, entry: Entry) -> None:
         """Else a wrong URL or key would cost hours: each request waits for all of its retries."""
-        if self._unanswered is None:
-            return
-        if entry.outcome not in ("network", "timeout") and not entry.outcome.startswith("http_"):
-            self._unanswered = None
+        unanswered = entry.outcome in ("network", "timeout") or entry.outcome.startswith("http_")
+        if not unanswered or (self._has_answered and not OUTAGE.fullmatch(entry.outcome)):
+            self._has_answered, self._unanswered = True, 0
             return
         self._unanswered += 1
         if self._unanswered >= GIVE_UP_AFTER:
+            said = f"({entry.outcome}: {entry.detail})"
             raise TeacherError(
-                f"{self.endpoint} answered none of {self._unanswered} requests "
-                f"({entry.outcome}: {entry.detail}): check the URL, the key and the model's name"
+                f"{self.endpoint} answered none of the last {self._unanswered} requests {said}: run the same command "
+                "again when it answers"
+                if self._has_answered
+                else f"{self.endpoint} answered none of {self._unanswered} requests {said}: check the URL, the key "
+                "and the model's name"
             )
 
 
@@ -321,11 +342,14 @@ class _Asked:
 
 
 def _checked(outcome: Outcome, shape: type[Reply] | None) -> Outcome:
-    """The outcome with `parse` or `schema` in the place of `ok` where the text has not the asked shape."""
+    """The outcome with another type in the place of `ok` where the text has not the asked shape.
+
+    What was mended in it is its detail.
+    """
     if shape is None or outcome.outcome != "ok":
         return outcome
     try:
-        read_reply(outcome.content or "", shape)
+        mended = read_mended(outcome.content or "", shape)[1]
     except ShapeError as error:
         return replace(outcome, outcome=error.kind, detail=str(error))
-    return outcome
+    return replace(outcome, detail=mended or outcome.detail)

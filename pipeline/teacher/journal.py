@@ -37,8 +37,8 @@ class Entry:
         request_hash: the key, see `request_hash`.
         content: the answer's text as received; evidence only, where `outcome` is not `ok`.
         outcome: `ok`, or the type of the failure: network, timeout, http_<status>, refusal, length,
-            parse (not JSON) or schema (JSON of another shape).
-        detail: what the failure said.
+            no_answer (nothing but thoughts), parse (not JSON) or schema (JSON of another shape).
+        detail: what the failure said; of an answer, what was mended when it was read.
         attempts: how often the request was sent.
         settled: whether the request ended with it; else the same run sent it once more in another form.
         fresh: whether it was asked for although an answer was there; it then takes that answer's place.

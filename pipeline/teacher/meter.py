@@ -14,6 +14,7 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.files.liveness import write_state
 from diva_grpo.pipeline.teacher.prices import Purse
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome
+from diva_grpo.schemas.exceptions import TeacherError
 
 _WINDOW_S = 60.0
 """Seconds over which the rate is taken: a run that goes on from a journal begins much faster than it stays."""
@@ -40,8 +41,12 @@ class Meter:
         self.failures: Counter[str] = Counter()
         self.results: Counter[str] = Counter()
         """What came of the work: variants by status, labels by kind."""
+        self.outages: Counter[str] = Counter()
+        """Requests that failed for want of credit, key, model or network, by outcome."""
         self.note = ""
         """What is waited for."""
+        self.watch: Callable[[], str] | None = None
+        """Tells what an exchange waits for."""
         self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
 
     def __call__(self, done: int, /) -> None:
@@ -50,10 +55,22 @@ class Meter:
 
     def exchanged(self, outcome: Outcome, dollars: float | None) -> None:
         """Count one exchange with the endpoint."""
-        self.sent += 1
+        self.sent += outcome.attempts
         if outcome.outcome != "ok":
             self.failures[outcome.outcome] += 1
         self.purse.pay(dollars)
+
+    def raise_for_outages(self) -> None:
+        """Let a run end as failed in which requests failed whatever they asked.
+
+        Raises:
+            TeacherError: some did.
+        """
+        if self.outages:
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.outages.most_common())
+            raise TeacherError(
+                f"{self.outages.total():,} requests failed ({kinds}): run the same command again, which asks them again"
+            )
 
     def rate(self) -> float:
         """Units a second, of late. Called once a second or so, it also keeps the time."""
@@ -80,7 +97,7 @@ class Meter:
             "usd": round(self.purse.spent, 6),
             "max_usd": self.purse.limit,
             "left_s": None if left is None else round(left),
-            "note": self.note,
+            "note": self.note or (self.watch() if self.watch else ""),
             "at": time.time(),
         }
 

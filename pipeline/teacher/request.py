@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any, Literal, Self, get_args
 
 from diva_grpo.pipeline.teacher.journal import request_hash
+from diva_grpo.pipeline.teacher.wire.refusal import names_mode, names_role, too_long
 from diva_grpo.schemas.config import OutputMode
 from diva_grpo.schemas.replies import Reply
 
@@ -27,7 +29,7 @@ class Dialect:
         limit: name of the parameter for the longest answer. OpenAI's own models want the newer one; many other
             servers know only the older one, and ignore what they do not know.
         limit_changed: whether it was another at first.
-        omitted: optional parameters that the endpoint refuses.
+        omitted: optional parameters that the endpoint refuses; `system`: what it says opens the user's message.
     """
 
     output_mode: WireMode = "json_schema"
@@ -45,14 +47,16 @@ class Dialect:
             cause: the parameter that the endpoint named, or else its message.
             may_change_mode: whether the output mode is ours to choose.
         """
-        if re.search(r"context.?(length|window)", cause, re.I):
+        if too_long(cause):
             return None
-        if may_change_mode and re.search(r"response_?format|json_?(schema|object)|structured", cause, re.I):
+        if may_change_mode and names_mode(cause):
             return self.simpler()
+        if "system" not in self.omitted and names_role(cause):
+            return replace(self, omitted=self.omitted | {"system"})
         if self.limit in cause and not self.limit_changed:
             newer = self.limit == "max_tokens"
             return replace(self, limit="max_completion_tokens" if newer else "max_tokens", limit_changed=True)
-        for name in ("temperature", "seed"):
+        for name in ("reasoning_effort", "temperature", "seed"):
             if name not in self.omitted and re.search(rf"\b{name}\b", cause):
                 return replace(self, omitted=self.omitted | {name})
         return None
@@ -83,6 +87,8 @@ class Request:
         content: of the user message: text, or text and images.
         sample: number of the answer among independent ones to the same question.
         output_mode: as configured; `auto` is a choice of its own, whatever the endpoint then takes.
+        reasoning_effort: as configured, None for none.
+        more: further fields of the body.
     """
 
     endpoint: str
@@ -94,35 +100,45 @@ class Request:
     temperature: float
     max_tokens: int
     sample: int
+    reasoning_effort: str | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
         """The journal's key."""
         mode: WireMode = "json_schema" if self.output_mode == "auto" else self.output_mode
-        identity = self.parameters(Dialect(output_mode=mode))
+        identity = self._body(Dialect(output_mode=mode), _schema)
         if self.shape and self.output_mode == "auto":
             identity["response_format"]["type"] = "auto"
         return request_hash({"endpoint": self.endpoint, "sample": self.sample, **identity})
 
     def parameters(self, dialect: Dialect) -> dict[str, Any]:
         """The body of a chat completion request in the endpoint's dialect."""
+        return self._body(dialect, flat_schema)
+
+    def _body(self, dialect: Dialect, schema: Callable[[type[Reply]], dict[str, Any]]) -> dict[str, Any]:
         content = self.content
         if self.shape and dialect.output_mode != "json_schema":
             content = _with_text(content, f"\n\n{_in_words(self.shape)}")
+        system = self.system
+        if "system" in dialect.omitted and system:
+            content, system = _after_text(f"{system}\n\n", content), ""
         parameters: dict[str, Any] = {
             "model": self.model,
             "messages": [
-                *([{"role": "system", "content": self.system}] if self.system else []),
+                *([{"role": "system", "content": system}] if system else []),
                 {"role": "user", "content": content},
             ],
             "temperature": self.temperature,
             dialect.limit: self.max_tokens,
             "seed": self.sample,
+            **({"reasoning_effort": self.reasoning_effort} if self.reasoning_effort else {}),
+            **self.more,
         }
         for name in dialect.omitted:
             parameters.pop(name, None)
         if self.shape and dialect.output_mode == "json_schema":
-            wanted = {"name": self.shape.__name__, "schema": _schema(self.shape), "strict": True}
+            wanted = {"name": self.shape.__name__, "schema": schema(self.shape), "strict": True}
             parameters["response_format"] = {"type": "json_schema", "json_schema": wanted}
         elif self.shape and dialect.output_mode == "json_object":
             parameters["response_format"] = {"type": "json_object"}
@@ -146,6 +162,30 @@ def _with_text(content: str | list[dict[str, Any]], text: str) -> str | list[dic
     if last["type"] != "text":
         return [*content, {"type": "text", "text": text}]
     return [*before, {"type": "text", "text": last["text"] + text}]
+
+
+def _after_text(text: str, content: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    return text + content if isinstance(content, str) else [{"type": "text", "text": text}, *content]
+
+
+@cache
+def flat_schema(shape: type[Reply]) -> dict[str, Any]:
+    """The schema of a shape without references, as strict servers and simple ones take it."""
+    schema = _schema(shape)
+    flat = _flat(schema, schema.get("$defs", {}))
+    assert isinstance(flat, dict)
+    return {name: value for name, value in flat.items() if name != "$defs"}
+
+
+def _flat(value: Any, definitions: Mapping[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_flat(item, definitions) for item in value]
+    if not isinstance(value, dict):
+        return value
+    own = {name: _flat(inner, definitions) for name, inner in value.items() if name not in ("$ref", "$defs")}
+    if "$ref" in value:
+        return _flat(definitions[value["$ref"].rpartition("/")[2]], definitions) | own
+    return own
 
 
 @cache

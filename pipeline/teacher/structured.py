@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from json.scanner import py_make_scanner  # type: ignore[attr-defined]  # not in the stubs
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from diva_grpo.pipeline.quantities.escapes import read_string
+from diva_grpo.pipeline.teacher.thoughts import without_thoughts
 from diva_grpo.pipeline.teacher.wire.outcome import fault
 from diva_grpo.schemas.replies import Reply
 
@@ -16,12 +20,14 @@ T = TypeVar("T", bound=Reply)
 _MOST_OBJECTS = 50
 """Beginnings of an object that are tried in one answer."""
 
+_STRING = re.compile(r'((?:[^"\\]|\\.)*)"', re.DOTALL)
+
 
 class ShapeError(ValueError):
     """An answer has not the asked shape.
 
     Attributes:
-        kind: `parse` (no JSON object in it) or `schema` (one of another shape).
+        kind: `parse` (no JSON object in it), `schema` (one of another shape), or `no_answer` (nothing but thoughts).
     """
 
     def __init__(self, kind: str, detail: str) -> None:
@@ -30,58 +36,105 @@ class ShapeError(ValueError):
 
 
 def read_reply(text: str, shape: type[T]) -> T:
-    """The structured answer in a text.
+    """The structured answer in a text, see `read_mended`."""
+    return read_mended(text, shape)[0]
 
-    Words, thoughts in `<think>` tags and Markdown fences around the JSON object are passed over, line breaks
-    within strings are taken, and so are backslashes that begin no escape, as in LaTeX. What is cut short is
-    never completed.
+
+def read_mended(text: str, shape: type[T]) -> tuple[T, str | None]:
+    """The structured answer in a text, and what was mended in it.
+
+    Words, thoughts and Markdown fences around the JSON object are passed over, line breaks within strings are
+    taken, and LaTeX is told from escapes (see `escapes`). What is cut short is never completed.
 
     Args:
         text: an answer.
         shape: what it must hold.
 
+    Returns:
+        The answer; and one line on the backslashes that were read otherwise than JSON says, or None.
+
     Raises:
-        ShapeError: it does not.
+        ShapeError: the text has no such answer.
     """
     try:
-        return shape.model_validate_json(text)
+        value = shape.model_validate_json(text)
     except ValidationError as error:
         kind, detail = fault(error)
         strict = ShapeError("parse" if kind == "json_invalid" else "schema", detail)
+    else:
+        if "\\" not in text:
+            return value, None
+        strict = ShapeError("parse", "no JSON object")  # nothing that is valid JSON comes here
     if strict.kind == "schema":
         raise strict
+    answer = without_thoughts(text)
+    if text.strip() and not answer:
+        raise ShapeError("no_answer", "only thoughts came: raise --max-tokens, or lower --reasoning-effort")
     first: ShapeError | None = None
-    for value in _objects(text.rpartition("</think>")[2]):
+    for found, otherwise in _objects(text if _is_json(text) else answer):
         try:
             # Through JSON again: pydantic's reader refuses halves of surrogate pairs, which are no text.
-            return shape.model_validate_json(json.dumps(value))
+            value = shape.model_validate_json(json.dumps(found))
         except ValidationError as error:
             kind, detail = fault(error)
             first = first or ShapeError("parse" if kind == "json_invalid" else "schema", detail)
         except RecursionError:  # a thousand brackets, as of a model that repeats itself
             first = first or ShapeError("parse", "nested too deep")
+        else:
+            return value, _told(otherwise)
     raise first or strict
 
 
-def _objects(text: str) -> list[Any]:
-    """The JSON objects in a text, outermost ones only."""
-    decoder = json.JSONDecoder(strict=False)
-    found, start = [], text.find("{")
+def _told(otherwise: list[str]) -> str | None:
+    if not otherwise:
+        return None
+    names = list(dict.fromkeys(otherwise))
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"mended: {len(otherwise)} backslashes read as LaTeX ({' '.join(names[:5])}{more})"
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text is JSON and nothing else: marks of thoughts within it are part of its strings."""
+    try:
+        json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+class _Decoder(json.JSONDecoder):
+    """A decoder that reads strings as `escapes` does.
+
+    Attributes:
+        otherwise: backslashes that were read otherwise than JSON says.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(strict=False)
+        self.otherwise: list[str] = []
+        self.parse_string = self._string
+        self.scan_once = py_make_scanner(self)
+
+    def _string(self, text: str, start: int, strict: bool = False) -> tuple[str, int]:
+        found = _STRING.match(text, start)
+        if found is None:
+            raise json.JSONDecodeError("Unterminated string", text, start - 1)
+        mended = read_string(found[1])
+        self.otherwise += mended.otherwise
+        return mended.text, found.end()
+
+
+def _objects(text: str) -> Iterator[tuple[Any, list[str]]]:
+    """The JSON objects in a text, outermost ones only, each with what was read otherwise in it."""
+    start = text.find("{")
     for _ in range(_MOST_OBJECTS):
         if start < 0:
-            break
-        for candidate in (text[start:], _escaped(text[start:])):
-            try:
-                value, length = decoder.raw_decode(candidate)
-            except (ValueError, RecursionError):
-                continue
-            found.append(value)
-            start += length - 1
-            break
-        start = text.find("{", start + 1)
-    return found
-
-
-def _escaped(text: str) -> str:
-    """The text with each backslash doubled that begins no escape of JSON."""
-    return re.sub(r'\\(["\\/bfnrt]|u[0-9a-fA-F]{4})|\\', lambda m: m[0] if m[1] else r"\\", text)
+            return
+        decoder = _Decoder()
+        try:
+            value, start = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            start += 1
+        else:
+            yield value, decoder.otherwise
+        start = text.find("{", start)

@@ -91,17 +91,25 @@ def test_generate_keeps_to_the_problems_that_it_is_given(
 @pytest.mark.parametrize(
     ("config", "good"), [(REWORD, TWO_WORDINGS), (STEPS, SOLUTION)], ids=["reword", "think"]
 )
-def test_failed_variant_is_asked_for_again_only_on_demand(
+def test_variant_whose_request_failed_on_its_way_is_asked_for_again(
     store: VariantStore, config: GenerateConfig, good: Reply
 ) -> None:
-    retry = config.model_copy(update={"retry_failed": True})
     with serving(Endpoint(Reply(b"", 500), good)) as served:
         assert generate(store, teacher_of(served), config, limit=1) == {"failed": 1}
+        assert generate(store, teacher_of(served), config, limit=1) == {"candidate": 2}
         assert generate(store, teacher_of(served), config, limit=1) == {}
-        assert generate(store, teacher_of(served), retry, limit=1) == {"candidate": 2}
-        assert generate(store, teacher_of(served), retry, limit=1) == {}
     assert len(served.requests) == 2
     assert variants_by(store) == [("candidate", 2)], "a failed row is left beside the variants"
+
+
+def test_variant_that_was_refused_is_asked_for_again_only_on_demand(store: VariantStore) -> None:
+    retry = REWORD.model_copy(update={"retry_failed": True})
+    with serving(Endpoint(completion(None, refusal="no"), TWO_WORDINGS)) as served:
+        assert generate(store, teacher_of(served), REWORD, limit=1) == {"failed": 1}
+        assert generate(store, teacher_of(served), REWORD, limit=1) == {}
+        again = generate(store, teacher_of(served, retry_failed=True), retry, limit=1)
+    assert again == {"candidate": 2}
+    assert len(served.requests) == 2
 
 
 @pytest.mark.parametrize(

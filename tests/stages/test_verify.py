@@ -190,15 +190,14 @@ def test_majority_of_independent_solutions_decides(
     assert [request["seed"] for request in served.requests] == [0, 1, 2]
 
 
-def test_variant_without_a_verdict_has_failed_and_is_tried_again_on_demand(store: VariantStore) -> None:
+def test_variant_without_a_verdict_has_failed_and_is_tried_again(store: VariantStore) -> None:
     variant = plant(store, 0, WORDING)
     with serving(Endpoint(Reply(b"", 500), RIGHT)) as served:
         assert _verify(store, served) == {"failed": 1}
         status, reason = _outcome(store, variant)
         assert (status, (reason or "")[:16]) == ("failed", "answer: http_500")
         assert store.query("SELECT passed FROM verdicts WHERE check_name = 'answer'") == [(None,)]
-        assert _verify(store, served) == {}
-        assert _verify(store, served, VerifyConfig(solver_samples=1, retry_failed=True)) == {"accepted": 1}
+        assert _verify(store, served, VerifyConfig(solver_samples=1)) == {"accepted": 1}
     assert store.query("SELECT passed FROM verdicts WHERE check_name = 'answer'") == [(True,)]
 
 

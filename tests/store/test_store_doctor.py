@@ -220,6 +220,30 @@ def test_damaged_image_comes_back_with_its_source(store: VariantStore) -> None:
     assert store.examine() == []
 
 
+def test_texts_that_lost_their_latex_are_restored_as_candidates(store: VariantStore) -> None:
+    """As an older version read `\\times` and `\\beta` in a JSON string."""
+    whole = variant(0, text="Find $3 \\times 4$.\nNow.", status="accepted")
+    broken = variant(1, text="Find $3 \times 4$ and $\beta$.", status="accepted")
+    broken_step = variant(
+        2, kind="think_step", text="Find.", hint=["One.", "$\frac{1}{2}$"], status="accepted"
+    )
+    store.append([whole, broken, broken_step])
+    [finding] = store.examine()
+    assert (finding.path, finding.fault) == ("variants", Fault.GARBLED)
+    assert finding.held.startswith("2 with control characters where LaTeX was, such as w/0:reword:01 (")
+    assert finding.held.endswith("--repair` restores them, then run `diva verify`")
+    [repaired] = store.examine(repair=True)
+    assert repaired.moved_to == "new candidates: run `diva verify`"
+    assert store.examine() == []
+    rows = store.query("SELECT variant_id, status, text, hint FROM variants ORDER BY variant_id")
+    made = {variant_id: (status, text, hint) for variant_id, status, text, hint in rows}
+    assert made[whole.variant_id][0] == "accepted"
+    assert made[broken.variant_id][0] == made[broken_step.variant_id][0] == "rejected"
+    assert made[f"{broken.variant_id}:restored"] == ("candidate", "Find $3 \\times 4$ and $\\beta$.", [])
+    restored = made[f"{broken_step.variant_id}:restored"]
+    assert restored == ("candidate", "Find.", ["One.", "$\\frac{1}{2}$"])
+
+
 # --- what the records say
 
 

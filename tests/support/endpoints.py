@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -75,6 +75,18 @@ class Endpoint:
     def done(self) -> None:
         with self._lock:
             self._at_once -= 1
+
+
+class Server(Endpoint):
+    """Replies to each request by what is in it."""
+
+    def __init__(self, answer: Callable[[dict[str, Any]], Reply]) -> None:
+        super().__init__()
+        self._answer = answer
+
+    def next(self, request: dict[str, Any], key: str | None) -> Reply:
+        super().next(request, key)
+        return self._answer(request)
 
 
 class _Server(ThreadingHTTPServer):

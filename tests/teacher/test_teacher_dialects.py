@@ -15,12 +15,13 @@ from diva_grpo.pipeline.session.work import with_teacher
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.prompts import Prompt
-from diva_grpo.pipeline.teacher.request import Dialect
+from diva_grpo.pipeline.teacher.request import Dialect, Request
 from diva_grpo.pipeline.teacher.structured import ShapeError, read_reply
 from diva_grpo.schemas.config import Route, TeacherConfig
 from diva_grpo.schemas.exceptions import ConfigError
-from diva_grpo.schemas.replies import Answer, Rewordings
-from tests.support.endpoints import Endpoint, Reply, completion, json_reply, serving
+from diva_grpo.schemas.replies import Answer, HarderTexts, Judgement, Rewordings, ThinkSteps
+from diva_grpo.schemas.replies import Reply as Structured
+from tests.support.endpoints import Endpoint, Reply, Server, completion, json_reply, serving
 
 PROMPT = Prompt(version="test-1", system="You help.", user="Say $word.")
 GOOD = completion('{"rewordings": ["a", "b"]}')
@@ -31,18 +32,6 @@ WANTED = Rewordings(rewordings=["a", "b"])
 def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-
-
-class Server(Endpoint):
-    """Replies to each request by what is in it."""
-
-    def __init__(self, answer: Callable[[dict[str, Any]], Reply]) -> None:
-        super().__init__()
-        self._answer = answer
-
-    def next(self, request: dict[str, Any], key: str | None) -> Reply:
-        super().next(request, key)
-        return self._answer(request)
 
 
 def _ask(
@@ -106,11 +95,40 @@ def _without_seed(request: dict[str, Any]) -> Reply:
     return json_reply({"detail": extra}, 422) if "seed" in request else GOOD
 
 
+def _without_system(request: dict[str, Any]) -> Reply:
+    """As servers whose chat template has no system role."""
+    if request["messages"][0]["role"] == "system":
+        return _refused("System role not supported", 500)
+    assert request["messages"][0]["content"].startswith("You help.\n\nSay ")
+    return GOOD
+
+
+def _strictly(request: dict[str, Any]) -> Reply:
+    """As Mistral's own API, whose message is an object."""
+    if "seed" not in request:
+        return GOOD
+    extra = [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]
+    return json_reply(
+        {"object": "error", "message": {"detail": extra}, "type": "invalid_request_error", "code": None}, 422
+    )
+
+
+def _llama_cpp_python(request: dict[str, Any]) -> Reply:
+    """As llama-cpp-python, which answers a schema by a fault of its own."""
+    if request.get("response_format", {}).get("type") == "json_schema":
+        said = "[{'type': 'literal_error', 'loc': ('body', 'response_format', 'type')}]"
+        return _refused(said, 500, type="internal_server_error")
+    return GOOD
+
+
 IN_THE_WILD: dict[str, tuple[Callable[[dict[str, Any]], Reply], int, str]] = {
     "no schemas": (_without_schemas, 1, "json_object"),
     "no formats": (_without_formats, 2, "text"),
     "reasoning model": (_reasoning_model, 2, "json_schema"),
     "no seed": (_without_seed, 1, "json_schema"),
+    "no seed, strictly": (_strictly, 1, "json_schema"),
+    "no system role": (_without_system, 1, "json_schema"),
+    "llama-cpp-python": (_llama_cpp_python, 1, "json_object"),
 }
 
 
@@ -137,8 +155,6 @@ def test_configured_output_mode_is_kept_whatever_the_endpoint_says(store: Varian
 @pytest.mark.parametrize(
     "message",
     [
-        "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (2952 in the "
-        "messages, 2048 in max_tokens). Please reduce the length of the messages or completion.",
         "no such model",
         "Invalid image",
     ],
@@ -147,6 +163,30 @@ def test_refusal_for_another_reason_is_not_sent_again(store: VariantStore, messa
     with serving(Endpoint(_refused(message))) as endpoint:
         [answer] = _ask(store, _config(endpoint.url, max_retries=5))
     assert answer.failure == f"http_400: Error code: 400 - {message}"
+    assert len(endpoint.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 500])
+@pytest.mark.parametrize(
+    ("message", "size"),
+    [
+        (
+            "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (2952 in the "
+            "messages, 2048 in max_tokens). Please reduce the length of the messages or completion.",
+            " of 4096 tokens",
+        ),
+        ("Requested tokens (5000) exceed context window of 2048", " of 2048 tokens"),
+        ("the request exceeds the available context size, try increasing it", ""),
+    ],
+)
+def test_context_too_long_says_so_with_the_number(
+    store: VariantStore, message: str, size: str, status: int
+) -> None:
+    with serving(Endpoint(_refused(message, status))) as endpoint:
+        [answer] = _ask(store, _config(endpoint.url, max_retries=5))
+    wanted = f"http_{status}: prompt and --max-tokens do not fit into the model's context{size}: lower --max-tokens"
+    assert answer.failure is not None
+    assert answer.failure.startswith(wanted)
     assert len(endpoint.requests) == 1
 
 
@@ -288,3 +328,30 @@ def test_routes_need_a_name(store: VariantStore) -> None:
     config = TeacherConfig(model="m", routes=(Route(base_url="http://127.0.0.1:9/v1"),))
     with pytest.raises(ConfigError, match="give --endpoint NAME"):
         _ask(store, config)
+
+
+# --- what stays
+
+KEYS = {
+    None: "14bb6f9444db1a68a65f819b5b2ee7d964e59c6e1ca0f68d89ee3b6c1aaa26ca",
+    Rewordings: "7eae646f4e87823bfa0d797441446c19892da68d4990870eb7e54207a1c81c63",
+    HarderTexts: "59641ad54031431abeded5b6b33b881919a85cddc8a2cb643433855ff116ecb0",
+    ThinkSteps: "8444b048e2b79dc5c4e1bfa20b717a3d9f94b9cc46a3e4eb3d2fb5916c0ada8a",
+    Judgement: "f7249dfb92ab4498ccca7da5a96220583bec20968011865cbcc039f87fdf1be5",
+}
+
+
+@pytest.mark.parametrize("shape", KEYS)
+def test_keys_of_the_journal_stay_whatever_is_sent(shape: type[Structured] | None) -> None:
+    """Of release 0.1: another key would have every answer paid for again."""
+    assert Request("e", "m", "s", "c", shape, "auto", 1.0, 2048, 0).key == KEYS[shape]
+
+
+def test_reasoning_effort_and_further_fields_are_sent_and_part_of_the_key(store: VariantStore) -> None:
+    with serving(Endpoint(GOOD)) as endpoint:
+        _ask(store, _config(endpoint.url))
+        more = {"reasoning_effort": "low", "request_fields": '{"thinking_budget": 64}'}
+        _ask(store, _config(endpoint.url, **more))
+        _ask(store, _config(endpoint.url, **more))
+    plain, asked = endpoint.requests
+    assert asked == plain | {"reasoning_effort": "low", "thinking_budget": 64}

@@ -126,6 +126,10 @@ class Limits:
         probing_until = self._probe_until if self._refused_in_a_row else None
         return max(0.0, max(self._paused_until, probing_until or 0.0) - self._clock(), *waits)
 
+    def paused_s(self) -> float:
+        """Seconds that a 429 still holds back every request."""
+        return max(0.0, self._paused_until - self._clock())
+
     def enter(self, tokens: float) -> float:
         """A request goes; returns the moment. Every entry needs its `leave`."""
         self._in_flight += 1

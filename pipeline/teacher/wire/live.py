@@ -26,16 +26,20 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
+from diva_grpo.pipeline.teacher.wire.completion import read_completion
 from diva_grpo.pipeline.teacher.wire.limits import Limits
-from diva_grpo.pipeline.teacher.wire.outcome import Outcome, one_line, read_completion
+from diva_grpo.pipeline.teacher.wire.outcome import Outcome, one_line
+from diva_grpo.pipeline.teacher.wire.refusal import cannot_pass, moderated, names_mode, names_role, too_long
 from diva_grpo.schemas.config import Route, TeacherConfig
-from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.exceptions import ConfigError, OutageError
 
 _OPENAI = "https://api.openai.com/v1"
 _RETRIED_STATUS = frozenset({408, 409, *range(500, 600)})
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 8.0
 _POOL_CONNECTIONS = 32
 _MEMORY_HOLDS_S = 600.0
+_SAID_AFTER_S = 5.0
+"""A wait that is longer is told."""
 _IMAGE_TOKENS = 1_000
 """About what an image costs; corrected by what the endpoint counts."""
 
@@ -106,7 +110,6 @@ class _Attempt:
 
     outcome: Outcome
     retry_after_s: float | None = None
-    out_of_quota: bool = False
 
 
 class _Line:
@@ -114,6 +117,8 @@ class _Line:
 
     def __init__(self, config: TeacherConfig, route: Route, share: float) -> None:
         self.weight, self.sent = route.weight, 0
+        self.is_over = False
+        """Whether it refuses every request."""
         self._key = api_key(route.key_env)
         self._timeout_s = config.timeout_s
         requests, tokens = (
@@ -142,15 +147,19 @@ class _Line:
         except openai.APIConnectionError as error:
             return _Attempt(Outcome(None, "network", self._clean(error.__cause__ or error)))
         except openai.APIStatusError as error:
+            body = f"{error.code or ''} {error.type or ''} {error.response.text[:2_000]}"
             # Azure's content filter refuses a prompt by a status.
-            failure = "refusal" if error.code == "content_filter" else f"http_{error.status_code}"
+            is_refusal = moderated(error.status_code, body)
+            failure = "refusal" if is_refusal else f"http_{error.status_code}"
             # The client's message leaves out what is no `error` object, as strict servers' lists of faults.
-            said = isinstance(error.body, dict) and "message" in error.body
+            said = isinstance(error.body, dict) and isinstance(error.body.get("message"), str)
             message = error.message if said else f"{error.message}: {error.response.text}"
             parameter = error.param if isinstance(error.param, str) else None  # the package does not check it
-            outcome = Outcome(None, failure, self._clean(message), parameter=parameter)
-            wait = _retry_after_s(error.response.headers)
-            return _Attempt(outcome, wait, error.code == "insufficient_quota")
+            detail = self._clean(message)
+            if long := too_long(body):
+                detail = one_line(f"{long}: {detail}")
+            outcome = Outcome(None, failure, detail, parameter=parameter, said=body)
+            return _Attempt(outcome, _retry_after_s(error.response.headers))
         outcome = read_completion(response.content)
         content, detail = outcome.content, outcome.detail
         clean = replace(
@@ -194,10 +203,14 @@ class LiveExchange:
 
     | failure | sent again |
     | --- | --- |
-    | 429 | until it is taken, or nothing but 429s has come for `patience_s`; not where a quota is used up |
+    | 429 | until it is taken, or nothing but 429s has come for `patience_s` |
     | network, timeout, 408, 409, 5xx | `max_retries` times, after growing delays or `Retry-After` |
+    | a 5xx that refuses the output mode, or says that the prompt is too long | never |
     | parse: a body that is no chat completion | once |
     | any other status, refusal, length | never |
+
+    Where every further request would fail likewise (no credit, wrong key, no such model, a quota that is used up)
+    the route is not asked again; where it is the last, nothing is sent any more.
 
     Args:
         config: the endpoint.
@@ -217,6 +230,9 @@ class LiveExchange:
         self._turn, self._changed = asyncio.Lock(), asyncio.Event()
         self._in_flight, self._finishing = 0, False
         self._accepted_at = time.monotonic()
+        self._over: OutageError | None = None
+        self._failing: tuple[float, str] | None = None
+        """Since when (seconds since 1970) nothing but failures has come, and what the last one said."""
         self._completion_tokens = float(config.max_tokens)
         """Of a usual answer, as a running mean."""
 
@@ -225,8 +241,26 @@ class LiveExchange:
         """As configured."""
         return self._config.concurrency
 
+    def note(self) -> str:
+        """What is waited for, since when, until when; empty where nothing has been for `_SAID_AFTER_S`."""
+        now = time.time()
+        wait = min((line.limits.paused_s() for line in self._lines if not line.is_over), default=0.0)
+        if self._failing is None:
+            return ""
+        since, said = self._failing
+        if max(now - since, wait) < _SAID_AFTER_S:
+            return ""
+        retry = f", next try {_clock(now + wait)}" if wait > 0 else ""
+        gives_up = self._accepted_at + self._config.patience_s - time.monotonic() + now
+        until = f", gives up {_clock(gives_up)}" if said.startswith("http_429") else ""
+        return f"waits since {_clock(since)} ({said[:80]}){retry}{until}"
+
     async def send(self, parameters: dict[str, Any], key: str) -> Outcome:
-        """Send a request until it is answered, or its retries are used up."""
+        """Send a request until it is answered, or its retries are used up.
+
+        Raises:
+            OutageError: not sent (again), since the endpoint refuses every request.
+        """
         retries = _Retries(self._config)
         line: _Line | None = None
         while True:
@@ -249,17 +283,41 @@ class LiveExchange:
             elif outcome.outcome not in ("network", "timeout"):
                 line.limits.accepted(sent_at)
                 self._accepted_at = time.monotonic()
+            if not outcome.is_outage:
+                self._failing = None
+            else:
+                since = self._failing[0] if self._failing else time.time()
+                self._failing = since, f"{outcome.outcome}: {outcome.detail}"
             delay = retries.delay_s(attempt, self._accepted_at)
+            if to_do := self._to_do(attempt):
+                line.is_over = True
+                if not all(other.is_over for other in self._lines):
+                    continue
+                self._over = outage(self._name, outcome, to_do)
+                self._changed.set()
+                return replace(outcome, attempts=retries.sent, to_do=to_do)
             if delay is None:
                 return replace(outcome, attempts=retries.sent)
             await asyncio.sleep(delay)
+
+    def _to_do(self, attempt: _Attempt) -> str | None:
+        """What to do where every further request would fail likewise."""
+        wait = attempt.retry_after_s
+        if attempt.outcome.outcome == "http_429" and wait and wait > max(60.0, self._config.patience_s):
+            return (
+                f"it asks to wait until {_clock(time.time() + wait)}: run again then, or raise --patience-s"
+            )
+        return cannot_pass(attempt.outcome, comes_back=wait is not None)
 
     async def _admitted(self, tokens: float, not_again: _Line | None) -> tuple[_Line, float]:
         """The line that a request may take, and when it was let in; another than that of a failure if possible."""
         async with self._turn:  # one waits for its moment, the others in line behind it
             while True:
-                waits = [line.limits.wait(tokens) for line in self._lines]
-                ready = [line for line, wait in zip(self._lines, waits, strict=True) if wait <= 0]
+                if self._over:
+                    raise self._over
+                lines = [line for line in self._lines if not line.is_over]
+                waits = [line.limits.wait(tokens) for line in lines]
+                ready = [line for line, wait in zip(lines, waits, strict=True) if wait <= 0]
                 if ready and not self._finishing:
                     line = min(ready, key=lambda line: (line is not_again, (line.sent + 1) / line.weight))
                     line.sent += 1
@@ -327,14 +385,13 @@ class _Retries:
         if failure == "http_429":
             waited = time.monotonic() - max(self._started, accepted_at)
             # The pause is that of all requests, in `Limits`.
-            return (
-                None
-                if attempt.out_of_quota or waited + (attempt.retry_after_s or 0) > self._patience_s
-                else 0.0
-            )
+            return None if waited + (attempt.retry_after_s or 0) > self._patience_s else 0.0
         if failure == "parse":
             self._garbled -= 1
             return 0.0 if self._garbled >= 0 else None
+        words = attempt.outcome.detail or ""
+        if failure.startswith("http_") and (names_mode(words) or names_role(words) or too_long(words)):
+            return None
         status = failure.removeprefix("http_")
         if failure not in ("network", "timeout") and not (
             status.isdigit() and int(status) in _RETRIED_STATUS
@@ -345,6 +402,20 @@ class _Retries:
             return None
         delay = min(_FIRST_DELAY_S * 2 ** (self.sent - 1), _LONGEST_DELAY_S) * random.uniform(0.75, 1.0)
         return delay if attempt.retry_after_s is None else min(attempt.retry_after_s, 60.0)
+
+
+def outage(name: str, outcome: Outcome, to_do: str) -> OutageError:
+    """The error of an endpoint that refuses every request."""
+    return OutageError(
+        f"{name} refuses every request ({outcome.outcome}: {outcome.detail}): {to_do}; all answers are kept, "
+        "and the same command goes on from here"
+    )
+
+
+def _clock(at: float) -> str:
+    """A moment in the near future or past as a user reads it, in local time."""
+    moment = datetime.fromtimestamp(at).astimezone()
+    return f"{moment:%H:%M:%S}" if abs(at - time.time()) < 12 * 3600 else f"{moment:%Y-%m-%d %H:%M}"
 
 
 def _prompt_tokens(parameters: Mapping[str, Any]) -> float:
@@ -358,7 +429,8 @@ def _prompt_tokens(parameters: Mapping[str, Any]) -> float:
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds by `Retry-After` (a number or a date), or by its precise variant; None where there is none."""
+    """Seconds by `Retry-After` (a number or a date), by its precise variant, or until `X-RateLimit-Reset` where
+    that is a moment; None where there is none."""
     for name, unit_s in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         value = headers.get(name)
         if value is None:
@@ -368,4 +440,7 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
         except ValueError:
             with suppress(ValueError):
                 return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    reset = headers.get("x-ratelimit-reset", "")
+    if reset.isdigit() and len(reset) in (10, 13):  # seconds or milliseconds since 1970
+        return max(0.0, int(reset) / (1e3 if len(reset) == 13 else 1.0) - time.time())
     return None

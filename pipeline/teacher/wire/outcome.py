@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ValidationError, field_validator
+from pydantic import ValidationError
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import TeacherConfig
+
+OUTAGE = re.compile(r"network|timeout|http_(?:40[123489]|429|5\d\d)")
+"""Outcomes of requests that failed whatever they asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,9 @@ class Outcome:
         parameter: the parameter of the request that the endpoint named as the cause of a refusal.
         price_share: share of the price table's price that is due: a half for a batch.
         receipt: names the outcome to the exchange that keeps it until the journal has it, see `Exchange.forget`.
+        reasoning_tokens: those of `completion_tokens` that were thoughts, where the endpoint tells.
+        said: code and type that an error named, and its body; not kept.
+        to_do: what to do where every further request would fail likewise; None where it may pass.
     """
 
     content: str | None
@@ -38,11 +45,19 @@ class Outcome:
     parameter: str | None = None
     price_share: float = 1.0
     receipt: str | None = None
+    reasoning_tokens: int | None = None
+    said: str = ""
+    to_do: str | None = None
 
     @property
     def answered(self) -> bool:
         """Whether a model has answered, well or not."""
         return self.outcome not in ("network", "timeout") and not self.outcome.startswith("http_")
+
+    @property
+    def is_outage(self) -> bool:
+        """Whether it failed for want of credit, key, model or network, and not for what the request holds."""
+        return OUTAGE.fullmatch(self.outcome) is not None
 
 
 class Exchange(Protocol):
@@ -78,74 +93,6 @@ class Exchange(Protocol):
 
 Connect = Callable[[TeacherConfig, VariantStore], Exchange]
 """Makes the exchange of a teacher."""
-
-
-class _Message(BaseModel):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-
-
-_MOST_TOKENS = 10**9
-"""A count beyond it, or below nothing, is none."""
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-    @field_validator("prompt_tokens", "completion_tokens")
-    @classmethod
-    def _plausible(cls, count: int | None) -> int | None:
-        return count if count is not None and 0 <= count <= _MOST_TOKENS else None
-
-
-class _Completion(BaseModel):
-    """What is read of a chat completion; the `openai` package does not check a body's shape."""
-
-    choices: list[_Choice]
-    usage: _Usage | None = None
-
-
-def read_completion(body: bytes, *, attempts: int = 1, price_share: float = 1.0) -> Outcome:
-    """The outcome that the body of a response with status 200 tells.
-
-    Args:
-        body: as received; anything may be in it.
-        attempts: see `Outcome`.
-        price_share: see `Outcome`.
-    """
-    try:
-        completion = _Completion.model_validate_json(body)
-    except ValidationError as error:
-        evidence = body[:10_000].decode("utf-8", "replace")
-        return Outcome(evidence, "parse", f"no chat completion: {fault(error)[1]}", attempts=attempts)
-    content, outcome, detail = None, "ok", None
-    if not completion.choices:
-        outcome, detail = "parse", "the answer has no choices"
-    else:
-        choice = completion.choices[0]
-        content = choice.message.content
-        if choice.message.refusal or choice.finish_reason == "content_filter":
-            outcome, detail = "refusal", one_line(choice.message.refusal or "content filter")
-        elif choice.finish_reason == "length":
-            outcome, detail = "length", "cut at the longest answer allowed: raise --max-tokens"
-        elif content is None:
-            outcome, detail = "parse", "the answer has no content"
-    usage = completion.usage or _Usage()
-    return Outcome(
-        content,
-        outcome,
-        detail,
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        attempts,
-        price_share=price_share,
-    )
 
 
 def one_line(message: object) -> str:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from diva_grpo.pipeline.teacher.prices import BATCH_SHARE, Price, Purse
 from diva_grpo.pipeline.teacher.tokens import TokenCounter
-from diva_grpo.pipeline.teacher.wire.outcome import Outcome, one_line, read_completion
+from diva_grpo.pipeline.teacher.wire.completion import read_completion
+from diva_grpo.pipeline.teacher.wire.outcome import Outcome, one_line
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 """Where the requests of a batch go."""

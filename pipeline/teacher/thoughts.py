@@ -1,0 +1,46 @@
+"""Thoughts that reasoning models write into their answers, by the usual marks."""
+
+from __future__ import annotations
+
+import re
+
+_NAMES = (
+    r"(?:think|thinking|thoughts?|thought_process|reasoning|reflection|scratchpad|analysis|inner_monologue"
+    r"|[a-z]+:think(?:ing)?)"
+)
+_OPENING = (
+    rf"(?:<{_NAMES}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>"
+    r"|<\|START_THINKING\|>|<\|think(?:ing)?\|>|<unused94>)"
+)
+_CLOSING = (
+    rf"(?:</{_NAMES}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>"
+    r"|<\|END_THINKING\|>|<\|/think(?:ing)?\|>|<unused95>)"
+)
+_PAIR = re.compile(rf"{_OPENING}.*?{_CLOSING}", re.DOTALL | re.IGNORECASE)
+_CLOSED = re.compile(_CLOSING, re.IGNORECASE)
+_UNCLOSED = re.compile(rf"{_OPENING}.*", re.DOTALL | re.IGNORECASE)
+
+_CHANNEL = re.compile(r"<\|channel\|?>")
+_FINAL = re.compile(
+    r"<\|channel\|?>\s*final\b.*?(?:<\|message\|>|\n)(.*?)(?:<\|(?:end|return|start|call|channel)\|?>|\Z)",
+    re.DOTALL,
+)
+_FINAL_WITHOUT_MARKS = re.compile(r"\Aanalysis.*assistantfinal", re.DOTALL)
+"""Of gpt-oss, where a server has removed the special tokens."""
+
+
+def without_thoughts(text: str) -> str:
+    """A text without the thoughts in it; empty where there is nothing else, as in an answer that was cut.
+
+    Known are tags such as `<think>` and `<thinking>`, `[THINK]`, and channels; a mark that is only closed has
+    its thoughts before it, one that is only opened after it.
+    """
+    if _CHANNEL.search(text):
+        finals = _FINAL.findall(text)
+        return finals[-1].strip() if finals else ""
+    text = _FINAL_WITHOUT_MARKS.sub("", text)
+    text = _PAIR.sub("", text)
+    closed = [*_CLOSED.finditer(text)]
+    if closed:
+        text = text[closed[-1].end() :]
+    return _UNCLOSED.sub("", text).strip()

@@ -1,0 +1,130 @@
+"""Reading chat completions: what servers make of the format, good answers and errors alike."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from pydantic_core import from_json
+
+from diva_grpo.pipeline.teacher.wire.outcome import Outcome, one_line
+from diva_grpo.pipeline.teacher.wire.refusal import error_within
+
+_MOST_TOKENS = 10**9
+"""A count beyond it, or below nothing, is none."""
+
+
+def _text_of(content: object) -> tuple[str | None, bool]:
+    """The text of a message's content, which may come in parts, and whether thoughts were among these."""
+    if content is None or isinstance(content, str):
+        return content, False
+    parts = content if isinstance(content, list) else [content]
+    texts, thought = [], False
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, dict) and re.search(r"think|reason", str(part.get("type"))):
+            thought = True
+        elif isinstance(part, dict):
+            texts.append(
+                next((v for k in ("text", "content", "value") if isinstance(v := part.get(k), str)), "")
+            )
+    return "".join(texts) if texts or thought else None, thought
+
+
+_CUT = frozenset({"length", "max_tokens", "max_output_tokens", "max_length", "model_length", "token_limit"})
+_FILTERED = frozenset(
+    {
+        "content_filter",
+        "content-filter",
+        "safety",
+        "sensitive",
+        "prohibited_content",
+        "blocklist",
+        "recitation",
+        "spii",
+    }
+)
+_RESTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
+"""Fields of a message in which servers send thoughts."""
+
+
+def read_completion(body: bytes, *, attempts: int = 1, price_share: float = 1.0) -> Outcome:
+    """The outcome that the body of a response with status 200 tells.
+
+    Servers put errors there too: these are read as errors, with the status that they name or mean.
+
+    Args:
+        body: as received; anything may be in it.
+        attempts: see `Outcome`.
+        price_share: see `Outcome`.
+    """
+    try:
+        # Strict about halves of surrogate pairs, which no file takes.
+        value = from_json(body)
+    except ValueError as error:
+        return _unread(body, f"Invalid JSON: {error}", attempts)
+    if not isinstance(value, dict):
+        return _unread(body, "Input should be an object", attempts)
+    choices = value.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    told = first.get("error") if isinstance(first, dict) else None
+    wrong = not isinstance(first, dict) or told
+    if wrong and (failure := error_within({"error": told} if told else value)):
+        return replace(failure, attempts=attempts)
+    if choices == []:
+        made = Outcome(None, "parse", "the answer has no choices")
+    elif not isinstance(first, dict) or not isinstance(first.get("message"), dict):
+        return _unread(body, "choices: no message", attempts)
+    else:
+        made = _read_choice(first)
+    usage = value.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    details = usage.get("completion_tokens_details")
+    return replace(
+        made,
+        prompt_tokens=_count(usage.get("prompt_tokens")),
+        completion_tokens=_count(usage.get("completion_tokens")),
+        reasoning_tokens=_count(details.get("reasoning_tokens")) if isinstance(details, dict) else None,
+        attempts=attempts,
+        price_share=price_share,
+    )
+
+
+def _unread(body: bytes, why: str, attempts: int) -> Outcome:
+    evidence = body[:10_000].decode("utf-8", "replace")
+    return Outcome(evidence, "parse", f"no chat completion: {one_line(why)}", attempts=attempts)
+
+
+def _read_choice(choice: dict[str, Any]) -> Outcome:
+    """The outcome of a choice that has a message."""
+    message, reason = choice["message"], choice.get("finish_reason")
+    content, thought = _text_of(message.get("content"))
+    thought = thought or any(message.get(name) for name in _RESTS)
+    refusal = message.get("refusal")
+    ended = reason.lower() if isinstance(reason, str) else ""
+    if isinstance(refusal, str) and refusal.strip():
+        return Outcome(content, "refusal", one_line(refusal))
+    if ended in _FILTERED or ended == "refusal":
+        return Outcome(content, "refusal", "content filter")
+    if ended in _CUT:
+        detail = "cut at the longest answer allowed: raise --max-tokens"
+        if thought and not content:
+            detail = "cut within its thoughts: raise --max-tokens, or lower --reasoning-effort"
+        return Outcome(content, "length", detail)
+    if not content and thought:
+        return Outcome(content, "no_answer", f"only thoughts came: {_THOUGHTS_ONLY}")
+    if content is None:
+        return Outcome(None, "parse", "the answer has no content")
+    return Outcome(content, "ok")
+
+
+_THOUGHTS_ONLY = "raise --max-tokens, or lower --reasoning-effort (or switch thinking off at the server)"
+
+
+def _count(value: object) -> int | None:
+    """A count of tokens; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_TOKENS:
+        return None
+    return int(value)

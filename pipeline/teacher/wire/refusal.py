@@ -1,0 +1,148 @@
+"""Errors of endpoints by their words: what they mean, whether they can pass, and what to do about them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from diva_grpo.pipeline.teacher.wire.outcome import Outcome, one_line
+
+_STATUS_OF_WORDS: tuple[tuple[int, str], ...] = (
+    (402, r"insufficient.?(?:balance|credit|fund)|payment.required|billing"),
+    (429, r"rate.?limit|too.many.requests|throttl|quota|resource.?exhausted"),
+    (401, r"unauthori[sz]ed|authenticat|(?:invalid|incorrect|wrong).{0,10}api.?key"),
+    (404, r"model.{0,60}(?:not found|does not exist)|no such model|model_not_found"),
+    (403, r"forbidden|permission.?denied"),
+    (503, r"overload|unavailable|capacity|try again|timed? ?out"),
+    (400, r"invalid.?request|bad.?request|context.?length|validation"),
+)
+
+
+def error_within(value: dict[str, Any]) -> Outcome | None:
+    """The error that a body with status 200 tells; None where it tells none."""
+    error = value.get("error")
+    if not error:
+        names = [
+            n for n in ("message", "msg", "detail", "error_msg", "status_msg", "base_resp") if value.get(n)
+        ]
+        if not names:
+            return None
+        error = value.get("base_resp") or value
+    said = error if isinstance(error, dict) else {"message": error}
+    message = next(
+        (said[n] for n in ("message", "msg", "detail", "error_msg", "status_msg") if said.get(n)), said
+    )
+    codes = [said.get(n, value.get(n)) for n in ("code", "status", "status_code", "error_code", "type")]
+    numbers = [int(c) for c in codes if not isinstance(c, bool) and str(c).isdigit() and 400 <= int(c) <= 599]
+    words = " ".join(map(str, [*codes, message]))
+    by_words = (status for status, pattern in _STATUS_OF_WORDS if re.search(pattern, words, re.I))
+    status = numbers[0] if numbers else next(by_words, 500)
+    detail = one_line(message if isinstance(message, str) else json.dumps(message))
+    return Outcome(None, f"http_{status}", f"an error with status 200: {detail}", said=words)
+
+
+_USED_UP = re.compile(
+    r"insufficient[._ ]?quota|exceeded[_ ](?:your[_ ])?current[_ ]quota|quota.{0,20}(?:exhausted|used up)"
+    r"|allocation.?quota|free.?(?:tier|quota|allocation).{0,20}(?:exhausted|only)|arrearage|overdue|余额不足|欠费"
+    r"|(?:insufficient|not enough|negative|low).{0,12}(?:balance|credit|fund)|credit balance"
+    r"|balance.{0,20}(?:insufficient|not enough|exhausted|too low)|(?:account|organization).{0,40}suspended"
+    r"|(?:spending|monthly|hard).limit",
+    re.IGNORECASE,
+)
+_DAILY = re.compile(r"per[-_ ]?(?:day|month)|\b(?:daily|monthly)\b.{0,20}(?:limit|quota)", re.IGNORECASE)
+_PASSING = re.compile(
+    r"per[-_ ]?(?:min|second)|\b[RT]PM\b|(?:try again|retry) (?:in|after) \d|retry_?delay", re.IGNORECASE
+)
+_MODERATED = re.compile(r"moderat|flagged|content.?(?:policy|filter)|safety|guardrail|inappropriate", re.I)
+_CREDIT = "add credit or raise the limit at the provider, or name another key or model; then run again"
+_WHAT_TO_DO = {
+    "http_401": "check the key (--key-env)",
+    "http_402": _CREDIT,
+    "http_403": "check what the key may use (--key-env, --model)",
+    "http_404": "check --base-url (most end in /v1) and --model",
+}
+_NO_KEY = re.compile(
+    r"api.?key.{0,20}(?:not valid|invalid|expired)|(?:invalid|incorrect|expired) api.?key", re.I
+)
+
+
+def moderated(status: int, words: str) -> bool:
+    """Whether a refusal is of what the prompt says, and not of who asks."""
+    return "content_filter" in words or (status == 403 and _MODERATED.search(words) is not None)
+
+
+def used_up(words: str, *, comes_back: bool = False) -> bool:
+    """Whether what a refusal said means a balance, or a quota that no waiting of minutes brings back.
+
+    Args:
+        words: message, code and type.
+        comes_back: whether the endpoint told a time to wait that is soon over.
+    """
+    if _DAILY.search(words):
+        return not comes_back
+    return _PASSING.search(words) is None and _USED_UP.search(words) is not None
+
+
+def cannot_pass(outcome: Outcome, *, comes_back: bool = False) -> str | None:
+    """What to do about a failure that every further request would meet; None where it may pass.
+
+    A wrong key, no credit, no such model or URL, a quota that is used up.
+
+    Args:
+        outcome: the failure.
+        comes_back: see `used_up`.
+    """
+    words = f"{outcome.detail} {outcome.said}"
+    if names_mode(outcome.detail or "") or outcome.parameter:
+        return None  # a refusal of this request's form
+    if outcome.outcome in ("http_400", "http_403", "http_429") and used_up(words, comes_back=comes_back):
+        return _CREDIT
+    if outcome.outcome == "http_400" and _NO_KEY.search(words):
+        return _WHAT_TO_DO["http_401"]
+    return _WHAT_TO_DO.get(outcome.outcome)
+
+
+_MODE = re.compile(
+    r"response_?format|json_?(?:schema|object|mode)|structured.?output|grammar|guided|invalid schema|xgrammar|outlines",
+    re.IGNORECASE,
+)
+
+
+def names_mode(words: str) -> bool:
+    """Whether a refusal speaks of the form in which a structured answer was asked for."""
+    return _MODE.search(words) is not None
+
+
+_ROLE = re.compile(
+    r"system.{0,20}(?:role|message|instruction|prompt).{0,40}(?:not (?:supported|allowed|enabled)|unsupported)"
+    r"|(?:developer|system) instruction is not enabled|roles must alternate|only user and assistant roles"
+    r"|(?:not|un)support(?:ed)?.{0,30}system.{0,5}(?:role|message|prompt)"
+    r"|(?:invalid|unknown|unexpected).{0,20}role.{0,20}system",
+    re.IGNORECASE,
+)
+
+
+def names_role(words: str) -> bool:
+    """Whether a refusal is of a system message."""
+    return _ROLE.search(words) is not None
+
+
+_TOO_LONG = re.compile(
+    r"context.?(?:length|window|size)|maximum context|exceeds? (?:the )?(?:available )?context"
+    r"|prompt is too long|too many (?:input )?tokens|input.{0,20}too long|max_model_len|n_ctx",
+    re.IGNORECASE,
+)
+
+
+def too_long(words: str) -> str | None:
+    """That a request is longer than the model's context, with the numbers that the server named; else None."""
+    if not _TOO_LONG.search(words):
+        return None
+    limit = re.search(
+        r"(?:context (?:length|window|size)|max_model_len|maximum|n_ctx\W+|limit)\D{0,40}?(\d[\d,]{2,})",
+        words,
+        re.I,
+    )
+    size = f" of {limit[1]} tokens" if limit else ""
+    return f"prompt and --max-tokens do not fit into the model's context{size}: lower --max-tokens"

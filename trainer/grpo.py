@@ -20,6 +20,7 @@ All else, the clipped loss included, is TRL's. These methods are private, so TRL
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,23 @@ from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import DifficultyEvent, Rollout
 from diva_grpo.trainer.checkpoints import STATE_FILE
 from diva_grpo.trainer.config import DivaGRPOConfig
-from diva_grpo.trainer.method.live import LiveDifficulty
-from diva_grpo.trainer.method.selection import SELECTORS, Draw
+from diva_grpo.trainer.data import Layout, rows_of_choice
+from diva_grpo.trainer.method.curriculum import Curriculum
 from diva_grpo.trainer.openings import OpenedGRPOTrainer
-from diva_grpo.trainer.plan import Layout, make_plan, planned_rows
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.recorder import Recorder, RecorderCallback
 from diva_grpo.trainer.rollouts import RolloutBatch
 from diva_grpo.trainer.sampler import EpochRepeatSampler
 from diva_grpo.trainer.vision import ImageRows
+
+PLAIN_GRPO: dict[str, Any] = {
+    "k": 0.0,
+    "balance": "none",
+    "rescale": "none",
+    "local_weight": 0.0,
+    "global_weight": 1.0,
+}
+"""Advantage settings of the warm-up: the reward standardised over all rollouts of a problem."""
 
 
 class DivaGRPOTrainer(OpenedGRPOTrainer):
@@ -104,8 +113,8 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
                 f"{', '.join(self.reward_func_names)}"
             )
         self._layout = Layout(args.num_generations, args.num_variants)
-        self._problem_ids: list[str] = list(train_dataset["problem_id"])
-        self._problem_numbers = {problem_id: i for i, problem_id in enumerate(self._problem_ids)}
+        problem_ids: list[str] = list(train_dataset["problem_id"])
+        self._problem_numbers = {problem_id: i for i, problem_id in enumerate(problem_ids)}
         self._prompts = prompts or PromptBuilder(chat=not isinstance(train_dataset[0]["prompt"], str))
         self._images = images
         self._store = store
@@ -113,9 +122,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         self._refreshed_at = 0
         labels = self._snapshot.labels() if self._snapshot and args.difficulty_init == "labels" else None
         self._check_store(labels)
-        self.live = LiveDifficulty.starting(
-            self._problem_ids, labels, args.difficulty_rule, args.difficulty_eta
-        )
+        self.curriculum = Curriculum(problem_ids, args.curriculum_settings(), labels)
         own_store = store if self.accelerator.is_main_process else None
         self.recorder = Recorder(own_store, run_id, args.store_flush_steps)
         self.add_callback(RecorderCallback(self.recorder))
@@ -192,40 +199,30 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
             self._snapshot = self._take_snapshot(None)
 
     def _generated(self, inputs: list[dict[str, Any]]) -> RolloutBatch:
-        """Choose variants, generate, score, and learn the difficulty from it."""
-        args, layout, device = self.args, self._layout, self.accelerator.device
+        """Choose prompts, generate, score, and tell the curriculum what came of them."""
+        layout, device = self._layout, self.accelerator.device
         first_row = self.accelerator.process_index * len(inputs)
         numbers = torch.tensor([self._problem_numbers[row["problem_id"]] for row in inputs], device=device)
         problem_P = self.accelerator.gather(numbers).cpu().numpy()[:: layout.block]
-        warmup = self.state.global_step < args.variant_warmup_steps
-        plan = make_plan(
-            problem_P,
-            self._problem_ids,
-            layout,
-            self._snapshot,
-            self.live,
-            SELECTORS[args.selector],
-            seed=args.seed,
-            step=self.state.global_step,
-            warmup=warmup,
-            pooled=args.variant_prior == "pooled",
-            aim_all=args.aim == "all",
+        choice = self.curriculum.choose(problem_P, self._snapshot, self.state.global_step)
+        texts = self._snapshot.texts(choice.variant_numbers()) if self._snapshot else {}
+        rows, self.openings = rows_of_choice(
+            inputs, choice, texts, layout, first_row, self._prompts, self._images
         )
-        rows, self.openings = planned_rows(inputs, plan, layout, first_row, self._prompts, self._images)
         output = super()._generate_and_score_completions(rows)
         self.openings = []
         own = output["completion_mask"] * output.get("tool_mask", 1)
         shape = (len(problem_P), layout.variants + 1, layout.generations)
         batch = RolloutBatch(
-            plan,
+            choice,
             self._reward_B().cpu().numpy().reshape(shape),
             self._accuracy_B().cpu().numpy().reshape(shape),
             self.accelerator.gather(own.sum(dim=1)).cpu().numpy().reshape(shape),
             dict(output),
         )
-        learnt = batch.learn(self.live, self._problem_ids, of_group=args.difficulty_from == "group")
+        visit = self.curriculum.observe(choice, batch.accuracy_PVN)
         if self.recorder.active:
-            columns = batch.event_columns(learnt, self.live, self._problem_ids)
+            columns = batch.event_columns(visit, self.curriculum)
             self.recorder.add(DifficultyEvent, self.state.global_step, columns)
         return batch
 
@@ -247,18 +244,11 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
     def _replacements(
         self, batch: RolloutBatch, inputs: list[dict[str, Any]], round_number: int
     ) -> list[dict[str, Any]]:
-        """As many rows of problems that are not in the batch, drawn alike on every process."""
-        taken = set(batch.plan.problem_P.tolist())
-        draw = Draw(self.args.seed, self.state.global_step, "refill")
-        order = np.random.default_rng(draw.index(2**52, round_number, "order")).permutation(
-            len(self._problem_ids)
-        )
-        fresh = [int(number) for number in order if number not in taken]
-        # A data set hardly larger than the batch has too few others: the same problems then get a new try.
-        numbers = (fresh + batch.plan.problem_P.tolist())[: len(batch.plan.problem_P)]
+        """This process's rows of the problems that a refill generates for."""
+        numbers_P = self.curriculum.replacements(batch.choice, self.state.global_step, round_number)
         first_row = self.accelerator.process_index * len(inputs)
         places = [(first_row + offset) // self._layout.block for offset in range(len(inputs))]
-        return [dict(self.train_dataset[numbers[place]]) for place in places]
+        return [dict(self.train_dataset[int(numbers_P[place])]) for place in places]
 
     def _put_advantages(self, batch: RolloutBatch) -> None:
         """Replace TRL's advantages, in the loss and in its log, and record the rollouts."""
@@ -266,16 +256,20 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         settings = self.args.advantage_settings(
             float(self.reward_weights.sum()) if reward_max is None else reward_max
         )
-        warmup = self.state.global_step < self.args.variant_warmup_steps
-        total_B = batch.advantages("grpo" if warmup else self.args.advantage, settings)
+        name = self.args.advantage
+        if batch.choice.warmup:  # all rollouts of a problem are of its original, and are one group
+            name, settings = "diva", replace(settings, **PLAIN_GRPO)
+        trained = batch.advantages(name, settings)
+        total_B = trained.total
         theirs = batch.output["advantages"]
         first_row = self.accelerator.process_index * len(theirs)
         batch.output["advantages"] = total_B[first_row : first_row + len(theirs)].to(theirs)
         if self.args.opening_advantage:
             self._train_on_openings(batch.output, self.args.opening_advantage)
         self._logs["advantages"].extend(total_B.tolist())  # holds one generation batch: TRL's own drop out
-        for name, value in batch.metrics(settings, self.live).items():
-            self._metrics["train"][f"diva/{name}"].append(value)
+        of_curriculum = self.curriculum.metrics(batch.choice, batch.accuracy_PVN)
+        for metric, value in {**batch.metrics(trained, settings), **of_curriculum}.items():
+            self._metrics["train"][f"diva/{metric}"].append(value)
         if self._snapshot is not None:
             age_s = time.monotonic() - self._snapshot.taken_at
             self._metrics["train"]["diva/snapshot_age_s"].append(age_s)
@@ -284,7 +278,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
 
     def _record(self, batch: RolloutBatch, advantage_PVN: Any, only_P: Any) -> None:
         if self.recorder.active:
-            columns = batch.rollout_columns(self._problem_ids, advantage_PVN, only_P)
+            columns = batch.rollout_columns(self.curriculum.problem_ids, advantage_PVN, only_P)
             self.recorder.add(Rollout, self.state.global_step, columns)
 
     # --- checkpoints
@@ -296,8 +290,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         self.recorder.flush(self.state.global_step)
         between = self._step % (self.args.steps_per_generation * self.num_iterations)
         state = {
-            "problem_ids": self._problem_ids,
-            "live": self.live.state(),
+            **_with_tensors(self.curriculum.state_dict()),
             "run_id": self.recorder.run_id,
             "micro_step": self._step,
             "refreshed_at": self._refreshed_at,
@@ -324,17 +317,20 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         if checkpoint is None or not path.exists():
             return
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["problem_ids"] != self._problem_ids:
-            raise ConfigError(
-                f"{checkpoint} was made with other problems: resume with the same store and split"
-            )
-        self.live.restore(state["live"])
+        self.curriculum.load_state_dict(state)
         self.recorder.run_id = state["run_id"]
         self._step = state["micro_step"]
         self._buffered_inputs = send_to_device(state["buffered"], self.accelerator.device)
         self._refreshed_at = state["refreshed_at"]
         if state["variant_parts"] is not None:
             self._snapshot = self._take_snapshot(state["variant_parts"])
+
+
+def _with_tensors(state: Any) -> Any:
+    """A state with tensors in place of NumPy arrays, which `torch.load(weights_only=True)` refuses."""
+    if isinstance(state, dict):
+        return {name: _with_tensors(value) for name, value in state.items()}
+    return torch.from_numpy(state) if isinstance(state, np.ndarray) else state
 
 
 def _state_name(process_index: int) -> str:

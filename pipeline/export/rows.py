@@ -17,6 +17,7 @@ from PIL import Image
 
 from diva_grpo.pipeline.images.shown import MAX_PIXELS, MIN_PIXELS, Shown
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.label_model import BY_LABEL_MODEL
 from diva_grpo.pipeline.store.sql import first_line, lock, quoted, split_statements
 from diva_grpo.schemas.exceptions import ConfigError, QueryError, StoreError
 from diva_grpo.schemas.question import place_images, render_question
@@ -38,7 +39,7 @@ TRAINING = tuple(_SIDES)
 _ROWS = """
 WITH label AS (
     SELECT subject_id, difficulty FROM labels
-    WHERE solver_model = (SELECT value FROM settings WHERE name = 'label_model')
+    WHERE {by_label_model}
 ), problem AS (
     SELECT problem_id, source, split, text, answer, options, list_transform(images, lambda i: i.hash) AS images,
            solution_steps, human_level
@@ -160,7 +161,9 @@ def selection(store: VariantStore, what: str, where: str | None) -> Iterator[Sel
         ConfigError: the condition is no SQL condition on these columns.
         StoreError: the rows need more memory than there is, or took longer than the grace of a compaction.
     """
-    body = _ROWS.format(side=_SIDES[what], original=ORIGINAL) if what in TRAINING else f"SELECT * FROM {what}"
+    body = f"SELECT * FROM {what}"
+    if what in TRAINING:
+        body = _ROWS.format(side=_SIDES[what], original=ORIGINAL, by_label_model=BY_LABEL_MODEL)
     with TemporaryDirectory(prefix="diva-export-") as spill, store.connect() as connection:
         lock(connection, store, memory_mb=MEMORY_MB, spill=Path(spill))
         select = f"SELECT * FROM (\n{body}\n) WHERE (\n{where or 'true'}\n)"

@@ -11,7 +11,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diva_grpo.pipeline.difficulty.scale import LEVELS
 from diva_grpo.pipeline.store.files.parts import Part
+from diva_grpo.pipeline.store.label_model import BY_LABEL_MODEL
 from diva_grpo.schemas.migrations import migrated
 from diva_grpo.schemas.records import RECORDS, DifficultyEvent, JsonText, Record, Rollout, TrainStep, Variant
 
@@ -95,15 +97,15 @@ def _of_current_attempts(rows: str, record: type[Record]) -> str:
     return _latest(rows, record, f"NOT EXISTS ({superseded})")
 
 
-# contract.md, Difficulty: measured delta with its variance from both Beta posteriors (times 64), and
-# the delta in use, where the design counts as a measurement with a standard deviation of 2 levels.
+# The measured delta with its variance, from both Beta posteriors on the scale of difficulty, and the delta in
+# use, where the design counts as a measurement with a standard deviation of 2 levels.
 # beta_var is the variance of Beta(c + 1, s - c + 1).
 _VARIANTS = """
 WITH label AS (
     SELECT subject_id, difficulty,
-           64 * (correct + 1) * (samples - correct + 1) / ((samples + 2) ** 2 * (samples + 3)) AS variance
+           {square} * (correct + 1) * (samples - correct + 1) / ((samples + 2) ** 2 * (samples + 3)) AS variance
     FROM labels
-    WHERE solver_model = (SELECT value FROM settings WHERE name = 'label_model')
+    WHERE {by_label_model}
 ), measured AS (
     SELECT v.variant_id, mine.difficulty - original.difficulty AS delta,
            mine.variance + original.variance AS variance
@@ -152,7 +154,9 @@ def view_statements(url: str, sources: Mapping[str, str] | None = None) -> dict[
     for record in sorted(RECORDS, key=lambda record: record in (Variant, *_OF_A_RUN)):
         rows = sources[record.table] if sources else every_file(url, record.table)
         if record is Variant:
-            bodies[record.table] = _VARIANTS.format(latest=_latest(rows, record), z=_Z90)
+            bodies[record.table] = _VARIANTS.format(
+                latest=_latest(rows, record), z=_Z90, by_label_model=BY_LABEL_MODEL, square=f"{LEVELS**2:g}"
+            )
         elif record in _OF_A_RUN:
             bodies[record.table] = _of_current_attempts(rows, record)
         else:

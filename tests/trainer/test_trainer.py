@@ -14,9 +14,6 @@ from transformers import AutoModelForCausalLM
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import ORIGINAL, DifficultyEvent, Rollout, Variant
-from diva_grpo.trainer.method.live import LiveDifficulty
-from diva_grpo.trainer.method.selection import SELECTORS
-from diva_grpo.trainer.plan import Layout, Plan, make_plan
 from tests.support.tiny_text_model import add_labels, planted_store
 from tests.support.tiny_training import coin_reward, loss_inputs, make_trainer
 from tests.trainer.test_advantages import slow_diva
@@ -407,45 +404,6 @@ def test_without_a_variant_the_original_comes_again_and_is_counted(model_path: P
     assert sorted(shortage) == [0, 1]
 
 
-def _plan(store: VariantStore, live: LiveDifficulty, **options: Any) -> Plan:
-    """Of all problems, with one variant each, by the selector `posterior`."""
-    ids = [problem.problem_id for problem in store.problems()]
-    numbers = np.arange(len(ids))
-    posterior = SELECTORS["posterior"]
-    layout = Layout(generations=2, variants=1)
-    return make_plan(
-        numbers, ids, layout, store.snapshot(), live, posterior, seed=1, step=0, warmup=False, **options
-    )
-
-
-def test_pooled_a_hint_is_expected_to_do_what_its_like_has_done(tmp_path: Path) -> None:
-    store = planted_store(tmp_path / "store", problems=60)
-    live = LiveDifficulty.starting([p.problem_id for p in store.problems()], None, "paper", 4.0)
-    # In this run hints with all steps came out even, and all else wrong; one problem's rollouts say little.
-    for pool, right in (("think_step/0", 50), ("think_step/1", 0), ("reword", 0)):
-        live.visit_prompt("sums/000:elsewhere", pool, right, 100 - right)
-
-    def share_of_whole_solutions(**options: Any) -> float:
-        plan = _plan(store, live, **options)
-        chosen = [slots[1] for slots in plan.variant_PV]
-        return sum(v is not None and v.steps_left == 0 for v in chosen) / len(chosen)
-
-    assert share_of_whole_solutions(pooled=True) > 0.6
-    assert share_of_whole_solutions() < 0.3, "by design a whole solution makes a problem far too easy"
-
-
-def test_aimed_at_all_slots_the_original_is_one_of_the_candidates(tmp_path: Path) -> None:
-    store = planted_store(tmp_path / "store", problems=60)
-    ids = [p.problem_id for p in store.problems()]
-    live = LiveDifficulty.starting(ids, {ids[0]: 1.0} | dict.fromkeys(ids[1:], 9.0), "paper", 4.0)
-    assert all(slots[0] is None for slots in _plan(store, live).variant_PV)
-    aimed = _plan(store, live, aim_all=True)
-    chosen = [[v.variant_id if v else "original" for v in slots] for slots in aimed.variant_PV]
-    assert all(len(set(slots)) == 2 for slots in chosen)
-    assert 0 < sum("original" in slots for slots in chosen) < 40, "too hard a problem is left to its hints"
-    assert aimed.shortage == 0
-
-
 def test_rollouts_of_aimed_slots_are_recorded_as_what_they_are(
     sums: VariantStore, model_path: Path, tmp_path: Path
 ) -> None:
@@ -457,11 +415,7 @@ def test_rollouts_of_aimed_slots_are_recorded_as_what_they_are(
     # Difficulty is learnt from the original where it was asked, and stays where it was not.
     events = "SELECT bool_and((accuracy IS NULL) = (rollouts = 0)), count(DISTINCT rollouts) FROM difficulty_events"
     assert sums.query(events) == [(True, 2)]
-    assert set(trainer.live.pools) >= {"original"}
-    state = trainer.live.state()
-    trainer.live.pools = {}
-    trainer.live.restore(state)
-    assert "original" in trainer.live.pools
+    assert set(trainer.curriculum.live.pools) >= {"original"}
 
 
 def test_rewards_not_judged_have_no_advantage_and_no_say(

@@ -150,7 +150,7 @@ class DivaGRPOConfig(GRPOConfig):
     refill_rounds: int = field(
         default=0,
         metadata={
-            "help": "Times a batch's problems without a signal are replaced by others (DAPO); 0 is off."
+            "help": "Rounds in which silent problems of a batch are replaced by others (DAPO); 0 is off."
         },
     )
 

@@ -26,6 +26,7 @@ class RolloutBatch:
         reward_PVN: weighted sum of the rewards, NaN where no function judged.
         accuracy_PVN: 1 right, 0 wrong, NaN not judged.
         tokens_PVN: tokens that the policy generated.
+        tries_P: earlier generations of the same step that had the problem too (refill of a small data set).
         output: TRL's tensors of this process's rows.
     """
 
@@ -33,18 +34,19 @@ class RolloutBatch:
     reward_PVN: FloatArray
     accuracy_PVN: FloatArray
     tokens_PVN: IntArray
+    tries_P: IntArray
     output: dict[str, Any]
 
-    def dead_P(self) -> BoolArray:
+    def silent_P(self) -> BoolArray:
         """Problems whose rollouts all have the same reward: nothing to learn from."""
         return ~_varies(self.reward_PVN.reshape(len(self.reward_PVN), -1))
 
-    def dead_share(self) -> dict[str, float]:
+    def silent_share(self) -> dict[str, float]:
         """Shares of groups without a signal, by what the group is of."""
         flat_QN = self.reward_PVN.reshape(-1, self.reward_PVN.shape[-1])
         return {
             "local": float(1 - _varies(flat_QN).mean()),
-            "global": float(self.dead_P().mean()),
+            "global": float(self.silent_P().mean()),
             "original": float(1 - _varies(self.reward_PVN[:, 0]).mean()),
         }
 
@@ -64,7 +66,7 @@ class RolloutBatch:
             trained: the advantages of the loss.
             settings: what they were computed with.
         """
-        logged = {f"groups_without_signal/{name}": share for name, share in self.dead_share().items()}
+        logged = {f"groups_without_signal/{name}": share for name, share in self.silent_share().items()}
         if isinstance(trained, DivaAdvantages):
             for name, weight, part_B in (
                 ("local", settings.local_weight, trained.local_rescaled),
@@ -105,7 +107,10 @@ class RolloutBatch:
                 name: [value for value in values for _ in range(samples)]
                 for name, values in per_prompt.items()
             },
-            "sample": np.tile(np.arange(samples), len(prompts)),
+            # Another try of a problem in the same step continues the numbers of the first.
+            "sample": np.concatenate(
+                [np.arange(samples) + samples * self.tries_P[place] for place, _ in prompts] or [np.arange(0)]
+            ),
             "reward": pa.array(self.reward_PVN[places].reshape(-1), from_pandas=True),
             "accuracy": pa.array(self.accuracy_PVN[places].reshape(-1), from_pandas=True),
             "advantage": advantages[places].reshape(-1),
@@ -146,6 +151,7 @@ class RolloutBatch:
             np.where(where_PVN, other.reward_PVN, self.reward_PVN),
             np.where(where_PVN, other.accuracy_PVN, self.accuracy_PVN),
             np.where(where_PVN, other.tokens_PVN, self.tokens_PVN),
+            np.where(take_P, other.tries_P, self.tries_P),
             _merged_tensors(self.output, other.output, take_rows, pad_id),
         )
 

@@ -204,12 +204,25 @@ def test_aimed_at_all_slots_the_original_is_one_of_the_candidates() -> None:
 def test_replacements_are_other_problems() -> None:
     ours = curriculum()
     choice = ours.choose(FOUR, Source(), 7)
-    first, second = (ours.replacements(choice, 7, number).tolist() for number in (1, 2))
-    assert first == ours.replacements(choice, 7, 1).tolist(), "the same on every process"
+    silent_P = np.array([True, False, True, False])
+    first, second = (ours.replacements(choice, silent_P, 7, number).tolist() for number in (1, 2))
+    assert first == ours.replacements(choice, silent_P, 7, 1).tolist(), "the same on every process"
     assert first != second
     for numbers in (first, second):
         assert len(set(numbers)) == 4
         assert set(numbers).isdisjoint(FOUR.tolist())
+
+
+def test_with_too_few_other_problems_silent_ones_are_replaced_first() -> None:
+    ours = Curriculum(IDS[:5], CurriculumSettings())
+    choice = ours.choose(np.array([4, 0, 2]), Source(), 7)
+    silent_P = np.array([False, False, True])
+    numbers = ours.replacements(choice, silent_P, 7, 1).tolist()
+    assert numbers[1] == 0, "its own place, for another try"
+    assert {numbers[0], numbers[2]} == {1, 3}
+    few = Curriculum(IDS[:4], CurriculumSettings())
+    choice = few.choose(np.array([3, 0, 2]), Source(), 7)
+    assert few.replacements(choice, silent_P, 7, 1).tolist() == [3, 0, 1]
 
 
 def test_it_loads_neither_torch_nor_trl_nor_the_store() -> None:

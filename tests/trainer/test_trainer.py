@@ -362,6 +362,140 @@ def test_refill_replaces_problems_without_a_signal(model_path: Path, tmp_path: P
     assert sum(count for _, count in used) > 9, "of 12 places most are filled with live problems"
 
 
+@pytest.mark.parametrize("problems", [4, 5, 8])
+def test_refill_trains_and_records_what_was_generated(
+    problems: int, model_path: Path, tmp_path: Path
+) -> None:
+    store = planted_store(tmp_path / "store", problems=problems)
+    generated: list[str] = []
+
+    def flip(completions: list[Any], problem_id: list[str], **columns: Any) -> list[float | None]:
+        """In the first generation only the middle problem has a signal, in the refill all have."""
+        order = list(dict.fromkeys(problem_id))
+        alive = set(order) if generated else {order[1]}
+        generated.extend(problem_id)
+        return [float(i % 2) if p in alive else 0.0 for i, p in enumerate(problem_id)]
+
+    flip.__name__ = "coin_reward"
+    trainer = make_trainer(
+        store, model_path, tmp_path / "out", rewards=flip, refill_rounds=1, max_steps=1, log_completions=True,
+        per_device_train_batch_size=24,
+    )  # fmt: skip
+    seen = loss_inputs(trainer)
+    tables: list[list[tuple[float, float]]] = []
+    log = trainer.log
+
+    def keep(*args: Any, **kwargs: Any) -> None:
+        rows = trainer._logs
+        tables.append(list(zip(rows["rewards"]["coin_reward"], rows["advantages"], strict=True)))
+        log(*args, **kwargs)
+
+    trainer.log = keep
+    trainer.train()
+    recorded = store.query(
+        "SELECT problem_id, count(*), count(*) FILTER (advantage <> 0) FROM rollouts GROUP BY 1"
+    )
+    assert {problem_id: count for problem_id, count, _ in recorded} == {
+        p: generated.count(p) for p in generated
+    }
+    assert len(generated) == 48
+    # Every problem of the batch has a signal in the end, and its eight rollouts stand in the batch once.
+    assert [trained for _, _, trained in recorded if trained] == [8, 8, 8]
+    assert int((seen[0]["advantages"] != 0).sum()) == 24
+    assert sorted(tables[0]) == sorted(
+        store.query("SELECT reward, advantage FROM rollouts WHERE advantage <> 0")
+    )
+
+
+def test_tokens_of_truncated_answers_are_counted(
+    sums: VariantStore, model_path: Path, tmp_path: Path
+) -> None:
+    lengths: list[int] = []
+
+    def coin(completions: list[Any], completion_ids: list[list[int]], **columns: Any) -> list[float | None]:
+        lengths.append(sum(map(len, completion_ids)))
+        return coin_reward(completions)
+
+    coin.__name__ = "coin_reward"
+    trainer = make_trainer(
+        sums, model_path, tmp_path / "out", rewards=coin, mask_truncated_completions=True, max_steps=2
+    )
+    trainer.train()
+    recorded = sums.query("SELECT sum(completion_tokens)::INT FROM rollouts GROUP BY step ORDER BY step")
+    assert [tokens for (tokens,) in recorded] == lengths
+
+
+@pytest.mark.parametrize(
+    ("value", "options", "words"),
+    [
+        (float("inf"), {}, "coin_reward returned an infinite reward"),
+        (float("-inf"), {"advantage": "dr_grpo"}, "coin_reward returned an infinite reward"),
+        (100.0, {}, "a reward of 100, above reward_max=1: set --reward_max"),
+        (100.0, {"advantage": "dgpo"}, "a reward of 100, above reward_max=1: set --reward_max"),
+        (100.0, {"reward_max": 100.0}, None),
+        (100.0, {"rescale": "none"}, None),
+        (100.0, {"advantage": "dr_grpo"}, None),
+    ],
+    ids=str,
+)
+def test_rewards_out_of_range_end_the_first_step(
+    value: float,
+    options: dict[str, Any],
+    words: str | None,
+    sums: VariantStore,
+    model_path: Path,
+    tmp_path: Path,
+) -> None:
+    def coin(completions: list[Any], **columns: Any) -> list[float | None]:
+        return [value, *coin_reward(completions)[1:]]
+
+    coin.__name__ = "coin_reward"
+    trainer = make_trainer(sums, model_path, tmp_path / "out", rewards=coin, max_steps=1, **options)
+    if words is None:
+        trainer.train()
+    else:
+        with pytest.raises(ConfigError, match=words):
+            trainer.train()
+    assert trainer.state.global_step == (words is None)
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
+
+
+def test_fewer_problems_than_a_generation_batch(model_path: Path, tmp_path: Path) -> None:
+    store = planted_store(tmp_path / "store", problems=3)
+    with pytest.raises(ConfigError) as error:
+        make_trainer(store, model_path, tmp_path / "out", per_device_train_batch_size=32)
+    assert str(error.value) == (
+        "the training data has 3 problems, fewer than the 4 of a generation batch (32 rollouts, 8 a problem): add "
+        "problems, or make the batch smaller (per_device_train_batch_size=24 works)"
+    )
+    trainer = make_trainer(store, model_path, tmp_path / "out", per_device_train_batch_size=24, max_steps=1)
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
+def test_dgpo_reads_its_temperature(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
+    advantages = []
+    for temperature in (2.0, 0.1):
+        trainer = make_trainer(
+            sums, model_path, tmp_path / "out", advantage="dgpo", dgpo_temperature=temperature, max_steps=1
+        )
+        trainer.train()
+        advantages.append(list(trainer._logs["advantages"]))
+        assert not any("advantage_abs" in name for log in trainer.state.log_history for name in log)
+    assert advantages[0] != advantages[1]
+
+
+def test_logged_parts_are_those_of_the_loss(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(
+        sums, model_path, tmp_path / "out", local_weight=0.0, global_weight=2.0, max_steps=1
+    )
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert logged["diva/advantage_abs/local"] == 0
+    mean = np.abs(list(trainer._logs["advantages"])).mean()
+    assert logged["diva/advantage_abs/global"] == pytest.approx(mean, rel=1e-3)
+
+
 def test_a_refresh_sees_variants_that_were_accepted_meanwhile(model_path: Path, tmp_path: Path) -> None:
     store = planted_store(tmp_path / "store", problems=4)
     hints = [v for v in store.read(Variant) if v.kind == "think_step"]
@@ -462,6 +596,11 @@ def test_lora(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
         ({"balance": "mean"}, "zscore"),
         ({"accuracy_from": "nobody"}, "coin_reward"),
         ({"difficulty_init": "labels"}, "diva label"),
+        (
+            {"reward_weights": [0.0]},
+            "reward_max=0 (by default the sum of the reward weights) must be above 0",
+        ),
+        ({"dgpo_temperature": 0.0}, "dgpo_temperature=0.0: above 0"),
         ({"opening_advantage": 1.0}, "hint_style=prefix"),
         ({"opening_advantage": -1.0, "hint_style": "prefix"}, "not negative"),
         (

@@ -243,24 +243,31 @@ class Curriculum:
         share_left = variant.share_left if variant else 1.0
         return Candidate(prompt_id, kind, delta, pass_rate, right, wrong, share_left)
 
-    def replacements(self, choice: Choice, step: int, round_number: int) -> IntArray:
-        """Choose other problems, for a generation that replaces those of a batch that have no signal.
+    def replacements(self, choice: Choice, silent_P: BoolArray, step: int, round_number: int) -> IntArray:
+        """Choose other problems, for a generation that replaces the silent problems of a batch.
 
         Args:
             choice: the batch.
+            silent_P: problems whose rollouts all have the same reward.
             step: training step.
             round_number: of the refill, from 1.
 
         Returns:
-            (P,) row numbers in the training data.
+            (P,) row numbers in the training data, all different. Where the training data has too few other problems,
+            silent problems are replaced first, and the rest keep their places for another try. So no problem can be
+            in a batch twice, whichever places are taken.
         """
         taken = set(choice.problem_P.tolist())
         draw = Draw(self.settings.seed, step, "refill")
         generator = np.random.default_rng(draw.index(2**52, round_number, "order"))
         order = generator.permutation(len(self.problem_ids)).tolist()
         fresh = [number for number in order if number not in taken]
-        # A data set hardly larger than the batch has too few others: the same problems then get a new try.
-        return np.array((fresh + choice.problem_P.tolist())[: len(choice.problem_P)], np.int64)
+        places = np.arange(len(choice.problem_P))
+        if len(fresh) < len(places):
+            places = np.argsort(~silent_P, kind="stable")[: len(fresh)]
+        numbers_P = choice.problem_P.copy()
+        numbers_P[places] = fresh[: len(places)]
+        return numbers_P
 
     def observe(self, choice: Choice, accuracy_PVN: FloatArray) -> Visit:
         """Change the live difficulty of the batch's problems, and count the rollouts of its prompts.

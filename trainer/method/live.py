@@ -117,9 +117,9 @@ class LiveDifficulty:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state` returned."""
-        self.difficulty = np.array(state["difficulty"])
-        self.uncertainty = np.array(state["uncertainty"])
-        self.prior = np.array(state["prior"])
-        self.counts = np.array(state["counts"])
+        self.difficulty = np.asarray(state["difficulty"]).copy()
+        self.uncertainty = np.asarray(state["uncertainty"]).copy()
+        self.prior = np.asarray(state["prior"]).copy()
+        self.counts = np.asarray(state["counts"]).copy()
         self.variants = {name: BetaCounts(*counts) for name, counts in state["variants"].items()}
         self.pools = {name: BetaCounts(*counts) for name, counts in state.get("pools", {}).items()}

@@ -9,10 +9,13 @@ import torch
 from trl import GRPOConfig
 
 from diva_grpo.schemas.exceptions import ConfigError
-from diva_grpo.trainer.method.advantages import ADVANTAGES, AdvantageSettings, Balance, Rescale
+from diva_grpo.trainer.method.advantages import ADVANTAGES, DEFAULTS, AdvantageSettings, Balance, Rescale
+from diva_grpo.trainer.method.curriculum import Aim, CurriculumSettings, DifficultyFrom, VariantPrior
+from diva_grpo.trainer.method.live import LiveRule
 from diva_grpo.trainer.method.selection import SELECTORS
 from diva_grpo.trainer.prompts import HintStyle
 
+_CURRICULUM = CurriculumSettings()
 _NAMED = {"selector": SELECTORS, "advantage": ADVANTAGES}
 
 
@@ -36,37 +39,40 @@ class DivaGRPOConfig(GRPOConfig):
     """
 
     num_variants: int = field(
-        default=1, metadata={"help": "Variants of a problem beside its original (M), 0 to 8."}
+        default=_CURRICULUM.variants,
+        metadata={"help": "Variants of a problem beside its original (M), 0 to 8."},
     )
     selector: str = field(
-        default="paper",
+        default=_CURRICULUM.selector,
         metadata={
             "help": "How variants are chosen by live difficulty: paper, tier, posterior, signal or uniform."
         },
     )
-    variant_prior: Literal["delta", "pooled"] = field(
-        default="delta",
+    variant_prior: VariantPrior = field(
+        default=_CURRICULUM.variant_prior,
         metadata={
             "help": "What posterior and signal expect of a variant at first: its label or its delta, or the "
             "pass rate in this run of all variants with as many steps to go (pooled)."
         },
     )
-    aim: Literal["variants", "all"] = field(
-        default="variants",
+    aim: Aim = field(
+        default=_CURRICULUM.aim,
         metadata={
             "help": "Slot 0 is always the original (variants), or the original is one candidate among the "
             "variants for all M + 1 slots (all)."
         },
     )
-    difficulty_rule: Literal["paper", "bands", "posterior"] = field(
-        default="paper",
+    difficulty_rule: LiveRule = field(
+        default=_CURRICULUM.difficulty_rule,
         metadata={
             "help": "How live difficulty moves: paper (eta), bands (released code) or posterior (Beta)."
         },
     )
-    difficulty_eta: float = field(default=4.0, metadata={"help": "Step of the rule `paper`, in levels."})
-    difficulty_from: Literal["original", "group"] = field(
-        default="original",
+    difficulty_eta: float = field(
+        default=_CURRICULUM.difficulty_eta, metadata={"help": "Step of the rule `paper`, in levels."}
+    )
+    difficulty_from: DifficultyFrom = field(
+        default=_CURRICULUM.difficulty_from,
         metadata={"help": "Which rollouts move it: those of the original prompt, or of the whole group."},
     )
     difficulty_init: Literal["paper", "labels"] = field(
@@ -97,18 +103,32 @@ class DivaGRPOConfig(GRPOConfig):
         default="diva",
         metadata={"help": "Advantage function: diva, dgpo (2601.20614) or dr_grpo (2503.20783)."},
     )
-    weight_k: float = field(default=0.1, metadata={"help": "Strength k of the difficulty weight; 0 is off."})
+    weight_k: float = field(
+        default=DEFAULTS.k, metadata={"help": "Strength k of the difficulty weight; 0 is off."}
+    )
     balance: Balance = field(
-        default="zscore",
+        default=DEFAULTS.balance,
         metadata={"help": "Local-global balance over the batch: zscore, minmax, rms or none."},
     )
     rescale: Rescale = field(
-        default="range",
+        default=DEFAULTS.rescale,
         metadata={"help": "Reward-range rescaling: range, low_reward (released code) or none."},
     )
-    local_weight: float = field(default=1.0, metadata={"help": "Weight of the local advantage."})
-    global_weight: float = field(default=1.0, metadata={"help": "Weight of the global advantage."})
-    advantage_eps: float = field(default=1e-6, metadata={"help": "Added to the deviation of each group."})
+    local_weight: float = field(
+        default=DEFAULTS.local_weight, metadata={"help": "Weight of the local advantage."}
+    )
+    global_weight: float = field(
+        default=DEFAULTS.global_weight, metadata={"help": "Weight of the global advantage."}
+    )
+    dgpo_temperature: float = field(
+        default=DEFAULTS.dgpo_temperature,
+        metadata={
+            "help": "With advantage=dgpo, the temperature of the question weights; a larger one makes them more equal."
+        },
+    )
+    advantage_eps: float = field(
+        default=DEFAULTS.eps, metadata={"help": "Added to the deviation of each group."}
+    )
     reward_max: float | None = field(
         default=None, metadata={"help": "Largest reachable reward; default: the sum of the reward weights."}
     )
@@ -117,7 +137,8 @@ class DivaGRPOConfig(GRPOConfig):
         metadata={"help": "Name of the reward function that says right (above 0.5) or wrong."},
     )
     variant_warmup_steps: int = field(
-        default=0, metadata={"help": "First steps as plain GRPO, all rollouts on the original prompt."}
+        default=_CURRICULUM.warmup_steps,
+        metadata={"help": "First steps as plain GRPO, all rollouts on the original prompt."},
     )
     store_refresh_steps: int = field(
         default=50, metadata={"help": "Steps after which new accepted variants of the store are seen."}
@@ -129,7 +150,7 @@ class DivaGRPOConfig(GRPOConfig):
     refill_rounds: int = field(
         default=0,
         metadata={
-            "help": "Times a batch's problems without a signal are replaced by others (DAPO); 0 is off."
+            "help": "Rounds in which silent problems of a batch are replaced by others (DAPO); 0 is off."
         },
     )
 
@@ -148,6 +169,8 @@ class DivaGRPOConfig(GRPOConfig):
                 raise ConfigError(f"{name}={getattr(self, name)}: at least 1")
         if self.refill_rounds < 0 or self.variant_warmup_steps < 0:
             raise ConfigError("refill_rounds and variant_warmup_steps are not negative")
+        if self.dgpo_temperature <= 0:
+            raise ConfigError(f"dgpo_temperature={self.dgpo_temperature}: above 0")
         self._check_opening()
         # Columns such as the answer and the problem's id must reach the rewards and the selection.
         self.remove_unused_columns = False
@@ -190,7 +213,7 @@ class DivaGRPOConfig(GRPOConfig):
         return int(self.num_generations * (self.num_variants + 1))
 
     def advantage_settings(self, reward_max: float) -> AdvantageSettings:
-        """The knobs of the advantage functions.
+        """Return the options of the advantage functions.
 
         Args:
             reward_max: largest reachable reward.
@@ -203,4 +226,19 @@ class DivaGRPOConfig(GRPOConfig):
             rescale=self.rescale,
             local_weight=self.local_weight,
             global_weight=self.global_weight,
+            dgpo_temperature=self.dgpo_temperature,
+        )
+
+    def curriculum_settings(self) -> CurriculumSettings:
+        """Return the options of the curriculum."""
+        return CurriculumSettings(
+            variants=self.num_variants,
+            selector=self.selector,
+            variant_prior=self.variant_prior,
+            aim=self.aim,
+            difficulty_rule=self.difficulty_rule,
+            difficulty_eta=self.difficulty_eta,
+            difficulty_from=self.difficulty_from,
+            warmup_steps=self.variant_warmup_steps,
+            seed=self.seed,
         )

@@ -1,15 +1,20 @@
-"""Training data from the store: one row a problem, with the prompt of its original."""
+"""Training data: one row a problem, with the prompt of its original; and the rows of a batch, with chosen prompts."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from datasets import Dataset
 
-from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store import VariantStore, VariantText
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Problem
+from diva_grpo.trainer.method.curriculum import Choice
 from diva_grpo.trainer.prompts import PromptBuilder
+from diva_grpo.trainer.vision import ImageRows
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +33,11 @@ def training_problems(
         store: the store.
         split: of the problems.
         where: an SQL condition on the columns of `problems`, such as `source = 'gsm8k'`.
-        limit: only the first so many.
+        limit: only the first `limit`.
         reads_images: whether the model does; else problems with images are left out, with a warning.
 
     Raises:
-        ConfigError: no problem fits, or the condition is no SQL.
+        ConfigError: no problem fits, or the condition is not valid SQL.
     """
     problems = store.problems(
         where=f"split = '{split.replace(chr(39), chr(39) * 2)}' AND ({where or 'true'})"
@@ -72,3 +77,65 @@ def problems_dataset(problems: list[Problem], prompts: PromptBuilder) -> Dataset
             for problem in problems
         ]
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the rows of a generation batch of all processes divide: n rows a prompt, n (M + 1) rows a problem."""
+
+    generations: int
+    variants: int
+
+    @property
+    def block(self) -> int:
+        """Rows of one problem."""
+        return self.generations * (self.variants + 1)
+
+
+def rows_of_choice(
+    inputs: Sequence[dict[str, Any]],
+    choice: Choice,
+    texts: Mapping[int, VariantText],
+    layout: Layout,
+    first_row: int,
+    prompts: PromptBuilder,
+    images: ImageRows | None = None,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Give the rows of one process the prompts that the curriculum chose.
+
+    Args:
+        inputs: rows of the training data, as the sampler repeated them.
+        choice: of the batch of all processes.
+        texts: texts of the chosen variants, by number.
+        layout: of the batch.
+        first_row: position of the first row in the batch.
+        prompts: builds a variant's prompt.
+        images: gives the rows their images; None if the model reads only text.
+
+    Returns:
+        New rows, and the opening of each row's answer (empty without one).
+    """
+    rows: list[dict[str, Any]] = []
+    openings: list[str] = []
+    built: dict[tuple[int, int], tuple[dict[str, Any], str]] = {}  # shared by the n rows of a prompt
+    for position, row in enumerate(inputs, first_row):
+        place, slot = position // layout.block, position // layout.generations % (layout.variants + 1)
+        if (place, slot) not in built:
+            variant = choice.variant_PV[place][slot]
+            text = texts[variant.number] if variant else None
+            built[place, slot] = _prompt_columns(row, text, prompts, images)
+        columns, opening = built[place, slot]
+        rows.append({**row, **columns})
+        openings.append(opening)
+    return rows, openings
+
+
+def _prompt_columns(
+    row: dict[str, Any], text: VariantText | None, prompts: PromptBuilder, images: ImageRows | None
+) -> tuple[dict[str, Any], str]:
+    """The columns of a prompt in place of the original's, and the opening of its answer."""
+    prompt, opening, recipe = row["prompt"], "", None
+    if text is not None:
+        prompt = prompts.prompt(text.text, row.get("options") or (), text.hint)
+        opening, recipe = prompts.prefix(text.hint), text.recipe
+    return images.columns(row, prompt, recipe) if images else {"prompt": prompt}, opening

@@ -5,11 +5,11 @@ What is overridden, and why:
 - `_get_train_sampler`: one row a problem, repeated n (M + 1) times in a row; the order is known by epoch.
 - `_generate_and_score_completions`: chooses the variants by live difficulty and swaps the prompts before TRL
   generates; puts DIVA's advantages in the place of GRPO's behind it; moves the live difficulty.
-- `_calculate_rewards`: keeps the rewards of all processes, which TRL gathers there.
+- `_calculate_rewards`: keeps the rewards of all processes, which TRL gathers there, and refuses infinite ones.
 - `_generate_and_score_completions`, `_generate` also in `trainer.vision`: images are decoded when they are used.
 - `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the steps open the answer;
   they are trained on where `opening_advantage` is not 0.
-- `_load_from_checkpoint`: a resumed vision-language model gets its weights (transformers' own passes them over).
+- `_load_from_checkpoint`, `_load_best_model`: a vision-language model gets its weights (transformers' own skip them).
 - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the live state goes with the checkpoint, and the
   buffered generation where a checkpoint falls between two generations.
 
@@ -20,6 +20,9 @@ All else, the clipped loss included, is TRL's. These methods are private, so TRL
 from __future__ import annotations
 
 import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +39,23 @@ from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import DifficultyEvent, Rollout
 from diva_grpo.trainer.checkpoints import STATE_FILE
 from diva_grpo.trainer.config import DivaGRPOConfig
-from diva_grpo.trainer.method.live import LiveDifficulty
-from diva_grpo.trainer.method.selection import SELECTORS, Draw
+from diva_grpo.trainer.data import Layout, rows_of_choice
+from diva_grpo.trainer.method.curriculum import BoolArray, Curriculum
 from diva_grpo.trainer.openings import OpenedGRPOTrainer
-from diva_grpo.trainer.plan import Layout, make_plan, planned_rows
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.recorder import Recorder, RecorderCallback
 from diva_grpo.trainer.rollouts import RolloutBatch
 from diva_grpo.trainer.sampler import EpochRepeatSampler
 from diva_grpo.trainer.vision import ImageRows
+
+PLAIN_GRPO: dict[str, Any] = {
+    "k": 0.0,
+    "balance": "none",
+    "rescale": "none",
+    "local_weight": 0.0,
+    "global_weight": 1.0,
+}
+"""Advantage settings of the warm-up: the reward standardised over all rollouts of a problem."""
 
 
 class DivaGRPOTrainer(OpenedGRPOTrainer):
@@ -96,16 +107,23 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         images: ImageRows | None = None,
         **kwargs: Any,
     ) -> None:
-        _check_dataset(train_dataset)
+        _check_dataset(train_dataset, args)
         super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
         if args.accuracy_from not in self.reward_func_names:
             raise ConfigError(
                 f"accuracy_from={args.accuracy_from!r} is none of the reward functions: choose one of "
                 f"{', '.join(self.reward_func_names)}"
             )
+        reward_max = args.reward_max
+        self._reward_max = float(self.reward_weights.sum()) if reward_max is None else reward_max
+        if self._reward_max <= 0:
+            raise ConfigError(
+                f"reward_max={self._reward_max:g} (by default the sum of the reward weights) must be above 0: set "
+                "--reward_max to the largest reward that an answer can get"
+            )
         self._layout = Layout(args.num_generations, args.num_variants)
-        self._problem_ids: list[str] = list(train_dataset["problem_id"])
-        self._problem_numbers = {problem_id: i for i, problem_id in enumerate(self._problem_ids)}
+        problem_ids: list[str] = list(train_dataset["problem_id"])
+        self._problem_numbers = {problem_id: i for i, problem_id in enumerate(problem_ids)}
         self._prompts = prompts or PromptBuilder(chat=not isinstance(train_dataset[0]["prompt"], str))
         self._images = images
         self._store = store
@@ -113,9 +131,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         self._refreshed_at = 0
         labels = self._snapshot.labels() if self._snapshot and args.difficulty_init == "labels" else None
         self._check_store(labels)
-        self.live = LiveDifficulty.starting(
-            self._problem_ids, labels, args.difficulty_rule, args.difficulty_eta
-        )
+        self.curriculum = Curriculum(problem_ids, args.curriculum_settings(), labels)
         own_store = store if self.accelerator.is_main_process else None
         self.recorder = Recorder(own_store, run_id, args.store_flush_steps)
         self.add_callback(RecorderCallback(self.recorder))
@@ -167,23 +183,55 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
                 rows = [{**row, **self._images.columns(row, row["prompt"])} for row in inputs]
             return super()._generate_and_score_completions(rows)
         self._refresh_snapshot()
-        batch = self._generated(inputs)
+        tries: Counter[int] = Counter()
+        batch = self._generated(inputs, tries)
         for round_number in range(1, self.args.refill_rounds + 1):
-            dead_P = batch.dead_P()
-            if not dead_P.any():
+            silent_P = batch.silent_P()
+            if not silent_P.any():
                 break
-            other = self._generated(self._replacements(batch, inputs, round_number))
-            take_P = dead_P & ~other.dead_P()
-            self._record(batch, None, take_P)
-            self._record(other, None, ~take_P)
-            first_row = self.accelerator.process_index * len(inputs)
-            pad_id = self._tokenizer.pad_token_id
-            batch = batch.refilled(other, take_P, self._layout, first_row, pad_id)
+            batch = self._refilled(batch, silent_P, inputs, tries, round_number)
         self._put_advantages(batch)
         if self.args.refill_rounds or self.args.opening_advantage:
             self._count_items(batch.output)
         self.recorder.maybe_flush(self.state.global_step)
         return batch.output
+
+    def _refilled(
+        self,
+        batch: RolloutBatch,
+        silent_P: BoolArray,
+        inputs: list[dict[str, Any]],
+        tries: Counter[int],
+        round_number: int,
+    ) -> RolloutBatch:
+        """The batch with its silent problems replaced by others, where these are not silent."""
+        logged = {key: list(rows) for key, rows in self._log_columns()}
+        first_row = self.accelerator.process_index * len(inputs)
+        numbers_P = self.curriculum.replacements(batch.choice, silent_P, self.state.global_step, round_number)
+        places = [(first_row + offset) // self._layout.block for offset in range(len(inputs))]
+        rows = [dict(self.train_dataset[int(numbers_P[place])]) for place in places]
+        other = self._generated(rows, tries)
+        take_P = silent_P & ~other.silent_P()
+        self._record(batch, None, take_P)
+        self._record(other, None, ~take_P)
+        kept = np.flatnonzero(np.repeat(~take_P, self._layout.block))
+        for (
+            key,
+            column,
+        ) in self._log_columns():  # TRL's table of completions has the rows of the last generation
+            before = logged.get(key, [])
+            if len(before) == len(column) == len(take_P) * self._layout.block:
+                for place in kept.tolist():
+                    column[place] = before[place]
+        return batch.refilled(other, take_P, self._layout, first_row, self._tokenizer.pad_token_id)
+
+    def _log_columns(self) -> Iterator[tuple[tuple[str, str], deque[Any]]]:
+        """The columns of TRL's table of completions, one row for each rollout of a generation."""
+        for name, column in self._logs.items():
+            if isinstance(column, dict):
+                yield from (((name, part), rows) for part, rows in column.items())
+            else:
+                yield (name, ""), column
 
     def _refresh_snapshot(self) -> None:
         step = self.state.global_step
@@ -191,46 +239,44 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
             self._refreshed_at = step
             self._snapshot = self._take_snapshot(None)
 
-    def _generated(self, inputs: list[dict[str, Any]]) -> RolloutBatch:
-        """Choose variants, generate, score, and learn the difficulty from it."""
-        args, layout, device = self.args, self._layout, self.accelerator.device
+    def _generated(self, inputs: list[dict[str, Any]], tries: Counter[int]) -> RolloutBatch:
+        """Choose prompts, generate, score, and tell the curriculum what came of them."""
+        layout, device = self._layout, self.accelerator.device
         first_row = self.accelerator.process_index * len(inputs)
         numbers = torch.tensor([self._problem_numbers[row["problem_id"]] for row in inputs], device=device)
         problem_P = self.accelerator.gather(numbers).cpu().numpy()[:: layout.block]
-        warmup = self.state.global_step < args.variant_warmup_steps
-        plan = make_plan(
-            problem_P,
-            self._problem_ids,
-            layout,
-            self._snapshot,
-            self.live,
-            SELECTORS[args.selector],
-            seed=args.seed,
-            step=self.state.global_step,
-            warmup=warmup,
-            pooled=args.variant_prior == "pooled",
-            aim_all=args.aim == "all",
+        choice = self.curriculum.choose(problem_P, self._snapshot, self.state.global_step)
+        texts = self._snapshot.texts(choice.variant_numbers()) if self._snapshot else {}
+        rows, self.openings = rows_of_choice(
+            inputs, choice, texts, layout, first_row, self._prompts, self._images
         )
-        rows, self.openings = planned_rows(inputs, plan, layout, first_row, self._prompts, self._images)
         output = super()._generate_and_score_completions(rows)
         self.openings = []
-        own = output["completion_mask"] * output.get("tool_mask", 1)
+        written = torch.tensor(self.written, device=device)
         shape = (len(problem_P), layout.variants + 1, layout.generations)
         batch = RolloutBatch(
-            plan,
+            choice,
             self._reward_B().cpu().numpy().reshape(shape),
             self._accuracy_B().cpu().numpy().reshape(shape),
-            self.accelerator.gather(own.sum(dim=1)).cpu().numpy().reshape(shape),
+            self.accelerator.gather(written).cpu().numpy().reshape(shape),
+            np.array([tries[number] for number in problem_P.tolist()]),
             dict(output),
         )
-        learnt = batch.learn(self.live, self._problem_ids, of_group=args.difficulty_from == "group")
+        tries.update(problem_P.tolist())
+        visit = self.curriculum.observe(choice, batch.accuracy_PVN)
         if self.recorder.active:
-            columns = batch.event_columns(learnt, self.live, self._problem_ids)
+            columns = batch.event_columns(visit, self.curriculum)
             self.recorder.add(DifficultyEvent, self.state.global_step, columns)
         return batch
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, ids: Any) -> torch.Tensor:
         self._reward_BF = super()._calculate_rewards(inputs, prompts, completions, ids)
+        for name, infinite in zip(self.reward_func_names, self._reward_BF.isinf().any(dim=0), strict=True):
+            if infinite:
+                raise ConfigError(
+                    f"the reward function {name} returned an infinite reward: rewards are finite numbers, or None "
+                    "for an answer that cannot be judged"
+                )
         return self._reward_BF
 
     def _reward_B(self) -> torch.Tensor:
@@ -244,38 +290,34 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         ].double()
         return torch.where(torch.isnan(value_B), value_B, (value_B > 0.5).double())
 
-    def _replacements(
-        self, batch: RolloutBatch, inputs: list[dict[str, Any]], round_number: int
-    ) -> list[dict[str, Any]]:
-        """As many rows of problems that are not in the batch, drawn alike on every process."""
-        taken = set(batch.plan.problem_P.tolist())
-        draw = Draw(self.args.seed, self.state.global_step, "refill")
-        order = np.random.default_rng(draw.index(2**52, round_number, "order")).permutation(
-            len(self._problem_ids)
+    def _reward_max_matters(self) -> bool:
+        return self.args.advantage == "dgpo" or (
+            self.args.advantage == "diva" and self.args.rescale == "range"
         )
-        fresh = [int(number) for number in order if number not in taken]
-        # A data set hardly larger than the batch has too few others: the same problems then get a new try.
-        numbers = (fresh + batch.plan.problem_P.tolist())[: len(batch.plan.problem_P)]
-        first_row = self.accelerator.process_index * len(inputs)
-        places = [(first_row + offset) // self._layout.block for offset in range(len(inputs))]
-        return [dict(self.train_dataset[numbers[place]]) for place in places]
 
     def _put_advantages(self, batch: RolloutBatch) -> None:
         """Replace TRL's advantages, in the loss and in its log, and record the rollouts."""
-        reward_max = self.args.reward_max
-        settings = self.args.advantage_settings(
-            float(self.reward_weights.sum()) if reward_max is None else reward_max
-        )
-        warmup = self.state.global_step < self.args.variant_warmup_steps
-        total_B = batch.advantages("grpo" if warmup else self.args.advantage, settings)
+        settings = self.args.advantage_settings(self._reward_max)
+        highest = float(np.nan_to_num(batch.reward_PVN, nan=-np.inf).max())
+        if highest > self._reward_max * (1 + 1e-6) and self._reward_max_matters():
+            raise ConfigError(
+                f"an answer got a reward of {highest:g}, above reward_max={self._reward_max:g}: set --reward_max "
+                "to the largest reward that an answer can get"
+            )
+        name = self.args.advantage
+        if batch.choice.warmup:  # all rollouts of a problem are of its original, and are one group
+            name, settings = "diva", replace(settings, **PLAIN_GRPO)
+        trained = batch.advantages(name, settings)
+        total_B = trained.total
         theirs = batch.output["advantages"]
         first_row = self.accelerator.process_index * len(theirs)
         batch.output["advantages"] = total_B[first_row : first_row + len(theirs)].to(theirs)
         if self.args.opening_advantage:
             self._train_on_openings(batch.output, self.args.opening_advantage)
         self._logs["advantages"].extend(total_B.tolist())  # holds one generation batch: TRL's own drop out
-        for name, value in batch.metrics(settings, self.live).items():
-            self._metrics["train"][f"diva/{name}"].append(value)
+        of_curriculum = self.curriculum.metrics(batch.choice, batch.accuracy_PVN)
+        for metric, value in {**batch.metrics(trained, settings), **of_curriculum}.items():
+            self._metrics["train"][f"diva/{metric}"].append(value)
         if self._snapshot is not None:
             age_s = time.monotonic() - self._snapshot.taken_at
             self._metrics["train"]["diva/snapshot_age_s"].append(age_s)
@@ -284,7 +326,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
 
     def _record(self, batch: RolloutBatch, advantage_PVN: Any, only_P: Any) -> None:
         if self.recorder.active:
-            columns = batch.rollout_columns(self._problem_ids, advantage_PVN, only_P)
+            columns = batch.rollout_columns(self.curriculum.problem_ids, advantage_PVN, only_P)
             self.recorder.add(Rollout, self.state.global_step, columns)
 
     # --- checkpoints
@@ -296,8 +338,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         self.recorder.flush(self.state.global_step)
         between = self._step % (self.args.steps_per_generation * self.num_iterations)
         state = {
-            "problem_ids": self._problem_ids,
-            "live": self.live.state(),
+            **_with_tensors(self.curriculum.state_dict()),
             "run_id": self.recorder.run_id,
             "micro_step": self._step,
             "refreshed_at": self._refreshed_at,
@@ -310,13 +351,22 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         model = self.model if model is None else model
-        if not isinstance(model, PreTrainedModel) or self.is_fsdp_enabled:  # an adapter, or sharded
+        if not self._loaded_whole(resume_from_checkpoint, model):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
+
+    def _load_best_model(self) -> None:
+        if not self._loaded_whole(str(self.state.best_model_checkpoint), self.model):
+            super()._load_best_model()
+
+    def _loaded_whole(self, checkpoint: str, model: Any) -> bool:
+        """Load the weights of a checkpoint by name, unless they are an adapter's or sharded."""
+        if not isinstance(model, PreTrainedModel) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return False
         # Files keep the names that parameters had when a model was published; transformers' Trainer compares
         # them with today's, and passes over what it does not find: of a LLaVA or Qwen2.5-VL, nearly all.
-        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        saved = type(model).from_pretrained(checkpoint, dtype=model.dtype)
         model.load_state_dict(saved.state_dict())
+        return True
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -324,11 +374,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         if checkpoint is None or not path.exists():
             return
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["problem_ids"] != self._problem_ids:
-            raise ConfigError(
-                f"{checkpoint} was made with other problems: resume with the same store and split"
-            )
-        self.live.restore(state["live"])
+        self.curriculum.load_state_dict(state)
         self.recorder.run_id = state["run_id"]
         self._step = state["micro_step"]
         self._buffered_inputs = send_to_device(state["buffered"], self.accelerator.device)
@@ -337,11 +383,18 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
             self._snapshot = self._take_snapshot(state["variant_parts"])
 
 
+def _with_tensors(state: Any) -> Any:
+    """A state with tensors in place of NumPy arrays, which `torch.load(weights_only=True)` refuses."""
+    if isinstance(state, dict):
+        return {name: _with_tensors(value) for name, value in state.items()}
+    return torch.from_numpy(state) if isinstance(state, np.ndarray) else state
+
+
 def _state_name(process_index: int) -> str:
     return STATE_FILE if process_index == 0 else f"diva_state_{process_index}.pt"
 
 
-def _check_dataset(dataset: Any) -> None:
+def _check_dataset(dataset: Any, args: DivaGRPOConfig) -> None:
     if not isinstance(dataset, Dataset):
         raise ConfigError("DIVA-GRPO needs a map-style dataset: an iterable one has no row to come back to")
     missing = {"problem_id", "prompt"} - set(dataset.column_names)
@@ -349,3 +402,13 @@ def _check_dataset(dataset: Any) -> None:
         raise ConfigError(f"the training data has no column {', '.join(sorted(missing))}")
     if len(set(dataset["problem_id"])) != len(dataset):
         raise ConfigError("a problem_id stands twice in the training data: one row a problem")
+    block, size = args.rollouts_per_problem, args.generation_batch_size
+    if len(dataset) * block < size:
+        # Rows that all processes generate for each row of per_device_train_batch_size.
+        factor = args.steps_per_generation * args.world_size
+        works = [n * block for n in range(len(dataset), 0, -1) if n * block % factor == 0]
+        advice = f"per_device_train_batch_size={works[0] // factor} works" if works else "use fewer processes"
+        raise ConfigError(
+            f"the training data has {len(dataset)} problems, fewer than the {size // block} of a generation batch "
+            f"({size} rollouts, {block} a problem): add problems, or make the batch smaller ({advice})"
+        )

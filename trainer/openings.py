@@ -20,9 +20,12 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
     Attributes:
         openings: text for each row of this process's next generation; empty texts, or an empty list, open
             nothing.
+        written: tokens that the policy wrote in each row of this process's last generation. Without openings, texts
+            of tools, and whether or not a truncated answer is trained on.
     """
 
     openings: list[str]
+    written: list[int]
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, dict[str, Any]]:
         prompt_ids, images, fields = super()._tokenize_prompts(prompts)
@@ -37,6 +40,8 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         generated = super()._generate(prompts)
+        tool_mask = generated[2]
+        self.written = [sum(row) for row in tool_mask] if tool_mask else [len(ids) for ids in generated[1]]
         if not any(self.openings):
             return tuple(generated)
         prompt_ids, completion_ids, _, completions, logprobs, extra, images, tool_images = generated

@@ -1,32 +1,20 @@
-"""A generation batch after its rewards are known: what is learnt from it, recorded of it, refilled in it."""
+"""A generation batch whose rewards are known: its advantages, its records, and the refill of silent problems."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
-from diva_grpo.trainer.method.advantages import ADVANTAGES, AdvantageSettings, diva_advantages
-from diva_grpo.trainer.method.live import LiveDifficulty
-from diva_grpo.trainer.plan import IntArray, Layout, Plan, pool_of
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
-
-
-class Learnt(NamedTuple):
-    """What a visit said of its problems: difficulty before, accuracy (NaN: not judged), judged rollouts."""
-
-    old_P: FloatArray
-    accuracy_P: FloatArray
-    judged_P: IntArray
+from diva_grpo.pipeline.difficulty.scale import FloatArray
+from diva_grpo.trainer.data import Layout
+from diva_grpo.trainer.method.advantages import ADVANTAGES, Advantages, AdvantageSettings, DivaAdvantages
+from diva_grpo.trainer.method.curriculum import BoolArray, Choice, Curriculum, IntArray, Visit
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,107 +22,65 @@ class RolloutBatch:
     """One generation batch. Axes: P problems, V = M+1 prompts of each, N rollouts of a prompt.
 
     Attributes:
-        plan: the prompts that were used.
+        choice: the prompts that were used.
         reward_PVN: weighted sum of the rewards, NaN where no function judged.
         accuracy_PVN: 1 right, 0 wrong, NaN not judged.
         tokens_PVN: tokens that the policy generated.
+        tries_P: earlier generations of the same step that had the problem too (refill of a small data set).
         output: TRL's tensors of this process's rows.
     """
 
-    plan: Plan
+    choice: Choice
     reward_PVN: FloatArray
     accuracy_PVN: FloatArray
     tokens_PVN: IntArray
+    tries_P: IntArray
     output: dict[str, Any]
 
-    def dead_P(self) -> BoolArray:
+    def silent_P(self) -> BoolArray:
         """Problems whose rollouts all have the same reward: nothing to learn from."""
         return ~_varies(self.reward_PVN.reshape(len(self.reward_PVN), -1))
 
-    def dead_share(self) -> dict[str, float]:
+    def silent_share(self) -> dict[str, float]:
         """Shares of groups without a signal, by what the group is of."""
         flat_QN = self.reward_PVN.reshape(-1, self.reward_PVN.shape[-1])
         return {
             "local": float(1 - _varies(flat_QN).mean()),
-            "global": float(self.dead_P().mean()),
+            "global": float(self.silent_P().mean()),
             "original": float(1 - _varies(self.reward_PVN[:, 0]).mean()),
         }
 
-    def pass_rates(self) -> dict[str, float]:
-        """Share of right rollouts by kind of prompt."""
-        right: defaultdict[str, float] = defaultdict(float)
-        judged: defaultdict[str, int] = defaultdict(int)
-        for problem, slot in self._prompts():
-            values_N = self.accuracy_PVN[problem, slot]
-            right[self.plan.kind(problem, slot)] += float(np.nansum(values_N))
-            judged[self.plan.kind(problem, slot)] += int((~np.isnan(values_N)).sum())
-        return {kind: right[kind] / judged[kind] for kind in sorted(right) if judged[kind]}
-
-    def advantages(self, name: str, settings: AdvantageSettings) -> torch.Tensor:
-        """(B,) advantages of all rollouts, float64.
+    def advantages(self, name: str, settings: AdvantageSettings) -> Advantages:
+        """The advantages of all rollouts, each tensor of shape (B,).
 
         Args:
-            name: one of `trainer.method.advantages.ADVANTAGES`, or `grpo`: all rollouts of a problem as one group,
-                for the warm-up, in which all are of its original prompt.
-            settings: the knobs.
+            name: one of `trainer.method.advantages.ADVANTAGES`.
+            settings: its options.
         """
-        if name == "grpo":
-            plain = replace(
-                settings, k=0.0, balance="none", rescale="none", local_weight=0.0, global_weight=1.0
-            )
-            return ADVANTAGES["diva"](*self._tensors(), settings=plain)
-        return ADVANTAGES[name](*self._tensors(), settings=settings)
+        return ADVANTAGES[name](*self._tensors(), settings)
 
-    def metrics(self, settings: AdvantageSettings, live: LiveDifficulty) -> dict[str, float]:
-        """What is logged of a batch."""
-        parts = diva_advantages(
-            *self._tensors(),
-            k=settings.k,
-            r_max=settings.r_max,
-            eps=settings.eps,
-            balance=settings.balance,
-            rescale=settings.rescale,
-            return_parts=True,
-        )
-        return {
-            **{f"groups_without_signal/{name}": share for name, share in self.dead_share().items()},
-            **{f"pass_rate/{kind}": rate for kind, rate in self.pass_rates().items()},
-            "difficulty": float(live.difficulty[self.plan.problem_P].mean()),
-            "advantage_abs/local": float(parts.local_rescaled.abs().mean()),
-            "advantage_abs/global": float(parts.global_rescaled.abs().mean()),
-            "variant_shortage": float(self.plan.shortage),
-        }
+    def metrics(self, trained: Advantages, settings: AdvantageSettings) -> dict[str, float]:
+        """What is logged of the rewards and advantages of a batch.
+
+        Args:
+            trained: the advantages of the loss.
+            settings: what they were computed with.
+        """
+        logged = {f"groups_without_signal/{name}": share for name, share in self.silent_share().items()}
+        if isinstance(trained, DivaAdvantages):
+            for name, weight, part_B in (
+                ("local", settings.local_weight, trained.local_rescaled),
+                ("global", settings.global_weight, trained.global_rescaled),
+            ):
+                logged[f"advantage_abs/{name}"] = float((weight * part_B).abs().mean())
+        return logged
 
     def _tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rewards, local groups, global groups and difficulties of all rollouts, each (B,)."""
         problems, slots, samples = self.reward_PVN.shape
         prompt_B = torch.arange(problems * slots).repeat_interleave(samples)
-        difficulty_B = torch.from_numpy(self.plan.difficulty_PV.reshape(-1)).repeat_interleave(samples)
+        difficulty_B = torch.from_numpy(self.choice.difficulty_PV.reshape(-1)).repeat_interleave(samples)
         return torch.from_numpy(self.reward_PVN.reshape(-1)), prompt_B, prompt_B // slots, difficulty_B
-
-    def learn(self, live: LiveDifficulty, problem_ids: Sequence[str], *, of_group: bool) -> Learnt:
-        """Move the live difficulty of the batch's problems, and remember the rollouts of its prompts.
-
-        Args:
-            live: updated in place.
-            problem_ids: of the training data, by row number.
-            of_group: count all rollouts of a problem, instead of those of its original prompt alone.
-        """
-        judged_PVN = ~np.isnan(self.accuracy_PVN)
-        right_PV = np.nansum(self.accuracy_PVN, axis=2)
-        judged_PV = judged_PVN.sum(axis=2).astype(np.float64)
-        counted_PV = np.ones_like(judged_PV, dtype=bool)
-        for problem, slot in self._prompts():
-            variant = self.plan.variant_PV[problem][slot]
-            counted_PV[problem, slot] = of_group or variant is None
-            right, judged = float(right_PV[problem, slot]), float(judged_PV[problem, slot])
-            prompt_id = variant.variant_id if variant else problem_ids[self.plan.problem_P[problem]]
-            live.visit_prompt(prompt_id, pool_of(variant), right, judged - right)
-        right_P, judged_P = (np.where(counted_PV, x, 0).sum(axis=1) for x in (right_PV, judged_PV))
-        old_P = live.difficulty[self.plan.problem_P].copy()
-        live.visit(self.plan.problem_P, right_P, judged_P)
-        accuracy_P = np.divide(right_P, judged_P, out=np.full(len(right_P), np.nan), where=judged_P > 0)
-        return Learnt(old_P, accuracy_P, judged_P.astype(np.int64))
 
     def rollout_columns(
         self, problem_ids: Sequence[str], advantage_PVN: FloatArray | None, only_P: BoolArray
@@ -152,35 +98,35 @@ class RolloutBatch:
         prompts = [(place, slot) for place in places for slot in range(slots)]
         advantages = np.zeros_like(self.reward_PVN) if advantage_PVN is None else advantage_PVN
         per_prompt = {
-            "problem_id": [problem_ids[self.plan.problem_P[place]] for place, _ in prompts],
+            "problem_id": [problem_ids[self.choice.problem_P[place]] for place, _ in prompts],
             "slot": [slot for _, slot in prompts],
-            "variant_id": [self.plan.variant_id(place, slot) for place, slot in prompts],
+            "variant_id": [self.choice.variant_id(place, slot) for place, slot in prompts],
         }
         return {
             **{
                 name: [value for value in values for _ in range(samples)]
                 for name, values in per_prompt.items()
             },
-            "sample": np.tile(np.arange(samples), len(prompts)),
+            # Another try of a problem in the same step continues the numbers of the first.
+            "sample": np.concatenate(
+                [np.arange(samples) + samples * self.tries_P[place] for place, _ in prompts] or [np.arange(0)]
+            ),
             "reward": pa.array(self.reward_PVN[places].reshape(-1), from_pandas=True),
             "accuracy": pa.array(self.accuracy_PVN[places].reshape(-1), from_pandas=True),
             "advantage": advantages[places].reshape(-1),
             "completion_tokens": self.tokens_PVN[places].reshape(-1),
         }
 
-    def event_columns(
-        self, learnt: Learnt, live: LiveDifficulty, problem_ids: Sequence[str]
-    ) -> dict[str, Any]:
+    def event_columns(self, visit: Visit, curriculum: Curriculum) -> dict[str, Any]:
         """Columns of `difficulty_events`, one row a problem, but for run_id, step and attempt."""
-        numbers = self.plan.problem_P
         return {
-            "problem_id": [problem_ids[number] for number in numbers],
-            "old_difficulty": learnt.old_P,
-            "new_difficulty": live.difficulty[numbers],
-            "accuracy": pa.array(learnt.accuracy_P, from_pandas=True),
-            "rollouts": learnt.judged_P,
-            "rule": [live.rule] * len(numbers),
-            "uncertainty": pa.array(live.uncertainty[numbers], from_pandas=True),
+            "problem_id": [curriculum.problem_ids[number] for number in self.choice.problem_P],
+            "old_difficulty": visit.old_P,
+            "new_difficulty": visit.new_P,
+            "accuracy": pa.array(visit.accuracy_P, from_pandas=True),
+            "rollouts": visit.judged_P,
+            "rule": [curriculum.settings.difficulty_rule] * len(visit.old_P),
+            "uncertainty": pa.array(visit.uncertainty_P, from_pandas=True),
         }
 
     def refilled(
@@ -199,28 +145,15 @@ class RolloutBatch:
         """
         rows = len(self.output["prompt_ids"])
         take_rows = torch.from_numpy(take_P[(np.arange(rows) + first_row) // layout.block])
-        pick = [(theirs if take else ours) for take, ours, theirs in zip(
-            take_P, self.plan.variant_PV, other.plan.variant_PV, strict=True)]  # fmt: skip
-        where_P = take_P[:, None]
-        plan = Plan(
-            np.where(take_P, other.plan.problem_P, self.plan.problem_P),
-            pick,
-            {},
-            np.where(where_P, other.plan.difficulty_PV, self.plan.difficulty_PV),
-            self.plan.shortage,
-        )
         where_PVN = take_P[:, None, None]
         return RolloutBatch(
-            plan,
+            self.choice.replaced(other.choice, take_P),
             np.where(where_PVN, other.reward_PVN, self.reward_PVN),
             np.where(where_PVN, other.accuracy_PVN, self.accuracy_PVN),
             np.where(where_PVN, other.tokens_PVN, self.tokens_PVN),
+            np.where(take_P, other.tries_P, self.tries_P),
             _merged_tensors(self.output, other.output, take_rows, pad_id),
         )
-
-    def _prompts(self) -> Iterator[tuple[int, int]]:
-        problems, slots, _ = self.reward_PVN.shape
-        return ((problem, slot) for problem in range(problems) for slot in range(slots))
 
 
 def _varies(values_QN: FloatArray) -> BoolArray:

@@ -16,6 +16,7 @@ from typing import Any
 
 from diva_grpo.flows.pages.plots import LEVELS, bars
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.label_model import BY_LABEL_MODEL
 from diva_grpo.schemas.records import Status
 
 Rows = list[dict[str, Any]]
@@ -196,11 +197,11 @@ def _cell(text: str) -> str:
 def _series(store: VariantStore) -> Iterator[tuple[str, list[int]]]:
     """Numbers of questions at each level, by name; what has none is left out."""
     rows = store.query(
-        """
+        f"""
         WITH seen AS (
             SELECT subject_kind <> 'original' AS place, difficulty,
                    if(place, 'accepted variants, by ', 'problems, by ') || solver_model AS name
-            FROM labels WHERE solver_model = (SELECT value FROM settings WHERE name = 'label_model')
+            FROM labels WHERE {BY_LABEL_MODEL}
             UNION ALL
             SELECT NULL, difficulty, 'problems, live in ' || run_id FROM live_difficulty
             WHERE run_id = (SELECT run_id FROM attempts SEMI JOIN difficulty_events USING (run_id)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.label_model import BY_LABEL_MODEL
 from diva_grpo.pipeline.store.sql import visible
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Kind, Label, Problem, Status, Variant, Verdict
@@ -143,10 +144,7 @@ def _place(variant: Variant) -> tuple[int, int, str]:
 
 
 def _labels(store: VariantStore, subject_ids: Sequence[str]) -> dict[str, Label]:
-    where = (
-        "solver_model = (SELECT value FROM settings WHERE name = 'label_model') "
-        "AND subject_id IN (SELECT unnest(?))"
-    )
+    where = f"{BY_LABEL_MODEL} AND subject_id IN (SELECT unnest(?))"
     # `read` names the table alone, and a view is made for each table that a query names.
     return {label.subject_id: label for label in store.read(Label, where, [list(subject_ids)])}
 

@@ -35,11 +35,11 @@ from diva_grpo.flows.pages.artifacts import Artifact, artifact_key, artifacts, g
 from diva_grpo.flows.pages.gallery import write_gallery
 from diva_grpo.flows.pages.look import look
 from diva_grpo.flows.verbs import VERB_OF_FLOW, command_line
+from diva_grpo.pipeline.stages.shortage import training_run
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.meter import Meter, state_line
 from diva_grpo.schemas.config import Config, EvaluateConfig, FlowConfig, ProblemsConfig, TopUpConfig
 from diva_grpo.schemas.exceptions import DivaError, StoreError
-from diva_grpo.trainer.shortage import training_run
 
 C = TypeVar("C", bound=Config)
 R = TypeVar("R")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diva_grpo.pipeline.stages.shortage import Shortages, find_shortages, training_run
 from diva_grpo.pipeline.stages.top_up import Plan, plan
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import TopUpConfig
-from diva_grpo.trainer.shortage import Shortages, find_shortages, training_run
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,25 +2,65 @@
 
 from __future__ import annotations
 
-from diva_grpo.schemas.recipe import OperationName, Recipe
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from diva_grpo.schemas.recipe import Recipe
 from diva_grpo.schemas.records import Kind
 
-
-def designed_delta_of_recipe(recipe: Recipe) -> float:
-    """Difficulty offset in levels: it never falls as the strength of a family of operations grows.
-
-    One operation of strength s: 1 + 20 (s - 0.30), within [1, 3]; the question drawn into the image alone: 2;
-    two or more operations, of mean strength s: 4 + 20 (s - 0.30), within [4, 8].
-    """
-    if recipe.names == (OperationName.QUESTION,):
-        return 2.0
-    low, high = (1.0, 3.0) if len(recipe.operations) == 1 else (4.0, 8.0)
-    # Rounded: 20 (0.35 - 0.30) is one level, and not a hair less.
-    return min(high, max(low, round(low + 20 * (recipe.strength - 0.30), 6)))
+IMAGE_STRENGTHS: Final[Mapping[Kind, tuple[float, ...]]] = MappingProxyType(
+    {
+        Kind.IMAGE: (0.30, 0.35, 0.40),
+        Kind.IMAGE_TEXT: (0.30,),
+        Kind.COMPOSITE: (0.30, 0.35, 0.40, 0.45, 0.50),
+    }
+)
+"""Strengths at which each kind of image variant is made: one for every whole level of its designed offset."""
+_LADDER_STEPS: Final = 5
+"""Steps of the solutions that teachers are asked for, at most."""
 
 
 def designed_delta(kind: str, hint_steps: int = 0, hint_total: int = 0) -> float:
-    """Difficulty offset of a text variant by design, in levels (contract.md, Difficulty)."""
+    """Return the designed offset of a text variant, in levels.
+
+    Args:
+        kind: `reword` (0), `harder` (+2) or `think_step` (-2 for each step down to -6; -8 for the whole solution).
+        hint_steps: Steps that a think-step variant gives.
+        hint_total: Steps of its whole solution.
+    """
     if kind == Kind.THINK_STEP:
         return -8.0 if hint_steps == hint_total else -float(min(2 * hint_steps, 6))
     return {Kind.REWORD: 0.0, Kind.HARDER: 2.0}[Kind(kind)]
+
+
+def designed_delta_of_recipe(recipe: Recipe) -> float:
+    """Return the designed offset of an image variant, in levels; see `designed_delta_of_image`."""
+    return designed_delta_of_image(recipe.kind, recipe.strength)
+
+
+def designed_delta_of_image(kind: Kind, strength: float) -> float:
+    """Return the designed offset of an image variant, in levels. It never falls as the strength grows.
+
+    One operation: 1 + 20 (strength - 0.30), within [1, 3]. Only the question drawn into the image: 2. Two or more
+    operations: 4 + 20 (strength - 0.30), within [4, 8].
+
+    Args:
+        kind: `image`, `image_text` or `composite`.
+        strength: Mean strength of the operations.
+    """
+    if kind == Kind.IMAGE_TEXT:
+        return 2.0
+    low, high = (1.0, 3.0) if kind == Kind.IMAGE else (4.0, 8.0)
+    # Rounded, because 20 (0.35 - 0.30) in floating point is slightly less than one level.
+    return min(high, max(low, round(low + 20 * (strength - 0.30), 6)))
+
+
+def designed_deltas(kind: Kind) -> tuple[float, ...]:
+    """Return all offsets that variants of a kind can have by design, in levels."""
+    if kind in IMAGE_STRENGTHS:
+        return tuple(designed_delta_of_image(kind, strength) for strength in IMAGE_STRENGTHS[kind])
+    if kind == Kind.THINK_STEP:
+        steps = range(1, _LADDER_STEPS + 1)
+        return tuple(sorted({designed_delta(kind, j, _LADDER_STEPS) for j in steps}))
+    return (designed_delta(kind),)

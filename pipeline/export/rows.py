@@ -16,6 +16,7 @@ from PIL import Image
 from diva_grpo.pipeline.images.shown import MAX_PIXELS, MIN_PIXELS, Shown
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.files.database import MAX_SPILL_MB
+from diva_grpo.pipeline.store.label_model import BY_LABEL_MODEL
 from diva_grpo.pipeline.store.sql import first_line, lock, split_statements
 from diva_grpo.pipeline.store.views import quoted
 from diva_grpo.schemas.exceptions import ConfigError, QueryError, StoreError
@@ -38,7 +39,7 @@ TRAINING = tuple(_SIDES)
 _ROWS = """
 WITH label AS (
     SELECT subject_id, difficulty, pass_rate FROM labels
-    WHERE solver_model = (SELECT value FROM settings WHERE name = 'label_model')
+    WHERE {by_label_model}
 ), problem AS (
     SELECT problem_id, source, split, text, answer, options, list_transform(images, lambda i: i.hash) AS images,
            solution_steps, human_level
@@ -111,7 +112,9 @@ class Wanted:
 
     def query(self) -> str:
         """The rows in SQL."""
-        body = _ROWS.format(side=_SIDES[self.what], original=ORIGINAL) if self.what in TRAINING else self.what
+        body = self.what
+        if self.what in TRAINING:
+            body = _ROWS.format(side=_SIDES[self.what], original=ORIGINAL, by_label_model=BY_LABEL_MODEL)
         source = f"(\n{body}\n)" if self.what in TRAINING else body
         select = f"SELECT * FROM {source} WHERE (\n{self.where or 'true'}\n)"
         if self.solved:

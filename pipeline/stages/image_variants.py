@@ -10,7 +10,7 @@ from itertools import combinations
 from pydantic import ValidationError
 
 from diva_grpo.pipeline.checks import PASSED, Finding
-from diva_grpo.pipeline.difficulty.design import designed_delta_of_recipe
+from diva_grpo.pipeline.difficulty.design import IMAGE_STRENGTHS, designed_delta_of_recipe
 from diva_grpo.pipeline.perturb import HIDES_WRITING, follow, make_operation, refusal
 from diva_grpo.pipeline.session.work import Progress, shards
 from diva_grpo.pipeline.store import VariantStore
@@ -20,13 +20,6 @@ from diva_grpo.schemas.records import Kind, Problem, Status, Variant
 
 GENERATOR = "perturb"
 """Recorded as the model that made these variants."""
-
-STRENGTHS = {
-    Kind.IMAGE: (0.30, 0.35, 0.40),
-    Kind.IMAGE_TEXT: (0.30,),
-    Kind.COMPOSITE: (0.30, 0.35, 0.40, 0.45, 0.50),
-}
-"""Strengths of each kind: one for every whole level of its designed delta."""
 
 # What is drawn first is under what follows; noise and coding come last, as in a camera.
 _ORDER = (
@@ -102,7 +95,7 @@ def _variants(problem: Problem, kind: Kind, config: GenerateConfig) -> Iterator[
     """The variants of one kind: the first suitable families, in the problem's own order, at every strength."""
     suitable = 0
     for family in _families(problem, kind, config) if problem.images else ():
-        recipes = [_recipe(problem, family, strength) for strength in STRENGTHS[kind]]
+        recipes = [_recipe(problem, family, strength) for strength in IMAGE_STRENGTHS[kind]]
         # The largest dose decides: a family is used whole, so that its deltas can be compared.
         reason = refusal(recipes[-1], problem)
         if reason:

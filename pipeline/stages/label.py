@@ -5,34 +5,19 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
-from scipy.special import betaincinv
-
+from diva_grpo.pipeline.difficulty.scale import measured_difficulty
 from diva_grpo.pipeline.grade import grade
 from diva_grpo.pipeline.session.work import SHARD_SIZE, Progress, shards, tell
 from diva_grpo.pipeline.stages.solve import Solver
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.label_model import LABEL_MODEL
 from diva_grpo.schemas.config import LabelConfig
 from diva_grpo.schemas.question import Question, question_of
 from diva_grpo.schemas.records import ORIGINAL, Label, Variant
 from diva_grpo.schemas.replies import Answer, Reply
 
-LABEL_MODEL = "label_model"
-"""Setting of the store: the solver whose labels drive measured deltas and `difficulty_init=labels`."""
-
 UNJUDGED = "unjudged"
 """Counted in the place of a kind: subjects to which no answer could be judged."""
-
-
-def difficulty_of(correct: int, samples: int) -> tuple[float, float, float]:
-    """Difficulty and its 90 % interval from `correct` of `samples` (contract.md, Difficulty).
-
-    Returns:
-        (difficulty, low, high) in levels: 9 - 8 p with p = (c + 1) / (s + 2), and the 95 % and 5 %
-        quantiles of Beta(c + 1, s - c + 1) through the same line.
-    """
-    a, b = correct + 1, samples - correct + 1
-    quantile_05, quantile_95 = (float(betaincinv(a, b, share)) for share in (0.05, 0.95))
-    return 9 - 8 * a / (a + b), 9 - 8 * quantile_95, 9 - 8 * quantile_05
 
 
 def label(
@@ -162,7 +147,7 @@ def _label(kind: str, question: Question, given: Sequence[Answer[Reply]], model:
     if not judged:
         return None
     correct = judged.count("correct")
-    difficulty, low, high = difficulty_of(correct, len(judged))
+    difficulty, low, high = measured_difficulty(correct, len(judged))
     return Label(
         subject_id=question.subject_id,
         solver_model=model,

@@ -12,25 +12,24 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from diva_grpo.pipeline.difficulty.design import designed_delta, designed_delta_of_recipe
-from diva_grpo.pipeline.perturb import make_operation
+from diva_grpo.pipeline.difficulty.design import designed_deltas
+from diva_grpo.pipeline.difficulty.scale import FloatArray
 from diva_grpo.pipeline.session.work import TeacherRun
 from diva_grpo.pipeline.stages.generate import SOURCE, asked
-from diva_grpo.pipeline.stages.image_variants import GENERATOR, STRENGTHS
-from diva_grpo.pipeline.stages.label import LABEL_MODEL, label
+from diva_grpo.pipeline.stages.image_variants import GENERATOR
+from diva_grpo.pipeline.stages.label import label
 from diva_grpo.pipeline.stages.solve import TeacherSolver
 from diva_grpo.pipeline.stages.supply import Supply, Wanted, supply, verifying
 from diva_grpo.pipeline.stages.verify import References
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.schemas.config import IMAGE_KINDS, TEXT_KINDS, GenerateConfig, LabelConfig, VerifyConfig
+from diva_grpo.pipeline.store.label_model import LABEL_MODEL
+from diva_grpo.schemas.config import IMAGE_KINDS, GenerateConfig, LabelConfig, VerifyConfig
 from diva_grpo.schemas.exceptions import BudgetError
-from diva_grpo.schemas.recipe import OperationName, Recipe
 from diva_grpo.schemas.records import Decision, Kind, Shortage
 
 ASKED = "asked"
@@ -38,7 +37,6 @@ ASKED = "asked"
 
 _EPS = 1e-9
 BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,26 +81,6 @@ class Plan:
         return Counter(kind for need in self.needs for kind in need.kinds)
 
 
-@cache
-def designed_deltas(kind: Kind) -> tuple[float, ...]:
-    """The deltas that variants of a kind can have by design, in levels (contract.md, Difficulty)."""
-    if kind == Kind.THINK_STEP:
-        return tuple(sorted({designed_delta(kind, j, 5) for j in range(1, 6)}))
-    if kind in TEXT_KINDS:
-        return (designed_delta(kind),)
-    names = {
-        Kind.IMAGE: (OperationName.BLUR,),
-        Kind.IMAGE_TEXT: (OperationName.QUESTION,),
-        Kind.COMPOSITE: (OperationName.ROTATE, OperationName.BLUR),
-    }[kind]
-    return tuple(
-        designed_delta_of_recipe(
-            Recipe(operations=tuple(make_operation(name, strength, 0) for name in names), seed=0)
-        )
-        for strength in STRENGTHS[kind]
-    )
-
-
 @dataclass(slots=True)
 class _Known:
     """What the store says of S problems and K kinds, each (S, K).
@@ -126,10 +104,10 @@ def plan(
     model: str,
     config: GenerateConfig,
     *,
-    variants: int = 1,
-    max_problems: int = 1_000,
-    max_variants: int = 2_000,
-    tolerance: float = 1.5,
+    variants: int,
+    max_problems: int,
+    max_variants: int,
+    tolerance: float,
 ) -> Plan:
     """Decide which kinds to ask for, for problems that are short of variants.
 

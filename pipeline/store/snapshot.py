@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from diva_grpo.pipeline.store.engine import Engine
 from diva_grpo.pipeline.store.files.parts import Catalogue
+from diva_grpo.pipeline.store.label_model import by_label_model
 from diva_grpo.pipeline.store.monotone import MONOTONE, WEIGHT
 from diva_grpo.schemas.records import Variant
 
@@ -28,7 +29,7 @@ class SnapshotVariant:
     Attributes:
         number: its row in this snapshot, for `Snapshot.texts`.
         delta: in use; of one family of image operations, never smaller for a larger strength.
-        pass_rate: its label by the store's `label_model`, None without one.
+        pass_rate: its label by the store's label model, None without one.
         steps_left: steps of the worked solution that its hint leaves to do; None without a hint.
         share_left: of all its steps, that share; 1 without a hint.
     """
@@ -112,14 +113,14 @@ class Snapshot:
         }
 
     def labels(self) -> dict[str, float]:
-        """Difficulty by problem_id, measured by the store's `label_model`."""
+        """Difficulty by problem_id, measured by the store's label model."""
         return dict(self._labels)
 
 
 _LOAD = f"""
 CREATE TABLE labelled AS
     SELECT subject_id, pass_rate, difficulty FROM store.labels
-    WHERE solver_model = (SELECT value FROM store.settings WHERE name = 'label_model');
+    WHERE {by_label_model("store")};
 CREATE TABLE original_labels AS
     SELECT p.problem_id, l.difficulty FROM store.problems p JOIN labelled l ON l.subject_id = p.problem_id;
 CREATE TABLE accepted AS

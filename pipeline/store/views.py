@@ -15,7 +15,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diva_grpo.pipeline.difficulty.scale import LEVELS
 from diva_grpo.pipeline.store.files.parts import Part
+from diva_grpo.pipeline.store.label_model import LABEL_MODEL
 from diva_grpo.schemas.migrations import migrated
 from diva_grpo.schemas.records import (
     RECORDS,
@@ -122,15 +124,15 @@ def _of_current_attempts(rows: str, record: type[Record]) -> str:
     return _latest(rows, record, f"NOT {_EARLIER_ATTEMPT}")
 
 
-# contract.md, Difficulty: measured delta with its variance from both Beta posteriors (times 64), and
-# the delta in use, where the design counts as a measurement with a standard deviation of 2 levels.
+# The measured delta with its variance, from both Beta posteriors on the scale of difficulty, and the delta in
+# use, where the design counts as a measurement with a standard deviation of 2 levels.
 # beta_var is the variance of Beta(c + 1, s - c + 1).
 # No CTE and no scalar sub-query: where a view has one, DuckDB takes a correlated sub-query over the view apart as a
 # cross product with the outer rows.
-_VARIANCE = "64 * (l.correct + 1) * (l.samples - l.correct + 1) / ((l.samples + 2) ** 2 * (l.samples + 3))"
+_VARIANCE = f"{LEVELS**2:g} * (l.correct + 1) * (l.samples - l.correct + 1) / ((l.samples + 2) ** 2 * (l.samples + 3))"
 _LABEL = (
     f"(SELECT l.subject_id, l.difficulty, {_VARIANCE} AS variance FROM labels l "
-    "JOIN settings s ON s.value = l.solver_model WHERE s.name = 'label_model')"
+    f"JOIN settings s ON s.value = l.solver_model WHERE s.name = '{LABEL_MODEL}')"
 )
 _MEASURED = f"""
 SELECT v.{{key}}, mine.difficulty - original.difficulty AS delta,

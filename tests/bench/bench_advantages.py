@@ -54,7 +54,7 @@ def bench_advantages() -> None:
     for name, advantages in ADVANTAGES.items():
         report(
             f"advantages {name}, {RESPONSES} responses",
-            partial(advantages, rewards, local_group, global_group, difficulty, settings=settings),
+            partial(advantages, rewards, local_group, global_group, difficulty, settings),
         )
 
 

@@ -27,9 +27,8 @@ import numpy as np
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.records import DifficultyEvent, Problem, Record, Variant
+from diva_grpo.trainer.method.curriculum import Curriculum, CurriculumSettings
 from diva_grpo.trainer.method.live import LiveDifficulty
-from diva_grpo.trainer.method.selection import SELECTORS
-from diva_grpo.trainer.plan import Layout, make_plan
 
 BATCH = 512
 CHUNK = 200_000
@@ -140,19 +139,19 @@ def bench_size(root: Path, variants: int, rounds: int) -> Figures:
     snapshot = store.snapshot()
     ids = [f"bench/{i:08d}" for i in range(problems)]
     rng = np.random.default_rng(0)
-    live = LiveDifficulty(rng.uniform(1, 9, problems))
+    curriculum = Curriculum(
+        ids, CurriculumSettings(), dict(zip(ids, rng.uniform(1, 9, problems), strict=True))
+    )
     batches: Iterator[Any] = iter(
         [rng.choice(problems, BATCH, replace=False) for _ in range(3 * rounds + 20)]
     )
-    layout = Layout(generations=8, variants=1)
 
     def candidates() -> None:
         snapshot.candidates([ids[i] for i in next(batches)])
 
     def selection() -> None:
-        make_plan(
-            next(batches), ids, layout, snapshot, live, SELECTORS["paper"], seed=0, step=0, warmup=False
-        )
+        choice = curriculum.choose(next(batches), snapshot, step=0)
+        snapshot.texts(choice.variant_numbers())
 
     _timed(candidates, 10)
     for name, act in (("candidates of 512 prompts", candidates), ("selection for 512 prompts", selection)):

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from diva_grpo.pipeline.stages.shortage import find_shortages
 from diva_grpo.pipeline.stages.top_up import plan
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import GenerateConfig
 from diva_grpo.schemas.records import Attempt, DifficultyEvent, Kind, Problem, Variant
-from diva_grpo.trainer.shortage import find_shortages
 
 DELTAS = {"reword": 0.0, "harder": 2.0, "think_step": -4.0}
 
@@ -73,11 +73,11 @@ def main() -> None:
         fill(store, arguments.problems, arguments.variants)
         for _ in range(3):
             started = time.perf_counter()
-            found = find_shortages(store, "r")
+            found = find_shortages(store, "r", window_steps=200, tolerance=1.5)
             middle = time.perf_counter()
             planned = plan(
                 store, found.problem_ids, found.wanted_S, found.nearest_S, "m", GenerateConfig(kinds=tuple(Kind)),
-                max_problems=arguments.problems, max_variants=10 * arguments.problems,
+                max_problems=arguments.problems, max_variants=10 * arguments.problems, variants=1, tolerance=1.5,
             )  # fmt: skip
             ended = time.perf_counter()
             print(

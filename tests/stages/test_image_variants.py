@@ -13,12 +13,13 @@ import pytest
 from PIL import Image
 
 from diva_grpo.flows.cli import main
+from diva_grpo.pipeline.difficulty.design import IMAGE_STRENGTHS
 from diva_grpo.pipeline.images.sources import open_rgb
 from diva_grpo.pipeline.ingest import ingest
 from diva_grpo.pipeline.perturb import make_operation, render
 from diva_grpo.pipeline.stages import verify as stage_verify
 from diva_grpo.pipeline.stages.generate import generate
-from diva_grpo.pipeline.stages.image_variants import GENERATOR, STRENGTHS
+from diva_grpo.pipeline.stages.image_variants import GENERATOR
 from diva_grpo.pipeline.stages.supply import supply
 from diva_grpo.pipeline.stages.verify import verify
 from diva_grpo.pipeline.store import VariantStore
@@ -141,7 +142,7 @@ def test_a_larger_dose_of_a_family_has_the_seed_of_the_smaller(pictures: Variant
     assert whole
     for family in whole:
         assert len({recipe.names for recipe in family}) == 1
-        assert sorted(recipe.strength for recipe in family) == list(STRENGTHS[Kind.IMAGE])
+        assert sorted(recipe.strength for recipe in family) == list(IMAGE_STRENGTHS[Kind.IMAGE])
 
 
 def test_they_are_accepted_without_a_solver(pictures: VariantStore) -> None:

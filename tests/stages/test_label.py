@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.stats import beta, binom, spearmanr
 
 from diva_grpo.flows.cli import cli
-from diva_grpo.pipeline.stages.label import difficulty_of, label
+from diva_grpo.pipeline.difficulty.scale import measured_difficulty
+from diva_grpo.pipeline.stages.label import label
 from diva_grpo.pipeline.stages.solve import VERIFICATION, TeacherSolver, policy_prompt
 from diva_grpo.pipeline.stages.verify import verify
 from diva_grpo.pipeline.store import VariantStore
@@ -44,14 +45,14 @@ from tests.support.planted_variants import RIGHT, WORDING, WRONG, part_files, pl
     ],
 )
 def test_difficulty_by_hand(correct: int, samples: int, difficulty: float, low: float, high: float) -> None:
-    assert difficulty_of(correct, samples) == pytest.approx((difficulty, low, high), abs=1e-6)
+    assert measured_difficulty(correct, samples) == pytest.approx((difficulty, low, high), abs=1e-6)
 
 
 def test_difficulty_is_the_posterior_through_one_line() -> None:
     for samples in (1, 2, 5, 8, 64):
         for correct in range(samples + 1):
             a, b = correct + 1, samples - correct + 1
-            difficulty, low, high = difficulty_of(correct, samples)
+            difficulty, low, high = measured_difficulty(correct, samples)
             assert difficulty == pytest.approx(9 - 8 * a / (a + b), abs=1e-12)
             assert low == pytest.approx(9 - 8 * beta.ppf(0.95, a, b), abs=1e-9)
             assert high == pytest.approx(9 - 8 * beta.ppf(0.05, a, b), abs=1e-9)
@@ -78,7 +79,9 @@ def test_labels_of_originals_and_accepted_variants(store: VariantStore) -> None:
         4,
     )
     assert (wording.subject_id, wording.subject_kind, wording.pass_rate) == ("w/0:reword:0", "reword", 1.0)
-    assert (original.difficulty, original.difficulty_low, original.difficulty_high) == difficulty_of(1, 4)
+    assert (original.difficulty, original.difficulty_low, original.difficulty_high) == measured_difficulty(
+        1, 4
+    )
     assert original.solver_model == "m"
 
 
@@ -205,7 +208,7 @@ def _labelled(
     store.append(problems)
     labels = []
     for problem, (_, correct) in zip(problems, pairs, strict=True):
-        difficulty, low, high = difficulty_of(correct, 8)
+        difficulty, low, high = measured_difficulty(correct, 8)
         labels.append(
             Label(
                 subject_id=problem.problem_id,
@@ -234,7 +237,9 @@ def test_human_agreement_is_spearmans_coefficient(
 ) -> None:
     _labelled(store, str(number), pairs)
     found = next(a for a in human_agreement(store) if a.source == str(number))
-    expected = spearmanr([level for level, _ in pairs], [difficulty_of(c, 8)[0] for _, c in pairs]).statistic
+    expected = spearmanr(
+        [level for level, _ in pairs], [measured_difficulty(c, 8)[0] for _, c in pairs]
+    ).statistic
     assert found.problems == len(pairs)
     assert found.spearman == pytest.approx(expected, abs=1e-9)
 
@@ -315,7 +320,7 @@ def test_labels_recover_a_planted_difficulty(tmp_path: Path) -> None:
 def test_recovery_over_many_problems_and_by_exact_sums() -> None:
     rng = np.random.default_rng(6)
     planted = rng.uniform(1, 9, 300_000)
-    labels = [difficulty_of(correct, 8) for correct in range(9)]
+    labels = [measured_difficulty(correct, 8) for correct in range(9)]
     spearman, held = _recovery(planted, [labels[c] for c in rng.binomial(8, _chance(planted))])
     assert spearman == pytest.approx(0.928, abs=0.001)
     assert held == pytest.approx(0.892, abs=0.002)

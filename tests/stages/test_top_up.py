@@ -15,27 +15,27 @@ from hypothesis import strategies as st
 from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
 from diva_grpo.flows.demo.wordings import harder_in
 from diva_grpo.flows.runs.needs import find
+from diva_grpo.pipeline.difficulty.design import designed_deltas
+from diva_grpo.pipeline.difficulty.target import nearest_delta, wanted_delta
 from diva_grpo.pipeline.session.work import TeacherRun
+from diva_grpo.pipeline.stages.shortage import training_run
 from diva_grpo.pipeline.stages.top_up import (
     ASKED,
     Filled,
     Journey,
     complete_killed,
-    designed_deltas,
     fill,
     record_idle,
 )
 from diva_grpo.pipeline.stages.verify import References
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.pipeline.store.snapshot import Deltas
 from diva_grpo.pipeline.teacher.meter import Meter
 from diva_grpo.pipeline.teacher.prices import Purse
 from diva_grpo.pipeline.teacher.prompts import load_prompt
 from diva_grpo.schemas.config import LabelConfig, TeacherConfig, TopUpConfig, VerifyConfig
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError
 from diva_grpo.schemas.records import Aspect, Attempt, Decision, Kind, Label, Status, Variant
-from diva_grpo.trainer.method.selection import SELECTORS, Candidate, Draw, wanted_delta
-from diva_grpo.trainer.shortage import find_shortages, nearest, training_run
+from diva_grpo.trainer.method.selection import SELECTORS, Candidate, Draw
 from tests.conftest import Diva
 from tests.support.endpoints import Endpoint, Reply, completion, serving
 from tests.support.short_store import LAST_STEP, RUN, event, plant_shortages, planted, problem
@@ -88,7 +88,7 @@ def test_nearest_is_what_selection_would_take(data: st.DataObject, wanted: list[
     lists = [data.draw(st.lists(st.integers(-32, 32).map(lambda n: n / 4), max_size=5)) for _ in wanted]
     owners = [place for place, deltas in enumerate(lists) for _ in deltas]
     flat = [delta for deltas in lists for delta in deltas]
-    nearest_P, distance_P = nearest(Deltas(np.array(owners, np.intp), np.array(flat, np.float64)), wanted)
+    nearest_P, distance_P = nearest_delta(np.array(owners, np.intp), np.array(flat, np.float64), wanted)
     for place, deltas in enumerate(lists):
         if not deltas:
             assert np.isnan(nearest_P[place])
@@ -104,8 +104,9 @@ def test_nearest_is_what_selection_would_take(data: st.DataObject, wanted: list[
 def test_what_is_not_short_is_served_by_the_trainer(difficulty: float, deltas: list[float]) -> None:
     candidates = [Candidate(f"v{n}", "reword", delta) for n, delta in enumerate(deltas)]
     [chosen] = SELECTORS["paper"](difficulty, candidates, 1, Draw(0, 0, "p"))
-    owners = Deltas(np.zeros(len(deltas), np.intp), np.array(deltas))
-    _, [distance] = nearest(owners, [wanted_delta(difficulty)])
+    _, [distance] = nearest_delta(
+        np.zeros(len(deltas), np.intp), np.array(deltas), [wanted_delta(difficulty)]
+    )
     assert abs(chosen.delta - wanted_delta(difficulty)) == pytest.approx(distance, abs=1e-9)
 
 
@@ -204,7 +205,6 @@ def test_run_that_is_not_short(tmp_path: Path) -> None:
     store.append([planted("p/apples", "reword", 0.0)])
     store.append([Attempt(run_id=RUN, attempt=0, resumed_step=0)])
     store.append([event("p/apples", 6.0)])
-    assert len(find_shortages(store, RUN).problem_ids) == 0
     assert (
         find(_config(store), store).summary()
         == "run train-1: 0 of 1 problems are short; nothing is asked for"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from diva_grpo.pipeline.stages.label import difficulty_of
+from diva_grpo.pipeline.difficulty.scale import measured_difficulty
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.records import (
     Attempt,
@@ -71,7 +71,7 @@ def variant(number: int, problem_id: str = "w/0", **values: Any) -> Variant:
 
 
 def label(subject_id: str, correct: int, samples: int, model: str = "policy") -> Label:
-    difficulty, low, high = difficulty_of(correct, samples)
+    difficulty, low, high = measured_difficulty(correct, samples)
     return Label(
         subject_id=subject_id,
         solver_model=model,

@@ -31,7 +31,7 @@ def main() -> None:
     report = {
         "advantages": [batch["advantages"].tolist() for batch in inputs],
         "tokens_in_loss": [int(batch["num_items_in_batch"]) for batch in inputs],
-        "difficulty": trainer.live.difficulty.tolist(),
+        "difficulty": trainer.curriculum.live.difficulty.tolist(),
     }
     Path(output, f"rank{rank}.json").write_text(json.dumps(report))
     torch.distributed.destroy_process_group()

@@ -164,18 +164,17 @@ def test_golden_stages(case: dict[str, Any], device: str) -> None:
     rows = list(
         zip(case["rewards"], case["local_group"], case["global_group"], case["difficulty"], strict=True)
     )
-    knobs = {"k": case["k"], "r_max": case["r_max"], "eps": case["eps"]}
+    knobs: dict[str, Any] = {"k": case["k"], "r_max": case["r_max"], "eps": case["eps"]}
 
-    parts = diva_advantages(*columns(rows, device), **knobs, return_parts=True)
+    parts = diva_advantages(*columns(rows, device), AdvantageSettings(**knobs))
 
     for stage in STAGES:
         # The file's difficulty weights carry the rounding of a float32 exponential, 1e-7 of the value.
         assert_close(getattr(parts, stage), case["expect"][stage], 1e-6)
         assert getattr(parts, stage).dtype == torch.float64
         assert getattr(parts, stage).device.type == device
-    unscaled = diva_advantages(*columns(rows, device), **knobs, rescale="none")
+    unscaled = diva_advantages(*columns(rows, device), AdvantageSettings(**knobs, rescale="none")).total
     assert_close(unscaled, case["expect"]["total_without_rescale"], 1e-6)
-    torch.testing.assert_close(diva_advantages(*columns(rows, device), **knobs), parts.total, rtol=0, atol=0)
 
 
 # --- against the loops ---
@@ -203,7 +202,7 @@ def test_every_stage_equals_the_loops(
         "global_weight": weights[1],
     }
 
-    parts = diva_advantages(*columns(rows), **knobs, return_parts=True)
+    parts = diva_advantages(*columns(rows), AdvantageSettings(**knobs))
 
     for stage, expected in slow_diva(rows, **knobs).items():
         assert_close(getattr(parts, stage), expected)
@@ -218,8 +217,8 @@ def test_a_permuted_batch_gives_permuted_advantages(rows: Rows, data: st.DataObj
     order = torch.tensor(data.draw(st.permutations(range(len(rows)))))
     inputs = columns(rows)
     for advantages in ADVANTAGES.values():
-        straight = advantages(*inputs, settings=AdvantageSettings())
-        permuted = advantages(*(tensor[order] for tensor in inputs), settings=AdvantageSettings())
+        straight = advantages(*inputs).total
+        permuted = advantages(*(tensor[order] for tensor in inputs)).total
         assert_close(permuted, straight[order])
 
 
@@ -229,8 +228,8 @@ def test_responses_not_judged_get_zero_and_change_nothing(rows: Rows) -> None:
     inputs = columns(rows)
     judged = ~inputs[0].isnan()
     for advantages in ADVANTAGES.values():
-        with_unjudged = advantages(*inputs, settings=AdvantageSettings())
-        without = advantages(*(tensor[judged] for tensor in inputs), settings=AdvantageSettings())
+        with_unjudged = advantages(*inputs).total
+        without = advantages(*(tensor[judged] for tensor in inputs)).total
         assert not with_unjudged[~judged].any()
         assert_close(with_unjudged[judged], without, 1e-12)
 
@@ -239,7 +238,7 @@ def test_responses_not_judged_get_zero_and_change_nothing(rows: Rows) -> None:
 @settings(max_examples=50, deadline=None)
 def test_advantages_of_a_group_sum_to_zero(rows: Rows) -> None:
     inputs = columns(rows)
-    parts = diva_advantages(*inputs, return_parts=True)
+    parts = diva_advantages(*inputs)
     for ids, stages in ((inputs[1], ("local", "local_batch_z", "local_rescaled")), (inputs[2], ("global_",))):
         for stage in stages:
             for group in set(ids.tolist()):
@@ -254,8 +253,8 @@ def test_group_ids_are_only_names(rows: Rows) -> None:
         torch.unique(ids, return_inverse=True)[1].to(torch.int32) for ids in (local_ids, global_ids)
     )
     assert_close(
-        diva_advantages(rewards, small_local - 100, small_global * 3, difficulty),
-        diva_advantages(rewards, local_ids, global_ids, difficulty),
+        diva_advantages(rewards, small_local - 100, small_global * 3, difficulty).total,
+        diva_advantages(rewards, local_ids, global_ids, difficulty).total,
         1e-12,
     )
 
@@ -268,16 +267,16 @@ def test_group_ids_are_only_names(rows: Rows) -> None:
 @pytest.mark.parametrize("size", [1, 3, 7, 11])
 def test_equal_rewards_give_exactly_zero(balance: Any, reward: float, size: int) -> None:
     rows: Rows = [(reward, 4, 9, 5.0)] * size
-    parts = diva_advantages(*columns(rows), balance=balance, rescale="none", return_parts=True)
+    parts = diva_advantages(*columns(rows), AdvantageSettings(balance=balance, rescale="none"))
     for stage in STAGES:
         assert torch.equal(getattr(parts, stage), torch.zeros(size, dtype=torch.float64)), stage
     for advantages in ADVANTAGES.values():
-        assert not advantages(*columns(rows), settings=AdvantageSettings(balance=balance, eps=0.0)).any()
+        assert not advantages(*columns(rows), AdvantageSettings(balance=balance, eps=0.0)).total.any()
 
 
 def test_equal_rewards_give_exactly_zero_beside_groups_that_vary() -> None:
     rows: Rows = [(0.7, 0, 0, 2.0)] * 7 + [(0.1, 1, 1, 3.0), (0.3, 1, 1, 3.0), (1.0, 1, 1, 3.0)]
-    parts = diva_advantages(*columns(rows), rescale="none", return_parts=True)
+    parts = diva_advantages(*columns(rows), AdvantageSettings(rescale="none"))
     for stage in STAGES:
         assert not getattr(parts, stage)[:7].any(), stage
         assert getattr(parts, stage)[7:].all(), stage
@@ -291,7 +290,7 @@ def test_low_reward_counts_every_judged_reward_of_the_group() -> None:
         (0.0, 1, 0, 5.0),
         (1.0, 1, 0, 5.0),
     ]
-    parts = diva_advantages(*columns(rows), rescale="low_reward", return_parts=True)
+    parts = diva_advantages(*columns(rows), AdvantageSettings(rescale="low_reward"))
     assert_close(parts.local_rescaled[:2], 0.1 * parts.local_batch_z[:2])
     assert_close(parts.local_rescaled[3:], parts.local_batch_z[3:])
     assert_close(parts.global_rescaled, parts.global_weighted)
@@ -299,21 +298,23 @@ def test_low_reward_counts_every_judged_reward_of_the_group() -> None:
 
 def test_harder_prompts_of_a_problem_weigh_more_when_right_and_less_when_wrong() -> None:
     rows: Rows = [(1.0, 0, 0, 2.0), (0.0, 0, 0, 2.0), (1.0, 1, 0, 8.0), (0.0, 1, 0, 8.0)]
-    easy_right, easy_wrong, hard_right, hard_wrong = diva_advantages(*columns(rows), k=0.1).tolist()
+    easy_right, easy_wrong, hard_right, hard_wrong = diva_advantages(
+        *columns(rows), AdvantageSettings(k=0.1)
+    ).total.tolist()
     assert hard_right > easy_right > 0
     assert easy_wrong < hard_wrong < 0
-    assert len(set(diva_advantages(*columns(rows), k=0.0).tolist())) == 2
+    assert len(set(diva_advantages(*columns(rows), AdvantageSettings(k=0.0)).total.tolist())) == 2
 
 
 @pytest.mark.parametrize("rewards", [[], [math.nan], [math.nan] * 3])
 @pytest.mark.parametrize("balance", BALANCES)
 def test_nothing_judged_gives_zeros(rewards: list[float], balance: Any) -> None:
     rows: Rows = [(reward, 0, 0, 5.0) for reward in rewards]
-    parts = diva_advantages(*columns(rows), balance=balance, return_parts=True)
+    parts = diva_advantages(*columns(rows), AdvantageSettings(balance=balance))
     for stage in STAGES:
         assert getattr(parts, stage).tolist() == [0.0] * len(rewards)
     for advantages in ADVANTAGES.values():
-        assert advantages(*columns(rows), settings=AdvantageSettings()).tolist() == [0.0] * len(rewards)
+        assert advantages(*columns(rows)).total.tolist() == [0.0] * len(rewards)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -322,9 +323,10 @@ def test_lower_precision_is_computed_in_float64(dtype: torch.dtype) -> None:
         [(i % 7 / 7, i // 5, i // 10, 3.3) for i in range(20)]
     )
     rewards, difficulty = rewards.to(dtype), difficulty.to(dtype)
-    actual = diva_advantages(rewards, local_ids, global_ids, difficulty)
+    actual = diva_advantages(rewards, local_ids, global_ids, difficulty).total
     assert actual.dtype == torch.float64
-    assert torch.equal(actual, diva_advantages(rewards.double(), local_ids, global_ids, difficulty.double()))
+    exact = diva_advantages(rewards.double(), local_ids, global_ids, difficulty.double())
+    assert torch.equal(actual, exact.total)
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.bool])
@@ -334,7 +336,8 @@ def test_ids_of_narrow_integer_types(dtype: torch.dtype) -> None:
     ids = torch.tensor([low, high]).repeat(150)
     narrow = ids.to(dtype)
     assert torch.equal(
-        diva_advantages(rewards, narrow, narrow, difficulty), diva_advantages(rewards, ids, ids, difficulty)
+        diva_advantages(rewards, narrow, narrow, difficulty).total,
+        diva_advantages(rewards, ids, ids, difficulty).total,
     )
 
 
@@ -342,30 +345,30 @@ def test_inputs_are_left_as_they_were() -> None:
     inputs = columns([(i % 3 / 2, i // 4, i // 8, 1.0 + i % 9) for i in range(16)])
     before = [tensor.clone() for tensor in inputs]
     for advantages in ADVANTAGES.values():
-        advantages(*inputs, settings=AdvantageSettings())
+        advantages(*inputs)
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(inputs, before, strict=True))
 
 
 def test_unknown_choices_are_named() -> None:
     inputs = columns([(0.0, 0, 0, 5.0)])
     with pytest.raises(ValueError, match="unknown balance 'z'; choose one of: zscore, minmax, rms, none"):
-        diva_advantages(*inputs, balance="z")  # type: ignore[call-overload]  # the mistake that is tested
+        diva_advantages(*inputs, AdvantageSettings(balance="z"))  # type: ignore[arg-type]  # the mistake that is tested
     with pytest.raises(ValueError, match="unknown rescale 'rrb'; choose one of: range, low_reward, none"):
-        diva_advantages(*inputs, rescale="rrb")  # type: ignore[call-overload]  # the mistake that is tested
+        diva_advantages(*inputs, AdvantageSettings(rescale="rrb"))  # type: ignore[arg-type]  # the mistake that is tested
 
 
 def test_impossible_inputs_are_refused() -> None:
     rewards, ids, _, difficulty = columns([(0.0, 0, 0, 5.0), (1.0, 0, 0, 5.0)])
     with pytest.raises(ValueError, match="r_max must be positive"):
-        diva_advantages(rewards, ids, ids, difficulty, r_max=0.0)
+        diva_advantages(rewards, ids, ids, difficulty, AdvantageSettings(r_max=0.0))
     with pytest.raises(ValueError, match="one value per response"):
         diva_advantages(rewards, ids[:1], ids, difficulty)
     with pytest.raises(ValueError, match="one value per response"):
-        dr_grpo_advantages(rewards.view(1, 2), ids.view(1, 2))
+        dr_grpo_advantages(rewards.view(1, 2), ids.view(1, 2), ids, difficulty)
     with pytest.raises(ValueError, match="group ids must be integers, not torch"):
-        dr_grpo_advantages(rewards, difficulty)
+        dr_grpo_advantages(rewards, difficulty, ids, difficulty)
     with pytest.raises(ValueError, match="temperature must be positive"):
-        dgpo_advantages(rewards, ids, temperature=0.0)
+        dgpo_advantages(rewards, ids, ids, difficulty, AdvantageSettings(dgpo_temperature=0.0))
 
 
 # --- the alternatives ---
@@ -393,17 +396,15 @@ def slow_dgpo(rows: Rows, r_max: float, eps: float, temperature: float) -> list[
 @given(rows=batches(), r_max=st.sampled_from([1.0, 2.0]), temperature=st.sampled_from([0.5, 2.0, 1e6]))
 @settings(max_examples=50, deadline=None)
 def test_dgpo_equals_the_loops(rows: Rows, r_max: float, temperature: float) -> None:
-    actual = ADVANTAGES["dgpo"](
-        *columns(rows), settings=AdvantageSettings(r_max=r_max, dgpo_temperature=temperature)
-    )
-    assert_close(actual, slow_dgpo(rows, r_max, 1e-6, temperature))
+    actual = dgpo_advantages(*columns(rows), AdvantageSettings(r_max=r_max, dgpo_temperature=temperature))
+    assert_close(actual.total, slow_dgpo(rows, r_max, 1e-6, temperature))
 
 
 def test_dgpo_gives_each_question_a_share_that_grows_with_its_difficulty() -> None:
     """arXiv 2601.20614, theorem 2: with MAD the sum of |A| of a question is its size, before the weight."""
     correct_of_eight = [1, 3, 5, 7]
     rows: Rows = [(float(i < right), right, 0, 5.0) for right in correct_of_eight for i in range(8)]
-    advantages = dgpo_advantages(*columns(rows)[:2], eps=0.0, temperature=2.0)
+    advantages = dgpo_advantages(*columns(rows), AdvantageSettings(eps=0.0)).total
     shares = advantages.abs().view(4, 8).sum(dim=1) / 8
     powers = [math.exp(-right / 8 / 2.0) for right in correct_of_eight]
     assert_close(shares, [4 * power / sum(powers) for power in powers])
@@ -414,7 +415,7 @@ def test_dgpo_gives_each_question_a_share_that_grows_with_its_difficulty() -> No
 @given(rows=batches())
 @settings(max_examples=50, deadline=None)
 def test_dr_grpo_is_reward_less_mean(rows: Rows) -> None:
-    actual = ADVANTAGES["dr_grpo"](*columns(rows), settings=AdvantageSettings())
+    actual = dr_grpo_advantages(*columns(rows)).total
     expected = []
     for reward, prompt, _, _ in rows:
         members = [r for r, other, _, _ in rows if other == prompt and not math.isnan(r)]
@@ -431,18 +432,20 @@ def test_registry_holds_the_three_and_cannot_be_changed() -> None:
         ADVANTAGES["grpo"] = ADVANTAGES["diva"]  # type: ignore[index]  # the mistake that is tested
 
 
-def test_diva_of_the_registry_reads_every_setting() -> None:
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"k": 0.7},
+        {"r_max": 2.0},
+        {"eps": 0.1},
+        {"balance": "minmax"},
+        {"rescale": "none"},
+        {"local_weight": 0.3},
+        {"global_weight": 1.7},
+    ],
+    ids=str,
+)
+def test_diva_reads_every_setting(changed: dict[str, Any]) -> None:
     inputs = columns([(i * 7 % 5 / 4, i // 4, i // 12, 1.0 + i % 9) for i in range(24)])
-    knobs: dict[str, Any] = {
-        "k": 0.7,
-        "r_max": 2.0,
-        "eps": 0.1,
-        "balance": "minmax",
-        "rescale": "low_reward",
-        "local_weight": 0.3,
-        "global_weight": 1.7,
-    }
-    expected = diva_advantages(*inputs, **knobs)
-    assert torch.equal(ADVANTAGES["diva"](*inputs, settings=AdvantageSettings(**knobs)), expected)
-    assert torch.equal(ADVANTAGES["diva"](*inputs, settings=AdvantageSettings()), diva_advantages(*inputs))
-    assert not torch.equal(diva_advantages(*inputs), expected)
+    total = diva_advantages(*inputs, AdvantageSettings(**changed)).total
+    assert not torch.equal(total, diva_advantages(*inputs).total)

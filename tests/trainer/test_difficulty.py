@@ -9,18 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from diva_grpo.pipeline.difficulty.scale import (
+    difficulty_from_pass_rate,
+    pass_rate_from_difficulty,
+    variant_difficulty,
+)
 from diva_grpo.trainer.method.difficulty import (
     RELEASED_BANDS,
     Band,
     BetaCounts,
     Rule,
     counts_after_visit,
-    difficulty_from_pass_rate,
-    pass_rate_from_difficulty,
     posterior_difficulty,
     posterior_parameters,
     updated_difficulty,
-    variant_difficulty,
 )
 
 GOLDEN: dict[str, Any] = json.loads(

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from diva_grpo.trainer.method.selection import SELECTORS, Candidate, Draw, target_difficulty, wanted_delta
+from diva_grpo.pipeline.difficulty.target import target_difficulty, wanted_delta
+from diva_grpo.trainer.method.selection import SELECTORS, Candidate, Draw
 
 GOLDEN: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "golden" / "selection.json").read_text(encoding="utf-8")

@@ -14,9 +14,6 @@ from transformers import AutoModelForCausalLM
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import ORIGINAL, DifficultyEvent, Rollout, Variant
-from diva_grpo.trainer.method.live import LiveDifficulty
-from diva_grpo.trainer.method.selection import SELECTORS
-from diva_grpo.trainer.plan import Layout, Plan, make_plan
 from tests.support.tiny_text_model import add_labels, planted_store
 from tests.support.tiny_training import coin_reward, loss_inputs, make_trainer
 from tests.trainer.test_advantages import slow_diva
@@ -365,6 +362,140 @@ def test_refill_replaces_problems_without_a_signal(model_path: Path, tmp_path: P
     assert sum(count for _, count in used) > 9, "of 12 places most are filled with live problems"
 
 
+@pytest.mark.parametrize("problems", [4, 5, 8])
+def test_refill_trains_and_records_what_was_generated(
+    problems: int, model_path: Path, tmp_path: Path
+) -> None:
+    store = planted_store(tmp_path / "store", problems=problems)
+    generated: list[str] = []
+
+    def flip(completions: list[Any], problem_id: list[str], **columns: Any) -> list[float | None]:
+        """In the first generation only the middle problem has a signal, in the refill all have."""
+        order = list(dict.fromkeys(problem_id))
+        alive = set(order) if generated else {order[1]}
+        generated.extend(problem_id)
+        return [float(i % 2) if p in alive else 0.0 for i, p in enumerate(problem_id)]
+
+    flip.__name__ = "coin_reward"
+    trainer = make_trainer(
+        store, model_path, tmp_path / "out", rewards=flip, refill_rounds=1, max_steps=1, log_completions=True,
+        per_device_train_batch_size=24,
+    )  # fmt: skip
+    seen = loss_inputs(trainer)
+    tables: list[list[tuple[float, float]]] = []
+    log = trainer.log
+
+    def keep(*args: Any, **kwargs: Any) -> None:
+        rows = trainer._logs
+        tables.append(list(zip(rows["rewards"]["coin_reward"], rows["advantages"], strict=True)))
+        log(*args, **kwargs)
+
+    trainer.log = keep
+    trainer.train()
+    recorded = store.query(
+        "SELECT problem_id, count(*), count(*) FILTER (advantage <> 0) FROM rollouts GROUP BY 1"
+    )
+    assert {problem_id: count for problem_id, count, _ in recorded} == {
+        p: generated.count(p) for p in generated
+    }
+    assert len(generated) == 48
+    # Every problem of the batch has a signal in the end, and its eight rollouts stand in the batch once.
+    assert [trained for _, _, trained in recorded if trained] == [8, 8, 8]
+    assert int((seen[0]["advantages"] != 0).sum()) == 24
+    assert sorted(tables[0]) == sorted(
+        store.query("SELECT reward, advantage FROM rollouts WHERE advantage <> 0")
+    )
+
+
+def test_tokens_of_truncated_answers_are_counted(
+    sums: VariantStore, model_path: Path, tmp_path: Path
+) -> None:
+    lengths: list[int] = []
+
+    def coin(completions: list[Any], completion_ids: list[list[int]], **columns: Any) -> list[float | None]:
+        lengths.append(sum(map(len, completion_ids)))
+        return coin_reward(completions)
+
+    coin.__name__ = "coin_reward"
+    trainer = make_trainer(
+        sums, model_path, tmp_path / "out", rewards=coin, mask_truncated_completions=True, max_steps=2
+    )
+    trainer.train()
+    recorded = sums.query("SELECT sum(completion_tokens)::INT FROM rollouts GROUP BY step ORDER BY step")
+    assert [tokens for (tokens,) in recorded] == lengths
+
+
+@pytest.mark.parametrize(
+    ("value", "options", "words"),
+    [
+        (float("inf"), {}, "coin_reward returned an infinite reward"),
+        (float("-inf"), {"advantage": "dr_grpo"}, "coin_reward returned an infinite reward"),
+        (100.0, {}, "a reward of 100, above reward_max=1: set --reward_max"),
+        (100.0, {"advantage": "dgpo"}, "a reward of 100, above reward_max=1: set --reward_max"),
+        (100.0, {"reward_max": 100.0}, None),
+        (100.0, {"rescale": "none"}, None),
+        (100.0, {"advantage": "dr_grpo"}, None),
+    ],
+    ids=str,
+)
+def test_rewards_out_of_range_end_the_first_step(
+    value: float,
+    options: dict[str, Any],
+    words: str | None,
+    sums: VariantStore,
+    model_path: Path,
+    tmp_path: Path,
+) -> None:
+    def coin(completions: list[Any], **columns: Any) -> list[float | None]:
+        return [value, *coin_reward(completions)[1:]]
+
+    coin.__name__ = "coin_reward"
+    trainer = make_trainer(sums, model_path, tmp_path / "out", rewards=coin, max_steps=1, **options)
+    if words is None:
+        trainer.train()
+    else:
+        with pytest.raises(ConfigError, match=words):
+            trainer.train()
+    assert trainer.state.global_step == (words is None)
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
+
+
+def test_fewer_problems_than_a_generation_batch(model_path: Path, tmp_path: Path) -> None:
+    store = planted_store(tmp_path / "store", problems=3)
+    with pytest.raises(ConfigError) as error:
+        make_trainer(store, model_path, tmp_path / "out", per_device_train_batch_size=32)
+    assert str(error.value) == (
+        "the training data has 3 problems, fewer than the 4 of a generation batch (32 rollouts, 8 a problem): add "
+        "problems, or make the batch smaller (per_device_train_batch_size=24 works)"
+    )
+    trainer = make_trainer(store, model_path, tmp_path / "out", per_device_train_batch_size=24, max_steps=1)
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
+def test_dgpo_reads_its_temperature(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
+    advantages = []
+    for temperature in (2.0, 0.1):
+        trainer = make_trainer(
+            sums, model_path, tmp_path / "out", advantage="dgpo", dgpo_temperature=temperature, max_steps=1
+        )
+        trainer.train()
+        advantages.append(list(trainer._logs["advantages"]))
+        assert not any("advantage_abs" in name for log in trainer.state.log_history for name in log)
+    assert advantages[0] != advantages[1]
+
+
+def test_logged_parts_are_those_of_the_loss(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(
+        sums, model_path, tmp_path / "out", local_weight=0.0, global_weight=2.0, max_steps=1
+    )
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert logged["diva/advantage_abs/local"] == 0
+    mean = np.abs(list(trainer._logs["advantages"])).mean()
+    assert logged["diva/advantage_abs/global"] == pytest.approx(mean, rel=1e-3)
+
+
 def test_a_refresh_sees_variants_that_were_accepted_meanwhile(model_path: Path, tmp_path: Path) -> None:
     store = planted_store(tmp_path / "store", problems=4)
     hints = [v for v in store.read(Variant) if v.kind == "think_step"]
@@ -407,45 +538,6 @@ def test_without_a_variant_the_original_comes_again_and_is_counted(model_path: P
     assert sorted(shortage) == [0, 1]
 
 
-def _plan(store: VariantStore, live: LiveDifficulty, **options: Any) -> Plan:
-    """Of all problems, with one variant each, by the selector `posterior`."""
-    ids = [problem.problem_id for problem in store.problems()]
-    numbers = np.arange(len(ids))
-    posterior = SELECTORS["posterior"]
-    layout = Layout(generations=2, variants=1)
-    return make_plan(
-        numbers, ids, layout, store.snapshot(), live, posterior, seed=1, step=0, warmup=False, **options
-    )
-
-
-def test_pooled_a_hint_is_expected_to_do_what_its_like_has_done(tmp_path: Path) -> None:
-    store = planted_store(tmp_path / "store", problems=60)
-    live = LiveDifficulty.starting([p.problem_id for p in store.problems()], None, "paper", 4.0)
-    # In this run hints with all steps came out even, and all else wrong; one problem's rollouts say little.
-    for pool, right in (("think_step/0", 50), ("think_step/1", 0), ("reword", 0)):
-        live.visit_prompt("sums/000:elsewhere", pool, right, 100 - right)
-
-    def share_of_whole_solutions(**options: Any) -> float:
-        plan = _plan(store, live, **options)
-        chosen = [slots[1] for slots in plan.variant_PV]
-        return sum(v is not None and v.steps_left == 0 for v in chosen) / len(chosen)
-
-    assert share_of_whole_solutions(pooled=True) > 0.6
-    assert share_of_whole_solutions() < 0.3, "by design a whole solution makes a problem far too easy"
-
-
-def test_aimed_at_all_slots_the_original_is_one_of_the_candidates(tmp_path: Path) -> None:
-    store = planted_store(tmp_path / "store", problems=60)
-    ids = [p.problem_id for p in store.problems()]
-    live = LiveDifficulty.starting(ids, {ids[0]: 1.0} | dict.fromkeys(ids[1:], 9.0), "paper", 4.0)
-    assert all(slots[0] is None for slots in _plan(store, live).variant_PV)
-    aimed = _plan(store, live, aim_all=True)
-    chosen = [[v.variant_id if v else "original" for v in slots] for slots in aimed.variant_PV]
-    assert all(len(set(slots)) == 2 for slots in chosen)
-    assert 0 < sum("original" in slots for slots in chosen) < 40, "too hard a problem is left to its hints"
-    assert aimed.shortage == 0
-
-
 def test_rollouts_of_aimed_slots_are_recorded_as_what_they_are(
     sums: VariantStore, model_path: Path, tmp_path: Path
 ) -> None:
@@ -457,11 +549,7 @@ def test_rollouts_of_aimed_slots_are_recorded_as_what_they_are(
     # Difficulty is learnt from the original where it was asked, and stays where it was not.
     events = "SELECT bool_and((accuracy IS NULL) = (rollouts = 0)), count(DISTINCT rollouts) FROM difficulty_events"
     assert sums.query(events) == [(True, 2)]
-    assert set(trainer.live.pools) >= {"original"}
-    state = trainer.live.state()
-    trainer.live.pools = {}
-    trainer.live.restore(state)
-    assert "original" in trainer.live.pools
+    assert set(trainer.curriculum.live.pools) >= {"original"}
 
 
 def test_rewards_not_judged_have_no_advantage_and_no_say(
@@ -508,6 +596,11 @@ def test_lora(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
         ({"balance": "mean"}, "zscore"),
         ({"accuracy_from": "nobody"}, "coin_reward"),
         ({"difficulty_init": "labels"}, "diva label"),
+        (
+            {"reward_weights": [0.0]},
+            "reward_max=0 (by default the sum of the reward weights) must be above 0",
+        ),
+        ({"dgpo_temperature": 0.0}, "dgpo_temperature=0.0: above 0"),
         ({"opening_advantage": 1.0}, "hint_style=prefix"),
         ({"opening_advantage": -1.0, "hint_style": "prefix"}, "not negative"),
         (

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from diva_grpo.pipeline.images.shown import Shown, bounded_size
@@ -233,3 +234,32 @@ def test_the_area_is_bounded(
     size: tuple[int, int], bounds: tuple[int | None, int | None], expected: tuple[int, int]
 ) -> None:
     assert bounded_size(size, *bounds) == expected
+
+
+def test_the_best_model_is_kept_and_not_the_last(vision_path: Path, tmp_path: Path) -> None:
+    store = vision_store(tmp_path / "store", one=4, two=0, text=0)
+    scores = iter([0.0, 1.0, 0.5])  # of the evaluations after each step
+    trainer = make_trainer(
+        store, vision_path, tmp_path / "out", max_steps=3, learning_rate=0.05, eval_strategy="steps", eval_steps=1,
+        eval_problems=2, per_device_eval_batch_size=4, save_strategy="steps", save_steps=1, load_best_model_at_end=True,
+        metric_for_best_model="planted",
+    )  # fmt: skip
+    evaluate = trainer.evaluate
+
+    def planted(*args: Any, **kwargs: Any) -> dict[str, float]:
+        return {**evaluate(*args, **kwargs), "eval_planted": next(scores)}
+
+    trainer.evaluate = planted
+    trainer.train()
+    assert str(trainer.state.best_model_checkpoint).endswith("checkpoint-2")
+    trainer.save_model(str(tmp_path / "final"))
+    final, best, last = (
+        load_file(folder / "model.safetensors")
+        for folder in (
+            tmp_path / "final",
+            tmp_path / "out" / "checkpoint-2",
+            tmp_path / "out" / "checkpoint-3",
+        )
+    )
+    assert all(torch.equal(final[name], best[name]) for name in best)
+    assert any(not torch.equal(final[name], last[name]) for name in last)

@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
+from diva_grpo.pipeline.difficulty.tiers import tier_of
 from diva_grpo.pipeline.grade import grade
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.label_model import BY_LABEL_MODEL
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.question import Question, question_of
 from diva_grpo.schemas.records import Evaluation, Kind, Problem, Status, Variant
@@ -215,19 +217,13 @@ def accepted_variants(
 
 
 def _difficulty_bands(store: VariantStore, problems: Sequence[Problem]) -> dict[str, list[str]]:
-    """Problem ids by band: by the label of the store's `label_model`, else by the source's own level."""
-    labels = dict(
-        store.query(
-            "SELECT subject_id, difficulty FROM labels "
-            "WHERE solver_model = (SELECT value FROM settings WHERE name = 'label_model')"
-        )
-    )
+    """Problem ids by band: by the label of the store's label model, else by the source's own level."""
+    labels = dict(store.query(f"SELECT subject_id, difficulty FROM labels WHERE {BY_LABEL_MODEL}"))
     bands: defaultdict[tuple[int, float], list[str]] = defaultdict(list)
     for problem in problems:
         difficulty = labels.get(problem.problem_id)
         if difficulty is not None:
-            # The tiers of the method: easy below 4, hard above 6.
-            bands[0, (difficulty >= 4) + (difficulty > 6)].append(problem.problem_id)
+            bands[0, tier_of(difficulty)].append(problem.problem_id)
         elif problem.human_level is not None:
             bands[1, problem.human_level].append(problem.problem_id)
     return {

@@ -1,7 +1,8 @@
 """Advantages of a batch of responses: DIVA-GRPO's and two alternatives, as pure functions of tensors.
 
-All functions take one value per response, shape (B,), for the whole batch of all processes, and give
-float64 of shape (B,) on the device of the rewards. Nothing depends on padding or on the order of the rows.
+All functions have the signature of `AdvantageFn`: one value per response, shape (B,), for the whole batch of all
+processes, and the settings. They return float64 of shape (B,) on the device of the rewards. The result does not
+depend on padding or on the order of the rows.
 
 A response belongs to a *local group* (the rollouts of one prompt) and to a *global group* (the rollouts of
 a problem and its variants). Groups are named by any integers and may have any sizes. A reward of NaN means
@@ -17,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Final, Literal, Protocol, get_args, overload
+from typing import Final, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -32,8 +33,19 @@ LOW_REWARD_FACTOR: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class DivaAdvantages:
-    """Every stage of `diva_advantages`, in the order of computation; all float64 of shape (B,)."""
+class Advantages:
+    """What an advantage function returns."""
+
+    total: Tensor
+    """The advantage of each response, float64 of shape (B,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DivaAdvantages(Advantages):
+    """All stages of `diva_advantages`, in the order of computation; all float64 of shape (B,).
+
+    `total` is the weighted sum of `local_rescaled` and `global_rescaled`.
+    """
 
     local: Tensor
     """Rewards standardised within the local group."""
@@ -49,13 +61,11 @@ class DivaAdvantages:
     """`local_batch_z` rescaled by the rewards of its local group."""
     global_rescaled: Tensor
     """`global_weighted` rescaled by the rewards of its global group."""
-    total: Tensor
-    """The weighted sum of the two rescaled parts: the advantage."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdvantageSettings:
-    """The knobs of every function in `ADVANTAGES`; each reads those that it has."""
+    """The options of all functions in `ADVANTAGES`; each function reads those that it has."""
 
     k: float = 0.1
     """Strength of DIVA's difficulty weight; 0 switches it off."""
@@ -75,8 +85,12 @@ class AdvantageSettings:
     """Temperature of DGPO's question weights; the larger, the more equal the questions."""
 
 
+DEFAULTS: Final = AdvantageSettings()
+"""The paper's settings."""
+
+
 class AdvantageFn(Protocol):
-    """What the trainer calls: the advantages of a batch."""
+    """The signature of all functions in `ADVANTAGES`."""
 
     def __call__(
         self,
@@ -84,17 +98,20 @@ class AdvantageFn(Protocol):
         local_group: Tensor,
         global_group: Tensor,
         difficulty: Tensor,
-        *,
-        settings: AdvantageSettings,
-    ) -> Tensor:
-        """Return the advantages, float64 of shape (B,).
+        settings: AdvantageSettings = DEFAULTS,
+    ) -> Advantages:
+        """Return the advantages of a batch.
 
         Args:
-            rewards: Reward of each response, NaN where it was not judged; shape (B,).
+            rewards: Reward of each response, NaN where it was not judged; any float type, shape (B,).
             local_group: Integer id of each response's prompt; shape (B,).
             global_group: Integer id of each response's problem; shape (B,).
             difficulty: Live difficulty, 1 to 9, of each response's prompt; shape (B,).
-            settings: The knobs.
+            settings: Options; each function reads those that it has.
+
+        Raises:
+            ValueError: For a setting out of its range, group ids that are not integers, or inputs that are not
+                vectors of one length.
         """
         ...
 
@@ -159,91 +176,42 @@ def _numbered(ids: Tensor) -> tuple[Tensor, int]:
     return index, len(unique)
 
 
-@overload
 def diva_advantages(
     rewards: Tensor,
     local_group: Tensor,
     global_group: Tensor,
     difficulty: Tensor,
-    *,
-    k: float = ...,
-    r_max: float = ...,
-    eps: float = ...,
-    balance: Balance = ...,
-    rescale: Rescale = ...,
-    local_weight: float = ...,
-    global_weight: float = ...,
-    return_parts: Literal[False] = ...,
-) -> Tensor: ...
-
-
-@overload
-def diva_advantages(
-    rewards: Tensor,
-    local_group: Tensor,
-    global_group: Tensor,
-    difficulty: Tensor,
-    *,
-    k: float = ...,
-    r_max: float = ...,
-    eps: float = ...,
-    balance: Balance = ...,
-    rescale: Rescale = ...,
-    local_weight: float = ...,
-    global_weight: float = ...,
-    return_parts: Literal[True],
-) -> DivaAdvantages: ...
-
-
-def diva_advantages(
-    rewards: Tensor,
-    local_group: Tensor,
-    global_group: Tensor,
-    difficulty: Tensor,
-    *,
-    k: float = 0.1,
-    r_max: float = 1.0,
-    eps: float = 1e-6,
-    balance: Balance = "zscore",
-    rescale: Rescale = "range",
-    local_weight: float = 1.0,
-    global_weight: float = 1.0,
-    return_parts: bool = False,
-) -> Tensor | DivaAdvantages:
-    """DIVA-GRPO's advantages (arXiv 2603.01106): local plus difficulty-weighted global.
+    settings: AdvantageSettings = DEFAULTS,
+) -> DivaAdvantages:
+    """Compute DIVA-GRPO's advantages (arXiv 2603.01106): local plus difficulty-weighted global.
 
     1. In each local and each global group, `(r - mean) / (std + eps)` with the sample deviation.
-    2. Each of the two is balanced over the batch (`balance`).
+    2. Each of the two is balanced over the batch. `balance="zscore"` divides by the sample deviation over the batch
+       (the mean is 0 already), `rms` by the root mean square, `minmax` by the largest magnitude, where 0 counts as 1;
+       `none` does nothing.
     3. The global part is multiplied by `exp(k * (D - Dbar) * sign(Z))`, Dbar the mean difficulty of the
        responses of its global group.
-    4. Each part is rescaled by the rewards of its group (`rescale`), and the weighted parts are added.
+    4. Each part is rescaled by the rewards of its group. `rescale="range"` multiplies by (largest - smallest
+       reward) / r_max (the paper's RRB), `low_reward` by 0.1 where all rewards are below 0.15 (the released code);
+       `none` does nothing. The weighted parts are added.
 
     Args:
         rewards: Reward of each response, NaN where it was not judged; any float type, shape (B,).
         local_group: Integer id of each response's prompt; shape (B,).
         global_group: Integer id of each response's problem; shape (B,).
         difficulty: Live difficulty, 1 to 9, of each response's prompt; shape (B,).
-        k: Strength of the difficulty weight; 0 switches it off.
-        r_max: Largest reachable reward, in the unit of the rewards.
-        eps: Added to the deviation that a group is divided by.
-        balance: `zscore` divides by the sample deviation over the batch (the mean is 0 as it is), `rms` by
-            the root mean square, `minmax` by the largest magnitude, 0 counting as 1; `none` does nothing.
-        rescale: `range` multiplies a group by (largest - smallest reward) / r_max (the paper's RRB);
-            `low_reward` by 0.1 where all rewards are below 0.15 (the released code); `none` does nothing.
-        local_weight: Weight of the local part.
-        global_weight: Weight of the global part.
-        return_parts: Return every stage instead of the total alone.
+        settings: All but `dgpo_temperature` are used.
 
     Returns:
-        The advantages, float64 of shape (B,); or all stages.
+        All stages; `total` is the advantage.
 
     Raises:
         ValueError: For an unknown `balance` or `rescale`, an `r_max` that is not positive, group ids that are
             not integers, or inputs that are not vectors of one length.
     """
-    _check_choice("balance", balance, get_args(Balance))
-    _check_choice("rescale", rescale, get_args(Rescale))
-    _check_r_max(r_max)
+    _check_choice("balance", settings.balance, get_args(Balance))
+    _check_choice("rescale", settings.rescale, get_args(Rescale))
+    _check_r_max(settings.r_max)
     _check_shapes(rewards, local_group, global_group, difficulty)
     judged, rewards, local_group, global_group, difficulty = _judged_only(
         rewards, local_group, global_group, difficulty
@@ -251,20 +219,17 @@ def diva_advantages(
     in_local = _RewardGroups(local_group, rewards)
     in_global = _RewardGroups(global_group, rewards)
 
-    local = in_local.standardised(eps)
-    global_ = in_global.standardised(eps)
-    local_batch_z = _balanced(local, balance)
-    global_batch_z = _balanced(global_, balance)
+    local = in_local.standardised(settings.eps)
+    global_ = in_global.standardised(settings.eps)
+    local_batch_z = _balanced(local, settings.balance)
+    global_batch_z = _balanced(global_, settings.balance)
     global_weighted = global_batch_z
-    if k != 0:
+    if settings.k != 0:
         difficulty = difficulty.to(torch.float64)
         harder_by = difficulty - in_global.spread(in_global.mean(difficulty))
-        global_weighted = harder_by.mul_(global_batch_z.sign()).mul_(k).exp_().mul_(global_batch_z)
-    local_rescaled = _rescaled(local_batch_z, in_local, rescale, r_max)
-    global_rescaled = _rescaled(global_weighted, in_global, rescale, r_max)
-    total = torch.add(local_weight * local_rescaled, global_rescaled, alpha=global_weight)
-    if not return_parts:
-        return _over_all(judged, total)
+        global_weighted = harder_by.mul_(global_batch_z.sign()).mul_(settings.k).exp_().mul_(global_batch_z)
+    local_rescaled = _rescaled(local_batch_z, in_local, settings)
+    global_rescaled = _rescaled(global_weighted, in_global, settings)
     parts = DivaAdvantages(
         local=local,
         global_=global_,
@@ -273,15 +238,21 @@ def diva_advantages(
         global_weighted=global_weighted,
         local_rescaled=local_rescaled,
         global_rescaled=global_rescaled,
-        total=total,
+        total=torch.add(
+            settings.local_weight * local_rescaled, global_rescaled, alpha=settings.global_weight
+        ),
     )
     return DivaAdvantages(**{f.name: _over_all(judged, getattr(parts, f.name)) for f in fields(parts)})
 
 
 def dgpo_advantages(
-    rewards: Tensor, local_group: Tensor, *, r_max: float = 1.0, eps: float = 1e-6, temperature: float = 2.0
-) -> Tensor:
-    """DGPO's advantages: difficulty-balanced and weighted towards harder questions.
+    rewards: Tensor,
+    local_group: Tensor,
+    global_group: Tensor,
+    difficulty: Tensor,
+    settings: AdvantageSettings = DEFAULTS,
+) -> Advantages:
+    """Compute DGPO's advantages: difficulty-balanced, and weighted towards harder questions.
 
     Source: Dai et al., "Harder Is Better" (MathForge), arXiv 2601.20614. A question is a local group here:
 
@@ -292,41 +263,45 @@ def dgpo_advantages(
     gives every such question the same sum of |A|, its size times lambda_s.
 
     The paper takes D_s from the accuracy reward alone and averages the loss over the tokens of the S
-    questions; here D_s is read off the whole reward, and the loss is left to the host. The variants of a
+    questions; here D_s comes from the whole reward, and the loss is left to the host. The variants of a
     problem count as questions of their own.
 
     Args:
         rewards: Reward of each response, NaN where it was not judged; shape (B,).
         local_group: Integer id of each response's prompt; shape (B,).
-        r_max: Largest reachable reward, in the unit of the rewards.
-        eps: Added to the mean absolute deviation.
-        temperature: Of the question weights; the larger, the more equal they are. The paper has 2.
-
-    Returns:
-        The advantages, float64 of shape (B,).
+        global_group: Not used.
+        difficulty: Not used.
+        settings: `r_max`, `eps` and `dgpo_temperature` are used.
 
     Raises:
-        ValueError: For an `r_max` or a `temperature` that is not positive, group ids that are not integers,
+        ValueError: For an `r_max` or a `dgpo_temperature` that is not positive, group ids that are not integers,
             or inputs that are not vectors of one length.
     """
-    _check_r_max(r_max)
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
+    _check_r_max(settings.r_max)
+    if settings.dgpo_temperature <= 0:
+        raise ValueError(f"dgpo_temperature must be positive, not {settings.dgpo_temperature}")
     _check_shapes(rewards, local_group)
     judged, rewards, local_group = _judged_only(rewards, local_group)
     groups = _RewardGroups(local_group, rewards)
     mean_deviation_G = groups.mean(groups.centred.abs())
-    balanced = groups.scaled(groups.centred, 1 / _or_one(mean_deviation_G + eps))
+    balanced = groups.scaled(groups.centred, 1 / _or_one(mean_deviation_G + settings.eps))
 
     varies_G = groups.range_G > 0
-    difficulty_G = (-groups.mean_G / r_max).masked_fill(~varies_G, -torch.inf)
+    difficulty_G = (-groups.mean_G / settings.r_max).masked_fill(~varies_G, -torch.inf)
     # Where no group varies the softmax is NaN, and the advantages are 0 whatever the weight.
-    weight_G = (torch.softmax(difficulty_G / temperature, dim=0) * varies_G.sum()).nan_to_num()
-    return _over_all(judged, groups.scaled(balanced, weight_G))
+    weights_G = torch.softmax(difficulty_G / settings.dgpo_temperature, dim=0)
+    weight_G = (weights_G * varies_G.sum()).nan_to_num()
+    return Advantages(_over_all(judged, groups.scaled(balanced, weight_G)))
 
 
-def dr_grpo_advantages(rewards: Tensor, local_group: Tensor) -> Tensor:
-    """Dr. GRPO's advantages: reward less the mean of the local group, not divided by anything.
+def dr_grpo_advantages(
+    rewards: Tensor,
+    local_group: Tensor,
+    global_group: Tensor,
+    difficulty: Tensor,
+    settings: AdvantageSettings = DEFAULTS,
+) -> Advantages:
+    """Compute Dr. GRPO's advantages: the reward minus the mean of its local group, not divided by anything.
 
     Source: Liu et al., "Understanding R1-Zero-Like Training", arXiv 2503.20783. Their other change, a loss
     divided by a constant instead of the response's length, is TRL's `loss_type="dr_grpo"`.
@@ -334,16 +309,16 @@ def dr_grpo_advantages(rewards: Tensor, local_group: Tensor) -> Tensor:
     Args:
         rewards: Reward of each response, NaN where it was not judged; shape (B,).
         local_group: Integer id of each response's prompt; shape (B,).
-
-    Returns:
-        The advantages, float64 of shape (B,).
+        global_group: Not used.
+        difficulty: Not used.
+        settings: Not used.
 
     Raises:
         ValueError: For group ids that are not integers, or inputs that are not vectors of one length.
     """
     _check_shapes(rewards, local_group)
     judged, rewards, local_group = _judged_only(rewards, local_group)
-    return _over_all(judged, _RewardGroups(local_group, rewards).centred)
+    return Advantages(_over_all(judged, _RewardGroups(local_group, rewards).centred))
 
 
 def _judged_only(rewards: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
@@ -377,10 +352,10 @@ def _balanced(advantages: Tensor, balance: Balance) -> Tensor:
     return advantages / _or_one(scale)
 
 
-def _rescaled(advantages: Tensor, groups: _RewardGroups, rescale: Rescale, r_max: float) -> Tensor:
-    match rescale:
+def _rescaled(advantages: Tensor, groups: _RewardGroups, settings: AdvantageSettings) -> Tensor:
+    match settings.rescale:
         case "range":
-            return groups.scaled(advantages, groups.range_G / r_max)
+            return groups.scaled(advantages, groups.range_G / settings.r_max)
         case "low_reward":
             one_G = torch.ones_like(groups.max_G)
             return groups.scaled(
@@ -411,58 +386,7 @@ def _check_shapes(*inputs: Tensor) -> None:
         raise ValueError(f"inputs must be vectors of one length, one value per response; got shapes {shapes}")
 
 
-def _diva(
-    rewards: Tensor,
-    local_group: Tensor,
-    global_group: Tensor,
-    difficulty: Tensor,
-    *,
-    settings: AdvantageSettings,
-) -> Tensor:
-    return diva_advantages(
-        rewards,
-        local_group,
-        global_group,
-        difficulty,
-        k=settings.k,
-        r_max=settings.r_max,
-        eps=settings.eps,
-        balance=settings.balance,
-        rescale=settings.rescale,
-        local_weight=settings.local_weight,
-        global_weight=settings.global_weight,
-    )
-
-
-def _dgpo(
-    rewards: Tensor,
-    local_group: Tensor,
-    global_group: Tensor,
-    difficulty: Tensor,
-    *,
-    settings: AdvantageSettings,
-) -> Tensor:
-    return dgpo_advantages(
-        rewards,
-        local_group,
-        r_max=settings.r_max,
-        eps=settings.eps,
-        temperature=settings.dgpo_temperature,
-    )
-
-
-def _dr_grpo(
-    rewards: Tensor,
-    local_group: Tensor,
-    global_group: Tensor,
-    difficulty: Tensor,
-    *,
-    settings: AdvantageSettings,
-) -> Tensor:
-    return dr_grpo_advantages(rewards, local_group)
-
-
 ADVANTAGES: Final[Mapping[str, AdvantageFn]] = MappingProxyType(
-    {"diva": _diva, "dgpo": _dgpo, "dr_grpo": _dr_grpo}
+    {"diva": diva_advantages, "dgpo": dgpo_advantages, "dr_grpo": dr_grpo_advantages}
 )
 """The advantage functions by the name that the trainer's configuration uses."""

@@ -1,24 +1,27 @@
-"""Live difficulty: the rules that move it after each visit, and a Beta posterior that knows its own width.
+"""The rules that change live difficulty after each visit, and a Beta posterior that also gives its uncertainty.
 
-A difficulty is a real number in [1, 9], 9 the hardest; a pass rate p in [0, 1] stands for the difficulty
-9 - 8p. Everything here is pure and works on floats or on NumPy arrays of any (broadcastable) shapes.
+Difficulties are on the scale of `pipeline.difficulty.scale`. All functions are pure.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, get_args, overload
+from typing import Final, Literal, NamedTuple, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
-FloatArray: TypeAlias = npt.NDArray[np.float64]
-FloatOrArray = TypeVar("FloatOrArray", float, FloatArray)
+from diva_grpo.pipeline.difficulty.scale import (
+    EASIEST,
+    HARDEST,
+    LEVELS,
+    FloatArray,
+    difficulty_from_pass_rate,
+)
+
 Rule = Literal["paper", "bands"]
 
-EASIEST: Final = 1.0
-HARDEST: Final = 9.0
 PRIOR_STRENGTH: Final = 4.0
 """How many rollouts a prior pass rate counts as in a Beta posterior."""
 RETENTION: Final = 0.95
@@ -60,32 +63,6 @@ class PosteriorDifficulty(NamedTuple):
 
     difficulty: float
     uncertainty: float
-
-
-def difficulty_from_pass_rate(pass_rate: FloatOrArray) -> FloatOrArray:
-    """Return the difficulty 9 - 8p of a pass rate p in [0, 1]."""
-    return HARDEST - (HARDEST - EASIEST) * pass_rate
-
-
-def pass_rate_from_difficulty(difficulty: FloatOrArray) -> FloatOrArray:
-    """Return the pass rate (9 - D) / 8 of a difficulty D in [1, 9]."""
-    return (HARDEST - difficulty) / (HARDEST - EASIEST)
-
-
-@overload
-def variant_difficulty(difficulty: float, delta: float) -> float: ...
-@overload
-def variant_difficulty(difficulty: npt.ArrayLike, delta: npt.ArrayLike) -> FloatArray: ...
-def variant_difficulty(difficulty: Any, delta: Any) -> Any:
-    """Return the live difficulty of a variant, clip(D + delta, 1, 9).
-
-    Args:
-        difficulty: Live difficulty D of the problem.
-        delta: Difficulty offset of the variant, in levels.
-    """
-    if isinstance(difficulty, float | int) and isinstance(delta, float | int):
-        return min(max(difficulty + delta, EASIEST), HARDEST)
-    return np.clip(np.add(difficulty, delta), EASIEST, HARDEST)
 
 
 @overload
@@ -204,4 +181,4 @@ def posterior_difficulty(
     total = alpha + beta
     mean = alpha / total
     standard_deviation = math.sqrt(mean * (1.0 - mean) / (total + 1.0))
-    return PosteriorDifficulty(difficulty_from_pass_rate(mean), (HARDEST - EASIEST) * standard_deviation)
+    return PosteriorDifficulty(difficulty_from_pass_rate(mean), LEVELS * standard_deviation)

@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
+from diva_grpo.pipeline.difficulty.scale import (
+    EASIEST,
+    HARDEST,
+    MIDDLE,
+    FloatArray,
+    pass_rate_from_difficulty,
+)
 from diva_grpo.trainer.method.difficulty import (
     PRIOR_STRENGTH,
     BetaCounts,
-    FloatArray,
     counts_after_visit,
-    pass_rate_from_difficulty,
     posterior_difficulty,
     updated_difficulty,
 )
 
 LiveRule = Literal["paper", "bands", "posterior"]
 
-START = 5.0
-"""Difficulty of every problem before its first visit (paper, section 3.2)."""
-
 
 @dataclass(slots=True)
 class LiveDifficulty:
     """Arrays over the problems of a run, by their row number in the training data.
 
-    The same on every process: each sees the rewards of all.
+    They are the same on every process, because each process sees the rewards of all.
 
     Attributes:
         difficulty: (N,) levels.
-        uncertainty: (N,) standard deviation in levels; NaN where the rule knows none.
+        uncertainty: (N,) standard deviation in levels; NaN where the rule gives none.
         prior: (N,) pass rate expected before any rollout.
         counts: (N, 2) remembered right and wrong rollouts (rule `posterior`).
         variants: remembered right and wrong rollouts by variant_id, or problem_id for an original.
-        pools: the same of all prompts of the run that help as much, by `pool_of`.
+        pools: right and wrong counts over all prompts of the same pool (see `trainer.method.curriculum.pool_of`).
         rule: paper, bands or posterior.
         eta: step of the rule `paper`.
     """
@@ -58,20 +59,20 @@ class LiveDifficulty:
 
     @classmethod
     def starting(
-        cls, problem_ids: Sequence[str], labels: dict[str, float] | None, rule: LiveRule, eta: float
+        cls, problem_ids: Sequence[str], labels: Mapping[str, float] | None, rule: LiveRule, eta: float
     ) -> LiveDifficulty:
-        """Before the first step: 5 for all, or the labels where there are any (5 for a problem without)."""
+        """Return the difficulties before the first step: the label of each problem, or 5 where it has none."""
         known = labels or {}
-        start = np.array([known.get(problem_id, START) for problem_id in problem_ids], np.float64)
-        return cls(np.clip(start, 1.0, 9.0), rule, eta)
+        start = np.array([known.get(problem_id, MIDDLE) for problem_id in problem_ids], np.float64)
+        return cls(np.clip(start, EASIEST, HARDEST), rule, eta)
 
     def visit(self, problem_P: np.ndarray[Any, Any], right_P: FloatArray, judged_P: FloatArray) -> None:
-        """Move the difficulty of problems that were visited.
+        """Change the difficulty of problems after a visit.
 
         Args:
             problem_P: row numbers, each at most once.
-            right_P: rollouts called right.
-            judged_P: rollouts judged at all; where 0, nothing changes.
+            right_P: rollouts that were judged right.
+            judged_P: rollouts that were judged at all; where 0, nothing changes.
         """
         if self.rule == "posterior":
             for number, right, judged in zip(problem_P, right_P, judged_P, strict=True):
@@ -87,11 +88,11 @@ class LiveDifficulty:
             )
 
     def visit_prompt(self, prompt_id: str, pool: str, right: float, wrong: float) -> None:
-        """Remember the rollouts of one prompt.
+        """Add the rollouts of one prompt to the counts of its variant and of its pool.
 
         Args:
             prompt_id: variant_id, or problem_id of an original.
-            pool: what it counts for beside itself.
+            pool: its pool.
             right: rollouts that were right.
             wrong: rollouts that were wrong.
         """
@@ -99,26 +100,26 @@ class LiveDifficulty:
             counts[key] = counts_after_visit(counts.get(key, BetaCounts()), right, wrong)
 
     def pooled(self, pool: str, prior: float) -> float:
-        """Pass rate of a pool in this run, as far as it is known: the prior counts as four rollouts."""
+        """Return the pass rate of a pool in this run; the prior pass rate counts as four rollouts."""
         right, wrong = self.pools.get(pool, BetaCounts())
         return (PRIOR_STRENGTH * prior + right) / (PRIOR_STRENGTH + right + wrong)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps, of types that `torch.load(weights_only=True)` admits."""
+        """Return what a checkpoint keeps, as copies."""
         return {
-            "difficulty": torch.from_numpy(self.difficulty.copy()),
-            "uncertainty": torch.from_numpy(self.uncertainty.copy()),
-            "prior": torch.from_numpy(self.prior.copy()),
-            "counts": torch.from_numpy(self.counts.copy()),
+            "difficulty": self.difficulty.copy(),
+            "uncertainty": self.uncertainty.copy(),
+            "prior": self.prior.copy(),
+            "counts": self.counts.copy(),
             "variants": {name: tuple(counts) for name, counts in self.variants.items()},
             "pools": {name: tuple(counts) for name, counts in self.pools.items()},
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave."""
-        self.difficulty = state["difficulty"].numpy()
-        self.uncertainty = state["uncertainty"].numpy()
-        self.prior = state["prior"].numpy()
-        self.counts = state["counts"].numpy()
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        self.difficulty = np.asarray(state["difficulty"]).copy()
+        self.uncertainty = np.asarray(state["uncertainty"]).copy()
+        self.prior = np.asarray(state["prior"]).copy()
+        self.counts = np.asarray(state["counts"]).copy()
         self.variants = {name: BetaCounts(*counts) for name, counts in state["variants"].items()}
         self.pools = {name: BetaCounts(*counts) for name, counts in state.get("pools", {}).items()}

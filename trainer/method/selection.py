@@ -1,45 +1,36 @@
-"""Which variants of a problem to train on: five selectors behind one door, and the draws they share.
+"""Which variants of a problem to train on: five selectors with one signature, and the random draws that they share.
 
 A selector is a pure function of the live difficulty, the accepted variants and a `Draw`. Every random number
-is a hash of (seed, step, problem, slot), so that all processes, and a run that was resumed, choose the same
-variants; the order in which the candidates come has no influence either.
+is a hash of (seed, step, problem, slot). So all processes and a resumed run choose the same variants, and the order
+of the candidates has no influence.
 
 Slots count the prompts of a problem's group: 0 is the original, 1 to M are the variants.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from statistics import NormalDist
 from types import MappingProxyType
-from typing import Any, Final, Protocol, overload
+from typing import Final, Protocol
 
-import numpy as np
-import numpy.typing as npt
 from scipy import special
 
-from diva_grpo.trainer.method.difficulty import (
-    BetaCounts,
-    FloatArray,
-    pass_rate_from_difficulty,
-    posterior_parameters,
-    variant_difficulty,
+from diva_grpo.pipeline.difficulty.scale import MIDDLE, pass_rate_from_difficulty, variant_difficulty
+from diva_grpo.pipeline.difficulty.target import (
+    MEAN_TARGET_DIFFICULTY,
+    half_up,
+    rounded_level,
+    wanted_delta,
 )
+from diva_grpo.pipeline.difficulty.tiers import TIER_KINDS, tier_of
+from diva_grpo.schemas.records import Kind
+from diva_grpo.trainer.method.difficulty import BetaCounts, posterior_parameters
 
-TARGET_DIFFICULTY: Final = (9.0, 8.0, 7.0, 6.0, 6.0, 5.0, 5.0, 5.0, 4.0)
-"""Target for one variant, by the problem's rounded difficulty 1 to 9 (the authors' released code)."""
-MEAN_TARGET_DIFFICULTY: Final = (8.0, 7.5, 7.0, 6.5, 6.0, 5.5, 4.5, 3.5, 3.0)
-"""Mean of the normal draw of each target where there are several variants (the authors' released code)."""
 SECOND_HINT_DELTAS: Final = (0.0, 1.0, 2.0, 3.0)
 """Where several variants are drawn: what a second wanted delta below 0 becomes one of."""
-
-THINK_STEP: Final = "think_step"
-REWORD_KINDS: Final = frozenset({"reword"})
-HARDER_KINDS: Final = frozenset({"harder", "image", "image_text", "composite"})
-HINT_KINDS: Final = frozenset({THINK_STEP})
 
 _TIE: Final = 1e-9
 """Distances in levels that differ by less are equal: deltas are differences of rounded numbers."""
@@ -123,46 +114,6 @@ class Selector(Protocol):
         ...
 
 
-@overload
-def target_difficulty(difficulty: float) -> float: ...
-@overload
-def target_difficulty(difficulty: npt.ArrayLike) -> FloatArray: ...
-def target_difficulty(difficulty: Any) -> Any:
-    """Return the difficulty that a single variant of a problem should have.
-
-    Source: the table of DIVA-GRPO's released code (arXiv 2603.01106), at the difficulty rounded half up.
-
-    Args:
-        difficulty: Live difficulty of the problem, 1 to 9; a number or an array.
-    """
-    if isinstance(difficulty, float | int):
-        return TARGET_DIFFICULTY[_row(difficulty)]
-    rows = np.clip(np.floor(np.asarray(difficulty, np.float64) + 0.5), 1, 9).astype(np.intp) - 1
-    return np.asarray(TARGET_DIFFICULTY)[rows]
-
-
-@overload
-def wanted_delta(difficulty: float) -> float: ...
-@overload
-def wanted_delta(difficulty: npt.ArrayLike) -> FloatArray: ...
-def wanted_delta(difficulty: Any) -> Any:
-    """Return the delta that a single variant of a problem should have: its target less the unrounded D.
-
-    Args:
-        difficulty: Live difficulty of the problem, 1 to 9; a number or an array.
-    """
-    return target_difficulty(difficulty) - difficulty
-
-
-def _row(difficulty: float) -> int:
-    """The row of a table for D = 1..9, at D rounded half up."""
-    return min(max(_half_up(difficulty), 1), 9) - 1
-
-
-def _half_up(value: float) -> int:
-    return math.floor(value + 0.5)
-
-
 def _nearest(pool: Sequence[Candidate], delta: float, slot: int, draw: Draw) -> Candidate:
     """The candidate whose delta is nearest to `delta`; ties by the draw."""
     distances = [abs(candidate.delta - delta) for candidate in pool]
@@ -189,7 +140,7 @@ def _without_repeats(
 ) -> list[Candidate]:
     """Fill the slots 1 to `count` by `pick(pool, slot)`, each from the candidates that are left over so far.
 
-    When none is left all come back. Of the kind `once` one is taken, and no more while there are others.
+    Candidates are reused once all have been picked. At most one of kind `once` is picked while others remain.
     """
     chosen: list[Candidate] = []
     left: Sequence[Candidate] = ()
@@ -212,7 +163,10 @@ def _paper(difficulty: float, candidates: Sequence[Candidate], count: int, draw:
     """
     deltas = [wanted_delta(difficulty)] if count == 1 else _wanted_deltas(difficulty, count, draw)
     return _without_repeats(
-        candidates, count, lambda pool, slot: _nearest(pool, deltas[slot - 1], slot, draw), once=THINK_STEP
+        candidates,
+        count,
+        lambda pool, slot: _nearest(pool, deltas[slot - 1], slot, draw),
+        once=Kind.THINK_STEP,
     )
 
 
@@ -222,12 +176,12 @@ def _wanted_deltas(difficulty: float, count: int, draw: Draw) -> list[float]:
     A second draw below the problem's own rounded difficulty, which asks for a second hint, becomes a delta
     of 0, 1, 2 or 3.
     """
-    row = _row(difficulty)
+    level = rounded_level(difficulty)
     deltas: list[float] = []
     hint_wanted = False
     for slot in range(1, count + 1):
-        target = min(max(_half_up(draw.normal(MEAN_TARGET_DIFFICULTY[row], 1.0, slot, "target")), 1), 9)
-        asks_for_hint = target < row + 1
+        target = min(max(half_up(draw.normal(MEAN_TARGET_DIFFICULTY[level - 1], 1.0, slot, "target")), 1), 9)
+        asks_for_hint = target < level
         if asks_for_hint and hint_wanted:
             deltas.append(SECOND_HINT_DELTAS[draw.index(len(SECOND_HINT_DELTAS), slot, "second hint")])
         else:
@@ -241,12 +195,12 @@ def _tier(difficulty: float, candidates: Sequence[Candidate], count: int, draw: 
 
     Within the tier the delta nearest to 5 - D; where nothing of the tier is left, as `paper`.
     """
-    kinds = HARDER_KINDS if difficulty < 4 else REWORD_KINDS if difficulty <= 6 else HINT_KINDS
+    kinds = TIER_KINDS[tier_of(difficulty)]
 
     def pick(pool: Sequence[Candidate], slot: int) -> Candidate:
         in_tier = [candidate for candidate in pool if candidate.kind in kinds]
         if in_tier:
-            return _nearest(in_tier, 5.0 - difficulty, slot, draw)
+            return _nearest(in_tier, MIDDLE - difficulty, slot, draw)
         return _nearest(pool, wanted_delta(difficulty), slot, draw)
 
     return _without_repeats(candidates, count, pick)

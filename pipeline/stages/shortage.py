@@ -1,27 +1,19 @@
-"""Where a training run is short of variants: no accepted one is near the offset that selection would like.
+"""Find the problems for which a training run lacks variants.
 
-The rule is `contract.md`'s, and what selection wants is `trainer.method.selection`'s own: the table of targets of one
-variant, and the delta nearest to it.
+A problem is short of variants if no accepted variant has an offset near the wanted one. The wanted offset is the one
+that the selector `paper` uses for a single variant (`pipeline.difficulty.target`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from diva_grpo.pipeline.difficulty.scale import FloatArray
+from diva_grpo.pipeline.difficulty.target import nearest_delta, wanted_delta
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.pipeline.store.snapshot import Deltas
 from diva_grpo.schemas.exceptions import ConfigError
-from diva_grpo.trainer.method.difficulty import FloatArray
-from diva_grpo.trainer.method.selection import wanted_delta
-
-WINDOW_STEPS: Final = 200
-"""Last steps of a run in which a problem must have been seen."""
-TOLERANCE: Final = 1.5
-"""Levels that the nearest delta may be from the wanted one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +38,10 @@ class Shortages:
 
 
 def training_run(store: VariantStore, run_id: str | None = None) -> str:
-    """The training run of that name, or the one that was started or resumed last.
+    """Return the id of the training run: the given one, or the one that was started or resumed last.
 
     Raises:
-        ConfigError: there is none that has recorded a difficulty.
+        ConfigError: no such run has recorded a difficulty.
     """
     rows = store.query(
         "SELECT run_id FROM attempts WHERE run_id IN (SELECT run_id FROM difficulty_events) "
@@ -66,45 +58,25 @@ def training_run(store: VariantStore, run_id: str | None = None) -> str:
     return run_id or known[0]
 
 
-def nearest(deltas: Deltas, wanted_P: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """The delta of each problem's variant that is nearest to the wanted one.
-
-    Args:
-        deltas: of the accepted variants of P problems.
-        wanted_P: (P,) wanted deltas, in levels.
-
-    Returns:
-        (P,) nearest deltas, NaN for a problem without a variant; and (P,) their distances, infinite for those.
-    """
-    wanted = np.asarray(wanted_P, np.float64)
-    distance_V = np.abs(deltas.delta_V - wanted[deltas.owner_V])
-    order = np.lexsort((distance_V, deltas.owner_V))
-    owners, firsts = np.unique(deltas.owner_V[order], return_index=True)
-    best = order[firsts]
-    nearest_P, distance_P = np.full(len(wanted), np.nan), np.full(len(wanted), np.inf)
-    nearest_P[owners], distance_P[owners] = deltas.delta_V[best], distance_V[best]
-    return nearest_P, distance_P
-
-
 def find_shortages(
     store: VariantStore,
     run_id: str,
     *,
-    window_steps: int = WINDOW_STEPS,
-    tolerance: float = TOLERANCE,
+    window_steps: int,
+    tolerance: float,
     problem_filter: str | None = None,
 ) -> Shortages:
-    """The problems of a training run that are short of variants, by live difficulty.
+    """Find the problems of a training run that are short of variants, by their live difficulty.
 
     Args:
         store: with the run's records.
         run_id: of the run.
-        window_steps: only problems that were seen in so many last steps of the run.
-        tolerance: levels that the nearest delta may be from the wanted one.
+        window_steps: only problems that the run saw in its last `window_steps` steps.
+        tolerance: largest distance in levels between the nearest and the wanted offset that is no shortage.
         problem_filter: an SQL condition on `problems`.
 
     Raises:
-        ConfigError: the condition is no SQL.
+        ConfigError: the condition is not valid SQL.
         StoreError: a part is damaged.
     """
     store.problems(where=problem_filter, limit=1)  # says in one line what is wrong with the condition
@@ -117,7 +89,8 @@ def find_shortages(
     )
     ids = [problem_id for problem_id, _ in rows]
     wanted_P = wanted_delta(np.array([difficulty for _, difficulty in rows], np.float64))
-    nearest_P, distance_P = nearest(store.snapshot().deltas(ids), wanted_P)
+    deltas = store.snapshot().deltas(ids)
+    nearest_P, distance_P = nearest_delta(deltas.owner_V, deltas.delta_V, wanted_P)
     short = np.flatnonzero(distance_P > tolerance + 1e-9)  # deltas are differences of rounded numbers
     worst_first = short[np.argsort(-distance_P[short], kind="stable")]
     return Shortages(

@@ -1,0 +1,34 @@
+"""The paper's three tiers of difficulty, and the kinds of variants that belong to each (arXiv 2603.01106)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Final
+
+from diva_grpo.schemas.config import IMAGE_KINDS
+from diva_grpo.schemas.records import Kind
+
+
+class Tier(IntEnum):
+    """How hard a problem is for the policy, in three steps."""
+
+    EASY = 0
+    MEDIUM = 1
+    HARD = 2
+
+
+TIER_KINDS: Final[Mapping[Tier, frozenset[str]]] = MappingProxyType(
+    {
+        Tier.EASY: frozenset({Kind.HARDER, *IMAGE_KINDS}),
+        Tier.MEDIUM: frozenset({Kind.REWORD}),
+        Tier.HARD: frozenset({Kind.THINK_STEP}),
+    }
+)
+"""Kinds of variants for the problems of each tier."""
+
+
+def tier_of(difficulty: float) -> Tier:
+    """Return the tier of a difficulty: easy below 4, hard above 6, medium between."""
+    return Tier((difficulty >= 4) + (difficulty > 6))

@@ -70,7 +70,8 @@ def _split_plain(text: str) -> tuple[list[str], str]:
     boxes = list(_BOX.finditer(text))
     if len(boxes) > 1 and _JOINED.fullmatch(_without_boxes(text)):
         return [], ", ".join(
-            split_solution(part)[1] for part in _split_at(text, [box.start() for box in boxes])
+            split_solution(part[: part.rfind("}") + 1])[1]
+            for part in _split_at(text, [box.start() for box in boxes])
         )
     if not boxes and "####" not in text:
         return [], text

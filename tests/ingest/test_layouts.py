@@ -125,7 +125,10 @@ def test_names_that_collide_are_said(tmp_path: Path, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"answer": "We add the two numbers to get 2."}, "a statement that no response repeats"),
+        (
+            {"answer": "First we add both, then we halve them, which gives $x=1$ as we had to show."},
+            "a statement that no response repeats",
+        ),
         ({"answer": "proof"}, "no answer"),
         ({"answer": "See solution."}, "no answer"),
         ({"answer": 1, "options": ["3", "4"]}, "none of the 2 options"),

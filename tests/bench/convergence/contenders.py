@@ -39,7 +39,7 @@ SHARED: Final[Mapping[str, Any]] = MappingProxyType(
 )
 
 # TRL's own advantage, in the terms of ours: one group a prompt, nothing over the batch.
-_PLAIN = {
+PLAIN = {
     "num_variants": 0,
     "global_weight": 0.0,
     "weight_k": 0.0,
@@ -126,7 +126,7 @@ MAIN: Final[Mapping[str, Contender]] = MappingProxyType(
         "dr_grpo": Contender("dr_grpo", {"loss_type": "dr_grpo", "scale_rewards": "none"}, "grpo"),
         **_named(
             {
-                "dapo": {**_PLAIN, "loss_type": "dapo", "epsilon_high": 0.28, "refill_rounds": 3},
+                "dapo": {**PLAIN, "loss_type": "dapo", "epsilon_high": 0.28, "refill_rounds": 3},
                 "diva": _PAPER,
                 "diva_posterior": _POSTERIOR,
                 "diva_signal": _SIGNAL,

@@ -21,6 +21,7 @@ from reasoning_gym.arithmetic.leg_counting import ANIMALS
 from diva_grpo.flows.demo.wordings import ARITHMETIC_FRAMES
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.records import Kind, Problem, Status, Variant
+from tests.bench.ladders import hint_ladder
 
 SIZES: Final = MappingProxyType({"train": 128, "validation": 192, "test": 192})
 """Problems of each split."""
@@ -233,19 +234,4 @@ def _variants(task: Task, problem: Problem, exercise: Exercise) -> Iterator[Vari
             generator_model="template",
             prompt_version="convergence-1",
         )
-    total = len(exercise.steps)
-    for given in range(1, total + 1):
-        yield Variant(
-            variant_id=f"{problem.problem_id}:think_step:source:{given}",
-            problem_id=problem.problem_id,
-            kind=Kind.THINK_STEP,
-            text=problem.text,
-            hint=list(exercise.steps[:given]),
-            hint_steps=given,
-            hint_total=total,
-            solution_answer=exercise.answer,
-            delta_designed=-8.0 if given == total else -float(min(2 * given, 6)),
-            status=Status.ACCEPTED,
-            generator_model="source",
-            prompt_version="convergence-1",
-        )
+    yield from hint_ladder(problem, exercise.steps, "convergence-1")

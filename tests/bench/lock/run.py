@@ -28,6 +28,7 @@ from diva_grpo.trainer.grpo import DivaGRPOTrainer
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.recorder import Recorder, RecorderCallback
 from diva_grpo.trainer.steps import StepRecorder
+from tests.bench.convergence.contenders import PLAIN
 from tests.bench.lock.task import Lock, accuracy_reward, fill_store, warm_up
 
 ROLLOUTS, GENERATIONS, STEPS, EVAL_EVERY = 256, 8, 60, 5
@@ -37,17 +38,9 @@ OBEYS: Final = 0.9
 TOKENS_PER_STEP: Final = 4
 """Of a worked step at most: cue, rule, digit, and what ends it."""
 
-_PLAIN: Mapping[str, Any] = {
-    "num_variants": 0,
-    "global_weight": 0.0,
-    "weight_k": 0.0,
-    "balance": "none",
-    "rescale": "none",
-    "advantage_eps": 1e-4,
-}
 _PAPER: Mapping[str, Any] = {"num_variants": 1, "selector": "paper", "difficulty_init": "paper"}
 _ONE_PROMPT: Mapping[str, Any] = {
-    **_PLAIN,
+    **PLAIN,
     "aim": "all",
     "difficulty_rule": "posterior",
     "variant_prior": "pooled",
@@ -56,7 +49,7 @@ _ONE_PROMPT: Mapping[str, Any] = {
 ARMS: Final[Mapping[str, Mapping[str, Any] | None]] = MappingProxyType(
     {
         "grpo": None,  # TRL's own trainer
-        "dapo": {**_PLAIN, "loss_type": "dapo", "epsilon_high": 0.28, "refill_rounds": 3},
+        "dapo": {**PLAIN, "loss_type": "dapo", "epsilon_high": 0.28, "refill_rounds": 3},
         "paper": _PAPER,
         "paper_ladder": _PAPER,
         "paper_ladder_local": {**_PAPER, "global_weight": 0.0},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -79,10 +79,10 @@ def silent_share(run: dict[str, Any]) -> float:
     return sum(row[4] for row in run["steps"]) / max(1, sum(row[3] for row in run["steps"]))
 
 
-def interval(values: Sequence[float], of: Callable[[Sequence[float]], float] = fmean) -> tuple[float, float]:
-    """90 % bootstrap interval of a statistic over seeds (percentiles of resampled seeds)."""
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """90 % bootstrap interval of the mean over seeds (percentiles of resampled seeds)."""
     rng = random.Random(0)
-    drawn = sorted(of(rng.choices(values, k=len(values))) for _ in range(_DRAWS))
+    drawn = sorted(fmean(rng.choices(values, k=len(values))) for _ in range(_DRAWS))
     edge = int(_DRAWS * (1 - _LEVEL) / 2)
     return drawn[edge], drawn[-edge - 1]
 

@@ -21,7 +21,8 @@ import torch
 from diva_grpo.flows.demo.toy_models import Example, batches, build_model, build_tokenizer, train
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.question import HINT_CLOSING, HINT_OPENING, render_question
-from diva_grpo.schemas.records import Kind, Problem, Status, Variant
+from diva_grpo.schemas.records import Problem, Variant
+from tests.bench.ladders import hint_ladder
 
 RULES: Final[Mapping[str, tuple[str, Callable[[int], int]]]] = MappingProxyType(
     {
@@ -164,25 +165,6 @@ def fill_store(task: Lock, root: Path) -> None:
             )
             problems.append(problem)
             if split == "train":
-                variants += _hints(problem, hint_lines(cues, rules))
+                variants += hint_ladder(problem, hint_lines(cues, rules), "lock-1")
     store.append(problems)
     store.append(variants)
-
-
-def _hints(problem: Problem, lines: Sequence[str]) -> Iterator[Variant]:
-    total = len(lines)
-    for given in range(1, total + 1):
-        yield Variant(
-            variant_id=f"{problem.problem_id}:think_step:source:{given}",
-            problem_id=problem.problem_id,
-            kind=Kind.THINK_STEP,
-            text=problem.text,
-            hint=list(lines[:given]),
-            hint_steps=given,
-            hint_total=total,
-            solution_answer=problem.answer,
-            delta_designed=-8.0 if given == total else -float(min(2 * given, 6)),
-            status=Status.ACCEPTED,
-            generator_model="source",
-            prompt_version="lock-1",
-        )

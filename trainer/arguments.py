@@ -48,12 +48,12 @@ def declared(module: str, name: str) -> list[Argument]:
     """The fields that a dataclass declares itself (those of its bases are not among them).
 
     Raises:
-        ConfigError: the package of the module is not installed.
+        ModuleNotFoundError: the package of the module is not installed.
     """
     package, *inner = module.split(".")
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(f"`diva train` needs the package {package}: pip install 'diva-grpo[train]'")
+        raise ModuleNotFoundError(f"no package {package}", name=package)
     if package == "diva_grpo":
         path = Path(__file__).with_name(f"{inner[-1]}.py")
     else:

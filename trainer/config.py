@@ -175,8 +175,9 @@ class DivaGRPOConfig(GRPOConfig):
         # Columns such as the answer and the problem's id must reach the rewards and the selection.
         self.remove_unused_columns = False
         # transformers warns of TRL's name for it, which has a default there.
-        if self.activation_checkpointing is None:
-            self.activation_checkpointing = self.gradient_checkpointing
+        name = "activation_checkpointing"
+        if getattr(self, name) is None:
+            setattr(self, name, self.gradient_checkpointing)
         # torch warns of pinned memory that nothing reads.
         self.dataloader_pin_memory &= torch.accelerator.is_available()
         super().__post_init__()

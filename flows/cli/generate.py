@@ -92,7 +92,7 @@ def generate(
     with store.run("generate", config.model_dump_json(), teacher.model if teacher else None) as run_id:
         with watched(store, run_id, "generate", meter):
             counts = run(store, hired, config, **chosen, shard_size=spending.shard_size, progress=meter)
-        show_variants(store, counts, meter)
+        show_variants(store, counts, meter, written=False)
 
 
 def _supply(

@@ -33,13 +33,18 @@ def show_stages(stages: Mapping[str, Mapping[str, int]]) -> None:
         click.echo(f"{stage}: {counted(counts)}")
 
 
-def _passed_over(store: VariantStore) -> str:
-    """What a run that had nothing to do has passed over, and why; empty where that is nothing."""
+def _passed_over(store: VariantStore, *, written: bool) -> str:
+    """What a run that had nothing to do has passed over, and why; empty where that is nothing.
+
+    Args:
+        store: of the run.
+        written: count texts that got no verdict (of `verify`), else requests for texts that failed (of `generate`).
+    """
     types = "network|timeout|http_\\d+|refusal|length|no_answer|parse|schema"
     rows = store.query(
         "SELECT coalesce(nullif(regexp_extract(reason, ?, 1), ''), 'no verdict') AS why, count(*) FROM variants "
-        "WHERE status = 'failed' GROUP BY why ORDER BY count(*) DESC, why",
-        [f"\\b({types})\\b"],
+        "WHERE status = 'failed' AND (text IS NOT NULL) = ? GROUP BY why ORDER BY count(*) DESC, why",
+        [f"\\b({types})\\b", written],
     )
     if not rows:
         return ""
@@ -48,13 +53,19 @@ def _passed_over(store: VariantStore) -> str:
     return f", passed over: {failed} that failed before ({kinds}); --retry-failed asks again"
 
 
-def show_variants(store: VariantStore, counts: Mapping[str, int], meter: Meter) -> None:
+def show_variants(store: VariantStore, counts: Mapping[str, int], meter: Meter, *, written: bool) -> None:
     """Print what came of the variants of a verb.
+
+    Args:
+        store: of the run.
+        counts: variants by status.
+        meter: of the run.
+        written: whether the verb works on texts that are there already (`verify`).
 
     Raises:
         TeacherError: not one variant got through, or requests failed, so that a script stops here.
     """
-    click.echo(f"variants: {counted(counts)}{'' if counts else _passed_over(store)}")
+    click.echo(f"variants: {counted(counts)}{'' if counts else _passed_over(store, written=written)}")
     if set(counts) == {Status.FAILED}:
         [(reason,)] = store.query("SELECT mode(reason) FROM variants WHERE status = 'failed'")
         unanswered = str(reason).startswith(("network", "timeout", "http_"))

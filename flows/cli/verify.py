@@ -85,4 +85,4 @@ def verify(store_dir: Path, problem_filter: str | None, dry_run: bool, **values:
                 counts = run(
                     store, None, config.model_copy(update={"checks": ()}), kinds=IMAGE_KINDS, **chosen
                 )
-        show_variants(store, counts, meter)
+        show_variants(store, counts, meter, written=True)

@@ -11,7 +11,7 @@ import json
 import shutil
 import sqlite3
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -96,9 +96,8 @@ def examine(engine: Engine, *, repair: bool = False) -> list[Finding]:
     # Once what is damaged is out of the way, the rest can be asked what it misses.
     whole = repair or not any(finding.path.endswith(".parquet") for finding in damaged)
     missing = [*_missing_images(engine), *_missing_answers(engine)] if whole else []
-    broken = _broken_variants(engine) if whole else {}
-    garbled = _garbled(engine, broken, repair=repair)
-    suspect = [*_control_characters(engine, broken), *_rollouts_without_run(engine)] if whole else []
+    garbled = _garbled(engine, repair=repair) if whole else []
+    suspect = [*_control_characters(engine), *_rollouts_without_run(engine)] if whole else []
     return [*damaged, *missing, *garbled, *suspect, *_leftovers(engine)]
 
 
@@ -107,8 +106,8 @@ def examine(engine: Engine, *, repair: bool = False) -> list[Finding]:
 _SUSPECT = r"[\x01-\x09\x0b-\x1f\x7f-\x{9f}]|\n[a-z]"
 
 
-def _broken_variants(engine: Engine) -> dict[str, tuple[Variant, str]]:
-    r"""Variants of an older version, which read `\times` in a JSON string as a tab before "imes", with their fault."""
+def _garbled(engine: Engine, *, repair: bool) -> list[Finding]:
+    r"""Variants of an older version, which read `\times` in a JSON string as a tab before "imes"."""
     names = list(Variant.model_fields)
     rows = engine.query(
         f"SELECT {', '.join(names)} FROM variants WHERE status <> 'rejected' AND regexp_matches("
@@ -116,12 +115,7 @@ def _broken_variants(engine: Engine) -> dict[str, tuple[Variant, str]]:
         [_SUSPECT],
     )
     suspect = [Variant(**dict(zip(names, row, strict=True))) for row in rows]
-    return {v.variant_id: (v, fault) for v in suspect if (fault := _fault_of_text(v))}
-
-
-def _garbled(engine: Engine, broken: Mapping[str, tuple[Variant, str]], *, repair: bool) -> list[Finding]:
-    """What to do about the broken variants; with `repair` they come back under a new name."""
-    found = list(broken.values())
+    found = [(variant, fault) for variant in suspect if (fault := _fault_of_text(variant))]
     if not found:
         return []
     first, fault = found[0]
@@ -327,24 +321,17 @@ def _missing_answers(engine: Engine) -> Iterator[Finding]:
 _CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F]"
 
 
-def _control_characters(engine: Engine, broken: Collection[str]) -> Iterator[Finding]:
-    texts = {
-        Problem.table: ("problem_id", "concat_ws(' ', text, answer, array_to_string(solution_steps, ' '))"),
-        Variant.table: ("variant_id", "concat_ws(' ', text, array_to_string(hint, ' '))"),
-    }
-    for table, (name, text) in texts.items():
-        which = "status <> 'rejected' AND " if table == Variant.table else ""
-        rows = engine.query(
-            f"SELECT min({name}), count(*) FROM {table} WHERE {which}regexp_matches({text}, '{_CONTROL}') "
-            f"AND NOT list_contains(?, {name})",
-            [list(broken)],
+def _control_characters(engine: Engine) -> Iterator[Finding]:
+    """Problems; variants are found by `_garbled`."""
+    texts = "concat_ws(' ', text, answer, array_to_string(solution_steps, ' '))"
+    [(first, count)] = engine.query(
+        f"SELECT min(problem_id), count(*) FROM problems WHERE regexp_matches({texts}, '{_CONTROL}')"
+    )
+    if count:
+        more = f" and {count - 1} more" if count > 1 else ""
+        yield Finding(
+            Problem.table, Fault.SUSPECT, f"control characters in the texts of {first}{more}: mend the source"
         )
-        [(first, count)] = rows
-        if count:
-            held = f"control characters in the texts of {first}" + (
-                f" and {count - 1} more" if count > 1 else ""
-            )
-            yield Finding(table, Fault.SUSPECT, held)
 
 
 def _rollouts_without_run(engine: Engine) -> Iterator[Finding]:

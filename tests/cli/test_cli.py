@@ -104,7 +104,7 @@ def test_everything_again_adds_nothing(
     again = [diva(*command).out for command in commands]
     assert again == [
         "0 problems added, 5 there already, 0 rejected\n",
-        "variants: nothing to do\n",
+        "variants: nothing to do, passed over: 5 that failed before (5 refusal); --retry-failed asks again\n",
         "variants: nothing to do\n",
         "labels: nothing to do\n",
     ]
@@ -299,7 +299,7 @@ def test_wrong_key_is_given_up_at_once(diva: Diva, store: VariantStore) -> None:
         )
     assert outcome.code == 1
     assert re.fullmatch(
-        r"diva: .* answered none of 16 requests \(http_401: .*Incorrect API key.*\).*\n", outcome.err
+        r"diva: .* refuses every request \(http_401: .*Incorrect API key.*\): check the key .*\n", outcome.err
     )
     assert store.query("SELECT count(*) FROM variants") == [(0,)], "the next run must ask for all of them"
 

@@ -21,7 +21,7 @@ from diva_grpo.pipeline.export import export
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import ExportConfig
 from diva_grpo.schemas.exceptions import ConfigError
-from diva_grpo.schemas.records import Image, Label, Problem, Setting, Variant
+from diva_grpo.schemas.records import Image, Kind, Label, Problem, Setting, Variant
 from tests.support.source_files import png
 
 
@@ -58,10 +58,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
     store.append(
         [
             Variant(
-                variant_id="gsm8k/0:reword:0", problem_id="gsm8k/0", kind="reword", text="0 + 1 is?", **made
+                variant_id="gsm8k/0:reword:0",
+                problem_id="gsm8k/0",
+                kind=Kind.REWORD,
+                text="0 + 1 is?",
+                **made,
             ),
             Variant(
-                variant_id="gsm8k/0:harder:0", problem_id="gsm8k/0", kind="harder", text="0 + 1 + 0?", **made
+                variant_id="gsm8k/0:harder:0",
+                problem_id="gsm8k/0",
+                kind=Kind.HARDER,
+                text="0 + 1 + 0?",
+                **made,
             ),
         ]
     )

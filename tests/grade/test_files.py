@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -12,7 +13,7 @@ from diva_grpo.flows.cli import cli
 from diva_grpo.pipeline.grade.files import counts, grade_file, grade_rows
 from diva_grpo.schemas.exceptions import ConfigError, SourceError
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"response": "\\boxed{5}", "answer": "5"},
     {"response": "\\boxed{4=5}", "answer": "5"},
     {"response": "The answer is (B).", "answer": "12", "options": ["10", "12"]},

@@ -250,11 +250,15 @@ def test_texts_that_lost_their_latex_are_restored_as_candidates(store: VariantSt
 def test_control_characters_and_rollouts_without_a_run_are_suspect(store: VariantStore) -> None:
     store.append([Run(run_id="q", kind="train")])
     store.append([rollout(1, 0, "q"), rollout(1, 0, "lost"), rollout(2, 0, "lost")])
+    odd = ["a\tb\nc\r\n", "a\x08b", "x\x1b[0m"]
     store.append(
-        [variant(1, text="a\tb\nc\r\n"), variant(2, text="a\x08b"), variant(3, hint=["fine", "x\x1b[0m"])]
+        [
+            Problem(problem_id=f"w/{i}", source="w", split="t", text=text, answer="1")
+            for i, text in enumerate(odd, 90)
+        ]
     )
     found = store.examine()
     assert [(f.fault, f.path, f.held) for f in found] == [
-        (Fault.SUSPECT, "variants", "control characters in the texts of w/0:reword:02 and 1 more"),
+        (Fault.SUSPECT, "problems", "control characters in the texts of w/91 and 1 more: mend the source"),
         (Fault.SUSPECT, "rollouts", "2 rollouts of run lost, which `runs` does not have"),
     ]

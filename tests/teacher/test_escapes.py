@@ -126,7 +126,7 @@ def _put(around: str, reply: str) -> str:
 
 COMMAND = st.sampled_from(sorted(COMMANDS - ALSO_WORDS))
 PLAIN = st.text(
-    st.characters(blacklist_characters="\\$\r", blacklist_categories=("Cs", "Cc")) | st.just("\n"),
+    st.characters(exclude_characters="\\$\r", blacklist_categories=("Cs", "Cc")) | st.just("\n"),
     max_size=20,
 )
 
@@ -143,7 +143,7 @@ def test_every_command_within_mathematics_comes_through(command: str, writer: st
     assert read_string(WRITERS[writer](text)).text == text
 
 
-@given(st.text(st.characters(blacklist_characters="\\", blacklist_categories=("Cs",)), max_size=60))
+@given(st.text(st.characters(exclude_characters="\\", exclude_categories=("Cs",)), max_size=60))
 def test_text_without_latex_is_what_json_says(text: str) -> None:
     written = _doubled(text)
     expected = read_string(written).text

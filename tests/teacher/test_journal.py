@@ -268,7 +268,7 @@ def test_good_entry_is_never_overwritten(journal: Journal, outcome: str) -> None
 CUT, WHOLE = completion("cut", finish_reason="length"), completion("whole")
 
 
-@pytest.mark.parametrize("lost", [EndpointReply(b"", 500), EndpointReply(drop=True), EndpointReply(b"", 401)])
+@pytest.mark.parametrize("lost", [EndpointReply(b"", 500), EndpointReply(drop=True)])
 def test_request_that_was_not_answered_is_sent_again_by_the_next_run(
     store: VariantStore, lost: EndpointReply
 ) -> None:
@@ -537,7 +537,7 @@ def test_journal_of_a_later_version_is_one_line(store: VariantStore) -> None:
 def test_api_key_is_in_no_file(store: VariantStore, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = "sk-very-secret-4711"
     monkeypatch.setenv("OPENAI_API_KEY", secret)
-    echo = EndpointReply(b'{"error": {"message": "bad key sk-very-secret-4711"}}', 401)
+    echo = EndpointReply(b'{"error": {"message": "bad key sk-very-secret-4711"}}', 400)
     with serving(
         Endpoint(echo, EndpointReply(b"<p>sk-very-secret-4711"), completion(f"it is {secret}"))
     ) as endpoint:
@@ -550,7 +550,7 @@ def test_api_key_is_in_no_file(store: VariantStore, monkeypatch: pytest.MonkeyPa
 
         failures = with_teacher(store, config, [partial(one, word) for word in "abc"])
     assert endpoint.keys[0] is not None
-    assert [failure and failure.split(":")[0] for failure in failures] == ["http_401", "parse", None]
+    assert [failure and failure.split(":")[0] for failure in failures] == ["http_400", "parse", None]
     files = [path for path in store.root.rglob("*") if path.is_file()]
     assert len(files) > 5
     for path in files:

@@ -11,6 +11,7 @@ import pytest
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import GenerateConfig
+from diva_grpo.schemas.records import Kind
 from tests.conftest import Diva
 from tests.support.endpoints import Endpoint, Reply, Server, completion, json_reply, serving
 from tests.support.planted_variants import RIGHT, WORDING, plant
@@ -145,7 +146,7 @@ def test_other_routes_go_on_without_the_one_that_has_no_credit(store: VariantSto
     ):
         routes = (Route(base_url=poor.url, weight=3), Route(base_url=rich.url))
         config = TeacherConfig(model="m", endpoint="both", routes=routes, concurrency=1)
-        counts = generate(store, config, GenerateConfig(kinds=("reword",), rewordings=1))
+        counts = generate(store, config, GenerateConfig(kinds=(Kind.REWORD,), rewordings=1))
     assert counts == {"candidate": 5}
     assert len(poor.requests) == 1
 
@@ -177,7 +178,7 @@ def test_endless_429s_say_what_is_waited_for(store: VariantStore, monkeypatch: p
 
     with serving(Server(note)) as endpoint:
         config = TeacherConfig(model="m", base_url=endpoint.url, concurrency=1, patience_s=2)
-        generate(store, TeacherRun(config, meter), GenerateConfig(kinds=("reword",)), limit=1)
+        generate(store, TeacherRun(config, meter), GenerateConfig(kinds=(Kind.REWORD,)), limit=1)
     assert any("waits since" in line and "http_429: " in line and "gives up" in line for line in lines[1:]), (
         lines
     )

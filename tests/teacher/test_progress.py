@@ -162,6 +162,8 @@ def test_problem_filter_of_each_verb(diva: Diva, store: VariantStore) -> None:
         labelled = diva("label", *common, *some, "--samples", 1)
         assert (labelled.code, labelled.out) == (0, "labels: 2 original\n")
         assert diva("generate", *common, *some, "--kinds", "reword").out == "variants: 2 failed\n"
+        again = "variants: nothing to do, passed over: 2 that failed before (2 parse); --retry-failed asks again\n"
+        assert diva("generate", *common, *some, "--kinds", "reword").out == again
         assert diva("verify", *common, *some).out == "variants: nothing to do\n"
         for verb in ("generate", "verify", "label"):
             wrong = diva(verb, *common, "--problem-filter", "no such thing")

@@ -332,7 +332,7 @@ def test_routes_need_a_name(store: VariantStore) -> None:
 
 # --- what stays
 
-KEYS = {
+KEYS: dict[type[Structured] | None, str] = {
     None: "14bb6f9444db1a68a65f819b5b2ee7d964e59c6e1ca0f68d89ee3b6c1aaa26ca",
     Rewordings: "7eae646f4e87823bfa0d797441446c19892da68d4990870eb7e54207a1c81c63",
     HarderTexts: "59641ad54031431abeded5b6b33b881919a85cddc8a2cb643433855ff116ecb0",

@@ -140,7 +140,7 @@ def batches(draw: st.DrawFn) -> Rows:
     return draw(st.permutations(rows))
 
 
-def columns(rows: Rows, device: str = "cpu") -> tuple[torch.Tensor, ...]:
+def columns(rows: Rows, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     rewards, local_ids, global_ids, difficulty = zip(*rows, strict=True) if rows else ((), (), (), ())
     return (
         torch.tensor(rewards, dtype=torch.float64, device=device),
@@ -218,7 +218,8 @@ def test_a_permuted_batch_gives_permuted_advantages(rows: Rows, data: st.DataObj
     inputs = columns(rows)
     for advantages in ADVANTAGES.values():
         straight = advantages(*inputs).total
-        permuted = advantages(*(tensor[order] for tensor in inputs)).total
+        rewards, local_ids, global_ids, difficulty = (tensor[order] for tensor in inputs)
+        permuted = advantages(rewards, local_ids, global_ids, difficulty).total
         assert_close(permuted, straight[order])
 
 
@@ -229,7 +230,8 @@ def test_responses_not_judged_get_zero_and_change_nothing(rows: Rows) -> None:
     judged = ~inputs[0].isnan()
     for advantages in ADVANTAGES.values():
         with_unjudged = advantages(*inputs).total
-        without = advantages(*(tensor[judged] for tensor in inputs)).total
+        rewards, local_ids, global_ids, difficulty = (tensor[judged] for tensor in inputs)
+        without = advantages(rewards, local_ids, global_ids, difficulty).total
         assert not with_unjudged[~judged].any()
         assert_close(with_unjudged[judged], without, 1e-12)
 

@@ -71,7 +71,7 @@ def rollouts(choice: Choice, right: float) -> np.ndarray[Any, np.dtype[np.float6
 @pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize("prior", ["delta", "pooled"])
 def test_a_loaded_curriculum_continues_as_the_saved_one(selector: str, rule: str, prior: str) -> None:
-    options = {
+    options: dict[str, Any] = {
         "selector": selector,
         "difficulty_rule": rule,
         "variant_prior": prior,

@@ -161,9 +161,11 @@ class _Line:
             outcome = Outcome(None, failure, detail, parameter=parameter, said=body)
             return _Attempt(outcome, _retry_after_s(error.response.headers))
         outcome = read_completion(response.content)
-        content, detail = outcome.content, outcome.detail
+        content, said_of_it = outcome.content, outcome.detail
         clean = replace(
-            outcome, content=content and self._without_key(content), detail=detail and self._clean(detail)
+            outcome,
+            content=content and self._without_key(content),
+            detail=said_of_it and self._clean(said_of_it),
         )
         return _Attempt(clean)
 

@@ -34,7 +34,8 @@ def error_within(value: dict[str, Any]) -> Outcome | None:
         (said[n] for n in ("message", "msg", "detail", "error_msg", "status_msg") if said.get(n)), said
     )
     codes = [said.get(n, value.get(n)) for n in ("code", "status", "status_code", "error_code", "type")]
-    numbers = [int(c) for c in codes if not isinstance(c, bool) and str(c).isdigit() and 400 <= int(c) <= 599]
+    texts = [str(code) for code in codes if not isinstance(code, bool)]
+    numbers = [int(text) for text in texts if text.isdigit() and 400 <= int(text) <= 599]
     words = " ".join(map(str, [*codes, message]))
     by_words = (status for status, pattern in _STATUS_OF_WORDS if re.search(pattern, words, re.I))
     status = numbers[0] if numbers else next(by_words, 500)

@@ -23,8 +23,8 @@ from diva_grpo.schemas.question import Question, question_of
 from diva_grpo.schemas.records import Problem, Variant
 from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.data import problems_dataset
-from diva_grpo.trainer.evaluation.policy import load_tokenizer
 from diva_grpo.trainer.grpo import DivaGRPOTrainer
+from diva_grpo.trainer.loading import load_tokenizer
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.recorder import Recorder, RecorderCallback
 from diva_grpo.trainer.steps import StepRecorder

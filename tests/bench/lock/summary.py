@@ -76,7 +76,9 @@ def tokens_to_target(run: dict[str, Any]) -> int | None:
 
 def silent_share(run: dict[str, Any]) -> float:
     """Share of groups with equal rewards."""
-    return sum(row[4] for row in run["steps"]) / max(1, sum(row[3] for row in run["steps"]))
+    groups: int = sum(row[3] for row in run["steps"])
+    silent: int = sum(row[4] for row in run["steps"])
+    return silent / max(1, groups)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

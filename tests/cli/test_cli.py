@@ -104,8 +104,8 @@ def test_everything_again_adds_nothing(
     again = [diva(*command).out for command in commands]
     assert again == [
         "0 problems added, 5 there already, 0 rejected\n",
-        "variants: nothing to do, passed over: 5 that failed before (5 refusal); --retry-failed asks again\n",
         "variants: nothing to do\n",
+        "variants: nothing to do, passed over: 5 that failed before (5 refusal); --retry-failed asks again\n",
         "labels: nothing to do\n",
     ]
 

@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PACKAGES := schemas pipeline trainer flows
 PYTEST := $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: help demo test pytest test-slow test-all coverage lint type docs format wheel bench-convergence clean
+.PHONY: help demo test pytest test-slow test-all coverage lint type docs format wheel bench-convergence bench-lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ CONVERGENCE := runs/convergence$(if $(SHORT),-short)
 bench-convergence: $(INSTALLED)  ## does it learn faster? hours on two cores (SHORT=1: ten minutes); killed, it goes on
 	$(BIN)/python -m tests.bench.convergence --out $(CONVERGENCE) $(if $(SHORT),--short)
 	$(BIN)/python -m tests.bench.convergence.page --out $(CONVERGENCE)
+
+bench-lock: $(INSTALLED)  ## do hints pay where the start pass rate falls to 4^-L? killed, it goes on
+	$(BIN)/python -m tests.bench.lock --out runs/lock --lengths 2,3,4 --at-once $(JOBS)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -103,7 +103,8 @@ def equal_answers(
 
     Args:
         answer: the answer in question.
-        reference: the answer to compare with. Not symmetric: a decimal reference takes what rounds to it.
+        reference: the answer to compare with. Not symmetric: some decimal references take what rounds to them (the
+            rules are those of `_quantity.same_quantity`).
         options: texts of the choices, if there are any.
         deadline_s: seconds that the comparison may take.
 

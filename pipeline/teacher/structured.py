@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from diva_grpo.pipeline.quantities.escapes import read_string
-from diva_grpo.pipeline.teacher.thoughts import without_thoughts
+from diva_grpo.pipeline.teacher.thoughts import before_thoughts, without_thoughts
 from diva_grpo.pipeline.teacher.wire.outcome import fault
 from diva_grpo.schemas.replies import Reply
 
@@ -68,10 +69,10 @@ def read_mended(text: str, shape: type[T]) -> tuple[T, str | None]:
     if strict.kind == "schema":
         raise strict
     answer = without_thoughts(text)
-    if text.strip() and not answer:
-        raise ShapeError("no_answer", "only thoughts came: raise --max-tokens, or lower --reasoning-effort")
     first: ShapeError | None = None
-    for found, otherwise in _objects(text if _is_json(text) else answer):
+    whole = _is_json(text)
+    outside = [] if whole else _objects(text, before_thoughts(text))
+    for found, otherwise in itertools.chain(_objects(text if whole else answer), outside):
         try:
             # Through JSON again: pydantic's reader refuses halves of surrogate pairs, which are no text.
             value = shape.model_validate_json(json.dumps(found))
@@ -82,6 +83,8 @@ def read_mended(text: str, shape: type[T]) -> tuple[T, str | None]:
             first = first or ShapeError("parse", "nested too deep")
         else:
             return value, _told(otherwise)
+    if first is None and text.strip() and not answer:
+        raise ShapeError("no_answer", "only thoughts came: raise --max-tokens, or lower --reasoning-effort")
     raise first or strict
 
 
@@ -124,9 +127,9 @@ class _Decoder(json.JSONDecoder):
         return mended.text, found.end()
 
 
-def _objects(text: str) -> Iterator[tuple[Any, list[str]]]:
-    """The JSON objects in a text, outermost ones only, each with what was read otherwise in it."""
-    start = text.find("{")
+def _objects(text: str, end: int | None = None) -> Iterator[tuple[Any, list[str]]]:
+    """The JSON objects that begin before `end`, outermost ones only, each with what was read otherwise in it."""
+    start = text.find("{", 0, end)
     for _ in range(_MOST_OBJECTS):
         if start < 0:
             return
@@ -137,4 +140,4 @@ def _objects(text: str) -> Iterator[tuple[Any, list[str]]]:
             start += 1
         else:
             yield value, decoder.otherwise
-        start = text.find("{", start)
+        start = text.find("{", start, end)

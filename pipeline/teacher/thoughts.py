@@ -18,6 +18,7 @@ _CLOSING = (
 )
 _PAIR = re.compile(rf"{_OPENING}.*?{_CLOSING}", re.DOTALL | re.IGNORECASE)
 _CLOSED = re.compile(_CLOSING, re.IGNORECASE)
+_OPENED = re.compile(_OPENING, re.IGNORECASE)
 _UNCLOSED = re.compile(rf"{_OPENING}.*", re.DOTALL | re.IGNORECASE)
 
 _CHANNEL = re.compile(r"<\|channel\|?>")
@@ -44,3 +45,9 @@ def without_thoughts(text: str) -> str:
     if closed:
         text = text[closed[-1].end() :]
     return _UNCLOSED.sub("", text).strip()
+
+
+def before_thoughts(text: str) -> int:
+    """Where the first mark of thoughts opens: an object that begins before it is no thought, though one stand in it."""
+    found = [mark.start() for pattern in (_OPENED, _CHANNEL) if (mark := pattern.search(text))]
+    return min(found, default=len(text))

@@ -126,7 +126,7 @@ def _put(around: str, reply: str) -> str:
 
 COMMAND = st.sampled_from(sorted(COMMANDS - ALSO_WORDS))
 PLAIN = st.text(
-    st.characters(exclude_characters="\\$\r", blacklist_categories=("Cs", "Cc")) | st.just("\n"),
+    st.characters(exclude_characters="\\$\r", exclude_categories=["Cs", "Cc"]) | st.just("\n"),
     max_size=20,
 )
 

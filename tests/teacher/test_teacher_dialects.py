@@ -269,6 +269,12 @@ def test_line_breaks_and_latex_within_strings_are_taken() -> None:
     assert read_reply(text, Rewordings).rewordings == ["one\ntwo", '\\(x\\) "y" é']
 
 
+@pytest.mark.parametrize("mark", ["<think>", "<THINK>", "</think>", "[THINK]", "<|channel|>"])
+def test_a_mark_of_thoughts_within_a_text_is_part_of_it(mark: str) -> None:
+    reply = Rewordings(rewordings=[f"What does {mark} open?"])
+    assert read_reply(f"so {reply.model_dump_json()} there", Rewordings) == reply
+
+
 @given(st.lists(st.text(max_size=8), min_size=1, max_size=3), st.data())
 def test_reads_its_own_and_never_completes_what_is_cut(texts: list[str], data: st.DataObject) -> None:
     reply = Rewordings(rewordings=texts)

@@ -227,7 +227,7 @@ import sys
 from pathlib import Path
 from diva_grpo.flows.runs.server import prefect_api
 prefect_api()
-from diva_grpo.flows import serving
+from diva_grpo.flows.runs import deployments as serving
 [served] = serving.read_serving(Path(sys.argv[1])).deployments
 
 def serve():

@@ -146,6 +146,7 @@ class _Writer:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a guard against a hang: thirteen processes take minutes where two cores are busy
 @pytest.mark.parametrize("compacting", [False, True], ids=["plain", "compacting"])
 def test_many_writers_and_readers_with_kills(compacting: bool, store: VariantStore) -> None:
     chance = random.Random(7)

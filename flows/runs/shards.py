@@ -1,6 +1,6 @@
 """What the flows share: shards of problems as Prefect tasks, on any task runner, within one budget.
 
-A task is told a configuration and an `Order`, which are small and can be pickled, and opens store, teacher and
+A task gets a configuration and an `Order`, which are small and can be pickled, and opens store, teacher and
 references where it runs. Within the flow's own process these are the flow's (`Workplace`), so that a purse, a meter
 and an index over all texts are there once. What a task has done is in the store; it returns counts alone, so that
 nothing is lost with a result.
@@ -68,7 +68,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Usage:
     """What a task in another process has spent and sent, for the meter of its run."""
 
     sent: int
@@ -85,12 +85,12 @@ class ShardDone:
     Attributes:
         counts: by stage.
         stopped: what the purse said when it was empty; None where all was done.
-        told: where the task ran in another process.
+        usage: where the task ran in another process.
     """
 
     counts: Counts
     stopped: str | None = None
-    told: Told | None = None
+    usage: Usage | None = None
 
 
 ShardTask = Task[[C, Order], ShardDone]
@@ -197,12 +197,12 @@ def worked(
     except BudgetError as error:
         stopped = str(error)
     meter = here.teacher.meter
-    told = (
-        Told(meter.sent, meter.reused, dict(meter.failures), dict(meter.outages), meter.purse.spent)
+    usage = (
+        Usage(meter.sent, meter.reused, dict(meter.failures), dict(meter.outages), meter.purse.spent)
         if apart
         else None
     )
-    return ShardDone(counts, stopped, told)
+    return ShardDone(counts, stopped, usage)
 
 
 def _may_pass(shard: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -280,13 +280,13 @@ class Run:
             progress.shard_ended()
             log.info("shard %d of %d: %d problems done", order.number, len(orders), len(order.problem_ids))
 
-    def take(self, told: Told) -> None:
+    def take(self, usage: Usage) -> None:
         """Count what a task in another process has sent and spent."""
-        self.meter.sent += told.sent
-        self.meter.reused += told.reused
-        self.meter.failures.update(told.failures)
-        self.meter.outages.update(told.outages)
-        self.meter.purse.pay(told.spent)
+        self.meter.sent += usage.sent
+        self.meter.reused += usage.reused
+        self.meter.failures.update(usage.failures)
+        self.meter.outages.update(usage.outages)
+        self.meter.purse.pay(usage.spent)
 
 
 @contextmanager
@@ -374,11 +374,11 @@ def _at_once(submit: Submit, run: Run, orders: Sequence[Order]) -> Iterator[Fini
             break
         future = next(as_completed(list(flying)))
         order, done = flying.pop(future), future.result()
-        if done.told is not None:
-            run.take(done.told)
+        if done.usage is not None:
+            run.take(done.usage)
         if done.stopped is None:
             yield order, done
-        elif done.told is None or order.number in had_all:
+        elif done.usage is None or order.number in had_all:
             raise BudgetError(done.stopped)
         else:
             stopped.append(order)

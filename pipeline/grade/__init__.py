@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from diva_grpo.pipeline.grade._answer_text import undress
+from diva_grpo.pipeline.grade._answer_text import bare_answer
 from diva_grpo.pipeline.grade._choices import CONTRADICTION, LETTERS, option_named, read_choice
 from diva_grpo.pipeline.grade._compare import MAX_ANSWER_CHARS, compare
 from diva_grpo.pipeline.grade._extract import Extraction, find_answer
@@ -160,5 +160,5 @@ def _matches(answer: str, reference: str, options: Sequence[str], deadline: floa
 
 def _values_differ(answer: str, reference: str) -> bool:
     """Whether two answers with the same letter have different numbers after it: `(B) 13` and `(B) 12`."""
-    values = [read_quantity(_LABEL.sub("", undress(text), count=1)) for text in (answer, reference)]
+    values = [read_quantity(_LABEL.sub("", bare_answer(text), count=1)) for text in (answer, reference)]
     return None not in values and compare(answer, reference) is False

@@ -110,7 +110,7 @@ def closing(text: str, start: int, pair: str = "{}") -> int | None:
 
 
 @lru_cache(maxsize=4_096)  # a reference is read again for each rollout
-def undress(text: str) -> str:
+def bare_answer(text: str) -> str:
     r"""An answer as plain LaTeX on one line, with what only concerns its looks removed.
 
     Dollar signs go in any case, as delimiter or as currency. `\text{cm}`, `\mathrm{cm}` and the like become
@@ -138,14 +138,14 @@ def undress(text: str) -> str:
 
 
 @lru_cache(maxsize=4_096)
-def key(undressed: str) -> str:
-    r"""Two undressed answers with the same key are the same text; case counts unless they are words only.
+def key(bare: str) -> str:
+    r"""Two bare answers with the same key are the same text; case counts unless they are words only.
 
     `\angle ABC` and `\angle CBA` name the same angle.
     """
-    text = re.sub(r"\s+", "", _PRODUCT.sub("*", _ONE_SIGN.sub(r"\1\2", undressed)))
+    text = re.sub(r"\s+", "", _PRODUCT.sub("*", _ONE_SIGN.sub(r"\1\2", bare)))
     text = _ANGLE.sub(lambda m: rf"\angle{min(m[1], m[3])}{m[2]}{max(m[1], m[3])}", text)
-    return text.casefold() if re.fullmatch(r"[^\W\d_'-]{2,}['-]?\w*|[A-Za-z' ,-]{3,}", undressed) else text
+    return text.casefold() if re.fullmatch(r"[^\W\d_'-]{2,}['-]?\w*|[A-Za-z' ,-]{3,}", bare) else text
 
 
 def _unwrap(text: str) -> str:

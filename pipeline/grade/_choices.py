@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from diva_grpo.pipeline.grade._answer_text import key, undress
+from diva_grpo.pipeline.grade._answer_text import bare_answer, key
 from diva_grpo.pipeline.grade._compare import MAX_ANSWER_CHARS, compare
 from diva_grpo.pipeline.grade._quantity import read_quantity
 from diva_grpo.pipeline.grade._words import hedges, is_prose
@@ -43,7 +43,7 @@ def read_choice(answer: str, options: Sequence[str]) -> frozenset[str] | None:
     """
     if len(answer) > MAX_ANSWER_CHARS:
         return None
-    text = undress(answer)
+    text = bare_answer(answer)
     letters = _several(text, options)
     if letters is not None:
         return letters
@@ -92,7 +92,7 @@ def _contradicts(letter: str, rest: str, options: Sequence[str]) -> bool:
     if not rest:
         return False
     own = options[LETTERS.index(letter)] if options else ""
-    if own and (key(undress(own)) == key(rest) or compare(rest, own) is True):
+    if own and (key(bare_answer(own)) == key(rest) or compare(rest, own) is True):
         return False
     others = {next(filter(None, match.groups())) for match in _ANY_LABEL.finditer(rest)} - {letter}
     if others or (options and _several(rest, options) not in (None, frozenset(letter))):
@@ -105,22 +105,22 @@ def _contradicts(letter: str, rest: str, options: Sequence[str]) -> bool:
         )
     if any(compare(rest, option) is True for option in options):
         return True
-    number, own_number = read_quantity(rest), read_quantity(undress(own))
+    number, own_number = read_quantity(rest), read_quantity(bare_answer(own))
     if number is not None and own_number is not None and not is_prose(rest):
         return compare(rest, own) is False
-    return bool(hedges(rest) - hedges(undress(own)))
+    return bool(hedges(rest) - hedges(bare_answer(own)))
 
 
 def option_named(answer: str, options: Sequence[str]) -> frozenset[str] | None:
     """The choices that an answer names by their letters, or repeats by their text; None where it does neither."""
     if len(answer) > MAX_ANSWER_CHARS:
         return None
-    plain = key(undress(answer))
+    plain = key(bare_answer(answer))
     if not _LETTER.fullmatch(plain):
-        same = [i for i, option in enumerate(options) if key(undress(option)) == plain]
+        same = [i for i, option in enumerate(options) if key(bare_answer(option)) == plain]
         if len(same) == 1:
             return frozenset(LETTERS[same[0]])
-    labelled = _LABEL_START.match(undress(answer)) is not None
+    labelled = _LABEL_START.match(bare_answer(answer)) is not None
     chosen = read_choice(answer, options)
     if chosen is not None and (labelled or chosen != CONTRADICTION):
         return chosen

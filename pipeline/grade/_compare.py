@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from diva_grpo.pipeline.grade._answer_text import key, undress
+from diva_grpo.pipeline.grade._answer_text import bare_answer, key
 from diva_grpo.pipeline.grade._quantity import Quantity, drop_unit, read_quantity, same_quantity
 from diva_grpo.pipeline.grade._structure import (
     Table,
@@ -101,7 +101,7 @@ def compare(answer: str, reference: str) -> Tree:
     """
     if len(answer) > MAX_ANSWER_CHARS or len(reference) > MAX_ANSWER_CHARS:
         return answer.strip() == reference.strip()
-    given, wanted = undress(answer), undress(reference)
+    given, wanted = bare_answer(answer), bare_answer(reference)
     if key(given) == key(wanted):
         return True
     spelt = number_of_words(given)

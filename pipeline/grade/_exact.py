@@ -21,6 +21,9 @@ _PER_DIGIT = 4
 _SAMPLES = ((7, 11, 13, 5, 17, 3, 19, 23), (Fraction(5, 7), Fraction(3, 11), Fraction(2, 5), Fraction(9, 13)),
             (Fraction(-7, 5), Fraction(-11, 9), Fraction(-13, 6), Fraction(-17, 4)))  # fmt: skip
 
+SYMPY_CANNOT = (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError)
+"""How SymPy says that it cannot evaluate something. It has no error of its own for this."""
+
 
 class TooCloseError(ArithmeticError):
     """Two numbers agree in as many digits as can be computed, but are not proved equal."""
@@ -99,8 +102,8 @@ def _value(expression: Any, digits: int) -> Any:
 
     try:
         value = N(expression, digits)
-    except (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError):
-        return None  # SymPy's ways to say that it cannot
+    except SYMPY_CANNOT:
+        return None
     finite = value.is_number and all(part.is_Float or part.is_Rational for part in value.as_real_imag())
     return value if finite and value.is_finite is not False else None
 

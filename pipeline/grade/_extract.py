@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from diva_grpo.pipeline.grade._answer_text import WIDTHS, undress
+from diva_grpo.pipeline.grade._answer_text import WIDTHS, bare_answer
 from diva_grpo.pipeline.grade._choices import CONTRADICTION, read_choice
 from diva_grpo.pipeline.grade._compare import MAX_ANSWER_CHARS
 from diva_grpo.pipeline.grade._context import (
@@ -153,14 +153,14 @@ def _find(text: str, options: Sequence[str]) -> Extraction | None:
     value = _last_value(end)
     if value or len(text) > _WHOLE_CHARS or len(text.split()) > _FEW_WORDS:
         return value
-    return Extraction(text, "whole") if any(sign.isalnum() for sign in undress(text)) else None
+    return Extraction(text, "whole") if any(sign.isalnum() for sign in bare_answer(text)) else None
 
 
 def _is_short_and_hedged(text: str) -> bool:
     """Whether a response of a few words states two numbers, or takes its number back."""
     if len(text) > _WHOLE_CHARS or "\n" in text:
         return False
-    plain = undress(_MATHS.sub("1", text))
+    plain = bare_answer(_MATHS.sub("1", text))
     numbers = len(_NUMERAL.findall(plain)) if len(text.split()) <= _FEW_WORDS - 2 else 0
     return (numbers > 1 and "=" not in plain) or (numbers > 0 and bool(hedges(plain)))
 
@@ -282,7 +282,7 @@ def _narrow(statement: str, options: Sequence[str]) -> str | None:
     phrase = concluded["value"] if concluded else phrase.strip(" *_\t")
     if not any(sign.isalnum() for sign in phrase):
         return None
-    plain = undress(phrase)
+    plain = bare_answer(phrase)
     if read_quantity(plain) or not is_prose(plain):
         return phrase
     if _RANGE.search(phrase) or hedges(plain):
@@ -326,7 +326,7 @@ def _is_bare_answer(text: str) -> bool:
     """Whether a response is an answer and no more: `5 cm`, `x^2 + 1`, `(1, 2]`, `B`."""
     if not text or len(text) > _WHOLE_CHARS or "\n" in text or is_chinese(text):
         return False
-    plain = undress(text)
+    plain = bare_answer(text)
     if not any(sign.isalnum() for sign in plain):
         return False
     plain = _ENVIRONMENT_NAME.sub(" ", plain)
@@ -343,14 +343,14 @@ def _chosen_option(text: str, options: Sequence[str]) -> Extraction | None:
     if named:
         return _letter_in(text, [(m.start(), m.end(), m[1] or m[2]) for m in named])
     sentences = [s for s in re.split(r"(?<=[.!?])\s|\n", text) if s.strip()]
-    last = undress(sentences[-1]).casefold() if sentences else ""
-    stated = [option for option in options if _ends_with_option(last, undress(option).casefold())]
+    last = bare_answer(sentences[-1]).casefold() if sentences else ""
+    stated = [option for option in options if _ends_with_option(last, bare_answer(option).casefold())]
     longest = max(stated, key=len, default="")
-    if stated and all(undress(option) in undress(longest) for option in stated):
-        at = last.find(undress(longest).casefold())
-        around = widened(last, at, at + len(undress(longest)))
-        return Extraction(longest if around == undress(longest).casefold() else around, "option_text")
-    if not all(undress(option).strip("( )") in letters for option in options):
+    if stated and all(bare_answer(option) in bare_answer(longest) for option in stated):
+        at = last.find(bare_answer(longest).casefold())
+        around = widened(last, at, at + len(bare_answer(longest)))
+        return Extraction(longest if around == bare_answer(longest).casefold() else around, "option_text")
+    if not all(bare_answer(option).strip("( )") in letters for option in options):
         # Capitals may be points of a figure: only one that ends the text, without a number beside it, is a choice.
         sentences = [s for s in sentences[-1:] if _ENDING_LETTER.search(s) and not re.search(r"\d", s)]
     for sentence in reversed(sentences):
@@ -402,7 +402,7 @@ def _is_formula(match: re.Match[str]) -> bool:
         and _VALUE.search(content) is not None
         and not match.string[match.end() : match.end() + 1].isdigit()
         and not _DANGLING.search(content)
-        and not is_prose(undress(_right_side(content)))
+        and not is_prose(bare_answer(_right_side(content)))
     )
 
 

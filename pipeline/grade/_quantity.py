@@ -94,32 +94,32 @@ _UNIT_TEXT = re.compile(r"\(?[A-Za-z€£¥₹][A-Za-z ./'€£¥₹-]*(?:\^[-]?
 
 
 @lru_cache(maxsize=4_096)
-def read_quantity(undressed: str, glued_units: bool = True) -> Quantity | None:
+def read_quantity(bare: str, glued_units: bool = True) -> Quantity | None:
     """Reads a whole text as one number with its unit; None where it is anything else, or too large to hold.
 
     Args:
-        undressed: the text, as `undress` leaves it.
+        bare: the text, as `bare_answer` leaves it.
         glued_units: whether `5m` is five metres, as an answer means it, or, as in a reference, 5 times m.
     """
-    if len(undressed) > MAX_DIGITS:
+    if len(bare) > MAX_DIGITS:
         return None
-    word = number_of_words(undressed)
+    word = number_of_words(bare)
     if word is not None:
         return Quantity(word)
-    counted = _COUNTED_IN_WORDS.fullmatch(undressed)
-    if counted and not hedges(undressed) and (word := number_of_words(counted[1])) is not None:
+    counted = _COUNTED_IN_WORDS.fullmatch(bare)
+    if counted and not hedges(bare) and (word := number_of_words(counted[1])) is not None:
         return Quantity(word, unit=find_unit(counted[2]))
-    angle = _ANGLE_PARTS.fullmatch(undressed)
+    angle = _ANGLE_PARTS.fullmatch(bare)
     if angle:
         return _angle(angle)
-    repeating = _REPEATING.fullmatch(undressed)
+    repeating = _REPEATING.fullmatch(bare)
     if repeating:
         return _repeating(repeating)
-    found = _NUMBER.match(undressed)
+    found = _NUMBER.match(bare)
     number = _number(found) if found else None
     if found is None or number is None:
         return None
-    rest = undressed[found.end() :]
+    rest = bare[found.end() :]
     suffix = _read_suffix(rest)
     if suffix is None or (not glued_units and len(rest) == 1 and rest.isascii() and rest.isalpha()):
         return None
@@ -127,21 +127,21 @@ def read_quantity(undressed: str, glued_units: bool = True) -> Quantity | None:
     return Quantity(number.value, scale, unit, number.places, number.digits)
 
 
-def drop_unit(undressed: str) -> str:
+def drop_unit(bare: str) -> str:
     """A text without the unit or words at its end: `2 \\pi cm^{2}` as `2 \\pi`. Single letters are variables."""
-    found = _TRAILING_UNIT.search(undressed)
-    if not found or not undressed[: found.start()].strip():
-        return undressed
+    found = _TRAILING_UNIT.search(bare)
+    if not found or not bare[: found.start()].strip():
+        return bare
     if found["chinese"]:
-        return undressed if hedges(found[0]) else undressed[: found.start()].strip()
-    if found["words"] is None and TRIGONOMETRY.search(undressed):
-        return undressed  # the degrees of an argument
+        return bare if hedges(found[0]) else bare[: found.start()].strip()
+    if found["words"] is None and TRIGONOMETRY.search(bare):
+        return bare  # the degrees of an argument
     words = re.findall(r"[A-Za-z]+", found["words"] or "")
     all_units = all(
         is_unit(word) or (len(word) > 2 and word not in _NOT_UNITS and not is_product_of_letters(word))
         for word in words
     )
-    return undressed[: found.start()].strip() if all_units else undressed
+    return bare[: found.start()].strip() if all_units else bare
 
 
 def same_quantity(answer: Quantity, reference: Quantity) -> bool:

@@ -33,11 +33,11 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
 
-def read_table(undressed: str) -> Table | None:
+def read_table(bare: str) -> Table | None:
     r"""A text that is one matrix or one `cases` environment as a whole, or `[[1, 2], [3, 4]]`."""
-    if "\\begin" not in undressed:
-        return _plain_matrix(undressed)
-    found = _ENVIRONMENT.fullmatch(undressed)
+    if "\\begin" not in bare:
+        return _plain_matrix(bare)
+    found = _ENVIRONMENT.fullmatch(bare)
     if found is None or "\\begin" in found["body"]:
         return None
     name, opened, closed = found["name"], found["open"], found["close"]
@@ -78,13 +78,13 @@ def _plain_matrix(text: str) -> Table | None:
     return Table("matrix", [[entry.strip() for entry in re.split(r"[,\s]+", row.strip())] for row in rows])
 
 
-def split_list(undressed: str) -> tuple[str, list[str]]:
+def split_list(bare: str) -> tuple[str, list[str]]:
     """Brackets and items of `(1, 2]`, `\\{1, 2\\}`, `1, 2`, `1 and 2`; one item where it is no list.
 
     Returns:
         The outer brackets as two characters ("(]", "{}", or "" without any), and the items.
     """
-    text, brackets = undressed.replace(r"\{", "{").replace(r"\}", "}"), ""
+    text, brackets = bare.replace(r"\{", "{").replace(r"\}", "}"), ""
     if text[:1] in ("(", "[", "{") and text[-1:] in (")", "]", "}") and one_bracket(text):
         brackets, text = text[0] + text[-1], text[1:-1]
     return brackets, split_items(text)

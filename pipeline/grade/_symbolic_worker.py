@@ -29,7 +29,7 @@ from fractions import Fraction
 from typing import Any, NoReturn
 
 from diva_grpo.pipeline.grade._answer_text import closing
-from diva_grpo.pipeline.grade._exact import TooCloseError, exact, same_constant, same_formula
+from diva_grpo.pipeline.grade._exact import SYMPY_CANNOT, TooCloseError, exact, same_constant, same_formula
 from diva_grpo.pipeline.grade._quantity import TRIGONOMETRY, Quantity, read_quantity, same_quantity
 
 MAX_PACKET = 131_072
@@ -69,12 +69,12 @@ _PLAIN = (
 )
 
 
-def to_latex(undressed: str) -> str:
+def to_latex(bare: str) -> str:
     """Plain-text mathematics as the LaTeX that math-verify reads: `2*pi`, `x**2`, `x^(1/3)`, `x <= 2`.
 
     Degrees in the argument of a function become radians; elsewhere they are units.
     """
-    text = undressed
+    text = bare
     if TRIGONOMETRY.search(text):
         text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
     for pattern, replacement in _PLAIN:
@@ -105,7 +105,7 @@ def distinguish_cases(texts: list[str]) -> list[str]:
 
 
 def equal(answer: str, reference: str) -> bool:
-    """Whether two undressed formulas are equal.
+    """Whether two bare formulas are equal.
 
     Raises:
         TooCloseError: two numbers can be told neither apart nor equal.
@@ -121,8 +121,8 @@ def equal(answer: str, reference: str) -> bool:
         return _equal_formulas(answer, reference, given[0], wanted[0])
     except TooCloseError:
         raise
-    except (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError):
-        return _verified(given, wanted)  # SymPy's ways to say that it cannot
+    except SYMPY_CANNOT:
+        return _verified(given, wanted)
 
 
 def _equal_formulas(answer: str, reference: str, given: Any, wanted: Any) -> bool:
@@ -218,8 +218,8 @@ def _evaluated(number: object) -> Quantity | None:
         return None
     try:
         value = number if number.is_Rational else N(number, _DIGITS)
-    except (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError):
-        return None  # SymPy's ways to say that it cannot
+    except SYMPY_CANNOT:
+        return None
     if not (value.is_Float or value.is_Rational) or not value.is_finite:
         return None
     return Quantity(Fraction(int(value.p), int(value.q)) if value.is_Rational else Fraction(str(value)))

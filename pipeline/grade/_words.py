@@ -82,11 +82,11 @@ _CHINESE_NUMBER = re.compile(r"[负]?[〇零一二两三四五六七八九十百
 
 
 @lru_cache(maxsize=4_096)
-def is_prose(undressed: str) -> bool:
+def is_prose(bare: str) -> bool:
     """Whether a text holds words of a language, apart from function names, `and`, and `or`."""
-    if not undressed.isascii() and _CJK_TEXT.search(undressed):
+    if not bare.isascii() and _CJK_TEXT.search(bare):
         return True
-    text = _TEXT_AROUND.sub(" ", undressed)
+    text = _TEXT_AROUND.sub(" ", bare)
     return any(_is_word(run, text) for run in _RUN.finditer(text))
 
 
@@ -124,12 +124,12 @@ def same_product_of_letters(given: str, wanted: str) -> bool:
     return bool(short) and not known and sorted(given) == sorted(wanted)
 
 
-def hedges(undressed: str) -> set[str]:
+def hedges(bare: str) -> set[str]:
     """What in a text denies, bounds, or leaves open the value that it states; empty for a plain value."""
-    found = {" ".join(match[0].casefold().split()) for match in _ENGLISH_HEDGE.finditer(undressed)}
-    found |= set(_SYMBOL_HEDGE.findall(undressed))
-    if not undressed.isascii():
-        found |= set(_CHINESE_HEDGE.findall(undressed))
+    found = {" ".join(match[0].casefold().split()) for match in _ENGLISH_HEDGE.finditer(bare)}
+    found |= set(_SYMBOL_HEDGE.findall(bare))
+    if not bare.isascii():
+        found |= set(_CHINESE_HEDGE.findall(bare))
     return found
 
 

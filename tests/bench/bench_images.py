@@ -71,7 +71,7 @@ def counted() -> Iterator[Alive]:
     try:
         yield alive
     finally:
-        setattr(Image.Image, "im", original)  # noqa: B010
+        setattr(Image.Image, "im", original)  # noqa: B010 - as above
 
 
 class EagerRows(ImageRows):

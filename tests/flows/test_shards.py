@@ -107,8 +107,8 @@ def test_task_in_another_process_tells_what_it_sent(store: VariantStore, endpoin
     done = worked(config, order, None, lambda here: written(here, ids, REWORD, VerifyConfig()))
     assert done.counts == {"generated": {"candidate": 5}}
     assert done.stopped is None
-    assert done.told
-    assert (done.told.sent, done.told.failures, done.told.spent) == (5, {}, 0.0)
+    assert done.usage
+    assert (done.usage.sent, done.usage.failures, done.usage.spent) == (5, {}, 0.0)
 
 
 def test_allowance_holds_through_retries_of_a_task(store: VariantStore, tmp_path: Path) -> None:
@@ -126,8 +126,8 @@ def test_allowance_holds_through_retries_of_a_task(store: VariantStore, tmp_path
     for done in (first, second):
         assert done.stopped
         assert done.stopped.startswith("--max-cost is reached: $0.3000 of $0.3")
-        assert done.told
-        assert done.told.spent == pytest.approx(0.3)
+        assert done.usage
+        assert done.usage.spent == pytest.approx(0.3)
 
 
 def test_shards_compare_with_what_was_there_when_the_run_began(store: VariantStore) -> None:

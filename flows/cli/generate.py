@@ -50,8 +50,8 @@ def generate(
     """Write variants of every problem that has none of these kinds yet.
 
     A teacher is asked for reword, harder and think_step; image, image_text and composite need none.
-    With --accepted it verifies too, and asks again until each problem has so many accepted variants of each kind
-    or its --tries are spent; the options of `diva verify` say how.
+    With --accepted N it also verifies, and requests more until each problem has N accepted variants of each kind or
+    its --tries are used up. The options of `diva verify` set the checks.
 
     \b
     examples: diva generate --store runs/store --base-url http://localhost:8000/v1 --model qwen \\

@@ -167,8 +167,8 @@ class GenerateConfig(Config):
     )
     accepted: Annotated[Count | dict[Kind, Count] | None, BeforeValidator(_counts)] = Field(
         default=None,
-        description="Verify too, and ask again until each problem has so many accepted variants of each kind, "
-        "such as 5 or reword=5,think_step=3.",
+        description="Verify too, and request more until each problem has N accepted variants of each kind: 5, or "
+        "reword=5,think_step=3.",
     )
     tries: int = Field(default=4, ge=1, description="Requests for a kind of a problem, with `accepted`.")
     image_families: int = Field(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from diva_grpo.pipeline.grade._answer_text import bare_answer, key
 from diva_grpo.pipeline.grade._quantity import Quantity, drop_unit, read_quantity, same_quantity
@@ -125,23 +125,24 @@ def _count(tree: Tree) -> int:
 
 
 def _any(parts: Iterable[Tree]) -> Tree:
-    found: list[Tree] = []
-    for part in parts:
-        if part is True:
-            return True
-        if part is not False and part not in found:
-            found.append(part)
-    return False if not found else found[0] if len(found) == 1 else ("any", tuple(found))
+    return _joined("any", parts, decisive=True)
 
 
 def _all(parts: Iterable[Tree]) -> Tree:
-    found: list[Tree] = []
+    return _joined("all", parts, decisive=False)
+
+
+def _joined(kind: Literal["any", "all"], parts: Iterable[Tree], *, decisive: bool) -> Tree:
+    """The parts that are still open, once each; the decisive value as soon as one part has it."""
+    open_parts: list[Tree] = []
     for part in parts:
-        if part is False:
-            return False
-        if part is not True and part not in found:
-            found.append(part)
-    return True if not found else found[0] if len(found) == 1 else ("all", tuple(found))
+        if part is decisive:
+            return decisive
+        if not isinstance(part, bool) and part not in open_parts:
+            open_parts.append(part)
+    if not open_parts:
+        return not decisive
+    return open_parts[0] if len(open_parts) == 1 else (kind, tuple(open_parts))
 
 
 def _readings(given: str, wanted: str) -> list[tuple[str, str]]:

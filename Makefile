@@ -46,7 +46,8 @@ type: $(INSTALLED)  ## mypy, strict, on the packages and the tests
 	@ln -s $(addprefix $(CURDIR)/,$(wildcard diva_grpo/*.py) diva_grpo/py.typed $(PACKAGES)) $(LINKS)
 	MYPYPATH=build/mypy:. $(BIN)/mypy
 
-docs: $(INSTALLED)  ## the tests of documents: the commands of the README run, links and names lead somewhere
+docs: $(INSTALLED)  ## build the documents into build/docs, and run their tests: every command, query and block of Python
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	$(PYTEST) -m docs
 
 format: $(INSTALLED)  ## ruff: mend what it can, and format

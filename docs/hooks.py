@@ -63,7 +63,11 @@ def _commands() -> Iterator[str]:
 def _configuration() -> Iterator[str]:
     yield "# Configuration\n\nThe settings of commands and flows, as keys of YAML files and fields in Python.\n"
     for name, model in vars(configuration).items():
-        if not (isinstance(model, type) and issubclass(model, BaseModel) and model.__module__ == configuration.__name__):
+        if not (
+            isinstance(model, type)
+            and issubclass(model, BaseModel)
+            and model.__module__ == configuration.__name__
+        ):
             continue
         if model.model_fields:
             yield f"## {name}\n\n{(model.__doc__ or '').split('>>>')[0].strip()}\n"

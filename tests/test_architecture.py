@@ -1,9 +1,7 @@
-"""Who imports whom, and that what the README names is there."""
+"""Who imports whom, and that every verb has the options and the help that others name."""
 
 from __future__ import annotations
 
-import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -14,7 +12,6 @@ import pytest
 
 from diva_grpo.flows.cli import cli
 from diva_grpo.flows.verbs import VERBS
-from diva_grpo.pipeline.store.views import view_names
 from tests.support.import_graph import (
     LAYERS,
     circles,
@@ -25,7 +22,6 @@ from tests.support.import_graph import (
 )
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # By prefix of the module, the most specific first: what of ours it may import, and what it never may.
 MAY_IMPORT = {
@@ -118,29 +114,6 @@ def test_a_verb_has_the_options_that_its_hints_name(verb: str) -> None:
     flags = {flag for parameter in cli.commands[verb].params for flag in parameter.opts}
     named = [*VERBS[verb].own, *(name for fields in VERBS[verb].fields for name, _ in fields.items())]
     assert {f"--{name.replace('_', '-')}" for name in named} <= flags
-
-
-def _readme_commands() -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    inline = re.findall(r"`(diva [a-z-]+ --[^`]*)`", README)
-    return [line.split("  #")[0] for line in lines if line.startswith("diva ")] + inline
-
-
-@pytest.mark.docs
-@pytest.mark.parametrize("line", _readme_commands())
-def test_commands_of_the_readme_parse(line: str) -> None:
-    _, name, *arguments = shlex.split(line)
-    command = cli.commands[name]
-    command.make_context(name, arguments, resilient_parsing=False)
-
-
-@pytest.mark.docs
-def test_the_readme_names_every_command_and_view() -> None:
-    for name in cli.commands:
-        assert f"diva {name}" in README, name
-    for view in view_names():
-        assert re.search(rf"\b{view}\b", README), view
 
 
 @pytest.mark.docs

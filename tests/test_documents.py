@@ -1,8 +1,9 @@
-"""What the documents name is there: files, targets of make, and the places that links lead to."""
+"""What the documents name is there: files, targets of make, commands, views, and the places that links lead to."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from diva_grpo.flows.cli import cli
+from diva_grpo.pipeline.store.views import view_names
+from tests.support.documents import PAGES, ROOT, blocks
+
 pytestmark = pytest.mark.docs
-ROOT = Path(__file__).parent.parent
-DOCUMENTS = ["README.md", "DESIGN.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "data/README.md"]
+DOCUMENTS = [*PAGES, "DESIGN.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "data/README.md"]
+_MADE = re.compile(r"reference/(commands|configuration|views|python)\.md")
+"""Pages that `make docs` makes."""
 _PATH = re.compile(r"`((?:schemas|pipeline|trainer|flows|tests|diva_grpo|data)/[\w./-]*)`")
 
 
@@ -29,7 +35,35 @@ def _named(pattern: str, documents: list[str]) -> Iterator[tuple[str, str]]:
 
 def test_links_lead_to_a_file() -> None:
     for document, target in _named(r"\]\((?!https?:|#)([^)\s#]+)", DOCUMENTS):
-        assert ((ROOT / document).parent / target).exists(), f"{document}: {target}"
+        assert _MADE.search(target) or ((ROOT / document).parent / target).exists(), f"{document}: {target}"
+
+
+def _commands() -> list[str]:
+    shell = "".join(block.code for page in PAGES for block in blocks(page) if block.language == "sh")
+    lines = shell.replace("\\\n", " ").splitlines()
+    inline = [line for _, line in _named(r"`(diva [a-z-]+ --[^`]*)`", list(PAGES))]
+    return sorted({line.split("  #")[0] for line in lines if line.startswith("diva ")} | set(inline))
+
+
+@pytest.mark.parametrize("line", _commands())
+def test_a_command_of_the_documents_parses(line: str) -> None:
+    _, name, *arguments = shlex.split(line)
+    cli.commands[name].make_context(name, arguments, resilient_parsing=False)
+
+
+def test_the_readme_is_short_and_names_every_command_and_view() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert len(readme.splitlines()) <= 180
+    for name in cli.commands:
+        assert f"diva {name}" in readme, name
+    for view in view_names():
+        assert re.search(rf"\b{view}\b", readme), view
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    settings = (ROOT / "mkdocs.yml").read_text("utf-8")
+    for page in PAGES[1:]:
+        assert page.removeprefix("docs/") in settings, page
 
 
 def test_files_that_contributing_and_security_name_are_there() -> None:

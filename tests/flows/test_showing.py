@@ -42,10 +42,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.docs
-def test_screens_of_the_readme_are_there_and_small() -> None:
-    named = re.findall(r"!\[[^\]]+\]\((data/screens/.*?)\)", (ROOT / "README.md").read_text("utf-8"))
-    assert sorted(named) == sorted(f"data/screens/{path.name}" for path in (ROOT / "data/screens").iterdir())
-    assert all((ROOT / name).stat().st_size < 150_000 for name in named)
+def test_screens_of_the_documents_are_there_and_small() -> None:
+    named = re.findall(r"!\[[^\]]+\]\((screens/.*?)\)", (ROOT / "docs/operations.md").read_text("utf-8"))
+    assert sorted(named) == sorted(f"screens/{path.name}" for path in (ROOT / "data/screens").iterdir())
+    assert all((ROOT / "docs" / name).stat().st_size < 150_000 for name in named)
 
 
 # --- the command that goes on
@@ -354,10 +354,10 @@ class _Keeper(BaseHTTPRequestHandler):
 
 @pytest.mark.docs
 @pytest.mark.slow
-def test_the_readmes_commands_notify_of_a_failed_run(store: VariantStore, tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
+def test_the_documented_commands_notify_of_a_failed_run(store: VariantStore, tmp_path: Path) -> None:
+    page = (ROOT / "docs/operations.md").read_text("utf-8")
     [commands] = [
-        block for block in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL) if "notify.yaml" in block
+        block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "notify.yaml" in block
     ]
     (tmp_path / "data").symlink_to(ROOT / "data")
     fails = (

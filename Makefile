@@ -6,6 +6,8 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
 PACKAGES := schemas pipeline trainer flows
+# Compiled modules are kept: each of the hundred processes that the tests start would compile ours anew.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
 .PHONY: help demo test pytest test-slow test-all coverage lint type docs format wheel bench-convergence bench-lock clean

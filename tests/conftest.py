@@ -39,6 +39,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else DuckDB's classes outlive the interpreter, and nanobind reports each as leaked
     shutil.rmtree(os.environ["PREFECT_HOME"])
 
 

@@ -66,7 +66,7 @@ def grade(
         reference: the right answer: a value, or with `options` a letter or an option's text.
         options: texts of the choices in order A, B, C, ...; the response may give the letter or the value.
         deadline_s: seconds within which this returns; what is undecided by then is an `error`. The first call
-            that needs algebra also starts its process, in about a second: see `warm_up`.
+            that needs algebra also starts its process, in about a second that does not count: see `warm_up`.
 
     Example:
         >>> grade("The answer is 0.5.", "1/2").outcome

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 # A comparison that ended without a verdict so short before its deadline was ended by its timer.
 _TIMER_SLACK_S = 0.05
+# Within which the process is ready on the busiest machine. Loading the algebra is a second of computing.
+_START_S = 60.0
 _REMEMBERED = 10_000
 
 
@@ -53,7 +55,8 @@ class SymbolicWorker:
 
         Args:
             tree: as `diva_grpo.pipeline.grade._compare` leaves it.
-            deadline: the `time.monotonic()` by which this returns or raises.
+            deadline: the `time.monotonic()` by which this returns or raises. It moves by what the process takes to
+                start: else the first verdict would depend on what else the machine does.
 
         Raises:
             UndecidedError: when that is not known by the deadline, or the comparison failed.
@@ -77,9 +80,9 @@ class SymbolicWorker:
         packet = json.dumps({"seconds": seconds, **request}).encode()
         if len(packet) > MAX_PACKET:
             raise UndecidedError("too long to compare symbolically")
-        verdict = self._ask(packet, deadline)
+        verdict, deadline = self._ask(packet, deadline)
         if not verdict and self._has_died():
-            verdict = self._ask(packet, deadline)
+            verdict, deadline = self._ask(packet, deadline)
         if verdict == UNDECIDED:
             raise UndecidedError("too close or too large to tell apart")
         if not verdict:
@@ -117,17 +120,19 @@ class SymbolicWorker:
         if not self._ready:
             self._process, self._channel = None, None
 
-    def _ask(self, packet: bytes, deadline: float) -> bytes:
-        """Sends a request and waits for the verdict; empty when the comparison died."""
+    def _ask(self, packet: bytes, deadline: float) -> tuple[bytes, float]:
+        """Sends a request and waits for the verdict, empty when the comparison died. Also gives the moved deadline."""
         reading, writing = os.pipe()
         try:
             try:
-                self._send(packet, writing, deadline)
+                asked = time.monotonic()
+                self._send(packet, writing)
+                deadline += time.monotonic() - asked
             finally:
                 os.close(writing)
             if not _readable(reading, deadline):
                 raise UndecidedError("deadline")
-            return os.read(reading, 16)
+            return os.read(reading, 16), deadline
         finally:
             os.close(reading)
 
@@ -136,7 +141,8 @@ class SymbolicWorker:
         channel = self._channel
         return channel is None or _readable(channel.fileno(), time.monotonic() + _TIMER_SLACK_S)
 
-    def _send(self, packet: bytes, writing: int, deadline: float) -> None:
+    def _send(self, packet: bytes, writing: int) -> None:
+        deadline = time.monotonic() + _START_S
         self._acquire(deadline)
         try:
             for attempt in (1, 2):
@@ -157,14 +163,14 @@ class SymbolicWorker:
     def _acquire(self, deadline: float) -> None:
         # The lock is held for as long as a send takes, or a start.
         if not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
-            raise UndecidedError("deadline: the symbolic worker is still starting")
+            raise UndecidedError("the symbolic worker is still starting")
 
     def _start(self, deadline: float) -> socket.socket:
         """The channel to a ready process. The lock is held."""
         channel = self._channel or self._spawn()
         if not self._ready:
             if not _readable(channel.fileno(), deadline):
-                raise UndecidedError("deadline: the symbolic worker is still starting")
+                raise UndecidedError("the symbolic worker is still starting")
             if channel.recv(len(READY)) != READY:
                 self._close()
                 raise UndecidedError("the symbolic worker did not start; its error output says why")

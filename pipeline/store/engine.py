@@ -105,9 +105,11 @@ class Engine:
         variant_parts: tuple[Sequence[Part], Collection[str]] | None = None,
     ) -> None:
         """Prepare those of the views of which any source is another than in `known`, and remember them there."""
-        sources = {table: self._source(table) for table in _TABLES if table in views}
+        parts = {table: self.catalogue.live(table) for table in _TABLES if table in views}
+        without_rows = {table for table in parts if all(part.is_empty for part in parts[table])}
+        sources = {table: self._source(table, parts[table]) for table in parts}
         if variant_parts is not None and Variant.table in views:
-            sources[Variant.table] = self._source(Variant.table, variant_parts)
+            sources[Variant.table] = self._source(Variant.table, *variant_parts)
         for name in views:
             read = "\n".join(sources[view] for view in named_views(name) if view in sources)
             if known.get(name) != read:
@@ -116,7 +118,7 @@ class Engine:
                 try:
                     # At once, for threads that bind a query meanwhile.
                     connection.begin()
-                    self._make_prepared(connection, name, rows)
+                    self._make_prepared(connection, name, rows, without_rows)
                     connection.commit()
                 except duckdb.OutOfMemoryException:
                     connection.rollback()
@@ -127,8 +129,10 @@ class Engine:
                 known[name] = read
 
     @staticmethod
-    def _make_prepared(connection: duckdb.DuckDBPyConnection, name: str, rows: str) -> None:
-        tables, view = prepared(name, rows)
+    def _make_prepared(
+        connection: duckdb.DuckDBPyConnection, name: str, rows: str, without_rows: Collection[str]
+    ) -> None:
+        tables, view = prepared(name, rows, without_rows)
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {PREPARED}")
         for table, select in tables.items():
             connection.execute(f"CREATE OR REPLACE TABLE {PREPARED}.{table} AS {select}")
@@ -136,7 +140,10 @@ class Engine:
 
     def _make_live(self, connection: duckdb.DuckDBPyConnection, there: Collection[str]) -> None:
         """Make the other views, for a query that finds them by another way than by their names."""
-        sources = {table: "" if table in there else self._source(table) for table in _TABLES}
+        sources = {
+            table: "" if table in there else self._source(table, self.catalogue.live(table))
+            for table in _TABLES
+        }
         for name, statement in view_statements(self.place.url, sources).items():
             if name not in there:
                 try:
@@ -144,8 +151,7 @@ class Engine:
                 except duckdb.Error as error:
                     raise _unreadable(self.place, error) from error
 
-    def _source(self, table: str, variant_parts: tuple[Sequence[Part], Collection[str]] | None = None) -> str:
-        parts, origins = variant_parts or (self.catalogue.live(table), None)
+    def _source(self, table: str, parts: Sequence[Part], origins: Collection[str] | None = None) -> str:
         self.place.fetch([f"{table}/{part.name}" for part in parts])
         rows = source(str(self.place.local), table, parts, origins)
         return f"(SELECT * FROM {rows} WHERE {self._only[table]})" if table in self._only else rows

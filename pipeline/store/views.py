@@ -197,12 +197,14 @@ def view_statements(url: str, sources: Mapping[str, str] | None = None) -> dict[
     return {name: f"CREATE OR REPLACE VIEW {name} AS {body}" for name, body in bodies.items()}
 
 
-def prepared(name: str, rows: str) -> tuple[dict[str, str], str]:
+def prepared(name: str, rows: str, without_rows: Collection[str] = ()) -> tuple[dict[str, str], str]:
     """How a connection prepares a view, when it has prepared those that the view reads.
 
     Args:
         name: of the view.
         rows: the FROM clause of its table, see `source`; of `live_difficulty` that of `difficulty_events`.
+        without_rows: tables that are known to have none. What follows from them is then not computed: to plan
+            that takes longer than to read a small store.
 
     Returns:
         What it computes first: SELECT statements, by the names of the tables of the schema `prepared` that hold
@@ -214,12 +216,19 @@ def prepared(name: str, rows: str) -> tuple[dict[str, str], str]:
     superseded = f"superseded_{name}"
     columns = _column_list(record) + (f", t.{_PLACE}" if record is Variant else "")
     latest = f"SELECT {columns} FROM {rows} t ANTI JOIN {PREPARED}.{superseded} s ON s.{_PLACE} = t.{_PLACE}"
-    tables = {superseded: _superseded(rows, record)}
+    tables = {superseded: _NO_PLACE if name in without_rows else _superseded(rows, record)}
     if record is Variant:
         measured = f"{PREPARED}.measured"
-        tables["measured"] = _MEASURED.format(latest=latest, key=_PLACE)
+        unmeasured = not {name, *_READS[name]}.isdisjoint(without_rows)
+        tables["measured"] = _NO_MEASUREMENT if unmeasured else _MEASURED.format(latest=latest, key=_PLACE)
         return tables, _VARIANTS.format(latest=latest, measured=measured, key=_PLACE, z=_Z90)
     return tables, latest
+
+
+_NO_PLACE = f"SELECT NULL::BIGINT AS {_PLACE} WHERE false"
+_NO_MEASUREMENT = (
+    f"SELECT NULL::BIGINT AS {_PLACE}, NULL::DOUBLE AS delta, NULL::DOUBLE AS variance WHERE false"
+)
 
 
 def _superseded(rows: str, record: type[Record]) -> str:

@@ -12,7 +12,6 @@ import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
-from prefect.testing.utilities import prefect_test_harness
 
 from diva_grpo.flows.runs.deployments import (
     FLOWS,
@@ -201,6 +200,8 @@ def test_entry_points_of_before(entrypoint: str, now: str | None) -> None:
 @pytest.mark.slow
 def test_deployments_of_before_are_named(store: VariantStore) -> None:
     served = _served(store, name="process")
+    from prefect.testing.utilities import prefect_test_harness  # loads all of the server
+
     with prefect_test_harness(server_startup_timeout=120), get_client(sync_client=True) as client:
         flow_id = client.create_flow(flow_named("curate"))
         for number in range(205):  # more than a page

@@ -152,6 +152,17 @@ class TestWorker:
         assert outcomes(extra=0) == ["correct"] * 10
         assert os.waitpid(pid, 0)[1] == 0
 
+    def test_a_slow_start_is_not_of_the_deadline(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        slow = tmp_path / "python"
+        slow.write_text(f'#!/bin/sh\nsleep 1\nexec "{sys.executable}" "$@"\n', "utf-8")
+        slow.chmod(0o700)
+        monkeypatch.setattr(sys, "executable", str(slow))
+        worker = SymbolicWorker()
+        assert worker.decide(("all", []), time.monotonic() + 1.0)
+        worker.close()
+
     def test_a_worker_that_cannot_start_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "executable", "/bin/false")
         with pytest.raises(UndecidedError, match="did not start"):

@@ -126,15 +126,15 @@ REWARDS = st.one_of(
 
 @st.composite
 def batches(draw: st.DrawFn) -> Rows:
-    """Up to four problems of up to four variants, 2 to 16 rollouts each, any ids, any order."""
-    ids = draw(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-9, 9), min_size=24, unique=True))
+    """Up to three problems of up to three variants, 2 to 6 rollouts each, any ids, any order."""
+    ids = draw(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-9, 9), min_size=15, unique=True))
     rows: Rows = []
-    for _ in range(draw(st.integers(1, 4))):
+    for _ in range(draw(st.integers(1, 3))):
         problem = ids.pop()
         constant = draw(st.booleans())
-        for _ in range(draw(st.integers(0, 4)) + 1):
+        for _ in range(draw(st.integers(0, 3)) + 1):
             prompt, level = ids.pop(), float(draw(st.integers(1, 9)))
-            rollouts = draw(st.integers(2, 16))
+            rollouts = draw(st.integers(2, 6))
             rewards = draw(st.lists(REWARDS, min_size=rollouts, max_size=rollouts))
             rows += [(rewards[0] if constant else reward, prompt, problem, level) for reward in rewards]
     return draw(st.permutations(rows))

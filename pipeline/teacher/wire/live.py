@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -129,8 +130,7 @@ class _Line:
         # The HTTP client looks at every connection of its pool for each request, which takes a third of the time
         # with hundreds of them: so there are several pools.
         number = math.ceil(most / _POOL_CONNECTIONS)
-        trust = httpx2.create_ssl_context()  # reads all certificates: once for all
-        self._clients = itertools.cycle([_client(config, route, self._key, trust) for _ in range(number)])
+        self._clients = itertools.cycle([_client(config, route, self._key) for _ in range(number)])
         self._number = number
 
     async def attempt(self, parameters: dict[str, Any]) -> _Attempt:
@@ -185,14 +185,20 @@ class _Line:
             await client.close()
 
 
-def _client(config: TeacherConfig, route: Route, key: str, trust: ssl.SSLContext) -> openai.AsyncOpenAI:
+@cache
+def _trust() -> ssl.SSLContext:
+    """The system's certificates, which take 60 ms to read: once for all clients of the process."""
+    return httpx2.create_ssl_context()
+
+
+def _client(config: TeacherConfig, route: Route, key: str) -> openai.AsyncOpenAI:
     options: dict[str, Any] = {
         "api_key": key or "none",  # local servers take any, and the client wants one
         "max_retries": 0,
         "timeout": config.timeout_s,
         # No connection waits for another, and none is closed to be opened again for the next request.
         "http_client": openai.DefaultAsyncHttpxClient(
-            verify=trust, limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+            verify=_trust(), limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None)
         ),
     }
     if config.api_version is None:

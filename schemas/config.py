@@ -133,7 +133,7 @@ class TeacherConfig(Config):
     )
     prices: Path | None = Field(
         default=None,
-        description="YAML file of dollars a million tokens by model; default: the shipped table.",
+        description="YAML file of dollars per million tokens by model; default: the prices of genai-prices.",
     )
 
 

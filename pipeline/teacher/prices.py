@@ -1,19 +1,24 @@
-"""The price table, and the purse that a run may not overspend."""
+"""What models charge, and the purse that a run may not overspend.
+
+Prices are those of the package `genai-prices`, which carries them with it, or those of a file of the user's own.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping
-from importlib.resources import files
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Self
+from types import MappingProxyType
+from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome, fault, one_line
-from diva_grpo.schemas.exceptions import BudgetError, ConfigError
+from diva_grpo.schemas.exceptions import BudgetError, ConfigError, MissingExtraError
 
 BATCH_SHARE = 0.5
 """What a request costs in OpenAI's Batch API, against a live one."""
@@ -57,9 +62,9 @@ class Price(BaseModel):
     """What a model charges, and how it counts.
 
     Attributes:
-        prompt: dollars a million tokens.
-        completion: dollars a million tokens.
-        thinks: hidden tokens of reasoning assumed a request.
+        prompt: dollars per million tokens.
+        completion: dollars per million tokens.
+        thinks: hidden reasoning tokens that an estimate assumes per request, until a store has calls of the model.
         images: how an image is counted.
     """
 
@@ -70,11 +75,22 @@ class Price(BaseModel):
     images: ImageRule = ImageRule()
 
     def cost(self, prompt_tokens: float, completion_tokens: float, share: float = 1.0) -> float:
-        """Dollars for so many tokens."""
+        """Dollars for these numbers of tokens."""
         return share * (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
 _TABLE = TypeAdapter(dict[str, Price])
+
+_OWN: Mapping[str, Price] = MappingProxyType({"scripted-teacher": Price(prompt=0, completion=0)})
+# By the id that the model has in genai-prices, which does not say how a model counts.
+_COUNTING: Mapping[str, dict[str, Any]] = MappingProxyType(
+    {
+        "gpt-4o-mini": {"images": ImageRule(base=2833, tile=5667)},
+        "gpt-4.1-mini": {"images": ImageRule(patch=1.62)},
+        "o3": {"thinks": 1000, "images": ImageRule(base=75, tile=150)},
+        "o4-mini": {"thinks": 1000, "images": ImageRule(patch=1.72)},
+    }
+)
 
 
 class PriceTable:
@@ -83,27 +99,34 @@ class PriceTable:
     Args:
         prices: by the model's name.
         name: of the table, for messages.
+        url: of the endpoint, if models that `prices` does not have are to be looked up in genai-prices.
     """
 
-    def __init__(self, prices: Mapping[str, Price], name: str) -> None:
+    def __init__(self, prices: Mapping[str, Price], name: str, url: str | None = None) -> None:
         self._prices = dict(prices)
-        self.name = name
+        self.name, self._url = name, url
 
     @classmethod
-    def load(cls, path: Path | None = None) -> Self:
-        """The table of a YAML file, by default the shipped one.
+    def load(cls, path: Path | None = None, url: str | None = None) -> Self:
+        """The table of a YAML file; without one, the prices of genai-prices.
+
+        A file maps a model to `[prompt, completion]`, or to a mapping with the fields of `Price`.
+
+        Args:
+            path: the file.
+            url: of the endpoint. Providers charge differently for one model, so it says whose price to take. At a URL
+                of no known provider (a proxy, a gateway) only OpenAI's own models have a price.
 
         Raises:
-            ConfigError: it is unreadable or no such table.
+            ConfigError: the file is unreadable or holds no such table.
         """
+        if path is None:
+            return cls(_OWN, "genai-prices", url or "")
         try:
-            text = (
-                path.read_text("utf-8")
-                if path
-                else (files("diva_grpo.pipeline.teacher") / "prices.yaml").read_text("utf-8")
+            entries = yaml.safe_load(path.read_text("utf-8")).items()
+            return cls(
+                _TABLE.validate_python({str(name): _mapping(entry) for name, entry in entries}), str(path)
             )
-            table = {str(name): _mapping(entry) for name, entry in yaml.safe_load(text).items()}
-            return cls(_TABLE.validate_python(table), str(path) if path else "the shipped table")
         except ValidationError as error:
             raise ConfigError(f"price table {path}: {fault(error)[1]}") from error
         except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
@@ -111,7 +134,8 @@ class PriceTable:
 
     def of(self, model: str) -> Price | None:
         """The price of a model, by its name or its name without a date; None where it is unknown."""
-        return self._prices.get(model) or self._prices.get(_DATE.sub("", model))
+        found = self._prices.get(model) or self._prices.get(_DATE.sub("", model))
+        return found or (None if self._url is None else _published(model, self._url))
 
     def cost(self, model: str, outcome: Outcome) -> float | None:
         """Dollars of one exchange; None where the price or the tokens are unknown."""
@@ -124,9 +148,38 @@ class PriceTable:
         """One line that says how a model's price becomes known."""
         return (
             f"no price of {model!r} in {self.name}: "
-            f"add the line `{model}: [PROMPT, COMPLETION]` (dollars a million tokens) to a file of your own "
+            f"add the line `{model}: [PROMPT, COMPLETION]` (dollars per million tokens) to a file of your own "
             "and give it with --prices"
         )
+
+
+@cache
+def _published(model: str, url: str) -> Price | None:
+    """The price that genai-prices has of a model today; of prices in tiers, the one of the shortest prompts.
+
+    The package is loaded by the first look-up, as this takes half a second.
+    """
+    with MissingExtraError.named_for("a price"):
+        from genai_prices.data_snapshot import get_snapshot
+        from genai_prices.types import TieredPrices
+    snapshot = get_snapshot()
+    try:
+        provider = snapshot.find_provider(None, None, url)
+    except LookupError:
+        provider = snapshot.find_provider(None, "openai", None)
+        if model.lower().startswith("gpt-oss"):  # open weights, which anyone may serve for nothing
+            return None
+    try:
+        _, found = snapshot.find_provider_model(model, provider, None, None)
+    except LookupError:
+        return None
+    now = found.get_prices(datetime.now(UTC))
+    known = {
+        name: price.base if isinstance(price, TieredPrices) else price
+        for name, price in (("prompt", now.input_mtok), ("completion", now.output_mtok))
+        if price is not None
+    }
+    return Price(**known, **_COUNTING.get(found.id, {})) if len(known) == 2 else None
 
 
 def _mapping(entry: object) -> object:

@@ -500,7 +500,7 @@ def by_batch(meter: Meter, size: int = DEFAULT_SIZE, pace: Pace | None = None) -
         def say(text: str) -> None:
             meter.note = text
 
-        price = PriceTable.load(config.prices).of(config.model)
+        price = PriceTable.load(config.prices, config.base_url).of(config.model)
         book = BatchBook(store.root)
         return BatchExchange(config, book, size=size, purse=meter.purse, price=price, pace=pace, say=say)
 

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 )
 @click.option("--schema", is_flag=True, help="Show all views and columns with types and descriptions.")
 @click.option("--examples", is_flag=True, help="Show useful queries.")
-@click.option("--example", "number", metavar="N", help="Run one of the useful queries.")
+@click.option(
+    "--example", "name", metavar="NAME", help="Run one of the useful queries, by its name or number."
+)
 @click.option(
     "--format",
     "output_format",
@@ -57,7 +59,7 @@ def sql(
     query_file: Path | None,
     schema: bool,
     examples: bool,
-    number: str | None,
+    name: str | None,
     output_format: str,
     output: Path | None,
     timeout_s: float,
@@ -78,7 +80,7 @@ def sql(
     from diva_grpo.pipeline.store.catalog import describe_views
     from diva_grpo.pipeline.store.sql import split_statements
 
-    if sum(given is not None for given in (query, query_file, number)) + schema + examples > 1:
+    if sum(given is not None for given in (query, query_file, name)) + schema + examples > 1:
         raise click.UsageError("give one of QUERY, --file, --schema, --examples and --example")
     if examples:
         click.echo(examples_text())
@@ -96,8 +98,8 @@ def sql(
 
     if schema:
         _show_schema(describe_views(store), output_format, output)
-    elif query is not None or number is not None:
-        run(query if query is not None else example(str(number)))
+    elif query is not None or name is not None:
+        run(query if query is not None else example(str(name)))
     elif query_file is None and sys.stdin.isatty():
         run_prompt(describe_views(store), run)
     else:

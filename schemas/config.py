@@ -20,6 +20,15 @@ TEXT_KINDS = (Kind.REWORD, Kind.HARDER, Kind.THINK_STEP)
 IMAGE_KINDS = (Kind.IMAGE, Kind.IMAGE_TEXT, Kind.COMPOSITE)
 """Kinds that are recipes of operations on a problem's images."""
 
+MAX_PIXELS = 1280 * 28 * 28
+"""Largest area of an image where none is set: 1,280 visual tokens of Qwen2.5-VL."""
+
+BATCH_SIZE = 25_000
+"""Requests that wait for the Batch API at once where no number is set: each is in memory, with its images."""
+
+SQL_TIMEOUT_S, SQL_MEMORY_MB = 60.0, 2_048
+"""Limits of a user's query where none are set."""
+
 CheckName = Literal["format", "leak", "numbers", "duplicate", "decontamination", "answer", "judge"]
 """Checks in the order of their cost, in which they run."""
 
@@ -129,7 +138,7 @@ class TeacherConfig(Config):
         """'{"chat_template_kwargs": {"enable_thinking": false}}' or '{"thinking_budget": 1024}'.""",
     )
     max_pixels: int = Field(
-        default=1_003_520, ge=784, description="Largest area of an image; larger ones are sent smaller."
+        default=MAX_PIXELS, ge=784, description="Largest area of an image; larger ones are sent smaller."
     )
     prices: Path | None = Field(
         default=None,
@@ -312,7 +321,7 @@ class FlowConfig(Config):
         description="Use OpenAI's Batch API: half the price, answers within a day; shards of 10,000 problems.",
     )
     batch_size: int = Field(
-        default=25_000, ge=1, le=50_000, description="With batch: requests that wait in memory at once."
+        default=BATCH_SIZE, ge=1, le=50_000, description="With batch: requests that wait in memory at once."
     )
     gallery_url: str | None = Field(
         default=None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from diva_grpo.schemas.config import SQL_MEMORY_MB, SQL_TIMEOUT_S
 from diva_grpo.schemas.exceptions import QueryError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 @click.option(
     "--timeout",
     "timeout_s",
-    default=60.0,
+    default=SQL_TIMEOUT_S,
     show_default=True,
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds a query may take.",
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "--memory",
     "memory_mb",
-    default=2_048,
+    default=SQL_MEMORY_MB,
     show_default=True,
     type=click.IntRange(min=64),
     help="MiB of memory a query may use.",

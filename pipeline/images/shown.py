@@ -19,8 +19,7 @@ from diva_grpo.schemas.question import Question
 from diva_grpo.schemas.recipe import Recipe
 
 MIN_PIXELS = 56 * 56
-MAX_PIXELS = 1280 * 28 * 28
-"""Bounds of an image's area where none are set: Qwen2.5-VL's own, 4 to 1,280 visual tokens."""
+"""Smallest area of an image for a policy, where none is set: 4 visual tokens of Qwen2.5-VL."""
 
 ImagePath = Callable[[str], Path]
 """Where the image of a content hash lies, such as `VariantStore.image_path`."""

@@ -15,14 +15,13 @@ from typing import IO
 import pyarrow as pa
 
 from diva_grpo.pipeline.store.sql import (
-    DEFAULT_MEMORY_MB,
-    DEFAULT_TIMEOUT_S,
     MAX_RESULT_BYTES,
     run_select,
     too_large,
     too_long,
 )
 from diva_grpo.pipeline.store.store import VariantStore
+from diva_grpo.schemas.config import SQL_MEMORY_MB, SQL_TIMEOUT_S
 from diva_grpo.schemas.exceptions import DivaError, QueryError, StoreError
 
 _GRACE_S = 5.0
@@ -36,7 +35,7 @@ _PROGRAM = "from diva_grpo.pipeline.store.sandbox import serve; serve()"
 
 
 def run_apart(
-    store: VariantStore, sql: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, memory_mb: int = DEFAULT_MEMORY_MB
+    store: VariantStore, sql: str, *, timeout_s: float = SQL_TIMEOUT_S, memory_mb: int = SQL_MEMORY_MB
 ) -> pa.Table:
     """Run one SELECT over the store's views in a process of its own; costs about half a second.
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from diva_grpo.pipeline.grade._units import is_unit
+from diva_grpo.pipeline.quantities.lexicon import ONES, PARTS, TENS
 
 CJK = "\u4e00-\u9fff"
 _CJK_TEXT = re.compile(f"[{CJK}]")
@@ -70,13 +71,6 @@ _RANGE_REFERENCE = re.compile(
     r"\\(?:cup|cap|infty|in|mathbb|setminus)(?![A-Za-z])|[\[(].*,.*[\])]|\\mid|all real"
 )
 
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
-_ONES += "seventeen eighteen nineteen".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_PARTS = {
-    "half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9,
-    "tenth": 10, "twelfth": 12, "hundredth": 100,
-}  # fmt: skip
 _CHINESE_DIGITS = {digit: i for i, digit in enumerate("〇一二三四五六七八九")} | {"零": 0, "两": 2}
 _CHINESE_NUMBER = re.compile(r"[负]?[〇零一二两三四五六七八九十百]+")
 
@@ -169,11 +163,10 @@ def _whole(words: list[str]) -> Fraction | None:
         return Fraction(100) if words[:-1] in ([], ["a"], ["one"]) else None
     if len(words) == 1:
         (word,) = words
-        if word in _ONES:
-            return Fraction(_ONES.index(word))
-        return Fraction(20 + 10 * _TENS.index(word)) if word in _TENS else None
-    if len(words) == 2 and words[0] in _TENS and words[1] in _ONES[1:10]:
-        return Fraction(20 + 10 * _TENS.index(words[0]) + _ONES.index(words[1]))
+        value = ONES.get(word, TENS.get(word))
+        return None if value is None else Fraction(value)
+    if len(words) == 2 and words[0] in TENS and 0 < ONES.get(words[1], 0) < 10:
+        return Fraction(TENS[words[0]] + ONES[words[1]])
     return None
 
 
@@ -181,7 +174,7 @@ def _part(words: list[str]) -> Fraction | None:
     if not words:
         return None
     singular = {"halves": "half"}.get(words[-1], words[-1].removesuffix("s"))
-    low = _PARTS.get(singular)
+    low = PARTS.get(singular)
     top = Fraction(1) if words[:-1] in ([], ["a"], ["an"]) else _whole(words[:-1])
     if low is None or top is None or (words[:-1] == [] and singular != "half"):
         return None  # `third` alone is a place in a row

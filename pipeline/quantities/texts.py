@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from diva_grpo.pipeline.quantities.latex import without_math_signs
+from diva_grpo.pipeline.quantities.lexicon import ONES, PARTS, SCALES, TENS, UNITS
 from diva_grpo.schemas.question import PLACEHOLDER
 
 
@@ -33,19 +34,7 @@ class Quantity(NamedTuple):
     word: bool = False
 
 
-_SMALL = {
-    word: i
-    for i, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-        " seventeen eighteen nineteen".split()
-    )
-}
-_TENS = {
-    word: 10 * i
-    for i, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
-}
-_SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-_SCALES |= {f"{name}s": size for name, size in _SCALES.items()}
+_SCALES = {form: size for name, size in SCALES.items() for form in (name, f"{name}s")}
 _MULTIPLES = {
     word: value
     for value, words in {
@@ -56,59 +45,18 @@ _MULTIPLES = {
     }.items()
     for word in words.split()
 }
-_FIRST_WORDS = {"a", "an"} | _SMALL.keys() | _TENS.keys() | _MULTIPLES.keys()
-_PARTS = {
-    "half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
-    "eighth": 8, "ninth": 9, "tenth": 10, "twelfth": 12, "twentieth": 20, "hundredth": 100,
-}  # fmt: skip
-_PARTS |= {f"{name}s": size for name, size in _PARTS.items() if name != "halves"}
+_FIRST_WORDS = {"a", "an"} | ONES.keys() | TENS.keys() | _MULTIPLES.keys()
+_PARTS = {form: size for name, size in PARTS.items() for form in (name, f"{name}s")} | {"halves": 2}
 # "A third of them" is a part, "a third friend" is not.
 _AFTER_A_PART = frozenset(
     "of as more less fewer the that this its his her their an a off is are were was".split()
 )
 _UNITS = {
-    name: names.split()[0]
-    for names in (
-        "millimetre millimetres millimeter millimeters mm",
-        "centimetre centimetres centimeter centimeters cm cms",
-        "decimetre decimetres decimeter decimeters dm",
-        "metre metres meter meters m",
-        "kilometre kilometres kilometer kilometers km kms",
-        "inch inches",
-        "foot feet ft",
-        "yard yards yd yds",
-        "mile miles mi",
-        "milligram milligrams mg",
-        "gram grams gramme grammes g",
-        "kilogram kilograms kilo kilos kg kgs",
-        "pound pounds lb lbs",
-        "ounce ounces oz",
-        "ton tons tonne tonnes",
-        "second seconds sec secs",
-        "minute minutes min mins",
-        "hour hours hr hrs h",
-        "day days",
-        "week weeks",
-        "month months",
-        "year years",
-        "millilitre millilitres milliliter milliliters ml",
-        "litre litres liter liters l",
-        "gallon gallons gal",
-        "pint pints",
-        "quart quarts",
-        "cup cups",
-        "dollar dollars usd bucks",
-        "cent cents ¢",
-        "euro euros €",
-        "sterling £",
-        "yen ¥",
-        "degree degrees",
-        "calorie calories",
-        "watt watts",
-        "kilowatt kilowatts kw",
-    )
-    for name in names.split()
-}
+    form: unit.name
+    for unit in UNITS
+    for word in unit.words.split()
+    for form in (word, f"{word}s" if len(word) > 1 else word)
+} | {"inches": "inch"}
 _CURRENCIES = {"$": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
 
 _TOKEN = re.compile(
@@ -199,7 +147,7 @@ class _Reader:
         if before == "negative":
             return -1
         if before == "minus" or (before == "-" and self._glued(at) and not self._glued(at - 1)):
-            return 1 if self._is_number(at - 2) or term in _SMALL or term in (")", "}", "]") else -1
+            return 1 if self._is_number(at - 2) or term in ONES or term in (")", "}", "]") else -1
         return -1 if before == "-" and term in ("(", "=", "{", "[", "<", ",") else 1
 
     def _literal(self, at: int) -> tuple[Fraction | None, int]:
@@ -270,10 +218,10 @@ class _Reader:
             )
             word = self._token(end + skip)
             fits = (end == at or bool(current or total)) and whole_hundreds
-            if word in _SMALL and (fits or (current % 100 >= 20 and current % 10 == 0 and _SMALL[word] < 10)):
-                current += _SMALL[word]
-            elif word in _TENS and fits:
-                current += _TENS[word]
+            if word in ONES and (fits or (current % 100 >= 20 and current % 10 == 0 and ONES[word] < 10)):
+                current += ONES[word]
+            elif word in TENS and fits:
+                current += TENS[word]
             elif word in _SCALES and not skip and current:
                 if _SCALES[word] >= 1000:
                     total, current = total + current * _SCALES[word], 0

@@ -195,7 +195,7 @@ def schema_text(views: Sequence[View], only: str | None = None) -> str:
 def examples_text() -> str:
     """The named queries, numbered."""
     return "\n\n".join(
-        f"-- {number}. {name}: {query.title}\n{query.sql}"
+        f"-- {number}. {query.title} [{name}]\n{query.sql}"
         for number, (name, query) in enumerate(queries().items(), 1)
     )
 
@@ -210,5 +210,5 @@ def example(name: str) -> str:
     if name.isdecimal() and 1 <= int(name) <= len(names):
         name = names[int(name) - 1]
     if name not in names:
-        raise QueryError(f"no example {name}: there are 1 to {len(names)}, by name {', '.join(names)}")
+        raise QueryError(f"no example {name}: there are 1 to {len(names)}, or by name: {', '.join(names)}")
     return queries()[name].sql

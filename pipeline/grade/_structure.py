@@ -142,9 +142,3 @@ def without_parentheses(text: str) -> str:
     if text[:1] == "(" and text[-1:] == ")" and one_bracket(text) and not SEPARATOR.search(text):
         return text[1:-1].strip()
     return text
-
-
-def closed_group(text: str, start: int) -> str | None:
-    """What stands in the braces that open at `start`."""
-    end = closing(text, start)
-    return None if end is None else text[start + 1 : end]

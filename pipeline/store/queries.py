@@ -20,13 +20,13 @@ class Query(NamedTuple):
 
 @cache
 def queries() -> dict[str, Query]:
-    """All named queries by name, in the order of the loop."""
+    """All queries by name, in the order of the loop; one without a name goes by its title."""
     text = resources.files("diva_grpo.pipeline.store").joinpath("queries.sql").read_text("utf-8")
     found = {}
     for block in text.split("\n-- ## ")[1:]:
         heading, _, sql = block.partition("\n")
-        name, _, title = heading.partition(": ")
-        found[name] = Query(title.strip(), sql.strip())
+        title, _, name = heading.rstrip("] ").partition(" [")
+        found[name or title] = Query(title, sql.strip())
     return found
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from diva_grpo.pipeline.grade._answer_text import closing
-
 SEPARATOR = re.compile(
     r"[,;]|\s(?:and|or)\s|\\(?:lor|land|vee|wedge|quad|qquad)(?![A-Za-z])|\\\\|(?<=[\w)}])\s*&\s*(?=\S)"
 )

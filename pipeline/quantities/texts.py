@@ -1,9 +1,9 @@
-"""The quantities of a text: digits, number words, fractions and percent alike, with their units.
+"""The quantities of a text: digits, number words, fractions and percentages, with their units.
 
     >>> [(str(q.value), q.unit) for q in quantities("Half of the 1,200 g, i.e. twenty-five percent")]
     [('1/2', None), ('1200', 'gram'), ('1/4', None)]
 
-Number words are read in English; of other languages, digits.
+Number words are read in English only; digits in every language.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Quantity(NamedTuple):
     Attributes:
         value: its value; a percentage is a hundredth part.
         unit: name of its unit, or None.
-        firm: whether it must stay. "one" and ordinals come and go with the wording.
+        firm: whether a rewording must keep it. It may add or drop "one" and ordinals.
         word: whether it is written as a word.
     """
 
@@ -68,7 +68,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-_DRESSING = (
+_MARKUP = (
     (re.compile(r"\\[dt]?frac\s*\{\s*([\d.]+)\s*\}\s*\{\s*([\d.]+)\s*\}|\\[dt]?frac\s*(\d)\s*(\d)"), r" \1\3/\2\4 "),
     (re.compile(r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree\b|\\circ\b|°"), " degrees "),
     (re.compile(r"\\(?:mathrm|text|operatorname|mbox|textrm)\s*\{([^{}]*)\}"), r" \1 "),
@@ -86,11 +86,11 @@ def quantities(text: str) -> list[Quantity]:
 
 
 def _plain(text: str) -> str:
-    """The text without LaTeX's dress, in small letters."""
+    """The text in lower case, without LaTeX markup."""
     text = without_math_signs(PLACEHOLDER.sub(" ", text))
-    for pattern, plain in _DRESSING:
+    for pattern, plain in _MARKUP:
         text = pattern.sub(plain, text)
-    # NFKC makes ½ of three signs and ² a plain digit.
+    # NFKC turns ½ into three characters and ² into a digit.
     text = re.sub(r"([½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞])", r" \1", text).replace("²", "^2").replace("³", "^3")
     text = unicodedata.normalize("NFKC", text).replace("⁄", "/").replace("−", "-").casefold()
     return re.sub(r"\bper cent\b", "percent", text)
@@ -142,7 +142,7 @@ class _Reader:
         return Quantity(value, unit, firm, word), end
 
     def _sign(self, at: int) -> int:
-        """-1 behind "negative" and behind a minus that stands before a number and behind none."""
+        """-1 after "negative", and after a minus that follows no number."""
         before, term = self._token(at - 1), self._token(at - 2)
         if before == "negative":
             return -1
@@ -151,7 +151,7 @@ class _Reader:
         return -1 if before == "-" and term in ("(", "=", "{", "[", "<", ",") else 1
 
     def _literal(self, at: int) -> tuple[Fraction | None, int]:
-        """A number in digits: a fraction, a mixed number, or one with "million" behind it."""
+        """A number in digits: a fraction, a mixed number, or one followed by "million"."""
         value, end = Fraction(self._tokens[at]), at + 1
         fraction = self._fraction(at)
         if fraction is not None:
@@ -211,7 +211,7 @@ class _Reader:
             current, end = 1, at + 1
         while True:
             whole_hundreds = current % 100 == 0
-            # "and" joins behind hundreds and thousands, a hyphen between tens and ones.
+            # "and" may follow hundreds and thousands; a hyphen joins tens and ones.
             joint = self._token(end)
             skip = int(
                 (joint == "and" and end > at and whole_hundreds) or (joint == "-" and not whole_hundreds)
@@ -233,7 +233,7 @@ class _Reader:
         return (None, at) if end == at else (Fraction(total + current), end)
 
     def _and_a_part(self, at: int) -> tuple[Fraction, int]:
-        """ "and a half", "and three quarters" behind a number."""
+        """ "and a half", "and three quarters" after a number."""
         if self._token(at) != "and":
             return Fraction(0), at
         if self._token(at + 1) in ("a", "an", "one") and self._token(at + 2) in _PARTS:
@@ -247,14 +247,14 @@ class _Reader:
         return value, end
 
     def _unit(self, at: int, end: int) -> tuple[str | None, int]:
-        """The unit before or behind a number."""
+        """The unit before or after a number."""
         if self._token(at - 1) in _CURRENCIES:
             return _CURRENCIES[self._token(at - 1)], end
         place = end + (self._token(end) == "-")
         if self._token(place) in ("square", "cubic", "sq", "cu"):
             place += 1 + (self._token(place + 1) == ".")
         name = self._token(place)
-        # `5m` is five times m, `5 m` are metres.
+        # `5m` is five times m, and `5 m` is five metres.
         if name not in _UNITS or (len(name) == 1 and self._glued(place)):
             return None, end
         place += 1

@@ -343,7 +343,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
 
 def test_what_is_there_is_not_overwritten(store: VariantStore, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         export(store, tmp_path / "out", ExportConfig())
     assert (tmp_path / "out").read_text() == "mine"
 

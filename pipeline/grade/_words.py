@@ -1,4 +1,4 @@
-r"""Words in answers: which texts are prose, which words take an answer back, and number words up to a hundred.
+r"""Words in answers: which texts are prose, which words revoke an answer, and number words up to a hundred.
 
 Three letters in a row are a word (`even`) or a product of variables (`abc`); `is_prose` decides. `hedges` finds what
 turns a value into another statement: a denial, a bound, an alternative, an order relation. Both read English and
@@ -23,7 +23,7 @@ _MATHEMATICS = frozenset(
     "and or sin cos tan cot sec csc log exp sqrt lim max min mod det gcd lcm inf sup arg deg dim ker"
     " arcsin arccos arctan sinh cosh tanh".split()
 )
-# Short words that are answers or stand in sentences. They are never products of letters.
+# Short words that are answers or parts of sentences. They are never products of letters.
 _ENGLISH = frozenset(
     "yes not none odd even true false left right east west north south one two six ten zero four five nine all any"
     " the for are was has had get its let per day cup car man cat dog red blue pink kite cube cone oval line area"
@@ -119,7 +119,7 @@ def same_product_of_letters(given: str, wanted: str) -> bool:
 
 
 def hedges(bare: str) -> set[str]:
-    """What in a text denies, bounds, or leaves open the value that it states; empty for a plain value."""
+    """The words of a text that deny, bound or leave open its value; empty for a plain value."""
     found = {" ".join(match[0].casefold().split()) for match in _ENGLISH_HEDGE.finditer(bare)}
     found |= set(_SYMBOL_HEDGE.findall(bare))
     if not bare.isascii():
@@ -177,7 +177,7 @@ def _part(words: list[str]) -> Fraction | None:
     low = PARTS.get(singular)
     top = Fraction(1) if words[:-1] in ([], ["a"], ["an"]) else _whole(words[:-1])
     if low is None or top is None or (words[:-1] == [] and singular != "half"):
-        return None  # `third` alone is a place in a row
+        return None  # `third` alone is an ordinal
     return top / low
 
 

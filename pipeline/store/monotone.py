@@ -1,9 +1,9 @@
-"""Deltas of image variants that never fall as the strength grows: an isotonic fit when a snapshot is taken.
+"""An isotonic fit of the deltas of image variants, applied when a snapshot is taken: they never fall with the strength.
 
-Measured pass rates of a few samples scatter, so that a stronger blur may come out easier than a weaker one. Of one
-problem and one family of operations (their names and images) the snapshot's deltas are the isotonic regression of
-the deltas in use over the strengths, weighted by their inverse variances (see `pipeline.store.views`). Designed
-deltas rise by themselves, so families without a label are left as they are.
+Measured pass rates of a few samples scatter, so that a stronger blur may appear easier than a weaker one. For one
+problem and one family of operations (their names and images), the deltas of the snapshot are the isotonic regression
+of the deltas in use over the strengths, weighted by their inverse variances (see `pipeline.store.views`). Designed
+deltas already rise with the strength, so families without a label are not changed.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from tabulate import tabulate
 from diva_grpo.pipeline.export.rows import TrainingRow
 from diva_grpo.pipeline.export.shapes import Shape
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.queries import answer
 from diva_grpo.schemas.config import ExportConfig
 from diva_grpo.schemas.records import LICENSE_SETTING
 
@@ -132,10 +133,10 @@ def _section(title: str, headers: list[str], rows: Sequence[Sequence[object]]) -
 
 def _checks(store: VariantStore) -> str:
     """Pass rates of the checks over all variants of the store, because the rows do not show the rejected ones."""
-    rows = store.query(
-        "SELECT check_name, model, count(*), round(avg(passed::INTEGER), 3) FROM verdicts GROUP BY ALL ORDER BY ALL"
-    )
-    table = [[check, model or "(none)", count, rate] for check, model, count, rate in rows]
+    table = [
+        [row["check_name"], row["model"] or "(none)", row["verdicts"], row["pass_rate"]]
+        for row in answer(store, "checks")
+    ]
     return _section(
         "Checks, over all candidates of the store", ["check", "model", "verdicts", "pass rate"], table
     )

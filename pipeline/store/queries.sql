@@ -25,10 +25,10 @@ SELECT count(*) AS variants, kind, status, regexp_extract(reason, '^[a-z_0-9]+')
 FROM variants WHERE reason IS NOT NULL AND status IN ('rejected', 'failed')
 GROUP BY kind, status, "by" ORDER BY variants DESC, kind, status, "by";
 
--- ## Pass rate of each check [checks]
-SELECT check_name, count(*) AS verdicts, count(*) FILTER (passed) AS passed,
+-- ## Pass rate of each check, by judging model [checks]
+SELECT check_name, model, count(*) AS verdicts, count(*) FILTER (passed) AS passed,
        count(*) FILTER (passed IS NULL) AS undecided, round(avg(passed::INTEGER), 3) AS pass_rate
-FROM verdicts GROUP BY check_name ORDER BY check_name;
+FROM verdicts GROUP BY ALL ORDER BY ALL;
 
 -- ## Labels of each solver, by kind, with mean pass rate and difficulty [labels]
 SELECT solver_model, subject_kind, count(*) AS labels, round(avg(pass_rate), 3) AS pass_rate,

@@ -1,4 +1,4 @@
-"""Arrow schemas, derived from the records so that writer and reader share one source of column names."""
+"""Arrow schemas, derived from the records, so that writer and reader use the same column names."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ def arrow_schema(record: type[Record]) -> pa.Schema:
 
 
 def to_table(records: Sequence[Record], recorded_at: datetime) -> pa.Table:
-    """Records of one type as an Arrow table of their table's schema."""
+    """Convert records of one type to an Arrow table with the schema of their table."""
     rows = [{**r.model_dump(), "recorded_at": recorded_at, "record_no": i} for i, r in enumerate(records)]
     return pa.Table.from_pylist(rows, schema=arrow_schema(type(records[0])))
 
 
 def _is_column(value: Any) -> bool:
-    """Whether it has a value for each row, or is the value of all rows."""
+    """Whether it holds one value per row, and not one value for all rows."""
     return isinstance(value, Sized) and not isinstance(value, str)
 
 
 def columns_to_table(
     record: type[Record], batches: Sequence[Mapping[str, Any]], recorded_at: datetime
 ) -> pa.Table:
-    """Rows given as columns (or one value for all rows of a batch), as a table of the record's schema.
+    """Convert rows in columns to a table with the record's schema. One value in place of a column is for all rows.
 
     Raises:
         KeyError: a column is missing.

@@ -20,19 +20,28 @@ TEXT_KINDS = (Kind.REWORD, Kind.HARDER, Kind.THINK_STEP)
 IMAGE_KINDS = (Kind.IMAGE, Kind.IMAGE_TEXT, Kind.COMPOSITE)
 """Kinds that are recipes of operations on a problem's images."""
 
+MAX_PIXELS = 1280 * 28 * 28
+"""Default largest area of an image: 1,280 visual tokens of Qwen2.5-VL."""
+
+BATCH_SIZE = 25_000
+"""Default number of requests that wait for the Batch API at once. Each is in memory, with its images."""
+
+SQL_TIMEOUT_S, SQL_MEMORY_MB = 60.0, 2_048
+"""Default limits of a user's query."""
+
 CheckName = Literal["format", "leak", "numbers", "duplicate", "decontamination", "answer", "judge"]
-"""Checks in the order of their cost, in which they run."""
+"""Checks in the order in which they run, the cheapest first."""
 
 
 class Config(BaseModel):
-    """Base of configurations: immutable, and a misspelt field is an error."""
+    """Base of configurations. They are immutable, and a misspelt field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
     def _known(cls, values: Any) -> Any:
-        """Name the nearest fields where one is misspelt; its value is not told, since it may be a secret."""
+        """For a misspelt field, suggest the nearest names. The message omits the value, which may be a secret."""
         for name in values if isinstance(values, dict) else ():
             if name not in cls.model_fields:
                 message = unknown("setting", str(name), cls.model_fields)
@@ -41,7 +50,7 @@ class Config(BaseModel):
 
     @field_serializer("base_url", "judge_base_url", when_used="json", check_fields=False)
     def _without_secrets(self, url: str | None) -> str | None:
-        """What is kept of a URL (as the configuration of a run) is without user, password and query."""
+        """Remove user, password and query from a URL before it is stored, as in the configuration of a run."""
         return url and re.sub(r"(?<=://)[^/?#]*@|[?#].*", "", url)
 
 
@@ -49,7 +58,7 @@ OutputMode = Literal["auto", "json_schema", "json_object", "text"]
 
 
 class Route(Config):
-    """One of several URLs or keys behind an endpoint's name."""
+    """One of several URLs or keys of an endpoint."""
 
     base_url: str = Field(description="URL ending in /v1.")
     key_env: str = Field(
@@ -59,7 +68,7 @@ class Route(Config):
 
 
 def _json_object(value: object) -> object:
-    """An object of JSON, as a command line has it."""
+    """Parse a JSON object that a command line gives as text."""
     if not isinstance(value, str):
         return value
     try:
@@ -91,37 +100,37 @@ class TeacherConfig(Config):
     )
     routes: tuple[Route, ...] = Field(
         default=(),
-        description="Several URLs or keys with weights in the place of base_url; needs an endpoint.",
+        description="Several URLs or keys with weights, instead of base_url; needs a name in endpoint.",
     )
     concurrency: int = Field(
         default=16, ge=1, description="Most requests in flight at once; fewer after 429s."
     )
-    requests_per_minute: float | None = Field(default=None, gt=0, description="Most requests a minute.")
+    requests_per_minute: float | None = Field(default=None, gt=0, description="Most requests per minute.")
     tokens_per_minute: float | None = Field(
-        default=None, gt=0, description="Most tokens a minute, of prompts and answers."
+        default=None, gt=0, description="Most tokens per minute, of prompts and answers."
     )
     timeout_s: float = Field(default=120.0, gt=0, description="Seconds a request may take.")
     max_retries: int = Field(
         default=6, ge=0, description="Retries of 408, 409, 5xx, timeouts and lost connections."
     )
     patience_s: float = Field(
-        default=600.0, ge=0, description="Seconds of nothing but 429s after which a request fails."
+        default=600.0, ge=0, description="Seconds with only 429s after which a request fails."
     )
     output_mode: OutputMode = Field(
         default="auto",
-        description="How structured answers are asked for; auto: the best way that the endpoint takes.",
+        description="How structured answers are requested; auto: the strictest mode that the endpoint supports.",
     )
     fresh: bool = Field(
         default=False,
-        description="Ask again although the journal has an answer; the new one takes its place.",
+        description="Send requests again that the journal answers; the new answer replaces the old one.",
     )
     retry_failed: bool = Field(
-        default=False, description="Ask again where the journal has an answer that was not usable."
+        default=False, description="Send requests again whose answer in the journal is not usable."
     )
     temperature: float = Field(default=1.0, ge=0, description="Sampling temperature.")
     max_tokens: int = Field(default=2048, ge=1, description="Longest answer, in tokens.")
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
-        default=None, description="How long a reasoning model thinks; default: the endpoint's own choice."
+        default=None, description="Reasoning effort of a reasoning model; default: the endpoint's own."
     )
     request_fields: Annotated[dict[str, Any], BeforeValidator(_json_object)] = Field(
         default={},
@@ -129,16 +138,18 @@ class TeacherConfig(Config):
         """'{"chat_template_kwargs": {"enable_thinking": false}}' or '{"thinking_budget": 1024}'.""",
     )
     max_pixels: int = Field(
-        default=1_003_520, ge=784, description="Largest area of an image; larger ones are sent smaller."
+        default=MAX_PIXELS,
+        ge=784,
+        description="Largest area of an image in pixels; larger images are shrunk.",
     )
     prices: Path | None = Field(
         default=None,
-        description="YAML file of dollars a million tokens by model; default: the shipped table.",
+        description="YAML file of dollars per million tokens by model; default: the prices of genai-prices.",
     )
 
 
 def _counts(value: object) -> object:
-    """`5` or `reword=5,harder=2`, as a command line has it."""
+    """Parse `5` or `reword=5,harder=2` from a command line."""
     if not isinstance(value, str) or "=" not in value:
         return value
     return {kind.strip(): count for kind, _, count in (part.partition("=") for part in value.split(","))}
@@ -156,14 +167,16 @@ class GenerateConfig(Config):
     """
 
     kinds: tuple[Kind, ...] = Field(default=(Kind.REWORD, Kind.THINK_STEP), description="Kinds to make.")
-    rewordings: int = Field(default=5, ge=1, description="Wordings a problem (the paper: 5).")
-    harder: int = Field(default=2, ge=1, description="Harder texts a problem.")
+    rewordings: int = Field(default=5, ge=1, description="Rewordings per problem (the paper: 5).")
+    harder: int = Field(default=2, ge=1, description="Harder texts per problem.")
     aspects: tuple[Aspect, ...] = Field(
-        default=tuple(Aspect), min_length=1, description="What makes harder texts harder, in turn."
+        default=tuple(Aspect),
+        min_length=1,
+        description="Aspects that make harder texts harder, used in turn.",
     )
     steps_from: Literal["teacher", "source"] = Field(
         default="teacher",
-        description="Who writes think steps; source: the problem's own worked solution, where it has one.",
+        description="Author of think steps; source: the worked solution of the problem, if it has one.",
     )
     accepted: Annotated[Count | dict[Kind, Count] | None, BeforeValidator(_counts)] = Field(
         default=None,
@@ -177,10 +190,10 @@ class GenerateConfig(Config):
     image_operations: tuple[OperationName, ...] = Field(
         default=tuple(OperationName), description="Operations that image and composite may use."
     )
-    retry_failed: bool = Field(default=False, description="Ask again where the teacher failed before.")
+    retry_failed: bool = Field(default=False, description="Send requests again that failed before.")
 
     def wanted(self, kind: Kind) -> int:
-        """Accepted variants of a kind that `accepted` asks for; 0 where it says nothing of it."""
+        """Accepted variants of a kind that `accepted` asks for; 0 for a kind that it does not name."""
         if self.accepted is None or kind not in self.kinds:
             return 0
         return self.accepted if isinstance(self.accepted, int) else self.accepted.get(kind, 0)
@@ -196,16 +209,17 @@ class VerifyConfig(Config):
 
     checks: tuple[CheckName, ...] = Field(
         default=("format", "leak", "numbers", "duplicate", "decontamination", "answer"),
-        description="Checks to pass; cheap ones run first, and the first that fails ends the matter.",
+        description="Checks to pass. The cheapest run first; the first failed check rejects the variant.",
     )
     solver_samples: int = Field(
         default=3,
         ge=1,
-        description="Independent solutions; their majority decides. One alone may hit the reference by a slip.",
+        description="Independent solutions, whose majority decides. A single one may be right by accident.",
     )
     evaluation_sets: tuple[str, ...] = Field(
         default=(),
-        description="Sets that no variant may share 13 words in a row with: stores, or what `diva ingest` reads.",
+        description="Held-out sets (a store, or any source that `diva ingest` reads). A variant that shares 13 "
+        "consecutive words with one is rejected.",
     )
     judge_model: str | None = Field(
         default=None, description="Model of the check `judge`.  [default: the solver's]"
@@ -213,7 +227,7 @@ class VerifyConfig(Config):
     judge_base_url: str | None = Field(
         default=None, description="Its URL ending in /v1.  [default: the solver's]"
     )
-    retry_failed: bool = Field(default=False, description="Try again where no verdict was reached before.")
+    retry_failed: bool = Field(default=False, description="Verify again if no verdict was reached before.")
 
 
 class LabelConfig(Config):
@@ -225,15 +239,15 @@ class LabelConfig(Config):
     """
 
     samples: int = Field(default=4, ge=1, description="Answers of the solver to each question.")
-    retry_failed: bool = Field(default=False, description="Ask again where an answer was of no use before.")
+    retry_failed: bool = Field(default=False, description="Send requests again whose answer was not usable.")
     label_model: bool = Field(
         default=False,
-        description="Make this solver the one whose labels drive deltas; the first solver is it by default.",
+        description="Make this solver the label model, whose labels give the deltas; by default the first solver is.",
     )
 
 
 class ExportConfig(Config):
-    """What is exported, and in which form.
+    """The rows and the form of an export.
 
     Example:
         >>> ExportConfig(format="parquet", preset="trl").what
@@ -261,43 +275,43 @@ class ExportConfig(Config):
         default=None,
         description="With verl: data_source of all rows.  [default: veRL's name of a known set, else the source's]",
     )
-    instruction: str = Field(default="", description="Text to put behind each question.")
+    instruction: str = Field(default="", description="Text to add after each question.")
     where: str | None = Field(
         default=None, description="SQL condition on the rows, such as source = 'gsm8k' and delta < 0."
     )
     pass_rate: str | None = Field(
         default=None,
         pattern=r"^(0?\.\d+|[01](\.0*)?):(0?\.\d+|[01](\.0*)?)$",
-        description="Only rows whose measured pass rate (`diva label`) is in this range, such as 0.1:0.8.",
+        description="Only rows whose pass rate, measured by `diva label`, is in this range, such as 0.1:0.8.",
     )
     control: bool = Field(
         default=False,
-        description="With pass_rate: also write OUT with .control in its name, as many labelled rows drawn at random.",
+        description="With pass_rate: also write as many random labelled rows, to OUT with .control in its name.",
     )
-    shard_rows: int = Field(default=100_000, ge=1, description="Rows a file, with hf.")
+    shard_rows: int = Field(default=100_000, ge=1, description="Rows per file, with hf.")
 
 
 class FlowConfig(Config):
-    """What all flows over the problems of a store have in common."""
+    """Settings that all flows over the problems of a store share."""
 
     strict_budget: ClassVar[bool] = False
-    """Whether `max_cost` is never overspent, even by what is in flight."""
+    """Whether `max_cost` is never exceeded, not even by requests in flight."""
 
     store: Path = Field(description="Folder of the store.")
-    teacher: TeacherConfig = Field(description="Endpoint that is asked.")
+    teacher: TeacherConfig = Field(description="Endpoint of the teacher.")
     problem_filter: str | None = Field(
         default=None, description="SQL condition on `problems`, such as source = 'gsm8k'."
     )
-    shard_size: int = Field(default=200, ge=1, description="Problems a task.")
+    shard_size: int = Field(default=200, ge=1, description="Problems per task.")
     shard_timeout_s: float | None = Field(
         default=None,
         gt=0,
-        description="Seconds a task may take before it is tried again.  [default: six hours; none with batch]",
+        description="Seconds after which a task is tried again.  [default: six hours; none with batch]",
     )
     workers: int = Field(
         default=1,
         ge=1,
-        description="Tasks at once; the endpoint's concurrency and rates are shared among them.",
+        description="Tasks at once; they share the concurrency and rates of the endpoint.",
     )
     runner: str = Field(
         default="threads",
@@ -305,18 +319,20 @@ class FlowConfig(Config):
         description="Where several tasks run: threads, ray (processes here), or ray://HOST:10001 (a cluster).",
     )
     max_cost: float | None = Field(
-        default=None, gt=0, description="Stop when this run has spent so many dollars; all is kept."
+        default=None,
+        gt=0,
+        description="Stop when this run has spent this many dollars. All answers are kept.",
     )
     batch: bool = Field(
         default=False,
         description="Use OpenAI's Batch API: half the price, answers within a day; shards of 10,000 problems.",
     )
     batch_size: int = Field(
-        default=25_000, ge=1, le=50_000, description="With batch: requests that wait in memory at once."
+        default=BATCH_SIZE, ge=1, le=50_000, description="With batch: requests that wait in memory at once."
     )
     gallery_url: str | None = Field(
         default=None,
-        description="URL at which the store's folder `pages` is served, for a link to its gallery in Prefect's UI.",
+        description="URL of the store's folder `pages`, for a link to the gallery in Prefect's UI.",
     )
 
     @model_validator(mode="after")
@@ -342,21 +358,21 @@ class FlowConfig(Config):
 class ProblemsConfig(FlowConfig):
     """A flow over all problems of a store, or the first of them."""
 
-    limit: int | None = Field(default=None, ge=1, description="Only the first so many problems, by id.")
+    limit: int | None = Field(default=None, ge=1, description="Only the first N problems, by id.")
 
 
 class CurateConfig(ProblemsConfig):
-    """A whole curation: generate, verify and label."""
+    """A complete curation: generate, verify and label."""
 
     generate: GenerateConfig = Field(default=GenerateConfig(), description="What is written.")
     verify: VerifyConfig = Field(default=VerifyConfig(), description="What a variant must pass.")
     label: LabelConfig | None = Field(
-        default=LabelConfig(), description="How difficulty is measured; None leaves it to another run."
+        default=LabelConfig(), description="How difficulty is measured; None: not in this run."
     )
 
 
 class GenerateFlowConfig(ProblemsConfig):
-    """The stage `generate` alone; with `accepted`, verification belongs to it."""
+    """Only the stage `generate`; with `accepted` also verification."""
 
     generate: GenerateConfig = Field(default=GenerateConfig(), description="What is written.")
     verify: VerifyConfig = Field(
@@ -365,19 +381,19 @@ class GenerateFlowConfig(ProblemsConfig):
 
 
 class VerifyFlowConfig(ProblemsConfig):
-    """The stage `verify` alone."""
+    """Only the stage `verify`."""
 
     verify: VerifyConfig = Field(default=VerifyConfig(), description="What a variant must pass.")
 
 
 class LabelFlowConfig(ProblemsConfig):
-    """The stage `label` alone."""
+    """Only the stage `label`."""
 
     label: LabelConfig = Field(default=LabelConfig(), description="How difficulty is measured.")
 
 
 class TopUpConfig(FlowConfig):
-    """Variants where a training run is short of them, by live difficulty."""
+    """Variants for problems that lack them in a training run, by live difficulty."""
 
     strict_budget: ClassVar[bool] = True  # nobody watches a run on a schedule
 
@@ -387,28 +403,32 @@ class TopUpConfig(FlowConfig):
     )
     generate: GenerateConfig = Field(
         default=GenerateConfig(kinds=tuple(Kind)),
-        description="Kinds that may be asked for, and how; `variants` says how many.",
+        description="Kinds that may be requested, and how; `variants` gives their number.",
     )
     verify: VerifyConfig = Field(default=VerifyConfig(), description="What a variant must pass.")
     label: LabelConfig | None = Field(
         default=LabelConfig(),
-        description="How new variants are labelled, where the solver is the store's label model; None: not.",
+        description="How new variants are labelled, if the solver is the store's label model; None: not at all.",
     )
     solver: TeacherConfig | None = Field(
         default=None, description="Endpoint that verifies and labels.  [default: the teacher]"
     )
     variants: int = Field(
-        default=1, ge=1, description="Accepted variants more, of each kind asked for, for a problem."
+        default=1, ge=1, description="Additional accepted variants to request per problem and kind."
     )
-    max_problems: int = Field(default=1_000, ge=1, description="Most problems of a run; worst first.")
-    max_variants: int = Field(default=2_000, ge=1, description="Most variants that a run asks for.")
+    max_problems: int = Field(
+        default=1_000, ge=1, description="Most problems of a run, those with the largest gap first."
+    )
+    max_variants: int = Field(default=2_000, ge=1, description="Most variants that a run requests.")
     window_steps: int = Field(
-        default=200, ge=1, description="Last training steps in which a problem must have been seen."
+        default=200, ge=1, description="Number of last training steps in which a problem must have occurred."
     )
     tolerance: float = Field(
-        default=1.5, gt=0, description="Levels that the nearest delta may be from the wanted one."
+        default=1.5, gt=0, description="Largest distance of the nearest delta from the wanted one, in levels."
     )
-    shard_size: int = Field(default=50, ge=1, description="Problems a task; the worst are done first.")
+    shard_size: int = Field(
+        default=50, ge=1, description="Problems per task, those with the largest gap first."
+    )
 
     @model_validator(mode="after")
     def _says_how_many_once(self) -> Self:
@@ -434,22 +454,22 @@ class EvaluateConfig(Config):
     kinds: str = Field(
         default="", description="Also on accepted variants of these kinds, such as reword,image, or all."
     )
-    limit: int | None = Field(default=None, ge=1, description="Only the first so many problems, by id.")
-    samples: int = Field(default=1, ge=1, description="Answers to each.")
+    limit: int | None = Field(default=None, ge=1, description="Only the first N problems, by id.")
+    samples: int = Field(default=1, ge=1, description="Answers to each problem.")
     temperature: float | None = Field(
         default=None,
         ge=0,
-        description="0 takes the likeliest token.  [default: 1; 0 for one answer to each of a benchmark]",
+        description="0 is greedy decoding.  [default: 1; 0 for one answer to each of a benchmark]",
     )
     max_new_tokens: int | None = Field(
         default=None, ge=1, description="Longest answer.  [default: 512; 4096 for a benchmark]"
     )
     system_prompt: str | None = Field(default=None, description="System message, as in training.")
     instruction: str | None = Field(
-        default=None, description="Added behind each question.  [default: none; a benchmark's own]"
+        default=None, description="Added after each question.  [default: none; a benchmark's own]"
     )
     hint_style: Literal["prompt", "prefix"] = Field(
-        default="prompt", description="Where think steps stand, as in training."
+        default="prompt", description="Position of think steps, as in training."
     )
     batch_size: int | None = Field(
         default=None,
@@ -459,9 +479,9 @@ class EvaluateConfig(Config):
     max_pixels: int | None = Field(
         default=None,
         ge=1,
-        description="Larger images are made smaller, as in training.  [default: the processor's own bound]",
+        description="Larger images are shrunk, as in training.  [default: the processor's own bound]",
     )
-    seed: int = Field(default=0, description="Makes the samples.")
+    seed: int = Field(default=0, description="Seed of the samples.")
 
     @model_validator(mode="after")
     def _source_of_a_benchmark(self) -> Self:

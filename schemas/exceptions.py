@@ -1,4 +1,4 @@
-"""Errors that a user can cause or must act on. Each message is one line that says what to do."""
+"""Errors that a user can cause or must fix. Each message is one line that says what to do."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class ConfigError(DivaError, ValueError):
 
 
 class MissingExtraError(ConfigError, ImportError):
-    """A package is not installed that belongs to an extra of ours, such as torch, of `train`."""
+    """A package of one of our extras is not installed, such as torch of `train`."""
 
     @classmethod
     @contextmanager
     def named_for(cls, what: str, extra: str | None = None) -> Iterator[None]:
-        """Turn the failed import of such a package into one line. Any other error is raised as it is.
+        """Turn the failed import of such a package into one line. Other errors are not changed.
 
         Args:
-            what: what needs the extra, such as `diva generate`.
-            extra: the extra to name; default the one of the package.
+            what: the command that needs the extra, such as `diva generate`.
+            extra: the extra to name; default: the one of the package.
 
         Raises:
             MissingExtraError: the package of an extra is not installed.
@@ -43,7 +43,7 @@ class MissingExtraError(ConfigError, ImportError):
 
 
 def _extra_of(module: str) -> str | None:
-    """The first extra that brings a module, by the requirements of the installed package."""
+    """The first extra that contains a module, by the requirements of the installed package."""
     for requirement in requires("diva-grpo") or ():
         found = re.match(r"""([\w.-]+).*extra == ['"]([\w-]+)['"]""", requirement)
         if found and found[1].lower().replace("-", "_") == module:
@@ -68,7 +68,7 @@ class TeacherError(DivaError, RuntimeError):
 
 
 class OutageError(TeacherError):
-    """The endpoint refuses every request, for want of credit, key or model: nothing further is sent."""
+    """The endpoint refuses every request, because credit, key or model is missing. Nothing more is sent."""
 
 
 class RecipeError(DivaError, ValueError):
@@ -76,11 +76,11 @@ class RecipeError(DivaError, ValueError):
 
 
 class TargetError(DivaError, RuntimeError):
-    """A place outside of this machine that cannot be written to."""
+    """A target on another machine that cannot be written."""
 
 
 class BudgetError(DivaError, RuntimeError):
-    """A run has spent what `--max-cost` allows it; all answers are kept. The command exits with 1."""
+    """A run has spent the budget of `--max-cost`; all answers are kept. The command exits with 1."""
 
 
 class ServerError(DivaError, RuntimeError):

@@ -1,4 +1,4 @@
-"""Which column of a source holds what, and the presets of known data sets."""
+"""The columns of a source, and the presets of known data sets."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class AnswerFormat(StrEnum):
     PLAIN = "plain"
     """The reference answer and nothing else."""
     GSM8K = "gsm8k"
-    """A worked solution, a step a line, then `####` and the answer."""
+    """A worked solution with one step per line, then `####` and the answer."""
     SOLUTION = "solution"
-    """A worked solution or a reply: the answer is in its last box, after `####`, or stated."""
+    """A worked solution or a reply, with the answer in its last box, after `####`, or in a statement."""
 
 
 FLAGS = ("id", "problem", "answer", "images", "options", "solution", "level", "split")
@@ -25,10 +25,10 @@ FLAGS = ("id", "problem", "answer", "images", "options", "solution", "level", "s
 
 
 class ColumnMapping(BaseModel):
-    """Names of a source's columns; None where the source has no such column.
+    """Names of a source's columns; None if the source has no such column.
 
-    A dotted name leads into a nested column: `reward_model.ground_truth`, `choices.0.text`. The problem may be a
-    conversation, of which the question is read, and so may the answer, of which the reply is.
+    A dotted name is a path in a nested column: `reward_model.ground_truth`, `choices.0.text`. Problem and answer may be
+    conversations: of the first the question is read, of the second the reply.
 
     Example:
         >>> mapping = ColumnMapping(problem="question", answer="answer", answer_format="gsm8k")
@@ -51,7 +51,7 @@ class ColumnMapping(BaseModel):
         default=None, description="read instead of `images` in rows that have no such column"
     )
     more_images: tuple[str, ...] = Field(
-        default=(), description="further columns with an image each, in order, behind those of `images`"
+        default=(), description="further columns with one image each, in order, after those of `images`"
     )
     options: str | None = Field(
         default=None, description="texts of the choices A, B, ...: a list, or `A. one; B. two` in one text"
@@ -61,13 +61,14 @@ class ColumnMapping(BaseModel):
         default=None, description="the answer is the number of an option, and the first has this number"
     )
     kind: str | None = Field(
-        default=None, description="kind of each row; others than `original` are variants, no problems"
+        default=None,
+        description="kind of each row; a row of another kind than `original` is a variant and not a problem",
     )
     unit: str | None = Field(default=None, description="unit of the answer, added to the question")
     decimals: str | None = Field(
         default=None, description="decimal places that the answer is asked with, added to the question"
     )
-    solution: str | None = Field(default=None, description="worked solution: a list, or a step a line")
+    solution: str | None = Field(default=None, description="worked solution: a list, or one step per line")
     variants: tuple[str, ...] = Field(
         default=(), description="texts of rewordings; the first of these columns that a row has something in"
     )

@@ -48,7 +48,7 @@ class Migration:
 
 
 MIGRATIONS: tuple[Migration, ...] = (
-    Migration(2, "names of parts tell version, rows and the hash of the content; the columns stay"),
+    Migration(2, "names of parts contain version, rows and the hash of the content; the columns stay"),
 )
 
 

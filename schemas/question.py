@@ -16,9 +16,9 @@ PLACEHOLDER = re.compile(r"<image(\d*)>")
 
 
 def render_question(text: str, *, options: Sequence[str] = (), hint: Sequence[str] = ()) -> str:
-    """The question with its choices and, behind them, the first steps of a solution.
+    """The question, followed by its choices and the first steps of a solution.
 
-    The hint in the question is the paper's form of help for hard problems (method.md section 3).
+    The hint in the question is the paper's form of help for hard problems.
     """
     lines = [text, *(f"({chr(ord('A') + i)}) {option}" for i, option in enumerate(options))]
     question = "\n".join(lines)

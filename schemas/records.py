@@ -138,7 +138,7 @@ class Variant(Record):
 
 
 class Shortage(Record):
-    """How a kind of a problem fell short of the accepted variants asked for; later `accepted >= wanted`."""
+    """A kind of a problem with fewer accepted variants than requested; a later record may have enough."""
 
     table: ClassVar = "shortages"
     key: ClassVar = ("problem_id", "kind")
@@ -146,17 +146,17 @@ class Shortage(Record):
     problem_id: str = Field(description="the problem")
     kind: Kind = Field(description="kind of the variants")
     wanted: int = Field(description="accepted variants asked for")
-    accepted: int = Field(description="accepted variants that there are")
-    tries: int = Field(description="requests that the teacher has had for this kind of the problem")
+    accepted: int = Field(description="accepted variants in the store")
+    tries: int = Field(description="requests sent to the teacher for this kind of the problem")
     reason: str | None = Field(
-        description="why others were not accepted, with counts; NULL when none is short"
+        description="why others were not accepted, with counts; NULL when there are enough"
     )
-    generator_model: str = Field(description="teacher that was asked")
+    generator_model: str = Field(description="teacher of the requests")
     created_at: datetime = Field(default_factory=utc_now, description="when this record of it was made, UTC")
 
 
 class Verdict(Record):
-    """What one check said of one variant."""
+    """The verdict of one check on one variant."""
 
     table: ClassVar = "verdicts"
     key: ClassVar = ("variant_id", "check_name", "model", "sample")
@@ -165,8 +165,8 @@ class Verdict(Record):
     check_name: str = Field(description="format, leak, duplicate, answer, ...")
     model: str = Field(default="", description="model that judged; empty for a check without one")
     sample: int = Field(default=0, description="number of the solution that a solver gave, from 0")
-    passed: bool | None = Field(description="NULL where the check could not decide")
-    detail: str | None = Field(default=None, description="what the check saw, such as the solver's answer")
+    passed: bool | None = Field(description="NULL if the check could not decide")
+    detail: str | None = Field(default=None, description="what the check found, such as the solver's answer")
     created_at: datetime = Field(default_factory=utc_now, description="when it was checked, UTC")
 
 
@@ -189,7 +189,7 @@ class Label(Record):
 
 
 class Call(Record):
-    """One request to an LLM endpoint: the ledger."""
+    """One request to an LLM endpoint. The table is the ledger."""
 
     table: ClassVar = "calls"
     key: ClassVar = ("request_hash",)
@@ -198,12 +198,14 @@ class Call(Record):
     purpose: str = Field(description="reword, harder, think_step, solve, ...")
     endpoint: str = Field(description="name or URL of the endpoint")
     model: str = Field(description="model that was asked")
-    problem_id: str = Field(description="the problem that it was asked for")
+    problem_id: str = Field(description="problem of the request")
     prompt_tokens: int | None = Field(default=None, description="tokens sent, as the endpoint counts them")
     completion_tokens: int | None = Field(
         default=None, description="tokens answered, as the endpoint counts them"
     )
-    cost_usd: float | None = Field(default=None, description="NULL where the price table has no such model")
+    cost_usd: float | None = Field(
+        default=None, description="dollars; NULL if the price of the model is unknown"
+    )
     latency_s: float = Field(description="seconds from the request to its answer, retries included")
     attempts: int = Field(description="requests that were sent, retries included")
     outcome: str = Field(description="ok, or the type of the failure")
@@ -224,7 +226,7 @@ class Run(Record):
     versions: Json = Field(default="{}", description="versions of Python and of the packages that matter")
     started_at: datetime = Field(default_factory=utc_now, description="when it began, UTC")
     ended_at: datetime | None = Field(
-        default=None, description="when it ended, UTC; NULL while it runs or where it was killed"
+        default=None, description="when it ended, UTC; NULL while it runs and after it was killed"
     )
     outcome: str = Field(default="running", description="running, ok, failed, interrupted or killed")
 
@@ -288,12 +290,14 @@ class TrainStep(Record):
     step: int = Field(description="TRL's global_step when the step began")
     seconds: float = Field(description="wall time of the step, without evaluations and checkpoints")
     cpu_seconds: float = Field(description="time of the main process on the CPU, all of its threads")
-    rollouts: int = Field(description="completions generated in this step, refills included")
-    groups: int = Field(description="prompts that they are of, each with its group of completions")
+    rollouts: int = Field(description="completions generated in this step, with refills")
+    groups: int = Field(description="prompts of these completions, each with a group of completions")
     silent_groups: int = Field(description="groups whose judged completions are all right or all wrong")
-    problems: int = Field(description="problems that they are of; a variant's group is its problem's")
+    problems: int = Field(
+        description="problems of these completions; the group of a variant counts for its problem"
+    )
     silent_problems: int = Field(description="problems whose completions are all right or all wrong")
-    completion_tokens: int = Field(description="tokens of all completions, without openings that were given")
+    completion_tokens: int = Field(description="tokens of all completions, without given openings")
     loss: float = Field(description="loss of the step")
     grad_norm: float = Field(description="norm of the gradient before clipping")
     grad_noise: float | None = Field(
@@ -319,23 +323,23 @@ class Evaluation(Record):
 
 
 class Decision(Record):
-    """What the top-up flow asked for, for one problem, and what it got."""
+    """What the top-up flow requested for one problem, and what it received."""
 
     table: ClassVar = "decisions"
     key: ClassVar = ("flow_run_id", "problem_id")
 
     flow_run_id: str = Field(description="run of the top-up, in `runs`")
     problem_id: str = Field(description="the problem with a shortage")
-    wanted_delta: float = Field(description="offset that the selection would have liked")
+    wanted_delta: float = Field(description="offset that the selection wanted")
     nearest_delta: float | None = Field(
         description="offset of its nearest accepted variant; NULL without one"
     )
-    kinds: list[str] = Field(description="kinds that were asked for")
-    requested: int = Field(description="accepted variants asked for, beyond those there")
-    made: int = Field(description="variants that came; one solution brings several think steps")
+    kinds: list[str] = Field(description="requested kinds")
+    requested: int = Field(description="accepted variants requested, in addition to the existing ones")
+    made: int = Field(description="variants received; one solution gives several think steps")
     accepted: int = Field(description="variants of these kinds that passed the checks")
     created_at: datetime = Field(default_factory=utc_now, description="when it was decided, UTC")
-    training_run: str = Field(default="", description="run whose live difficulty it is of")
+    training_run: str = Field(default="", description="training run whose live difficulty was used")
     outcome: str = Field(
         default="",
         description="enough, short and why, nothing to ask and why, cut short, or asked (at work)",
@@ -343,11 +347,11 @@ class Decision(Record):
 
 
 LICENSE_SETTING = "license:"
-"""What stands before a source's name in the setting that holds its licence."""
+"""Prefix of the setting that holds the licence of a source."""
 
 
 class Setting(Record):
-    """A property of the store itself, such as the solver whose labels drive deltas (`label_model`)."""
+    """A property of the store, such as the solver whose labels give the deltas (`label_model`)."""
 
     table: ClassVar = "settings"
     key: ClassVar = ("name",)

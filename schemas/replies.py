@@ -9,7 +9,7 @@ from diva_grpo.schemas.records import Aspect
 
 
 class Reply(BaseModel):
-    """Base of structured answers. Their schemas forbid other fields, as strict ones must; readers ignore them."""
+    """Base of structured answers. Their schemas forbid other fields, as strict mode requires. Readers ignore them."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", json_schema_extra={"additionalProperties": False})
 
@@ -21,14 +21,14 @@ class Rewordings(Reply):
 
 
 class HarderText(Reply):
-    """A harder reading of a question with the same answer."""
+    """A harder version of a question with the same answer."""
 
     aspect: Aspect = Field(description="what makes it harder, as asked for")
     text: str = Field(description="a complete question")
 
 
 class HarderTexts(Reply):
-    """Harder readings of one question with the same answer."""
+    """Harder versions of one question with the same answer."""
 
     texts: list[HarderText] = Field(description="distinct texts, one for each aspect asked for")
 
@@ -55,7 +55,7 @@ T = TypeVar("T", bound=Reply)
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
-    """What came of one request to a teacher or one question to a solver.
+    """The result of one request to a teacher or one question to a solver.
 
     Attributes:
         value: the parsed answer; None for a plain-text request and for a failure.

@@ -46,21 +46,15 @@ class StepRecorder(TrainerCallback):
         recorder: takes the records, which reach its store with all else of the run.
         trainer: TRL's, for rollouts a `GRPOTrainer`.
         accuracy_from: name of the reward function that says right (above 0.5) or wrong.
-        gradient_noise: estimate the gradient's variance too. It keeps a second gradient in memory, and needs an
-            even number of `gradient_accumulation_steps` in one process; it stays NULL without these.
 
     Raises:
         ConfigError: the trainer has no such reward function.
     """
 
-    def __init__(
-        self,
-        recorder: Recorder,
-        trainer: Trainer,
-        accuracy_from: str = "accuracy_reward",
-        *,
-        gradient_noise: bool = False,
-    ) -> None:
+    grad_noise: float | None = None
+    """Variance of the step's gradient, for a subclass that estimates it."""
+
+    def __init__(self, recorder: Recorder, trainer: Trainer, accuracy_from: str = "accuracy_reward") -> None:
         self._recorder = recorder
         self._trainer: Any = trainer  # of which we read what is private
         self._column: int | None = None
@@ -71,13 +65,7 @@ class StepRecorder(TrainerCallback):
                     f"accuracy_from={accuracy_from!r} is none of the reward functions: choose one of {names}"
                 )
             self._column = trainer.reward_func_names.index(accuracy_from)
-        accumulated = trainer.args.gradient_accumulation_steps
-        measurable = accumulated % 2 == 0 and trainer.accelerator.num_processes == 1
-        self._half = accumulated // 2 if gradient_noise and measurable else 0
         self._yield = _Yield()
-        self._substeps = 0
-        self._first_half: torch.Tensor | None = None
-        self._noise: float | None = None
         self._grad_norm = 0.0
         self._loss_before = 0.0
         self._began, self._cpu_began = time.perf_counter(), time.process_time()
@@ -126,29 +114,9 @@ class StepRecorder(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start the clocks."""
-        self._yield, self._substeps, self._first_half, self._noise = _Yield(), 0, None, None
+        self._yield = _Yield()
         self._loss_before = float(self._trainer._tr_loss)
         self._began, self._cpu_began = time.perf_counter(), time.process_time()
-
-    def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Keep the gradient of the first half of the step's rollouts."""
-        self._substeps += 1
-        if self._substeps == self._half:
-            self._first_half = self._gradient()
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Compare the halves. The gradient is clipped by now: one factor for all of it."""
-        if self._first_half is None:
-            return
-        whole = self._gradient()
-        clipped_norm = float(whole.norm())
-        if clipped_norm > 0:
-            other_half = whole * (self._grad_norm / clipped_norm) - self._first_half
-            self._noise = (float((self._first_half - other_half).norm()) / self._grad_norm) ** 2
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -159,16 +127,12 @@ class StepRecorder(TrainerCallback):
             "cpu_seconds": [time.process_time() - self._cpu_began],
             "loss": [float(self._trainer._tr_loss) - self._loss_before],
             "grad_norm": [self._grad_norm],
-            "grad_noise": [self._noise],
+            "grad_noise": [self.grad_noise],
             **{name: [getattr(self._yield, name)] for name in _Yield.__slots__},
         }
         if self._recorder.active:
             self._recorder.add(TrainStep, state.global_step - 1, columns)
         self._recorder.maybe_flush(state.global_step)
-
-    def _gradient(self) -> torch.Tensor:
-        parameters = self._trainer.model.parameters()
-        return torch.cat([p.grad.detach().flatten() for p in parameters if p.grad is not None]).float()
 
 
 def _silent(accuracy_QN: torch.Tensor) -> int:

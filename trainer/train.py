@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
-from diva_grpo.pipeline.images.shown import MAX_PIXELS, MIN_PIXELS
+from diva_grpo.pipeline.images.shown import MIN_PIXELS
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import MAX_PIXELS
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.trainer.checkpoints import STATE_FILE, latest_checkpoint
 from diva_grpo.trainer.config import DivaGRPOConfig

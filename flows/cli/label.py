@@ -22,7 +22,7 @@ from diva_grpo.flows.cli.options import (
 )
 from diva_grpo.flows.cli.progress import watched
 from diva_grpo.flows.cli.results import counted
-from diva_grpo.schemas.config import LabelConfig
+from diva_grpo.schemas.config import MAX_PIXELS, LabelConfig
 from diva_grpo.schemas.exceptions import TeacherError
 
 
@@ -80,7 +80,7 @@ def label(
     if policy and (dry_run or spending.max_cost or spending.batch):
         raise click.UsageError("--policy costs nothing: leave --dry-run, --max-cost and --batch out")
     if policy:
-        from diva_grpo.pipeline.images.shown import MAX_PIXELS, MIN_PIXELS
+        from diva_grpo.pipeline.images.shown import MIN_PIXELS
         from diva_grpo.trainer.evaluation.policy import PolicySolver
 
         max_tokens, temperature = values["max_tokens"] or 512, values["temperature"]

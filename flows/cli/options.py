@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from diva_grpo.flows.verbs import TEACHER, VERBS
-from diva_grpo.schemas.config import Config, TeacherConfig
+from diva_grpo.schemas.config import BATCH_SIZE, Config, TeacherConfig
 from diva_grpo.schemas.exceptions import ConfigError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def spending_options(command: Command) -> Command:
         "--batch-size",
         metavar="N",
         type=click.IntRange(1, 50_000),
-        default=25_000,
+        default=BATCH_SIZE,
         show_default=True,
         help="With --batch: requests that wait in memory at once; fewer where images are large.",
     )

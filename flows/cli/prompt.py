@@ -16,22 +16,26 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
-from diva_grpo.pipeline.store.catalog import View, example_queries
+from diva_grpo.pipeline.store.catalog import View
+from diva_grpo.pipeline.store.queries import queries
 from diva_grpo.pipeline.store.sql import split_statements
 from diva_grpo.schemas.exceptions import DivaError, QueryError
 
 HELP = """\
-A SELECT ends with a semicolon and may take several lines. Tab completes, the arrows find what was typed before.
-.schema [VIEW]    views, or the columns of one
-.examples [N]     useful queries, or run one
-.quit             leave (or Ctrl-D); Ctrl-C drops a line, or ends a query that runs"""
+A SELECT ends with a semicolon and may take several lines. Tab completes; the arrow keys recall earlier input.
+.schema [VIEW]    list the views, or the columns of one
+.examples [NAME]  list useful queries, or run one by its name or number
+help              show this (also .help)
+exit, quit        leave (also .exit, .quit, Ctrl-D); Ctrl-C discards a line, or stops a running query"""
 
+_COMMANDS = ("schema", "examples", "help", "quit", "exit")
+_COMMAND = re.compile(r"\.(\w*)\s*(.*?)[\s;]*|(exit|quit|help)[\s;]*", re.IGNORECASE | re.DOTALL)
 _WORD = re.compile(r"[\w.]*$")
 _TABLE_FOLLOWS = re.compile(r"\b(from|join|describe|summarize)\s+[\w.]*$", re.IGNORECASE)
 
 
 class SqlCompleter(Completer):
-    """Completes views after FROM and JOIN, columns behind a view's name or alias, and keywords.
+    """Completes views after FROM and JOIN, columns after the name or alias of a view and a dot, and keywords.
 
     Columns of the views that the text names come first; where it names none, those of all views.
     """
@@ -51,7 +55,7 @@ class SqlCompleter(Completer):
         written = word.group() if word else ""
         owner, dot, start = written.rpartition(".")
         if before.lstrip().startswith("."):
-            offered = [(f".{name}", "") for name in ("schema", "examples", "help", "quit")]
+            offered = [(f".{name}", "") for name in _COMMANDS]
             start = before.lstrip()
         elif dot:
             offered = self._columns([self._aliases(document.text).get(owner.lower(), owner)])
@@ -84,11 +88,11 @@ class SqlCompleter(Completer):
 def is_complete(text: str) -> bool:
     """Whether Enter ends the input: a command of the prompt, or a statement with its semicolon.
 
-    >>> is_complete("SELECT 1"), is_complete("SELECT 1;"), is_complete("SELECT ';")
-    (False, True, False)
+    >>> is_complete("SELECT 1"), is_complete("SELECT 1;"), is_complete("SELECT ';"), is_complete("exit")
+    (False, True, False, True)
     """
     text = text.strip()
-    if not text or text.startswith("."):
+    if not text or _COMMAND.fullmatch(text):
         return True
     if not text.endswith(";"):
         return False
@@ -132,7 +136,7 @@ def run_prompt(views: Sequence[View], run: Callable[[str], None]) -> None:
         prompt_continuation=lambda width, line, wrapped: "...> ".rjust(width),
     )
     session.multiline = Condition(lambda: not is_complete(session.default_buffer.text))
-    click.echo(".help says what there is", err=True)
+    click.echo("help lists the commands of this prompt, exit leaves it", err=True)
     while True:
         try:
             text = session.prompt().strip()
@@ -140,33 +144,34 @@ def run_prompt(views: Sequence[View], run: Callable[[str], None]) -> None:
             continue
         except EOFError:
             return
-        if text in (".quit", ".exit"):
+        command = _COMMAND.fullmatch(text)
+        name = (command[1] or command[3] or "").lower() if command else ""
+        if name in ("quit", "exit"):
             return
         try:
-            if text.startswith("."):
-                _command(text, views, run)
+            if command:
+                _do(name, command[2] or None, views, run)
             else:
                 for statement in split_statements(text):
                     run(statement)
         except DivaError as error:
             click.echo(f"diva: {error}", err=True)
         except KeyboardInterrupt:
-            click.echo("the query was ended", err=True)
+            click.echo("the query was stopped", err=True)
 
 
-def _command(text: str, views: Sequence[View], run: Callable[[str], None]) -> None:
-    name, _, argument = text.partition(" ")
-    argument = argument.strip().rstrip(";")
-    if name == ".schema":
-        click.echo(schema_text(views, argument or None))
-    elif name == ".examples" and argument:
+def _do(name: str, argument: str | None, views: Sequence[View], run: Callable[[str], None]) -> None:
+    """Run a command of the prompt other than `quit`."""
+    if name == "schema":
+        click.echo(schema_text(views, argument))
+    elif name == "examples" and argument:
         run(example(argument))
-    elif name == ".examples":
+    elif name == "examples":
         click.echo(examples_text())
-    elif name == ".help":
+    elif name == "help":
         click.echo(HELP)
     else:
-        raise QueryError(f"no command {name}: .help says what there is")
+        raise QueryError(f"no command .{name}: there are {', '.join(f'.{known}' for known in _COMMANDS)}")
 
 
 def schema_text(views: Sequence[View], only: str | None = None) -> str:
@@ -188,19 +193,22 @@ def schema_text(views: Sequence[View], only: str | None = None) -> str:
 
 
 def examples_text() -> str:
-    """The page of useful queries, numbered."""
+    """The named queries, numbered."""
     return "\n\n".join(
-        f"-- {number}. {title}\n{query}" for number, (title, query) in enumerate(example_queries().items(), 1)
+        f"-- {number}. {query.title} [{name}]\n{query.sql}"
+        for number, (name, query) in enumerate(queries().items(), 1)
     )
 
 
-def example(number: str) -> str:
-    """The query of that number on the page.
+def example(name: str) -> str:
+    """The named query of that name or number.
 
     Raises:
         QueryError: there is no such query.
     """
-    queries = list(example_queries().values())
-    if not number.isdecimal() or not 1 <= int(number) <= len(queries):
-        raise QueryError(f"no example {number}: there are 1 to {len(queries)}")
-    return queries[int(number) - 1]
+    names = list(queries())
+    if name.isdecimal() and 1 <= int(name) <= len(names):
+        name = names[int(name) - 1]
+    if name not in names:
+        raise QueryError(f"no example {name}: there are 1 to {len(names)}, or by name: {', '.join(names)}")
+    return queries()[name].sql

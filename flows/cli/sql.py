@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from diva_grpo.schemas.config import SQL_MEMORY_MB, SQL_TIMEOUT_S
 from diva_grpo.schemas.exceptions import QueryError
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 )
 @click.option("--schema", is_flag=True, help="Show all views and columns with types and descriptions.")
 @click.option("--examples", is_flag=True, help="Show useful queries.")
-@click.option("--example", "number", metavar="N", help="Run one of the useful queries.")
+@click.option(
+    "--example", "name", metavar="NAME", help="Run one of the useful queries, by its name or number."
+)
 @click.option(
     "--format",
     "output_format",
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 @click.option(
     "--timeout",
     "timeout_s",
-    default=60.0,
+    default=SQL_TIMEOUT_S,
     show_default=True,
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds a query may take.",
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "--memory",
     "memory_mb",
-    default=2_048,
+    default=SQL_MEMORY_MB,
     show_default=True,
     type=click.IntRange(min=64),
     help="MiB of memory a query may use.",
@@ -57,7 +60,7 @@ def sql(
     query_file: Path | None,
     schema: bool,
     examples: bool,
-    number: str | None,
+    name: str | None,
     output_format: str,
     output: Path | None,
     timeout_s: float,
@@ -78,7 +81,7 @@ def sql(
     from diva_grpo.pipeline.store.catalog import describe_views
     from diva_grpo.pipeline.store.sql import split_statements
 
-    if sum(given is not None for given in (query, query_file, number)) + schema + examples > 1:
+    if sum(given is not None for given in (query, query_file, name)) + schema + examples > 1:
         raise click.UsageError("give one of QUERY, --file, --schema, --examples and --example")
     if examples:
         click.echo(examples_text())
@@ -96,8 +99,8 @@ def sql(
 
     if schema:
         _show_schema(describe_views(store), output_format, output)
-    elif query is not None or number is not None:
-        run(query if query is not None else example(str(number)))
+    elif query is not None or name is not None:
+        run(query if query is not None else example(str(name)))
     elif query_file is None and sys.stdin.isatty():
         run_prompt(describe_views(store), run)
     else:

@@ -12,32 +12,8 @@ from diva_grpo.flows.cli.options import store_option
 if TYPE_CHECKING:
     from diva_grpo.pipeline.store.files.liveness import Sign
 
-
-_STATUS = (
-    ("Problems", "SELECT source, split, count(*) AS problems FROM problems GROUP BY ALL ORDER BY ALL"),
-    (
-        "Rejected rows",
-        "SELECT source, reason, count(*) AS rows FROM rejects GROUP BY ALL ORDER BY ALL LIMIT 10",
-    ),
-    ("Variants", "SELECT kind, status, count(*) AS variants FROM variants GROUP BY ALL ORDER BY ALL"),
-    (
-        "Not accepted because of",
-        "SELECT kind, status, regexp_extract(reason, '^[a-z_0-9]+') AS why, count(*) AS variants, "
-        "any_value(reason) AS example FROM variants WHERE reason IS NOT NULL GROUP BY ALL "
-        "ORDER BY variants DESC LIMIT 10",
-    ),
-    (
-        "Labels",
-        "SELECT solver_model, subject_kind, count(*) AS labels, round(avg(pass_rate), 3) AS pass_rate, "
-        "round(avg(difficulty), 2) AS difficulty FROM labels GROUP BY ALL ORDER BY ALL",
-    ),
-    (
-        "Calls",
-        "SELECT model, purpose, outcome, count(*) AS calls, sum(prompt_tokens)::BIGINT AS prompt_tokens, "
-        "sum(completion_tokens)::BIGINT AS completion_tokens, round(sum(cost_usd), 4) AS usd "
-        "FROM calls GROUP BY ALL ORDER BY ALL",
-    ),
-)
+_QUERIES = ("problems", "rejects", "variants", "reasons", "labels", "agreement", "calls")
+_MOST_ROWS = 10
 
 _LAST_RUNS = """
 SELECT run_id, model, started_at::TIMESTAMP(0) AS started_at,
@@ -55,22 +31,18 @@ def status(store_dir: Path) -> None:
     example: diva status --store runs/store
     """
     from diva_grpo.pipeline.store import VariantStore, render
-    from diva_grpo.pipeline.store.agreement import HUMAN_AGREEMENT
     from diva_grpo.pipeline.store.files.liveness import signs
-    from diva_grpo.pipeline.store.sql import locked, select
+    from diva_grpo.pipeline.store.queries import Query, queries
+    from diva_grpo.pipeline.store.report import sections
     from diva_grpo.pipeline.teacher.wire.batch.book import pending_batches
 
     store = VariantStore(store_dir)
     left = signs(store.root)
     dead = [sign.run_id for sign in left if not sign.alive]
     names = ", ".join("'" + name.replace("'", "''") + "'" for name in dead) or "NULL"
-    agreement = ("Rank correlation of human level and measured difficulty", HUMAN_AGREEMENT)
-    queries = (*_STATUS, agreement, ("Last runs", _LAST_RUNS.format(dead=names)))
-    with locked(store, "\n".join(query for _, query in queries)) as connection:
-        for title, query in queries:
-            table = select(store, connection, query)
-            if table.num_rows:
-                click.echo(f"\n{title}\n{render(table, 'table')}")
+    last = Query("Last runs", _LAST_RUNS.format(dead=names))
+    for query, table in sections(store, [*(queries()[name] for name in _QUERIES), last]):
+        click.echo(f"\n{query.title}\n{render(table.slice(length=_MOST_ROWS), 'table')}")
     for batch in pending_batches(store.root):
         name = batch.batch_id or "not taken yet"
         click.echo(

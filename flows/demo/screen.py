@@ -8,13 +8,15 @@ from tabulate import tabulate
 
 from diva_grpo.flows.demo.vision import VisionRun
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.queries import Rows, answer
 from diva_grpo.trainer.evaluation.score import Score
 
 _BAR = 30
+_MOST_REASONS = 6
 
 
-def _table(store: VariantStore, sql: str, headers: tuple[str, ...], *parameters: object) -> str:
-    return tabulate(store.query(sql, parameters), headers=headers, missingval="")
+def _table(found: Rows) -> str:
+    return tabulate(found, headers="keys", missingval="")
 
 
 def _histogram(store: VariantStore, run_id: str) -> str:
@@ -44,12 +46,12 @@ def _without_signal(store: VariantStore, run_id: str) -> tuple[float, float]:
     [shares] = store.query(
         """
         WITH original AS (
-            SELECT min(reward) = max(reward) AS dead FROM rollouts
+            SELECT min(reward) = max(reward) AS silent FROM rollouts
             WHERE run_id = ? AND slot = 0 GROUP BY step, problem_id
         ), whole AS (
-            SELECT min(reward) = max(reward) AS dead FROM rollouts WHERE run_id = ? GROUP BY step, problem_id
+            SELECT min(reward) = max(reward) AS silent FROM rollouts WHERE run_id = ? GROUP BY step, problem_id
         )
-        SELECT (SELECT avg(dead::INTEGER) FROM original), (SELECT avg(dead::INTEGER) FROM whole)
+        SELECT (SELECT avg(silent::INTEGER) FROM original), (SELECT avg(silent::INTEGER) FROM whole)
         """,
         [run_id, run_id],
     )
@@ -86,20 +88,10 @@ def render_screen(
         vision: the run with images.
         page: the gallery of the figures.
     """
-    variants = _table(
-        store,
-        "SELECT kind, count(*) FILTER (status = 'accepted'), count(*) FILTER (status = 'rejected'), "
-        "count(*) FILTER (status = 'failed') FROM variants GROUP BY kind ORDER BY kind",
-        ("kind", "accepted", "rejected", "failed"),
-    )
-    reasons = _table(
-        store,
-        "SELECT count(*), kind, regexp_extract(reason, '^[a-z_0-9]+') AS why, any_value(reason) FROM variants "
-        "WHERE reason IS NOT NULL GROUP BY kind, why ORDER BY 1 DESC LIMIT 6",
-        ("variants", "kind", "by", "for example"),
-    )
-    [(calls, prompt_tokens, completion_tokens, dollars)] = store.query(
-        "SELECT count(*), sum(prompt_tokens)::BIGINT, sum(completion_tokens)::BIGINT, sum(cost_usd) FROM calls"
+    variants, reasons = _table(answer(store, "variants")), _table(answer(store, "reasons")[:_MOST_REASONS])
+    calls = answer(store, "calls")
+    requests, tokens_in, tokens_out, dollars = (
+        sum(row[name] or 0 for row in calls) for name in ("requests", "tokens_in", "tokens_out", "dollars")
     )
     alone, together = _without_signal(store, run_id)
     gain = after.pass_at_1 - before.pass_at_1
@@ -113,7 +105,7 @@ def render_screen(
 {reasons}
 
 ── Teacher ───────────────────────────────────────────────────────────────────────────────
-{calls:,} calls, {prompt_tokens:,} tokens in, {completion_tokens:,} out: ${dollars:.2f} (the scripted teacher is free)
+{requests:,} calls, {tokens_in:,} tokens in, {tokens_out:,} out: ${dollars:.2f} (the scripted teacher is free)
 
 ── Live difficulty (1 easiest, 9 hardest), problems ──────────────────────────────────────
 {_histogram(store, run_id)}

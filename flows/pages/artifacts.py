@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from diva_grpo.flows.pages.plots import LEVELS, bars
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.label_model import BY_LABEL_MODEL
-from diva_grpo.schemas.records import Status
-
-Rows = list[dict[str, Any]]
+from diva_grpo.pipeline.store.queries import Rows, answer, rows
 
 EXAMPLE_CHARACTERS = 160
 """Longest example of a reason."""
@@ -72,62 +69,40 @@ def artifacts(store: VariantStore, since: datetime) -> list[Artifact]:
 
 def counts(store: VariantStore) -> Artifact:
     """Variants by kind and status, with the share accepted of those decided."""
-    states = ", ".join(f"count(*) FILTER (status = '{status}') AS {status}" for status in Status)
-    rows = _rows(
-        store,
-        f"""
-        SELECT coalesce(kind, 'all') AS kind, {states},
-               format('{{:.0f}} %', 100 * avg((status = 'accepted')::INTEGER)
-                   FILTER (status IN ('accepted', 'rejected'))) AS "share accepted"
-        FROM variants GROUP BY ROLLUP (kind) HAVING count(*) > 0 ORDER BY GROUPING(kind), variants.kind
-        """,
+    return Artifact(
+        "counts", _answer(store, "variants"), "Variants by kind and status; the share is of those decided."
     )
-    return Artifact("counts", rows, "Variants by kind and status; the share is of those decided.")
 
 
 def reasons(store: VariantStore) -> Artifact:
     """Why variants were not accepted, commonest first, with an example of each."""
-    rows = _rows(
-        store,
-        """
-        SELECT count(*) AS variants, kind, status, regexp_extract(reason, '^[a-z_0-9]+') AS "by",
-               left(min(reason), ?) AS example
-        FROM variants WHERE reason IS NOT NULL AND status IN ('rejected', 'failed')
-        GROUP BY kind, status, "by" ORDER BY variants DESC, kind, status, "by"
-        """,
-        [EXAMPLE_CHARACTERS],
-    )
-    return Artifact("reasons", rows, "Why variants were rejected or failed, with an example of each.")
+    table = [row | {"example": row["example"][:EXAMPLE_CHARACTERS]} for row in _answer(store, "reasons")]
+    return Artifact("reasons", table, "Why variants were rejected or failed, with an example of each.")
 
 
 def cost(store: VariantStore, since: datetime) -> Artifact:
     """What the endpoints were asked and paid, by purpose and model, and what of it since a run began.
 
-    Dollars are None where the price table has no such model. What other runs on the same store asked at the
-    same time is counted too: a call does not say which run made it.
+    Dollars are None where the model has no known price. Requests of other runs on the same store at the same time
+    count too: a call does not say which run made it.
     """
-    rows = _rows(
-        store,
-        """
-        SELECT purpose, model, count(*) AS requests, count(*) FILTER (outcome <> 'ok') AS failed,
-               sum(prompt_tokens)::BIGINT AS "tokens in", sum(completion_tokens)::BIGINT AS "tokens out",
-               round(sum(cost_usd), 4) AS dollars,
-               round(sum(cost_usd) FILTER (created_at >= ?), 4) AS "this run"
-        FROM calls GROUP BY purpose, model ORDER BY dollars DESC NULLS LAST, requests DESC, purpose, model
-        """,
-        [since],
-    )
-    [(requests, dollars)] = store.query(
-        "SELECT count(*), sum(cost_usd) FROM calls WHERE created_at >= ?", [since]
-    )
-    paid = "no dollars" if not requests else "of no known price" if dollars is None else f"${dollars:,.4f}"
+    sql = "SELECT purpose, model, count(*), sum(cost_usd) FROM calls WHERE created_at >= ? GROUP BY ALL"
+    own = store.query(sql, [since])
+    paid_for = {(purpose, model): dollars for purpose, model, _, dollars in own}
+    table = _answer(store, "calls")
+    for row in table:
+        dollars = paid_for.get((row["purpose"], row["model"]))
+        row["this run"] = None if dollars is None else round(dollars, 4)
+    requests = sum(number for _, _, number, _ in own)
+    known = [dollars for dollars in paid_for.values() if dollars is not None]
+    paid = "no dollars" if not requests else f"${sum(known):,.4f}" if known else "of no known price"
     told = f"This run: {requests:,} requests, {paid}. The table is of all the store, with dollars of this run last."
-    return Artifact("cost", rows, told)
+    return Artifact("cost", table, told)
 
 
 def decisions(store: VariantStore, since: datetime) -> Artifact:
     """What top-up runs asked for since a run began, those problems first that were furthest from the wanted offset."""
-    rows = _rows(
+    table = rows(
         store,
         """
         SELECT problem_id AS problem, round(wanted_delta, 2) AS wanted, round(nearest_delta, 2) AS nearest,
@@ -135,39 +110,31 @@ def decisions(store: VariantStore, since: datetime) -> Artifact:
         FROM decisions WHERE created_at >= ?
         ORDER BY abs(wanted_delta - nearest_delta) DESC NULLS FIRST, problem_id
         """,
-        [since],
+        (since,),
     )
     totals = ", ".join(
-        f"{sum(row[name] for row in rows):,} {name}" for name in ("requested", "made", "accepted")
+        f"{sum(row[name] for row in table):,} {name}" for name in ("requested", "made", "accepted")
     )
-    shown = f" The first {MOST_DECISIONS} are below." if len(rows) > MOST_DECISIONS else ""
+    shown = f" The first {MOST_DECISIONS} are below." if len(table) > MOST_DECISIONS else ""
     return Artifact(
         "decisions",
-        rows[:MOST_DECISIONS],
-        f"{len(rows):,} problems short of variants near the wanted offset: {totals}.{shown}",
+        table[:MOST_DECISIONS],
+        f"{len(table):,} problems short of variants near the wanted offset: {totals}.{shown}",
     )
 
 
 def scores(store: VariantStore) -> Artifact:
     """Accuracy of each evaluation, last begun first, with the standard error over problems."""
-    rows = _rows(
-        store,
-        """
-        SELECT e.run_id AS run, e.step, e.split, count(*) AS problems, round(avg(e.correct / e.samples), 3) AS accuracy,
-               round(stddev_samp(e.correct / e.samples) / sqrt(count(*)), 3) AS "standard error"
-        FROM evaluations e LEFT JOIN runs r USING (run_id) WHERE e.samples > 0
-        GROUP BY e.run_id, e.step, e.split, r.started_at
-        ORDER BY r.started_at DESC NULLS LAST, run, e.step DESC, e.split
-        """,
+    return Artifact(
+        "scores",
+        _answer(store, "scores"),
+        "Accuracy of models and checkpoints, by run, training step and split.",
     )
-    return Artifact("scores", rows, "Accuracy of models and checkpoints, by run, training step and split.")
 
 
-def _rows(store: VariantStore, sql: str, parameters: Sequence[object] = ()) -> Rows:
-    with store.connect(query=sql) as connection:
-        cursor = connection.execute(sql, parameters)
-        names = [column[0] for column in cursor.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+def _answer(store: VariantStore, name: str) -> Rows:
+    """The rows of a named query, with headings for readers."""
+    return [{column.replace("_", " "): value for column, value in row.items()} for row in answer(store, name)]
 
 
 # --- difficulty
@@ -196,7 +163,7 @@ def _cell(text: str) -> str:
 
 def _series(store: VariantStore) -> Iterator[tuple[str, list[int]]]:
     """Numbers of questions at each level, by name; what has none is left out."""
-    rows = store.query(
+    levels = store.query(
         f"""
         WITH seen AS (
             SELECT subject_kind <> 'original' AS place, difficulty,
@@ -211,8 +178,8 @@ def _series(store: VariantStore) -> Iterator[tuple[str, list[int]]]:
         GROUP BY place, name, level ORDER BY place NULLS LAST, level
         """
     )
-    for name in dict.fromkeys(row[0] for row in rows):
-        by_level = {level: number for other, level, number in rows if other == name}
+    for name in dict.fromkeys(row[0] for row in levels):
+        by_level = {level: number for other, level, number in levels if other == name}
         yield name, [by_level.get(level, 0) for level in LEVELS]
 
 

@@ -18,8 +18,9 @@ from PIL import Image
 
 from diva_grpo.flows.pages.look import Looked, LookedAt, label_text, verdict_text
 from diva_grpo.pipeline.images.encoding import encoded
-from diva_grpo.pipeline.images.shown import MAX_PIXELS, Shown, bounded_size, shown_images
+from diva_grpo.pipeline.images.shown import Shown, bounded_size, shown_images
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import MAX_PIXELS
 from diva_grpo.schemas.exceptions import RecipeError
 from diva_grpo.schemas.question import question_of
 from diva_grpo.schemas.records import Kind, Status

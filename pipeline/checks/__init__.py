@@ -1,14 +1,14 @@
-"""Checks of a variant, a module each: every check is a function that gives a verdict with its reason.
+"""Checks of a variant, one module each. A check is a function that returns a verdict with its reason.
 
-In the order of their cost, in which `pipeline.stages.verify` runs them:
+`pipeline.stages.verify` runs them in this order, the cheapest first:
 
-* `format`: a whole text in the original's language, with nothing around it;
-* `leak`: the answer is not given away;
+* `format`: the text is complete, in the language of the original, and has nothing around it;
+* `leak`: the text does not give the answer away;
 * `numbers`: the quantities of the original are there, with their units;
-* `duplicate`: neither the original's text nor a sibling's nor another problem's, nor nearly so;
-* `decontamination`: not in an evaluation set;
-* `answer`: who solves it comes to the reference answer;
-* `judge`: a second model calls it the same question.
+* `duplicate`: the text differs from the original, from the other variants and from all other problems;
+* `decontamination`: the text is not in an evaluation set;
+* `answer`: solvers arrive at the reference answer;
+* `judge`: a second model says that it is the same question.
 """
 
 from diva_grpo.pipeline.checks.answer import check_ending, check_solution, majority

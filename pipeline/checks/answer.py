@@ -1,4 +1,4 @@
-"""The check `answer`: whoever solves the variant, or follows its solution, comes to the reference answer."""
+"""The check `answer`: solvers of the variant, and its worked solution, arrive at the reference answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diva_grpo.schemas.replies import Answer, Reply
 
 _NUMBER = r"\$?\s?-?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 _CALCULATION = rf"\(*{_NUMBER}\)*(?:\s*[-+*/×÷]\s*\(*{_NUMBER}\)*)+"
-# Begins a step or stands behind a plain word: of "5% of 20 x 3/4 = 12" no part stands alone.
+# At the beginning of a step or after a plain word. No part of "5% of 20 x 3/4 = 12" is an equation of its own.
 _EQUATION = re.compile(
     rf"(?:\A|(?<=[A-Za-z]{{2}}[ :])(?<!\bof )|(?<=[A-Za-z]{{2}}: ))(?P<left>{_CALCULATION})"
     rf"\s*=\s*(?P<right>\$?\s?-?(?:\d+(?:,\d+)*(?:\.\d+)?|\.\d+))(?![\d.,]*\d|\s*[-+*/×÷^%(:=]|[\w\\])"
@@ -35,8 +35,9 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
 def majority(given: Sequence[Answer[Reply]], problem: Problem) -> Finding:
     """Whether the most common of independent answers is the reference.
 
-    A solver that answered without an answer votes for "nothing". One that failed (no connection, say), or whose
-    answer the grader could not decide, has no vote yet: the verdict is only one that no such vote could turn over.
+    A reply without an answer is a vote for "nothing". A solver that failed (such as by a lost connection), or whose
+    answer the grader could not decide, has no vote yet. The check decides only if no missing vote can change the
+    majority; otherwise it is undecided.
 
     Args:
         given: the solvers' answers.
@@ -52,13 +53,13 @@ def majority(given: Sequence[Answer[Reply]], problem: Problem) -> Finding:
     if votes > right + missing:
         return failed(f"the solver answers {rival}, not {problem.answer!r}")
     if votes == right + missing and votes:
-        return failed(f"the solver is of two minds: {rival} {votes} times, the reference {right} times")
+        return failed(f"the solver disagrees with itself: {rival} {votes} times, the reference {right} times")
     failures = [a.failure for a in given if a.failure] + [g.how for g in grades if g.outcome == "error"]
     return Finding(None, f"{failures[0]} ({missing} of {len(given)} have no vote)")
 
 
 def _strongest_rival(grades: Sequence[Grade], problem: Problem) -> tuple[str, int]:
-    """The most common answer beside the reference, and its votes; equal values count as one."""
+    """The most common answer other than the reference, and its votes. Equal values count as one answer."""
     rivals: list[tuple[str, int]] = []
     for answer in (g.answer if g.outcome == "wrong" else None for g in grades if g.outcome != "correct"):
         for i, (rival, votes) in enumerate(rivals):
@@ -85,8 +86,8 @@ def check_solution(steps: Sequence[str], stated: str | None, problem: Problem) -
     """Whether a worked solution ends at the reference answer by correct steps.
 
     Args:
-        steps: the steps as far as they are known; of a whole solution, its last step must not end elsewhere.
-        stated: the answer that its author states beside the steps.
+        steps: the known steps. The last step of a whole solution must state the same answer.
+        stated: the answer that the author of the solution gives in addition to the steps.
         problem: the original.
     """
     graded = grade(f"\\boxed{{{stated}}}", problem.answer, options=problem.options)
@@ -102,9 +103,9 @@ def check_solution(steps: Sequence[str], stated: str | None, problem: Problem) -
 
 
 def check_ending(last_step: str, problem: Problem) -> Finding:
-    """Whether the last step of a whole solution states the answer that it is said to have.
+    """Whether the last step of a whole solution states the reference answer.
 
-    It may do so in dollars where the answer is in cents, or in hundredths where it is in percent.
+    The step may state it in dollars if the answer is in cents, or as a fraction of 1 if the answer is in percent.
     """
     step = re.sub(r"(?<=\d) (?=\d{3}\b)", "", unlabelled(last_step))
     graded = grade(step, problem.answer, options=problem.options)
@@ -117,15 +118,15 @@ def check_ending(last_step: str, problem: Problem) -> Finding:
 
 
 def false_equation(step: str) -> str | None:
-    """The first equation between plain numbers in a step that does not hold; rounded results do."""
+    """The first false equation between plain numbers in a step. Rounded results count as true."""
     for found in _EQUATION.finditer(step):
         try:
             left = _value(found["left"])
         except (SyntaxError, ZeroDivisionError):
-            continue  # of a larger expression, a part that cannot stand alone
+            continue  # a part of a larger expression
         right = Decimal(re.sub(r"[$,\s]", "", found["right"]))
         places = max(0, -int(right.as_tuple().exponent))
-        # An exact result must be exact; any other is rounded, up or down, to the places that are shown.
+        # A whole number must be exact. A decimal may be rounded, up or down, to the places that are shown.
         slack = Fraction(1, 10**places) if (left * 10**places).denominator != 1 else Fraction(0)
         if abs(left - Fraction(right)) > slack:
             return " ".join(found.group().split())

@@ -1,4 +1,4 @@
-"""The check `decontamination`: no text shares a long run of words with the evaluation sets that the user names."""
+"""The check `decontamination`: no text shares a long run of words with the user's evaluation sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diva_grpo.schemas.question import PLACEHOLDER
 from diva_grpo.schemas.records import Problem, Variant
 
 GRAM = 13
-"""Words in a row that two texts do not share by chance: the usual measure (arXiv 2005.14165, appendix C)."""
+"""Consecutive words that unrelated texts do not share, by the usual rule (arXiv 2005.14165, appendix C)."""
 _SHORTEST_WITHIN = 8
 QUESTION_COLUMNS = ("problem", "question", "text", "prompt", "query", "instruction", "input")
 
@@ -25,11 +25,11 @@ Runs = tuple[str, ...]
 class EvaluationSets:
     """The questions that no training text may contain.
 
-    A question of 13 words or more is found by any 13 of its words in a row; a question of 8 to 12 words where all of
-    it stands in the text; a shorter one, which may stand in any text, only where it is the whole text.
+    A question of 13 words or more is found by any 13 consecutive words of it. A question of 8 to 12 words is found if
+    the text contains all of it. A shorter one could be part of any text, so it is found only if it is the whole text.
 
     Args:
-        questions: name of the set and text of a question.
+        questions: pairs of the name of a set and the text of a question.
     """
 
     def __init__(self, questions: Iterable[tuple[str, str]]) -> None:
@@ -53,7 +53,7 @@ class EvaluationSets:
         return self._size
 
     def shared(self, text: str) -> tuple[str, str] | None:
-        """(name of the set, the words shared) where a text is contaminated, else None."""
+        """Return (name of the set, shared words) for a contaminated text, else None."""
         tokens = tuple(_words(text))
         if tokens in self._whole:
             return self._whole[tokens], " ".join(tokens)
@@ -65,7 +65,10 @@ class EvaluationSets:
 
 
 def check_decontamination(variant: Variant, problem: Problem, sets: EvaluationSets) -> Finding:
-    """Neither the variant's text nor its original's is in an evaluation set: a hint to a test question tells too."""
+    """Neither the text of the variant nor that of its original is in an evaluation set.
+
+    The original counts because a hint for a test question contaminates too.
+    """
     for text, of in ((variant.text or "", "text"), (problem.text, "original")):
         shared = sets.shared(text)
         if shared:
@@ -78,7 +81,7 @@ def read_evaluation_sets(sources: Sequence[str]) -> EvaluationSets:
 
     Args:
         sources: stores of this project, or anything that `diva ingest` reads: JSONL, JSON, CSV or Parquet files,
-            folders, hub names. The question stands in the first of the columns `QUESTION_COLUMNS` that a row has.
+            folders, hub names. The question of a row is in the first of the columns `QUESTION_COLUMNS` that it has.
 
     Raises:
         SourceError: there is no such source, or it cannot be read.

@@ -1,4 +1,4 @@
-"""The check `duplicate`: a variant adds something to its original, its siblings and all other problems."""
+"""The check `duplicate`: a variant differs from its original, from its siblings and from all other problems."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _SHINGLE = 3
 def check_duplicate(
     variant: Variant, problem: Problem, siblings: Collection[Variant], others: OtherProblems | None = None
 ) -> Finding:
-    """A text is neither nearly the original's, nor nearly a sibling's, nor nearly that of another problem.
+    """The text is not a near duplicate of the original, of a sibling or of another problem.
 
     Args:
         variant: the variant.
         problem: its original.
         siblings: variants of the same problem that were accepted before it.
-        others: texts of other problems; None compares with none.
+        others: texts of other problems; None skips this comparison.
     """
     hint = [sibling for sibling in siblings if sibling.hint or variant.hint]
     if any(identity(sibling) == identity(variant) for sibling in (hint if variant.hint else siblings)):
@@ -52,15 +52,16 @@ def check_duplicate(
 
 
 def identity(variant: Variant) -> str:
-    """What makes a variant the same as a sibling: its text and its hint."""
+    """What is compared between siblings: the text and the hint."""
     return normalised(variant.text or "") + "\n" + "\n".join(map(normalised, variant.hint))
 
 
 def nearly_equal(text: str, other: str) -> bool:
-    """Whether a few small edits lead from one text to the other.
+    """Whether a few small edits turn one text into the other.
 
-    One word in ten, at most three, put in, left out or exchanged; or one character in twenty, at most fifteen. A
-    sentence that frames a problem is longer, and in a short question one other word may be all there is to change.
+    Small means that one word in ten, at most three, is inserted, deleted or replaced; or one character in twenty, at
+    most fifteen. Larger edits, such as a new framing sentence, make a new text. In a short question one changed word
+    may be the whole rewording, so it counts as new.
     """
     mine, theirs = words(text), words(other)
     limit = min(_MAX_CHANGED_WORDS, max(len(mine), len(theirs)) // _WORDS_A_CHANGE)
@@ -74,12 +75,12 @@ def nearly_equal(text: str, other: str) -> bool:
 class OtherProblems:
     """Texts of many problems, to find near duplicates among them by MinHash (64 permutations in 16 bands).
 
-    What is compared are runs of three words, each together with the problem's numbers, images and answer: two
-    problems that differ only in a number, or only in their picture, have no run in common, however long the words
-    that they share. Candidates are then compared exactly: a Jaccard similarity of 0.8 or more is a near duplicate.
+    It compares runs of three words, each combined with the numbers, images and answer of the problem. Two problems
+    that differ only in a number or an image therefore have no run in common, however many words they share. Candidates
+    are then compared exactly: a Jaccard similarity of 0.8 or more is a near duplicate.
 
     Args:
-        below: texts that count too, and to which none are added: what several have in common.
+        below: an index that several instances share. It is searched too, and nothing is added to it.
     """
 
     def __init__(self, below: OtherProblems | None = None) -> None:
@@ -91,18 +92,18 @@ class OtherProblems:
         return len(self._texts) + (len(self._below) if self._below else 0)
 
     def add(self, texts: Iterable[tuple[Problem, str]]) -> None:
-        """Take in texts, each with the problem that it is of."""
+        """Add texts, each with its problem."""
         for problem, text in texts:
             key = _key(text, problem)
             self._index.insert(len(self._texts), _signature(_shingles(text), key))
             self._texts.append((problem.problem_id, text, key))
 
     def like(self, text: str, problem: Problem) -> str | None:
-        """The id of another problem with nearly this text, the same numbers, images and answer; or None."""
+        """The id of another problem with a similar text and the same numbers, images and answer, or None."""
         if self._below and (found := self._below.like(text, problem)):
             return found
         key, shingles = _key(text, problem), _shingles(text)
-        # The index keeps no order, and of several problems always the same one should be named.
+        # The index has no order; the smallest id makes the reported problem the same on every run.
         for number in sorted(map(int, self._index.query(_signature(shingles, key)))):
             problem_id, other, other_key = self._texts[number]
             if (
@@ -115,7 +116,7 @@ class OtherProblems:
 
 
 def _key(text: str, problem: Problem) -> bytes:
-    """What two problems must share beside the words to be one and the same."""
+    """What two problems must share, in addition to words, to be duplicates."""
     ordinals = re.findall(r"\d+(?=st\b|nd\b|rd\b|th\b)", text)
     numbers = sorted([*ordinals, *(str(q.value) for q in quantities(text) if q.firm)])
     images = [image.hash for image in problem.images]

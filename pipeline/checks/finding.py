@@ -1,4 +1,4 @@
-"""What a check says, and how texts are made alike before they are compared."""
+"""The result of a check, and how texts are normalised before they are compared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found: `passed` is None where it could not decide."""
+    """The result of a check. `passed` is None if the check could not decide."""
 
     passed: bool | None
     detail: str | None = None
@@ -23,11 +23,11 @@ def failed(detail: str) -> Finding:
 
 
 def normalised(text: str) -> str:
-    """Text for comparison: case, white space, and punctuation and quotes at the ends do not count."""
+    """The text for a comparison that ignores case, white space, and punctuation and quotes at both ends."""
     return " ".join(text.casefold().split()).strip(" .?!:;*_\"'“”")
 
 
 def words(text: str) -> list[str]:
-    """Words, numbers and single signs of mathematics, in order; other punctuation and case do not count."""
+    """Words, numbers and single mathematical symbols, in order. Other punctuation and case are ignored."""
     plain = re.sub(r"\*\*+|__+", " ", text.casefold())  # emphasis in Markdown
     return re.findall(r"\d+(?:[.,]\d+)*|[^\W\d_]+|[-+*/=<>^%−×÷]", plain)

@@ -1,4 +1,4 @@
-"""The check `format`: a whole text in the original's language, with nothing around it and nothing broken in it."""
+"""The check `format`: the text is complete, undamaged, in the original's language, and has nothing around it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diva_grpo.pipeline.quantities.latex import has_math_dollars, imbalance
 from diva_grpo.schemas.question import PLACEHOLDER
 from diva_grpo.schemas.records import Kind, Problem, Variant
 
-# Words about a text, not about what it tells.
+# Words about a text itself, not about its content.
 _OF_TEXTS = (
     r"(?:\w*phras(?:e|es|ed|ing|ings)|re-?(?:word|writ|stat|formulat|cast|fram|work)(?:e|ed|ing|ings|es|s|ten)?"
     r"|wordings?|worded|versions?|variants?|variations?|alternatives?"
@@ -55,13 +55,13 @@ _POSTSCRIPT = re.compile(
 
 
 def check_format(variant: Variant, problem: Problem) -> Finding:
-    """A text is there, whole, alone and in the original's language.
+    """The text is complete, contains nothing but the question, and is in the language of the original.
 
-    In turn: nothing is empty; no control character is in any text, as a JSON escape makes of a LaTeX command;
-    nothing is said about the text itself ("Here is a rewording:"), unless the original opens so; its length is
-    between a quarter and eight times the original's; it has the original's image placeholders; LaTeX is balanced
-    where the original's is; every sentence is in a language of the original. Think steps come with the original's
-    text: of them only the language and the LaTeX of the steps are looked at.
+    It checks in this order: no text is empty; no text has a control character (a wrong JSON escape turns a LaTeX
+    command into one); the text does not speak about itself ("Here is a rewording:"), unless the original does; its
+    length is between a quarter and eight times that of the original; it has the image placeholders of the original;
+    its LaTeX is balanced if that of the original is; every sentence is in a language of the original. A think-step
+    variant has the text of the original, so only the language and the LaTeX of its steps are checked.
     """
     text = variant.text or ""
     if not text.strip() or any(not step.strip() for step in variant.hint):
@@ -85,14 +85,14 @@ def check_format(variant: Variant, problem: Problem) -> Finding:
 
 
 def _texts(variant: Variant) -> tuple[str, ...]:
-    """What a teacher wrote of a variant."""
+    """The texts of a variant that the teacher wrote."""
     if variant.kind == Kind.THINK_STEP:
         return (*variant.hint, variant.solution_answer or "")
     return (variant.text or "",)
 
 
 def _written(text: str, problem: Problem) -> Finding:
-    """LaTeX and language of what was written."""
+    """Check LaTeX and language of the written texts."""
     dollars = has_math_dollars(problem.text)
     fault = imbalance(text, dollars=dollars)
     if fault and not imbalance(problem.text, dollars=dollars):

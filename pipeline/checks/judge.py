@@ -18,7 +18,7 @@ from diva_grpo.schemas.replies import Answer, Judgement
 
 
 class Judge:
-    """A model behind an OpenAI-compatible endpoint that compares texts.
+    """A model at an OpenAI-compatible endpoint that compares texts.
 
     Args:
         store: whose images and journal are used.
@@ -30,9 +30,9 @@ class Judge:
 
     @classmethod
     def for_verify(cls, store: VariantStore, solver: AnyTeacher, config: VerifyConfig) -> Judge | None:
-        """The judge that a configuration asks for: the solver's endpoint, but for what is set apart.
+        """The judge of a configuration: the solver's endpoint, with the judge's own settings where they are given.
 
-        A judge at another URL does not bear the solver's name of the endpoint.
+        A judge at another URL does not take over the endpoint name of the solver.
         """
         if "judge" not in config.checks:
             return None
@@ -45,13 +45,13 @@ class Judge:
 
     @property
     def model(self) -> str:
-        """Name under which its verdicts are kept."""
+        """Name of the check in its verdicts."""
         return self._config.model
 
     def compare(
         self, pairs: Sequence[tuple[Variant, Problem]], progress: Progress | None = None
     ) -> list[Finding]:
-        """One finding for each variant and its original, in order; undecided where the judge failed."""
+        """One finding for each pair of variant and original, in order; undecided if the judge failed."""
         jobs = [partial(self._ask, variant, problem) for variant, problem in pairs]
         return [_finding(answer) for answer in with_teacher(self._store, self._config, jobs, progress)]
 

@@ -1,4 +1,4 @@
-"""The check `leak`: the answer is not given away."""
+"""The check `leak`: the variant does not give the answer away."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _CHOSEN = (
     r"|\({0}\) is\b|\\boxed\{{\s*(?:\\text\{{)?\(?{0}\b"
 )
 _STATED = 60
-"""Characters behind "the answer is" in which it must stand."""
+"""Within this many characters after "the answer is", the answer counts as stated."""
 
 
 def check_leak(variant: Variant, problem: Problem) -> Finding:
-    """The answer is not given away: not by a hint short of the full solution, nor by a new text.
+    """Neither a new text nor a hint (unless it is the full solution) gives the answer away.
 
-    A hint must not hold the answer at all, in digits, as a word or as a fraction or percentage; a text must not
-    state it as the answer. A text may hold what the original holds already. Numbers that merely occur in a text are
-    the matter of `numbers`.
+    A hint must not contain the answer at all, in digits, as a word, as a fraction or as a percentage. A text must not
+    state it as the answer. What the original contains is allowed. Numbers that only occur in a text are left to the
+    check `numbers`.
     """
     if variant.kind == Kind.THINK_STEP:
         if variant.hint_steps == variant.hint_total:
@@ -44,9 +44,9 @@ def check_leak(variant: Variant, problem: Problem) -> Finding:
 
 
 def _forms(problem: Problem) -> list[str]:
-    """The answer as a hint would give it away: of a choice, the value and not the letter.
+    """The answer that a hint must not contain: for a choice, its value and not its letter.
 
-    The letter of a choice stands in any text by chance; the value that it stands for does not.
+    Any text may contain the letter of a choice, but not its value.
     """
     if re.fullmatch("[A-Za-z]", problem.answer) and problem.options:
         index = ord(problem.answer.upper()) - ord("A")
@@ -55,7 +55,7 @@ def _forms(problem: Problem) -> list[str]:
 
 
 def states(text: str, answer: str) -> bool:
-    """Whether the answer stands in the text on its own: as that number however written, or as those words."""
+    """Whether the text contains the answer: as the same number in any notation, or as the same words."""
     wanted = quantities(answer)
     if len(wanted) == 1 and not re.search(r"[A-Za-z]", re.sub(r"\\[a-z]+|[a-z]{2,}", "", answer, flags=re.I)):
         value = wanted[0].value
@@ -64,7 +64,7 @@ def states(text: str, answer: str) -> bool:
 
 
 def _tells(text: str, problem: Problem) -> bool:
-    """Whether a text says "the answer is", or the like, of the answer."""
+    """Whether a text states the answer, as by "the answer is"."""
     for statement in _STATEMENT.finditer(text):
         said = re.split(
             r"[.?!](?:\s|$)|[\n})]", text[statement.end() : statement.end() + _STATED], maxsplit=1

@@ -1,4 +1,4 @@
-"""The check `numbers`: the quantities of the original are in the variant, none lost, none changed, units kept."""
+"""The check `numbers`: the variant has the quantities of the original, unchanged and with their units."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from diva_grpo.schemas.records import Kind, Problem, Variant
 def check_numbers(variant: Variant, problem: Problem) -> Finding:
     """The quantities of the original are in the variant's text, with their units.
 
-    A number may be written in another way ("half", 1/2, 0.5, 50 %) and may be said once more or once less, as
-    sentences are merged or split; one that is said less while another number is new or said more has changed.
-    A rewording adds no number; a harder text may. "one" and ordinals come and go; a new "two" may stand for a
-    pair of things that are there already. Think steps come with the original's text and pass.
+    A number may be written in another way ("half", 1/2, 0.5, 50 %). It may occur once more or once less, because
+    sentences are merged or split. If it occurs less often while another number is new or occurs more often, it has
+    changed. A rewording adds no number; a harder text may. "one" and ordinals are ignored. A new "two" is allowed: it
+    may stand for a pair of things in the original. Think steps have the text of the original and pass.
     """
     if variant.kind == Kind.THINK_STEP:
         return PASSED
@@ -29,7 +29,7 @@ def check_numbers(variant: Variant, problem: Problem) -> Finding:
     if lost:
         return failed(f"lost: {_listed(lost)}")
     new = [q.value for q in found if q.firm and not known[q.value] and not (q.word and q.value == 2)]
-    # Not of a hyphen's two readings: 5-3 are as many numbers as 5 - 3, which `quantities` sees to.
+    # `quantities` reads 5-3 and 5 - 3 as the same numbers.
     less = [value for value, count in firm.items() if there[value] < count]
     more = [value for value in known if there[value] > known[value]]
     if less and (new or more):
@@ -40,7 +40,7 @@ def check_numbers(variant: Variant, problem: Problem) -> Finding:
 
 
 def _units(wanted: Sequence[Quantity], found: Sequence[Quantity]) -> Finding:
-    """Each number that has a unit in the original has it in the variant, or stands in a list that shares it."""
+    """Each number with a unit in the original has it in the variant, or is in a list that shares the unit."""
     units = Counter(q.unit for q in found)
     before, after = (Counter((q.value, q.unit) for q in of) for of in (wanted, found))
     for (value, unit), count in before.items():
@@ -59,7 +59,7 @@ def _listed(values: Sequence[Fraction]) -> str:
 
 
 def _shown(value: Fraction) -> str:
-    """The number as people write it."""
+    """The number in the usual notation."""
     if value.denominator == 1 or float(value) != value or len(str(float(value))) > 6:
         return str(value)
     return f"{float(value):g}"

@@ -8,7 +8,7 @@ _LABEL = re.compile(r"^[\s*#_(]*step\s+\d+[\s*_)]*[:.)–-]?[\s*_]*", re.IGNOREC
 
 
 def unlabelled(step: str) -> str:
-    """A think step, of one line or several, without its labels: their numbers are no result.
+    """A think step, of one or more lines, without its labels, whose numbers are not results.
 
     >>> unlabelled("Step 3: -4 + 7 = 3"), unlabelled("**Step 2.** Add.")
     ('-4 + 7 = 3', 'Add.')

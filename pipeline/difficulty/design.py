@@ -17,6 +17,8 @@ IMAGE_STRENGTHS: Final[Mapping[Kind, tuple[float, ...]]] = MappingProxyType(
     }
 )
 """Strengths at which each kind of image variant is made: one for every whole level of its designed offset."""
+DESIGN_SD: Final = 2.0
+"""Standard deviation of a designed offset, in levels, when it is combined with a measured one."""
 _LADDER_STEPS: Final = 5
 """Steps of the solutions that teachers are asked for, at most."""
 

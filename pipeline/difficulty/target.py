@@ -16,7 +16,7 @@ from diva_grpo.pipeline.difficulty.scale import FloatArray
 TARGET_DIFFICULTY: Final = (9.0, 8.0, 7.0, 6.0, 6.0, 5.0, 5.0, 5.0, 4.0)
 """Target for one variant, by the problem's rounded difficulty 1 to 9 (the authors' released code)."""
 MEAN_TARGET_DIFFICULTY: Final = (8.0, 7.5, 7.0, 6.5, 6.0, 5.5, 4.5, 3.5, 3.0)
-"""Mean of the normal draw of each target where there are several variants (the authors' released code)."""
+"""Mean of the normal draw of each target for several variants (the authors' released code)."""
 
 
 @overload
@@ -56,7 +56,7 @@ def rounded_level(difficulty: float) -> int:
 
 
 def half_up(value: float) -> int:
-    """Return the nearest whole number, the larger one where two are equally near."""
+    """Return the nearest whole number, the larger one of two equally near."""
     return math.floor(value + 0.5)
 
 

@@ -12,7 +12,7 @@ from diva_grpo.schemas.records import Kind
 
 
 class Tier(IntEnum):
-    """How hard a problem is for the policy, in three steps."""
+    """How hard a problem is for the policy, in three tiers."""
 
     EASY = 0
     MEDIUM = 1

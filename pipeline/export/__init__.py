@@ -1,4 +1,4 @@
-"""`export`: what the store holds as training data for other programs.
+"""`export`: the data of a store as training data for other programs.
 
 report = export(VariantStore("store"), Path("out"), ExportConfig(format="hf", preset="trl"))
 """

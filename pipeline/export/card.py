@@ -1,4 +1,4 @@
-"""The dataset card: where the rows come from, how they were checked, and under which licences."""
+"""The dataset card: sources, checks and licences of the rows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tabulate import tabulate
 from diva_grpo.pipeline.export.rows import TrainingRow
 from diva_grpo.pipeline.export.shapes import Shape
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.queries import answer
 from diva_grpo.schemas.config import ExportConfig
 from diva_grpo.schemas.records import LICENSE_SETTING
 
@@ -22,7 +23,7 @@ _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M
 
 
 def licenses(store: VariantStore) -> dict[str, str]:
-    """Licence of each source of the store; `unknown` where ingest was not told."""
+    """Licence of each source of the store; `unknown` if `diva ingest` was given none."""
     rows = store.query(
         "SELECT DISTINCT p.source, coalesce(s.value, ?) FROM problems p "
         "LEFT JOIN settings s ON s.name = ? || p.source ORDER BY p.source",
@@ -33,7 +34,7 @@ def licenses(store: VariantStore) -> dict[str, str]:
 
 @dataclass
 class Tally:
-    """Counts of what was exported, gathered row by row."""
+    """Counts of the exported rows, updated row by row."""
 
     kinds: Counter[tuple[str, str]] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
@@ -72,7 +73,7 @@ def card(
         name: of the data set.
         config: of the export.
         shape: of the rows; None for a view as it is.
-        tally: what was exported; empty for a view.
+        tally: counts of the exported rows; empty for a view.
         splits: rows by split.
     """
     known = {source: licence for source, licence in licenses(store).items() if source in tally.sources}
@@ -131,18 +132,18 @@ def _section(title: str, headers: list[str], rows: Sequence[Sequence[object]]) -
 
 
 def _checks(store: VariantStore) -> str:
-    """Pass rates of the checks over all variants of the store: what was sorted out does not show in the rows."""
-    rows = store.query(
-        "SELECT check_name, model, count(*), round(avg(passed::INTEGER), 3) FROM verdicts GROUP BY ALL ORDER BY ALL"
-    )
-    table = [[check, model or "(none)", count, rate] for check, model, count, rate in rows]
+    """Pass rates of the checks over all variants of the store, because the rows do not show the rejected ones."""
+    table = [
+        [row["check_name"], row["model"] or "(none)", row["verdicts"], row["pass_rate"]]
+        for row in answer(store, "checks")
+    ]
     return _section(
         "Checks, over all candidates of the store", ["check", "model", "verdicts", "pass rate"], table
     )
 
 
 def _licence_tag(found: set[str]) -> str | list[str]:
-    """The licence in the hub's words: one, several, or unknown where any source's is."""
+    """The licence in the hub's terms: one, several, or unknown if any licence is."""
     if not found or UNKNOWN in found:
         return UNKNOWN
     return next(iter(found)) if len(found) == 1 else sorted(found)

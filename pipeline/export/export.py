@@ -1,4 +1,4 @@
-"""`export`: the store's rows into a file or a dataset folder, as a stream."""
+"""`export`: write the rows of a store to a file or a dataset folder, as a stream."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _PROGRESS_ROWS = 100
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written.
+    """The result of an export.
 
     Attributes:
         rows: by split.
-        images: embedded, or written beside the file.
+        images: number of images, embedded or in files.
         path: the file or the folder.
-        notes: what a user has to know of it, a line each.
-        control: the random rows to compare with, if they were asked for.
+        notes: what a user has to know, one line each.
+        control: the random rows for comparison, if requested.
     """
 
     rows: dict[str, int]
@@ -43,7 +43,7 @@ class ExportReport:
 
 
 def format_of(out: Path, config: ExportConfig) -> str:
-    """The format of an export: as stated, or by the ending of its path."""
+    """The format of an export: the configured one, or by the ending of its path."""
     return config.format or _ENDINGS.get(out.suffix.lower(), "hf")
 
 
@@ -56,22 +56,21 @@ def export(
     config: ExportConfig,
     progress: Callable[[int], None] | None = None,
 ) -> ExportReport:
-    """Write originals and accepted variants for another trainer, or a view as it is; in bounded memory.
+    """Write originals and accepted variants for another trainer, or the rows of a view, in bounded memory.
 
-    Everything is written beside `out` and appears there by one rename.
+    The output is written to a temporary path in the same folder and then renamed to `out`.
 
     Args:
         store: the store.
-        out: the file; with `hf`, the folder. JSON Lines have their images in `<out>.images`
-            beside them.
-        config: what and how.
-        progress: told how many rows are newly written.
+        out: the file; with `hf`, the folder. The images of JSON Lines are in the folder `<out>.images`.
+        config: rows and form.
+        progress: called with the number of newly written rows.
 
     Returns:
         Counts of what was written.
 
     Raises:
-        ConfigError: `out` is there already, no row fits, or settings that do not go together.
+        ConfigError: `out` exists already, no row fits, or settings contradict each other.
         StoreError: an image is missing, or the target cannot be written.
         RecipeError: a perturbed image cannot be rendered.
 
@@ -140,7 +139,7 @@ def _none_fits(config: ExportConfig) -> str:
 
 
 def _card_path(folder: Path, config: ExportConfig) -> Path:
-    """Where the card is. EasyR1 takes any one file of a folder for its format, so its card lies beside."""
+    """Path of the card. EasyR1 reads every file of a folder as data, so its card is outside of the folder."""
     return _beside(folder) if config.preset == "easyr1" else folder / "README.md"
 
 
@@ -159,7 +158,7 @@ def _notes(out: Path, config: ExportConfig, tally: Tally) -> tuple[str, ...]:
             notes.append('veRL scores openai/gsm8k by the number after "####": ask for it with --instruction')
     if format_of(out, config) == "jsonl" and tally.images:
         notes.append(
-            "the rows name their images by whole paths: choose Parquet to move them to another machine"
+            "the rows name their images by absolute paths: choose Parquet to move them to another machine"
         )
     return tuple(notes)
 
@@ -176,7 +175,7 @@ def _check(out: Path, config: ExportConfig) -> None:
         raise ConfigError("--data-source goes with --preset verl only")
     taken = [path for path in (out, *_companions(out)) if path.exists()]
     if taken:
-        raise ConfigError(f"{taken[0]} is there already: choose another path, or delete it")
+        raise ConfigError(f"{taken[0]} exists already: choose another path, or delete it")
 
 
 def _check_splits(splits: dict[str, int]) -> None:
@@ -189,13 +188,13 @@ def _image_folder(out: Path) -> Path:
 
 
 def _companions(out: Path) -> list[Path]:
-    """What an export may write beside its file or folder."""
+    """Names that an export may use next to its file or folder."""
     return [_image_folder(out), _beside(out)]
 
 
 @contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
-    """A path to write to, which is at `out` on leaving without an error, and gone otherwise."""
+    """A temporary path to write to. It is renamed to `out` at the end, and removed after an error."""
     path = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -215,7 +214,7 @@ def _appearing(out: Path) -> Iterator[Path]:
 
 
 def _split_name(split: str) -> str:
-    """A split's name as `datasets` admits it."""
+    """The name of a split in the form that `datasets` accepts."""
     return re.sub(r"\W", "_", split) or "_"
 
 
@@ -240,7 +239,7 @@ def _write_folder(
     schema = shape.features().arrow_schema
     for split, count in chosen.splits.items():
         shards = -(-count // config.shard_rows)
-        # Named by the rows counted at first; a row more, of a writer meanwhile, goes into the last file.
+        # The names come from the first count. Rows that are added meanwhile go into the last file.
         writer: Writer | None = None
         for index, row in enumerate(chosen.rows(split)):
             shard, first = divmod(index, config.shard_rows)

@@ -1,4 +1,4 @@
-"""Writers of exported rows: Parquet with embedded images, and JSON Lines with images beside it."""
+"""Writers of exported rows: Parquet with embedded images, and JSON Lines with a folder of images."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from diva_grpo.pipeline.export.rows import Picture
 
 _GROUP_ROWS = 1_000
 _GROUP_BYTES = 2**25
-"""A row group ends at so many bytes of images: what bounds the memory."""
+"""A row group ends at this many bytes of images, which limits the memory."""
 
 
 class Writer(Protocol):
-    """Takes rows, one after the other."""
+    """Writes rows one after the other."""
 
     def write(self, values: Mapping[str, Any], pictures: Sequence[Picture]) -> None:
         """Add a row with its images."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining rows."""
 
 
 class ParquetWriter:
@@ -34,7 +34,7 @@ class ParquetWriter:
 
     Args:
         path: the file.
-        schema: of the rows; with a column `images` of {bytes, path} where rows have images.
+        schema: of the rows; with a column `images` of {bytes, path} if rows have images.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
@@ -52,7 +52,7 @@ class ParquetWriter:
             self._flush()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining rows."""
         self._flush()
         self._writer.close()
 
@@ -63,13 +63,13 @@ class ParquetWriter:
 
 
 class JsonWriter:
-    """One JSON Lines file; images go into a folder beside it, by the paths that the rows name.
+    """One JSON Lines file, and a folder with the images whose paths the rows contain.
 
     Args:
         path: the file.
-        folder: of the images; made with the first one.
+        folder: of the images; created for the first one.
         with_images: whether rows have a column of images.
-        shown: where the folder will lie. Its path is whole: trainers open images from where they run.
+        shown: final path of the folder. It is absolute, because trainers run in other folders.
     """
 
     def __init__(self, path: Path, folder: Path, with_images: bool, shown: Path) -> None:
@@ -84,17 +84,17 @@ class JsonWriter:
         for picture in pictures:
             self._folder.mkdir(exist_ok=True)
             target = self._folder / picture.name
-            if not target.exists():  # names are of the content
+            if not target.exists():  # named by the content
                 target.write_bytes(picture.content)
         self._file.write(json.dumps(row, ensure_ascii=False, default=_json_value) + "\n")
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining rows."""
         self._file.close()
 
 
 def write_batches(path: Path, batches: pa.RecordBatchReader, output_format: str) -> Iterator[int]:
-    """Write a view as it is; yields the rows of each batch as it is done."""
+    """Write the rows of a view; yields the number of rows after each batch."""
     if output_format == "jsonl":
         with path.open("w", encoding="utf-8") as out:
             for batch in batches:
@@ -109,7 +109,7 @@ def write_batches(path: Path, batches: pa.RecordBatchReader, output_format: str)
 
 
 def _plain_schema(schema: pa.Schema) -> pa.Schema:
-    """Without extension types: JSON is text to a reader that does not know DuckDB's."""
+    """Remove extension types: a reader without DuckDB's type for JSON gets text."""
     fields = [
         field.with_type(field.type.storage_type) if isinstance(field.type, pa.BaseExtensionType) else field
         for field in schema

@@ -1,4 +1,4 @@
-"""An exported folder on the Hugging Face hub."""
+"""Upload of an exported folder to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from diva_grpo.schemas.exceptions import ConfigError, TargetError
 
 
 def check_token() -> None:
-    """See that there is a token of the hub, before an hour's export ends without one.
+    """Check that there is a token of the hub, so that a long export does not fail at its end.
 
     Raises:
         ConfigError: there is none.
@@ -20,12 +20,12 @@ def check_token() -> None:
 
 
 def push(folder: Path, repo: str, *, private: bool = True) -> str:
-    """Upload a folder that `export` has written: the card, then the rows by `datasets` itself.
+    """Upload a folder that `export` has written: the card, then the rows with `datasets`.
 
     Args:
         folder: written with `format="hf"`.
         repo: the data set's name on the hub, `owner/name`.
-        private: whether it is private where it is new.
+        private: whether a new data set is private.
 
     Returns:
         The data set's address.
@@ -42,7 +42,7 @@ def push(folder: Path, repo: str, *, private: bool = True) -> str:
     try:
         address = HfApi().create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
         card = folder / "README.md"
-        beside = folder.with_name(f"{folder.name}.README.md")  # EasyR1's folder holds rows alone
+        beside = folder.with_name(f"{folder.name}.README.md")  # the folder of EasyR1 contains only rows
         DatasetCard.load(card if card.exists() else beside).push_to_hub(repo, repo_type="dataset")
         datasets.load_dataset(str(folder)).push_to_hub(repo, private=private)
     except (

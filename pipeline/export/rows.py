@@ -1,4 +1,4 @@
-"""What is exported, row by row: originals and accepted variants, or the rows of a view."""
+"""The exported rows: originals and accepted variants, or the rows of a view."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ import duckdb
 import pyarrow as pa
 from PIL import Image
 
-from diva_grpo.pipeline.images.shown import MAX_PIXELS, MIN_PIXELS, Shown
+from diva_grpo.pipeline.images.shown import MIN_PIXELS, Shown
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.files.database import MAX_SPILL_MB
 from diva_grpo.pipeline.store.label_model import BY_LABEL_MODEL
 from diva_grpo.pipeline.store.sql import first_line, lock, split_statements
 from diva_grpo.pipeline.store.views import quoted
+from diva_grpo.schemas.config import MAX_PIXELS
 from diva_grpo.schemas.exceptions import ConfigError, QueryError, StoreError
 from diva_grpo.schemas.question import place_images, render_question
 from diva_grpo.schemas.records import ORIGINAL, Kind
 
 MEMORY_MB = 512
-"""Memory of the engine; what does not fit is sorted on disk, in a folder that goes with the export."""
+"""Memory of the engine. Rows that do not fit are sorted on disk, in a temporary folder."""
 
 _BATCH_ROWS = 1_000
 
@@ -34,7 +35,7 @@ _SIDES = {
     "training": "(SELECT * FROM originals UNION ALL BY NAME SELECT * FROM accepted)",
 }
 TRAINING = tuple(_SIDES)
-"""Choices that are training rows; any other is a view, exported as it is."""
+"""Choices with training rows. Any other choice is a view, exported without changes."""
 
 _ROWS = """
 WITH label AS (
@@ -61,7 +62,7 @@ SELECT * FROM {side}
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as it is exported: its bytes, and a file name that is their hash."""
+    """An exported image: its bytes, and a file name that is their hash."""
 
     name: str
     content: bytes
@@ -73,7 +74,7 @@ class TrainingRow:
 
     Attributes:
         values: columns of the problem and of the variant.
-        pictures: in the order of the problem; perturbed where the variant says so.
+        pictures: in the order of the problem; perturbed if the variant has a recipe.
     """
 
     values: Mapping[str, Any]
@@ -87,21 +88,21 @@ class TrainingRow:
         )
 
     def placed(self, instruction: str) -> tuple[list[dict[str, str]], list[Picture]]:
-        """The question as parts of text and of images, and the images in the order of these parts."""
+        """The question as parts of text and images, and the images in the order of these parts."""
         parts, order = place_images(self.question + instruction, len(self.pictures))
         return parts, [self.pictures[i] for i in order]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which rows are exported.
+    """The selection of the rows.
 
     Attributes:
         what: `training`, `problems`, `variants`, or a view.
         where: an SQL condition on the columns of the rows.
-        solved: only rows that the original's worked solution solves.
+        solved: only rows for which the worked solution of the original is valid.
         pass_rate: lowest and highest pass rate of a row by its label, both included.
-        control: instead of the rows of that pass rate as many labelled ones, of each split, drawn at random.
+        control: the same number of random labelled rows per split, instead of the rows with that pass rate.
     """
 
     what: str
@@ -118,7 +119,7 @@ class Wanted:
         source = f"(\n{body}\n)" if self.what in TRAINING else body
         select = f"SELECT * FROM {source} WHERE (\n{self.where or 'true'}\n)"
         if self.solved:
-            # Harder texts ask for something else, and a hint has given a part of the solution already.
+            # A harder text asks another question, and a hint already contains a part of the solution.
             kinds = ", ".join(map(quoted, (ORIGINAL, Kind.REWORD, Kind.IMAGE, Kind.IMAGE_TEXT)))
             select = f"SELECT * FROM ({select}) WHERE len(solution_steps) > 0 AND kind IN ({kinds})"
         if self.pass_rate is None:
@@ -134,10 +135,10 @@ class Wanted:
 
 
 class Selection:
-    """The rows of an export, counted once and read as a stream.
+    """The rows of an export, counted once and then read as a stream.
 
     Attributes:
-        is_training: whether they are training rows, or those of a view.
+        is_training: whether they are training rows and not those of a view.
         splits: rows by split, in order; the rows of a view are one split.
         with_images: whether any row has an image.
     """
@@ -159,16 +160,16 @@ class Selection:
     def batches(self, split: str) -> pa.RecordBatchReader:
         """Rows of one split as a stream of Arrow batches, in the order of their ids."""
         order = "problem_id, variant_id" if self.is_training else "ALL"
-        # The split as a literal: with parameters DuckDB's Python client holds the whole result.
+        # The split is a literal, because DuckDB's Python client keeps the whole result of a query with parameters.
         query = f"SELECT * FROM selected WHERE {self._split} = {quoted(split)} ORDER BY {order}"
         return self._connection.sql(query).to_arrow_reader(_BATCH_ROWS)
 
     def rows(self, split: str) -> Iterator[TrainingRow]:
-        """Training rows of one split with their images, rendered where a variant perturbs them.
+        """Training rows of one split with their images, which are rendered if a variant perturbs them.
 
         Raises:
             StoreError: an image is missing from the store.
-            RecipeError: an image cannot be rendered as its variant says.
+            RecipeError: a perturbed image cannot be rendered.
         """
         for batch in self.batches(split):
             for values in batch.to_pylist():
@@ -191,15 +192,15 @@ def _png(image: Image.Image) -> Picture:
 
 @contextmanager
 def selection(store: VariantStore, wanted: Wanted) -> Iterator[Selection]:
-    """Select what to export, by a connection that reads the store's tables and nothing else.
+    """Select the rows to export, on a connection that can read only the tables of the store.
 
     Args:
         store: the store.
         wanted: which rows.
 
     Raises:
-        ConfigError: the condition is no SQL condition on these columns.
-        StoreError: the rows need more memory than there is, or took longer than the grace of a compaction.
+        ConfigError: the condition is not valid SQL for these columns.
+        StoreError: there is not enough memory, or the export took longer than the grace period of compaction.
     """
     where, select = wanted.where, wanted.query()
     try:

@@ -66,14 +66,14 @@ _IMAGES = {"images": "images in the order in which they stand in the question"}
 
 @dataclass(frozen=True)
 class Shape:
-    """How a row is written.
+    """The columns of a row for a preset.
 
     Attributes:
-        preset: `trl`, `verl`, `easyr1`, `sft`, or None for all columns as they are.
+        preset: `trl`, `verl`, `easyr1`, `sft`, or None for all columns without changes.
         with_images: whether there is a column of images.
         prompt: for TRL, `chat` or `text`.
-        instruction: text behind each question.
-        data_source: for veRL, of all rows; None: by the row's source.
+        instruction: text after each question.
+        data_source: for veRL, of all rows; None: from the source of each row.
     """
 
     preset: str | None
@@ -84,12 +84,12 @@ class Shape:
 
     @property
     def descriptions(self) -> dict[str, str]:
-        """Columns in order, with their meanings."""
+        """Columns in order, with their descriptions."""
         about = {} if self.preset == "verl" else ABOUT
         return {**about, **_COLUMNS[self.preset], **(_IMAGES if self.with_images else {})}
 
     def features(self) -> Features:
-        """The columns with their types, as `datasets` knows them."""
+        """The columns with their types for `datasets`."""
         from datasets import Features, Image, List, Value
 
         text, texts, number = Value("string"), List(Value("string")), Value("float64")
@@ -122,7 +122,7 @@ class Shape:
         """The columns of a row, and its images, which the writer puts into the column `images`.
 
         Args:
-            row: what is exported.
+            row: the original or variant.
             index: its number within its split.
         """
         values, pictures = row.values, row.pictures
@@ -153,7 +153,7 @@ class Shape:
         }, pictures
 
     def _with_completion(self, parts: list[dict[str, str]], values: Mapping[str, Any]) -> dict[str, Any]:
-        """Prompt and completion. The answer is boxed at the end, as rewards look for it, unless it is already."""
+        """Prompt and completion. The completion ends with the boxed answer, which rewards look for."""
         solution = "\n".join(values["solution_steps"])
         if "\\boxed" not in solution:
             solution += f"\n\nThe answer is $\\boxed{{{values['answer']}}}$."

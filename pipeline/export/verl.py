@@ -1,7 +1,7 @@
-"""How veRL scores exported rows: by the name of the data set that it knows, or by a reward file that is ours.
+"""How veRL scores exported rows: by its own rule for a known data set, or by a reward file of ours.
 
-veRL picks its rule by `data_source` (`verl.utils.reward_score.default_compute_score`) and refuses names that it does
-not know. For rows of such sources a file is written that calls our grader, as veRL's `custom_reward_function`.
+veRL selects its rule by `data_source` (`verl.utils.reward_score.default_compute_score`) and refuses unknown names. For
+rows of such sources the export writes a file that calls our grader, as veRL's `custom_reward_function`.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kw
 
 
 def data_source(source: str) -> str:
-    """veRL's name of a source; its own where veRL knows none."""
+    """veRL's name of a source; the source's own name if veRL has none."""
     return KNOWN.get(source.lower(), source)
 
 
 def is_known(name: str) -> bool:
-    """Whether veRL has a rule for a `data_source`, of those that are for answers of problems."""
+    """Whether veRL has a rule for the answers of a `data_source`."""
     return name in KNOWN.values() or name.startswith(("aime", "numina_"))
 
 
 def reward_path(out: Path) -> Path:
-    """Where the reward file of an export is: in its folder, or beside the file."""
+    """Path of the reward file of an export: in its folder, or next to its file."""
     return out / "reward.py" if out.is_dir() else out.with_name(f"{out.name}.reward.py")
 
 
 def write_reward_file(out: Path, names: Iterable[str]) -> str | None:
-    """Write the reward file where veRL does not know one of the names.
+    """Write the reward file if veRL does not know one of the names.
 
     Returns:
-        The line of veRL's configuration that names the file; None where veRL has its own rules.
+        The line of veRL's configuration that names the file; None if veRL has its own rules.
     """
     if all(map(is_known, names)):
         return None

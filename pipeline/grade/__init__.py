@@ -27,7 +27,7 @@ from diva_grpo.pipeline.grade._symbolic import WORKER, UndecidedError
 __all__ = ["Grade", "UndecidedError", "equal_answers", "extract_answer", "grade", "warm_up"]
 
 DEADLINE_S = 5.0
-# Of a deadline, the part after which a comparison is cut off; the rest is for coming back from it.
+# The share of a deadline after which a comparison is stopped; the rest is for the return from it.
 _COMPARING = 0.95
 _BOXED = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _LABEL = re.compile(r"^\(?\s*[A-J]\s*[).:]\s*")
@@ -36,12 +36,12 @@ _HASHES = re.compile(r"(?:^|\n)\s*#{4}\s*(\S[^\n]*)\s*$")
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """The outcome of grading one response.
+    """The result of grading one response.
 
     Attributes:
-        outcome: `correct`; `wrong`; `no_answer` where the response states none; `error` where it could not be
-            decided, which says nothing about the response.
-        answer: the answer as it stands in the response, or None.
+        outcome: `correct`; `wrong`; `no_answer` if the response states none; `error` if the grader could not
+            decide, which says nothing about the response.
+        answer: the text of the answer in the response, or None.
         how: how the answer was found (tag, boxed, hashes, stated, option_letter, option_text, last_formula,
             last_number, whole); for `no_answer` and `error`, why.
     """
@@ -52,7 +52,7 @@ class Grade:
 
     @property
     def score(self) -> float | None:
-        """Accuracy: 1 for `correct`, 0 for `wrong` and `no_answer`, None for `error`, which is not to be scored."""
+        """Accuracy: 1 for `correct`, 0 for `wrong` and `no_answer`, None for `error`, which must not be scored."""
         return None if self.outcome == "error" else float(self.outcome == "correct")
 
 
@@ -86,7 +86,7 @@ def grade(
 
 
 def extract_answer(response: str, *, options: Sequence[str] = ()) -> str | None:
-    """The final answer of a response as it stands there, or None.
+    """The text of the final answer in a response, or None.
 
     Args:
         response: a model's text.
@@ -102,7 +102,7 @@ def equal_answers(
     """Whether two answers, without text around them, are equal.
 
     Args:
-        answer: the answer in question.
+        answer: the answer to judge.
         reference: the answer to compare with. Not symmetric: some decimal references take what rounds to them (the
             rules are those of `_quantity.same_quantity`).
         options: texts of the choices, if there are any.
@@ -124,7 +124,7 @@ def warm_up(timeout_s: float = 60.0) -> None:
 
 
 def _repeats(response: str, reference: str) -> Extraction | None:
-    """A response that is the reference itself, whatever that looks like."""
+    """Whether a response is the reference itself, in any form."""
     if len(response) > MAX_ANSWER_CHARS or response.strip() != reference.strip():
         return None
     return Extraction(response.strip(), "whole")

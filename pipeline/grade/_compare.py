@@ -1,10 +1,10 @@
-r"""Whether two answers are equal, as far as text and exact arithmetic can tell; the rest is left as a question.
+r"""Compare two answers by text and exact arithmetic; what these cannot decide is left for algebra.
 
 A comparison is a tree: `True`, `False`, a pair of formulas that only algebra can compare, or `all` / `any` of such
-parts. Lists, matrices and equations are taken apart here, so that algebra compares one value with one value.
+parts. Lists, matrices and equations are split here, so that algebra compares single values.
 
     >>> compare(r"\{1, \sqrt{4}\}", r"\{2, 1\}")
-    ('all', (('pair', '\\sqrt{4}', '2'), ...))
+    ('all', (('any', (('pair', '\\sqrt{4}', '2'), ('pair', '\\sqrt{4}', '1'))), ('pair', '\\sqrt{4}', '2')))
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from diva_grpo.pipeline.grade._words import (
     says_other_than,
 )
 
-# An answer is short; what is longer is compared as text alone.
+# An answer is short; a longer text is compared only as text.
 MAX_ANSWER_CHARS = 2_000
 _MAX_ITEMS = 50
 _MAX_PAIRS = 600
@@ -74,7 +74,7 @@ _SAID = re.compile(
 _LEADING_CHINESE = re.compile(r"(?:综上(?:所述)?|因此|所以|故|于是|即|解得|则|答|解)\s*[,:]?\s*(?=\S)")
 _MODULUS = re.compile(r"\\pmod\s*(?:\{[^{}]*\}|\w)$|\(?\s*\\?mod\s+\w+\s*\)$")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
-# Commands that the algebra understands. One that it does not know must stand in both texts.
+# Commands that the algebra understands. Any other command must occur in both texts.
 _ALGEBRA = frozenset(
     """
     frac sqrt pi infty cdot times div pm mp sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh
@@ -97,7 +97,7 @@ def compare(answer: str, reference: str) -> Tree:
         reference: the answer that is known to be right.
 
     Returns:
-        True or False where that is certain, else a tree with the formulas that are still to be compared.
+        True or False if that is certain, else a tree with the formulas that are still to be compared.
     """
     if len(answer) > MAX_ANSWER_CHARS or len(reference) > MAX_ANSWER_CHARS:
         return answer.strip() == reference.strip()
@@ -133,7 +133,7 @@ def _all(parts: Iterable[Tree]) -> Tree:
 
 
 def _joined(kind: Literal["any", "all"], parts: Iterable[Tree], *, decisive: bool) -> Tree:
-    """The parts that are still open, once each; the decisive value as soon as one part has it."""
+    """The distinct undecided parts, or the decisive value if one part has it."""
     open_parts: list[Tree] = []
     for part in parts:
         if part is decisive:
@@ -217,7 +217,7 @@ def _pair(given: str, number: Quantity | None, wanted: str, wanted_number: Quant
 
 
 def _strange(text: str) -> set[str]:
-    """What the algebra would skip in silence."""
+    """Parts that the algebra would ignore silently."""
     commands = {name for name in _COMMAND.findall(text) if name[1:] not in _ALGEBRA}
     bars = {"|"} if text.count("|") % 2 else set()
     litter = set(_LITTER.findall(text)) - ({"&"} if "\\begin" in text else set())
@@ -294,7 +294,7 @@ def _entries(rows: list[list[str]], wanted_rows: list[list[str]], depth: int) ->
 
 
 def _compare_lists(given: str, wanted: str, depth: int) -> Tree | None:
-    """Lists, sets, ordered pairs and intervals; None where neither text is one."""
+    """Compare lists, sets, ordered pairs and intervals; None if neither text is one."""
     brackets, items = split_list(given)
     wanted_brackets, wanted_items = split_list(wanted)
     sides = ((given, brackets, items), (wanted, wanted_brackets, wanted_items))

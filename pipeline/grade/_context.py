@@ -1,6 +1,6 @@
-"""What the words around a value make of it: a denial, a bound, or a second value.
+"""Words around a value that change its meaning: a denial, a bound, or a second value.
 
-A response that says "not 5", "more than 5" or "5 or 6" does not answer 5. The functions here widen a value to the
+A response that says "not 5", "more than 5" or "5 or 6" does not answer 5. The functions here extend a value by the
 words that change it, so that the comparison sees them.
 """
 
@@ -114,5 +114,5 @@ def widened(text: str, start: int, end: int) -> str:
 
 
 def is_chinese(text: str) -> bool:
-    """Whether a text holds Chinese sentences, not only a unit."""
+    """Whether a text contains Chinese sentences and not only a unit."""
     return not text.isascii() and len(re.findall(f"[{CJK}]", text)) > 6

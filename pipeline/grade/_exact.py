@@ -15,14 +15,14 @@ from typing import Any
 
 _MAX_DIGITS = 20_000
 _SPARE_DIGITS = 40
-# Of an expression without a separation bound: digits to agree in, at least and per digit of its integers.
+# Digits that must agree for an expression without a separation bound: at least, and per digit of its integers.
 _TRANSCENDENTAL_DIGITS = 200
 _PER_DIGIT = 4
 _SAMPLES = ((7, 11, 13, 5, 17, 3, 19, 23), (Fraction(5, 7), Fraction(3, 11), Fraction(2, 5), Fraction(9, 13)),
             (Fraction(-7, 5), Fraction(-11, 9), Fraction(-13, 6), Fraction(-17, 4)))  # fmt: skip
 
 SYMPY_CANNOT = (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError)
-"""How SymPy says that it cannot evaluate something. It has no error of its own for this."""
+"""Errors by which SymPy reports that it cannot evaluate something. It has no error of its own for this."""
 
 
 class TooCloseError(ArithmeticError):
@@ -64,7 +64,7 @@ def same_constant(given: Any, wanted: Any) -> bool:
 
 
 def same_formula(given: Any, wanted: Any) -> bool | None:
-    """Whether two formulas with the same variables agree, tried at sample points; None where points cannot tell.
+    """Whether two formulas with the same variables agree, evaluated at sample points; None if points cannot decide.
 
     They differ if they differ for positive integers. They are equal if they agree at all points, which include
     fractions and negative numbers.

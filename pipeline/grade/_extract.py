@@ -1,4 +1,4 @@
-"""Finding the final answer in a response: what is marked as one first, then what stands last."""
+"""Find the final answer in a response: a marked one first, else the last value."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from diva_grpo.pipeline.grade._context import (
 from diva_grpo.pipeline.grade._quantity import read_quantity
 from diva_grpo.pipeline.grade._words import hedges, is_prose
 
-# Marks are looked for in so many characters around the last of their kind, so that time stays linear in the
-# response's length; unmarked answers only stand at the end.
+# Marks are searched within this many characters around the last one, so that the time is linear in the length of
+# the response. Unmarked answers are only at the end.
 _WINDOW = 50_000
 _END = 4_000
 _STATEMENT = 600
@@ -99,7 +99,7 @@ _CLAUSE_END = re.compile(
 
 
 class Extraction(NamedTuple):
-    """An answer, as it stands in the response, and how it was found."""
+    """The text of an answer in the response, and how it was found."""
 
     answer: str
     how: str
@@ -129,7 +129,7 @@ def _find(text: str, options: Sequence[str]) -> Extraction | None:
     tagged = _tagged(text)
     if tagged is not None:
         inside = _find(tagged, options)
-        # A short answer in tags is all of it: in `6 versus 5` the last number is not the answer.
+        # A short answer in tags is the whole text: the last number of `6 versus 5` is not the answer.
         whole = inside is None or (
             inside.how in ("last_number", "last_formula") and len(tagged) <= _WHOLE_CHARS
         )
@@ -153,7 +153,7 @@ def _find(text: str, options: Sequence[str]) -> Extraction | None:
     value = _last_value(end)
     if value or len(text) > _WHOLE_CHARS or len(text.split()) > _FEW_WORDS:
         return value
-    return Extraction(text, "whole") if any(sign.isalnum() for sign in bare_answer(text)) else None
+    return Extraction(text, "whole") if any(character.isalnum() for character in bare_answer(text)) else None
 
 
 def _is_short_and_hedged(text: str) -> bool:
@@ -237,7 +237,7 @@ def _last_mark(text: str, options: Sequence[str]) -> Extraction | None:
 
 
 def _before_next_question(text: str) -> str:
-    """A response without a further question that the model made up after its answer."""
+    """A response without a further question that the model invented after its answer."""
     for question in _RUN_ON.finditer(text):
         if _HASHES.search(text, 0, question.start()):
             return text[: question.start()]
@@ -245,7 +245,7 @@ def _before_next_question(text: str) -> str:
 
 
 def _after_hashes(mark: re.Match[str]) -> str | None:
-    """The answer behind four hashes, which may also begin a heading."""
+    """The answer after four hashes, which may also begin a heading."""
     value = mark["value"].strip("*_ \t#")
     is_last = not mark.string[mark.end() :].strip()
     return value if is_last or not (is_prose(value) or _HEADING.match(value)) else None
@@ -280,7 +280,7 @@ def _narrow(statement: str, options: Sequence[str]) -> str | None:
         phrase = phrase[: stop.start()] if stop else phrase
     concluded = _CONCLUSION.match(statement, len(phrase)) if hedges(phrase) else None
     phrase = concluded["value"] if concluded else phrase.strip(" *_\t")
-    if not any(sign.isalnum() for sign in phrase):
+    if not any(character.isalnum() for character in phrase):
         return None
     plain = bare_answer(phrase)
     if read_quantity(plain) or not is_prose(plain):
@@ -327,7 +327,7 @@ def _is_bare_answer(text: str) -> bool:
     if not text or len(text) > _WHOLE_CHARS or "\n" in text or is_chinese(text):
         return False
     plain = bare_answer(text)
-    if not any(sign.isalnum() for sign in plain):
+    if not any(character.isalnum() for character in plain):
         return False
     plain = _ENVIRONMENT_NAME.sub(" ", plain)
     return read_quantity(plain) is not None or len(_PLAIN_WORD.findall(plain)) <= (" " not in plain)

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from diva_grpo.pipeline.grade._units import Unit, find_unit, is_unit
 from diva_grpo.pipeline.grade._words import CJK, hedges, is_product_of_letters, number_of_words
+from diva_grpo.pipeline.quantities.lexicon import SCALES
 
 # Python turns 1e999999999 into an integer of a gigabyte: beyond these sizes a text is not read as a number here.
 MAX_DIGITS = 1_000
@@ -41,14 +42,9 @@ _SCALES = {
     "%": Fraction(1, 100),
     "percent": Fraction(1, 100),
     "pct": Fraction(1, 100),
-    "hundred": Fraction(100),
-    "thousand": Fraction(1_000),
-    "million": Fraction(10**6),
-    "billion": Fraction(10**9),
-    "dozen": Fraction(12),
     "万": Fraction(10**4),
     "亿": Fraction(10**8),
-}
+} | {word: Fraction(size) for word, size in SCALES.items()}
 # Words after a number that carry the mathematics on, so that the number alone is not the answer.
 _NOT_UNITS = frozenset(
     "and or to plus minus times over by mod is are sin cos tan cot sec csc log ln exp sqrt pi factorial choose"

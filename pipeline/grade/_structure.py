@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from diva_grpo.pipeline.grade._answer_text import closing
-
 SEPARATOR = re.compile(
     r"[,;]|\s(?:and|or)\s|\\(?:lor|land|vee|wedge|quad|qquad)(?![A-Za-z])|\\\\|(?<=[\w)}])\s*&\s*(?=\S)"
 )
@@ -142,9 +140,3 @@ def without_parentheses(text: str) -> str:
     if text[:1] == "(" and text[-1:] == ")" and one_bracket(text) and not SEPARATOR.search(text):
         return text[1:-1].strip()
     return text
-
-
-def closed_group(text: str, start: int) -> str | None:
-    """What stands in the braces that open at `start`."""
-    end = closing(text, start)
-    return None if end is None else text[start + 1 : end]

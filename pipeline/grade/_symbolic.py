@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A comparison that ended without a verdict so short before its deadline was ended by its timer.
+# A comparison that ends without a verdict within this time before its deadline was ended by its timer.
 _TIMER_SLACK_S = 0.05
 # Within which the process is ready on the busiest machine. Loading the algebra is a second of computing.
 _START_S = 60.0
@@ -37,7 +37,7 @@ _REMEMBERED = 10_000
 
 
 class UndecidedError(RuntimeError):
-    """A comparison was cut off by its deadline, by memory or by a crash: neither equal nor different is known."""
+    """A comparison was stopped by its deadline, its memory limit or a crash, so its result is unknown."""
 
 
 class SymbolicWorker:
@@ -64,7 +64,7 @@ class SymbolicWorker:
         return tree if isinstance(tree, bool) else self._verdict({"tree": tree}, deadline)
 
     def math_verify(self, response: str, reference: str, deadline: float) -> bool:
-        """The verdict of math-verify alone, to compare ours with.
+        """The verdict of only math-verify, for a comparison with ours.
 
         Raises:
             UndecidedError: when that is not known by the deadline, or the comparison failed.

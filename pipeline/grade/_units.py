@@ -1,10 +1,12 @@
-"""Units that answers carry, English and Chinese, with their conversion."""
+"""Units of answers, English and Chinese, with their conversion; their names are in `pipeline.quantities.lexicon`."""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
 from typing import NamedTuple
+
+from diva_grpo.pipeline.quantities.lexicon import UNITS
 
 
 class Unit(NamedTuple):
@@ -15,57 +17,12 @@ class Unit(NamedTuple):
     factor: Fraction
 
 
-def _unit_table() -> dict[str, Unit]:
-    inch, pound = Fraction(254, 10_000), Fraction(45_359_237, 100_000)
-    sizes: dict[str, dict[str, Fraction | int]] = {
-        "length": {
-            "mm millimeter millimetre": Fraction(1, 1000),
-            "cm centimeter centimetre": Fraction(1, 100),
-            "dm decimeter decimetre": Fraction(1, 10),
-            "m meter metre": 1,
-            "km kilometer kilometre": 1000,
-            "毫米": Fraction(1, 1000),
-            "厘米": Fraction(1, 100),
-            "分米": Fraction(1, 10),
-            "米": 1,
-            "千米 公里": 1000,
-            "in inch inche": inch,
-            "ft foot feet": 12 * inch,
-            "yd yard": 36 * inch,
-            "mi mile": 63_360 * inch,
-        },
-        "mass": {
-            "mg milligram": Fraction(1, 1000),
-            "g gram 克": 1,
-            "kg kilogram 千克 公斤": 1000,
-            "tonne 吨": 1_000_000,
-            "lb pound": pound,
-            "oz ounce": pound / 16,
-        },
-        "time": {
-            "s sec second 秒": 1,
-            "min minute 分钟": 60,
-            "h hr hour 小时 时": 3600,
-            "day 天 日": 86_400,
-            "week 周": 604_800,
-        },
-        "money": {"dollar usd": 1, "cent": Fraction(1, 100)},
-        "yuan": {"yuan 元": 1, "角": Fraction(1, 10)},
-        "angle": {"degree deg 度": 1},
-    }
-    table = {
-        name: Unit(family, 1, Fraction(factor))
-        for family, units in sizes.items()
-        for names, factor in units.items()
-        for name in names.split()
-    }
-    litre = Fraction(1, 1000)
-    for names, factor in {"ml milliliter millilitre 毫升": litre / 1000, "l liter litre 升": litre}.items():
-        table |= {name: Unit("length", 3, factor) for name in names.split()}
-    return table
-
-
-_UNITS = _unit_table()
+_UNITS = {
+    name: Unit(*unit.family, unit.size)
+    for unit in UNITS
+    if unit.family
+    for name in f"{unit.words} {unit.in_answers}".split()
+}
 _NAMED_POWERS = {
     **dict.fromkeys(("square", "sq", "squared", "平方"), 2),
     **dict.fromkeys(("cubic", "cu", "cubed", "立方"), 3),

@@ -1,4 +1,4 @@
-r"""Words in answers: which texts are prose, which words take an answer back, and number words up to a hundred.
+r"""Words in answers: which texts are prose, which words revoke an answer, and number words up to a hundred.
 
 Three letters in a row are a word (`even`) or a product of variables (`abc`); `is_prose` decides. `hedges` finds what
 turns a value into another statement: a denial, a bound, an alternative, an order relation. Both read English and
@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from diva_grpo.pipeline.grade._units import is_unit
+from diva_grpo.pipeline.quantities.lexicon import ONES, PARTS, TENS
 
 CJK = "\u4e00-\u9fff"
 _CJK_TEXT = re.compile(f"[{CJK}]")
@@ -22,7 +23,7 @@ _MATHEMATICS = frozenset(
     "and or sin cos tan cot sec csc log exp sqrt lim max min mod det gcd lcm inf sup arg deg dim ker"
     " arcsin arccos arctan sinh cosh tanh".split()
 )
-# Short words that are answers or stand in sentences. They are never products of letters.
+# Short words that are answers or parts of sentences. They are never products of letters.
 _ENGLISH = frozenset(
     "yes not none odd even true false left right east west north south one two six ten zero four five nine all any"
     " the for are was has had get its let per day cup car man cat dog red blue pink kite cube cone oval line area"
@@ -70,13 +71,6 @@ _RANGE_REFERENCE = re.compile(
     r"\\(?:cup|cap|infty|in|mathbb|setminus)(?![A-Za-z])|[\[(].*,.*[\])]|\\mid|all real"
 )
 
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
-_ONES += "seventeen eighteen nineteen".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_PARTS = {
-    "half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9,
-    "tenth": 10, "twelfth": 12, "hundredth": 100,
-}  # fmt: skip
 _CHINESE_DIGITS = {digit: i for i, digit in enumerate("〇一二三四五六七八九")} | {"零": 0, "两": 2}
 _CHINESE_NUMBER = re.compile(r"[负]?[〇零一二两三四五六七八九十百]+")
 
@@ -125,7 +119,7 @@ def same_product_of_letters(given: str, wanted: str) -> bool:
 
 
 def hedges(bare: str) -> set[str]:
-    """What in a text denies, bounds, or leaves open the value that it states; empty for a plain value."""
+    """The words of a text that deny, bound or leave open its value; empty for a plain value."""
     found = {" ".join(match[0].casefold().split()) for match in _ENGLISH_HEDGE.finditer(bare)}
     found |= set(_SYMBOL_HEDGE.findall(bare))
     if not bare.isascii():
@@ -169,11 +163,10 @@ def _whole(words: list[str]) -> Fraction | None:
         return Fraction(100) if words[:-1] in ([], ["a"], ["one"]) else None
     if len(words) == 1:
         (word,) = words
-        if word in _ONES:
-            return Fraction(_ONES.index(word))
-        return Fraction(20 + 10 * _TENS.index(word)) if word in _TENS else None
-    if len(words) == 2 and words[0] in _TENS and words[1] in _ONES[1:10]:
-        return Fraction(20 + 10 * _TENS.index(words[0]) + _ONES.index(words[1]))
+        value = ONES.get(word, TENS.get(word))
+        return None if value is None else Fraction(value)
+    if len(words) == 2 and words[0] in TENS and 0 < ONES.get(words[1], 0) < 10:
+        return Fraction(TENS[words[0]] + ONES[words[1]])
     return None
 
 
@@ -181,10 +174,10 @@ def _part(words: list[str]) -> Fraction | None:
     if not words:
         return None
     singular = {"halves": "half"}.get(words[-1], words[-1].removesuffix("s"))
-    low = _PARTS.get(singular)
+    low = PARTS.get(singular)
     top = Fraction(1) if words[:-1] in ([], ["a"], ["an"]) else _whole(words[:-1])
     if low is None or top is None or (words[:-1] == [] and singular != "half"):
-        return None  # `third` alone is a place in a row
+        return None  # `third` alone is an ordinal
     return top / low
 
 

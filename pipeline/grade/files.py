@@ -1,8 +1,8 @@
 """Grades a file of responses, and audits the grader against math-verify alone.
 
-    >>> graded = grade_file("answers.jsonl")
-    >>> counts(graded)
-    {'correct': 242, 'wrong': 655, 'no_answer': 3}
+    >>> rows = [{"response": text, "answer": "5"} for text in ("It is 5.", "So it is 5.0.", "It is 6.", "Hello!")]
+    >>> counts([*grade_rows(rows)])
+    {'correct': 2, 'wrong': 2}
 
 A row is graded by itself. A row that cannot be graded has the outcome `error` with its reason, so no row is lost.
 """
@@ -39,7 +39,7 @@ class GradedRow:
 
     @property
     def differs(self) -> bool:
-        """Whether the audit came to another reward."""
+        """Whether the audit gives another reward."""
         ours = self.grade.outcome
         return self.math_verify is not None and (ours == "correct") != (self.math_verify == "correct")
 
@@ -163,11 +163,11 @@ def _read(path: Path, limit: int | None) -> Iterator[dict[str, Any]]:
                     return
                 row = json.loads(line)
                 if not isinstance(row, dict):
-                    raise SourceError(f"{path}, row {number}: is no JSON object")
+                    raise SourceError(f"{path}, row {number}: not a JSON object")
                 yield row
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         if isinstance(error, SourceError):
             raise
-        raise SourceError(f"{path}, row {number}: is no JSON: {error}") from error
+        raise SourceError(f"{path}, row {number}: invalid JSON: {error}") from error

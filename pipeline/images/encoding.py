@@ -1,4 +1,4 @@
-"""Images on their way to an endpoint: data URLs of bounded size, where their placeholders stand in the text."""
+"""Images in requests: data URLs of bounded size, at the placeholders in the text."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from diva_grpo.pipeline.images.shown import Shown
 from diva_grpo.schemas.question import find_places
 
 LOSSLESS_BYTES = 512 * 1024
-"""Up to this size an image is sent as PNG: drawings stay sharp. A photograph beyond it becomes JPEG."""
+"""Up to this size an image is sent as PNG, so that drawings stay sharp. A larger one is sent as JPEG."""
 
 _JPEG_QUALITY = 92
 
 
 def content_parts(text: str, shown: Shown) -> str | list[dict[str, Any]]:
-    """The content of a user message: text alone, or text and images in turn.
+    """The content of a user message: only text, or alternating text and images.
 
-    An image stands right behind its placeholder, which stays in the text, so that the model can name it and
-    keep it in a rewriting; images without one go first.
+    An image follows its placeholder. The placeholder stays in the text, so that the model can refer to the image and
+    keep the placeholder in a rewording. Images without a placeholder come first.
 
     Args:
-        text: of the message, with `<image>` or `<image1>` where its images stand.
-        shown: its images. They are decoded one question at a time, here.
+        text: of the message, with `<image>` or `<image1>` at the positions of its images.
+        shown: its images. This function decodes them, one question at a time.
 
     Raises:
         StoreError: a file is missing or damaged.
@@ -46,14 +46,14 @@ def content_parts(text: str, shown: Shown) -> str | list[dict[str, Any]]:
 
 @lru_cache(maxsize=32)
 def _image_parts(shown: Shown) -> list[dict[str, Any]]:
-    """Kept for the questions of one problem, which are asked in a row: encoding costs more than all else here."""
+    """Cached, because the questions of one problem are sent consecutively and encoding is the largest cost here."""
     return [image_part(image) for image in shown.open()]
 
 
 def image_part(image: Image.Image) -> dict[str, Any]:
     """An image as a part of a message: a base64 data URL of its pixels alone.
 
-    Equal pixels give equal text, whatever file they came from: the text is part of the journal's key.
+    Equal pixels give equal text, independent of the file, because the text is part of the journal's key.
     """
     mime, content = encoded(image)
     return {
@@ -63,8 +63,8 @@ def image_part(image: Image.Image) -> dict[str, Any]:
 
 
 def encoded(image: Image.Image, lossless_bytes: int = LOSSLESS_BYTES) -> tuple[str, bytes]:
-    """MIME type and bytes of an RGB image: PNG, or JPEG where that would be larger than `lossless_bytes`."""
-    # A copy of the pixels alone: Pillow would write a profile or a comment of the source along.
+    """MIME type and bytes of an RGB image: PNG, or JPEG if the PNG would be larger than `lossless_bytes`."""
+    # A copy of only the pixels: Pillow would also write a profile or a comment of the source.
     bare = Image.frombytes(image.mode, image.size, image.tobytes())
     buffer = io.BytesIO()
     bare.save(buffer, "PNG", compress_level=6)

@@ -1,6 +1,6 @@
-"""The images of a question as they are shown: decoded, bounded and perturbed when they are used, not before.
+"""The images of a question: decoded, resized and perturbed only when they are used.
 
-Teacher, policy, trainer and gallery all open images here, so that they see the same picture.
+Teacher, policy, trainer and gallery all open images here, so that they see the same pixels.
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ from diva_grpo.schemas.question import Question
 from diva_grpo.schemas.recipe import Recipe
 
 MIN_PIXELS = 56 * 56
-MAX_PIXELS = 1280 * 28 * 28
-"""Bounds of an image's area where none are set: Qwen2.5-VL's own, 4 to 1,280 visual tokens."""
+"""Smallest area of an image for a policy, where none is set: 4 visual tokens of Qwen2.5-VL."""
 
 ImagePath = Callable[[str], Path]
-"""Where the image of a content hash lies, such as `VariantStore.image_path`."""
+"""Maps the content hash of an image to its file, such as `VariantStore.image_path`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """References to the images of one question; no pixel is in memory before `open`.
+    """References to the images of one question. `open` decodes them; nothing is in memory before.
 
     Attributes:
         paths: files in order.
-        recipe: how they are perturbed (JSON of `schemas.recipe.Recipe`), if they are.
+        recipe: how they are perturbed (JSON of `schemas.recipe.Recipe`); None for no perturbation.
         text: the problem's own text, which a recipe may draw into an image.
-        min_pixels: smaller images are enlarged to about this area; None leaves them.
-        max_pixels: larger images are made smaller, to no more than this area; None leaves them.
+        min_pixels: smaller images are enlarged to about this area; None keeps their size.
+        max_pixels: larger images are shrunk to at most this area; None keeps their size.
     """
 
     paths: tuple[Path, ...] = ()
@@ -57,7 +56,7 @@ class Shown:
         images = [self._bounded(_opened(path)) for path in self.paths]
         if self.recipe is None:
             return images
-        # Bounded before, or noise would be averaged away; and after, since some operations enlarge.
+        # Resized before, because resizing averages noise away, and after, because some operations enlarge.
         changed, _ = render(Recipe.model_validate_json(self.recipe), images, self.text)
         return [self._bounded(image) for image in changed]
 
@@ -76,10 +75,10 @@ def shown_images(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> Shown:
-    """What a question shows.
+    """The images of a question.
 
     Args:
-        question: the original's, or that of a variant with its recipe.
+        question: of the original or of a variant, with its recipe.
         find: finds files by content hash.
         min_pixels: see `Shown`.
         max_pixels: see `Shown`.
@@ -92,7 +91,7 @@ def shown_images(
 
 
 def bounded_size(size: Sequence[int], min_pixels: int | None, max_pixels: int | None) -> tuple[int, int]:
-    """Width and height of about the same ratio whose product is within the bounds; the upper one wins.
+    """Width and height of about the same ratio with an area within the bounds. In conflict the upper bound holds.
 
     >>> bounded_size((4000, 3000), None, 1_000_000)
     (1154, 866)
@@ -106,7 +105,7 @@ def bounded_size(size: Sequence[int], min_pixels: int | None, max_pixels: int | 
     if max_pixels is not None and area > max_pixels:
         scale = math.sqrt(max_pixels / area)
         width, height = max(1, int(width * scale)), max(1, int(height * scale))
-        # A side of one pixel cannot shrink any more: the other must.
+        # A side of one pixel cannot shrink further, so the other one must.
         width = max(1, min(width, max_pixels // height))
         height = min(height, max_pixels // width)
     return width, height

@@ -1,7 +1,7 @@
-"""Images: opened in one safe way wherever they are used, and found in a source's row.
+"""Images: the one safe function that opens them, and how they are found in a row of a source.
 
-The bytes are kept as they came. `open_rgb` gives the picture that a browser would show of them, or refuses
-with a reason: what cannot be decoded whole, what is larger than any policy reads, what has several frames.
+The original bytes are stored. `open_rgb` returns the picture that a browser would show, or refuses with a reason: an
+image that cannot be decoded completely, is larger than any policy reads, or has several frames.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ from diva_grpo.schemas.exceptions import DivaError
 from diva_grpo.schemas.records import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-"""Formats that are read. Others are refused: some of Pillow's readers start programs (EPS does)."""
+"""Accepted formats. Others are refused, because some of Pillow's readers start programs (such as EPS)."""
 
-# What Pillow's readers raise on damaged bytes: the first three by fuzzing them, the others by their code.
+# Errors of Pillow's readers for damaged bytes: the first three were found by fuzzing, the others in their code.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 
 _MAX_PIXELS = PillowImage.MAX_IMAGE_PIXELS or 0
 _TOO_LARGE = f"more than {_MAX_PIXELS:,} pixels"
 _DIGEST = re.compile("[0-9a-f]{64}")
 
-# Of a path, in a reason: the column may hold something else, such as an image in base64.
+# Longest path in a reason: the column may contain something else, such as an image in base64.
 _SHOWN_CHARS = 100
 
 
-# PNG, JPEG, WebP, GIF and BMP in base64, and the least characters of a whole image.
+# Beginnings of PNG, JPEG, WebP, GIF and BMP in base64, and the least characters of a complete image.
 _BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD", "Qk")
 _BASE64_CHARS = 60
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
-# `open_rgb` refuses such images itself, and may be called by several threads, among which the filters of
-# `warnings` cannot be changed for one.
+# `open_rgb` refuses such images itself. It may run in several threads, and the filters of `warnings` cannot be
+# changed for a single thread.
 warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
 
 
 class ImageError(DivaError, ValueError):
-    """An image that cannot be found or decoded; the message is a reason that a user understands."""
+    """An image that cannot be found or decoded. The message is the reason, for a user."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the paths of a row's images lead.
+    """How the image paths of a row are resolved.
 
     Attributes:
         folder: paths are relative to it.
@@ -70,7 +70,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Picture:
-    """A decodable image: its bytes as they came, Pillow's name of their format, and its record."""
+    """A decodable image: its original bytes, Pillow's name of the format, and its record."""
 
     content: bytes
     image_format: str
@@ -78,13 +78,13 @@ class Picture:
 
 
 def open_rgb(source: Path | bytes) -> PillowImage.Image:
-    """The picture, upright, in RGB with 8 bits a channel.
+    """The picture, upright, in RGB with 8 bits per channel.
 
-    Transparent pixels are white, 16 bits are scaled to 8, and the orientation that EXIF states is applied.
+    Transparent pixels become white, 16 bits are scaled to 8, and the EXIF orientation is applied.
 
     Args:
-        source: bytes, or a file. A file named by its SHA-256, as all are in a store, must have it still:
-            no format tells every damage to itself.
+        source: bytes, or a file. The content of a file that is named by its SHA-256, as in a store, must still have
+            this hash, because no image format detects every damage.
 
     Raises:
         ImageError: the image is missing, damaged, animated, too large, or of another format.
@@ -104,9 +104,9 @@ def open_rgb(source: Path | bytes) -> PillowImage.Image:
 
 
 def _opened(content: bytes) -> tuple[PillowImage.Image, str]:
-    """The picture, and Pillow's name of its format."""
+    """The picture and Pillow's name of its format."""
     with _reasons():
-        # Apart, since it reads the file to its end: checksums of PNG, which decoding passes over.
+        # A separate pass that reads the whole file, for the checksums of PNG, which decoding ignores.
         with PillowImage.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(image)
             image.verify()
@@ -114,14 +114,14 @@ def _opened(content: bytes) -> tuple[PillowImage.Image, str]:
             image_format = image.format or ""
             # A JPEG of several pictures (MPO) is one photograph with its previews; the first is the photograph.
             if getattr(image, "n_frames", 1) > 1 and image_format != "MPO":
-                raise ImageError("animated: which of its frames is meant is not known")
+                raise ImageError("animated: it is not known which frame to use")
             image.load()
             return _rgb(ImageOps.exif_transpose(image)), image_format
 
 
 @contextmanager
 def _reasons() -> Iterator[None]:
-    """What Pillow raises on damaged or hostile bytes, as an ImageError."""
+    """Turn Pillow's errors for damaged or hostile bytes into an ImageError."""
     try:
         yield
     except ImageError:
@@ -138,13 +138,13 @@ def _check_size(image: PillowImage.Image) -> None:
     if image.width * image.height > _MAX_PIXELS:
         raise ImageError(_TOO_LARGE)
     if not image.width or not image.height:
-        raise ImageError("without a pixel")
+        raise ImageError("no pixels")
 
 
 def _rgb(image: PillowImage.Image) -> PillowImage.Image:
-    """In RGB, on white where it is transparent."""
+    """Convert to RGB, with a white background for transparent pixels."""
     if image.mode.startswith("I"):
-        # Pillow would cut off what is above 255. PNG is the only format here with such grey levels.
+        # Pillow would clip values above 255. Only PNG has such grey levels here.
         levels = np.asarray(image).astype(np.uint32)
         grey = PillowImage.fromarray(((levels * 255 + 32_767) // 65_535).astype(np.uint8))
         clear = image.info.get("transparency")
@@ -165,7 +165,7 @@ def read_pictures(value: object, place: Place) -> list[Picture]:
         value: None, or one image or a list of images; an image is a path, bytes, base64 or a data URI,
             or a `{bytes, path}` struct as the Image feature of `datasets` stores it. Text may also be a
             JSON array of paths (CSV).
-        place: where paths lead.
+        place: how paths are resolved.
 
     Raises:
         ImageError: an image is missing, outside of the source's folder, too large, or not decodable.
@@ -194,18 +194,18 @@ def _as_list(value: object) -> list[object]:
 
 
 def _is_missing(value: object) -> bool:
-    """What tables write where there is no image: `{bytes: None, path: None}`, too."""
+    """Whether a cell has no image. Tables also write this as `{bytes: None, path: None}`."""
     if isinstance(value, dict):
         return {"bytes", "path"} >= set(value) and not any(value.values())
     return value is None or value == ""
 
 
 def _embedded(text: str) -> bytes | None:
-    """The bytes of a data URI, or of an image in base64; None where the text is a path."""
+    """The bytes of a data URI or of an image in base64; None if the text is a path."""
     header, comma, content = text.partition(",") if text.startswith("data:") else ("", "", text)
     if comma and not header.endswith(";base64"):
         raise ImageError("a data URI that is not in base64")
-    # Line breaks are part of the encoding; every format begins with bytes of its own.
+    # The encoding may contain line breaks. Every format begins with its own bytes.
     content = "".join(content.split())
     if not comma and (len(content) < _BASE64_CHARS or not content.startswith(_BASE64_STARTS)):
         return None
@@ -222,7 +222,7 @@ def _shown(path: str) -> str:
 
 
 def is_image(value: object) -> bool:
-    """Whether a cell looks as if it held images: bytes, a struct of them, base64, or paths of known endings."""
+    """Whether a cell seems to contain images: bytes, a struct with bytes, base64, or paths with a known ending."""
     if isinstance(value, dict):
         return {"bytes", "path"} >= set(value) and isinstance(value.get("bytes"), bytes)
     if isinstance(value, list):
@@ -251,21 +251,21 @@ def _content(item: object, place: Place) -> bytes:
         return content
     if item.startswith(("http://", "https://")):
         raise ImageError("an address: images are not downloaded")
-    # Lexical on purpose: links inside of the folder are the user's own (the hub's cache is made of them),
+    # Only the path itself is checked: links inside the folder are the user's own (the hub's cache consists of links),
     # a path in a row is not.
     path = Path(os.path.abspath(place.folder / item))
     if not path.is_relative_to(os.path.abspath(place.root)):
         raise ImageError("the path leads out of the source's folder")
     try:
         if not path.is_file():
-            raise ImageError("no such file beside the source")
+            raise ImageError("no such file in the folder of the source")
         return path.read_bytes()
     except OSError as error:
         raise ImageError(f"the file cannot be read: {error.strerror}") from error
 
 
 def _decode(content: bytes) -> Picture:
-    """Decode every pixel once, so that nothing but what can be used is kept."""
+    """Decode every pixel once, so that only usable images are stored."""
     image, image_format = _opened(content)
     digest = hashlib.sha256(content).hexdigest()
     return Picture(content, image_format, Image(hash=digest, width=image.width, height=image.height))

@@ -1,4 +1,4 @@
-"""`ingest`: rows of a source become problems of the store, or rejects with their reasons (`intake`)."""
+"""`ingest`: turn the rows of a source into problems of the store, or into rejects with reasons (`intake`)."""
 
 from diva_grpo.pipeline.ingest.answers import check_own_answer, split_gsm8k, split_solution
 from diva_grpo.pipeline.ingest.cells import RowError

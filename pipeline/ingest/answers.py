@@ -1,4 +1,4 @@
-"""The reference answer of a row: as it stands, or out of a worked solution; and whether any response can meet it."""
+"""The reference answer of a row, given or from a worked solution, and whether any response can match it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diva_grpo.pipeline.ingest.cells import RowError, cell_of, conversation_of, 
 from diva_grpo.schemas.mapping import AnswerFormat, ColumnMapping
 from diva_grpo.schemas.records import Problem
 
-# Long: once for a problem, and a machine under load must not cost a good one.
+# Long, because it runs once per problem, and a busy machine must not reject a good problem.
 _DEADLINE_S = 30.0
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -19,12 +19,12 @@ _BOX = re.compile(r"\\f?boxed\s*\{")
 _JOINED = re.compile(r"(?:[\s$,;.\\()]|and|or)*")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _SYMBOL = re.compile("[∅∞]")
-# Words of a sentence, and of a text that is more than an answer even without a full stop.
+# Number of words of a sentence, and of a text that is more than an answer even without a full stop.
 _FEW_WORDS = 4
 _LONG = 12
-# How an answer was found that the solution itself names as its answer.
+# Ways to find an answer that the solution itself marks as its answer.
 _NAMED = ("tag", "boxed", "hashes", "stated")
-# What large sets write where there is no answer (NuminaMath: proof, notfound).
+# Words of large sets for a missing answer (NuminaMath: proof, notfound).
 _NO_ANSWERS = {
     "proof",
     "notfound",
@@ -40,22 +40,24 @@ _NO_ANSWERS = {
 
 
 def read_answer(values: Mapping[str, object], mapping: ColumnMapping) -> tuple[list[str], str]:
-    """Steps of the solution that the answer's column holds, if it does, and the answer.
+    """The answer, and the steps of the solution if the answer's column has one.
 
-    A list of answers is joined by commas. An answer that is a text with a box or `####` in it is read as a solution.
+    A list of answers is joined by commas. A text that contains a box or `####` is read as a solution.
 
     Raises:
         RowError: there is no answer.
     """
     column = mapping.answer
     cell = cell_of(values, column)
-    told = conversation_of(cell, column)
-    if told and not told.reply:
+    conversation = conversation_of(cell, column)
+    if conversation and not conversation.reply:
         raise RowError(f"no answer: the conversation in the column {column!r} has no reply")
-    if isinstance(cell, list) and cell and not told:
+    if isinstance(cell, list) and cell and not conversation:
         cell = ", ".join(texts_of(cell, column))
     text = (
-        told.reply if told else required({column: cell} if cell is not None else values, column, "no answer")
+        conversation.reply
+        if conversation
+        else required({column: cell} if cell is not None else values, column, "no answer")
     )
     if text.strip(" .。").casefold() in _NO_ANSWERS:
         raise RowError(f"no answer: the column {column!r} says {text!r}")
@@ -84,7 +86,7 @@ def _split_at(text: str, starts: Sequence[int]) -> list[str]:
 
 
 def _without_boxes(text: str) -> str:
-    """What stands around the boxes of a text."""
+    """The text around the boxes of a text."""
     kept, depth, position = [], 0, 0
     for box in re.finditer(r"\\f?boxed\s*\{|[{}]", text):
         if depth == 0 and box.group() not in "{}":
@@ -101,7 +103,7 @@ def split_solution(text: str) -> tuple[list[str], str]:
     (['We add.', 'So we get $\\boxed{\\frac{3}{4}}$.'], '\\frac{3}{4}')
 
     Raises:
-        RowError: it names no answer.
+        RowError: the solution does not state an answer.
     """
     if "####" in text and not _BOX.search(text):
         return split_gsm8k(text)
@@ -115,33 +117,33 @@ def split_solution(text: str) -> tuple[list[str], str]:
 def split_gsm8k(answer: str) -> tuple[list[str], str]:
     """Solution steps and final answer of a GSM8K answer (arXiv 2110.14168).
 
-    Calculator annotations go, and so do the answer's thousands separators:
+    Calculator annotations and the thousands separators of the answer are removed:
 
     >>> split_gsm8k("48 / 2 = <<48/2=24>>24 clips\\nshe sold 24 thousand\\n#### 24,000")
     (['48 / 2 = 24 clips', 'she sold 24 thousand'], '24000')
 
     Raises:
-        RowError: there is no `####`, or nothing behind it.
+        RowError: there is no `####`, or nothing after it.
     """
     solution, marker, final = answer.rpartition("####")
     if not marker:
         raise RowError("no answer: the solution has no '####'")
     final = _THOUSANDS.sub("", final.strip())
     if not final:
-        raise RowError("no answer: nothing stands behind '####'")
+        raise RowError("no answer: nothing follows '####'")
     return lines_of(_CALCULATION.sub("", solution)), final
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text that hold something."""
+    """The lines of a text that are not blank."""
     return [line for line in (line.strip() for line in text.splitlines()) if line]
 
 
 def check_own_answer(problem: Problem) -> None:
-    """See that a response can meet the reference answer: it could never reward a rollout otherwise.
+    """Check that a response can match the reference answer. Otherwise no rollout could ever be rewarded.
 
-    The answer is given as a model gives it: boxed in a sentence; and where it is a sentence itself, by the value
-    that this ends with. Of a problem with options it must name one, or several.
+    The test response is like that of a model: a sentence with the boxed answer or, for an answer that is a sentence,
+    with the value at its end. The answer of a problem with options must name one or several of them.
 
     Raises:
         RowError: the grader does not accept it, or it is none of the options.
@@ -165,13 +167,13 @@ def check_own_answer(problem: Problem) -> None:
 
 
 def _is_statement(answer: str) -> bool:
-    """Whether an answer is a sentence or longer, which is no answer but says how one gets there."""
+    """Whether an answer is a sentence or longer, that is, an explanation and not an answer."""
     words = len(_WORD.findall(answer))
     return words > _LONG or (words > _FEW_WORDS and answer.rstrip("$ ").endswith((".", "!", "?")))
 
 
 def _names_option(answer: str, options: Sequence[str]) -> bool:
-    """Whether an answer is the letter, the letters or the text of options that are there."""
+    """Whether an answer is the letter, the letters or the text of existing options."""
     letters = [chr(ord("A") + i) for i in range(len(options))]
     named = re.findall(r"[^\W\d_]+", answer)
     if named and re.fullmatch(r"(?:[A-Za-z]|[\s,;.:()、，和]|and)+", answer):

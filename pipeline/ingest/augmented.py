@@ -1,11 +1,11 @@
-"""Variants that come with their problems, as the authors' released code writes them: candidates, like any other.
+"""Variants in a source, in the format of the authors' released code. They become candidates.
 
 Documented (verl/difficulty_variation/README.md of the release): the original columns, `variants` (a list of texts),
 `think_steps` (a list of texts) and `think_answer` (the answer that these reach). Its training code reads the older
-names `variant` and `step2`, beside which its merging scripts write `answer2` and `correct_think`, and lists that hold
-one empty text where there is nothing. Assumed: `variants` are rewordings (the prompt asks for the same answer in other
+names `variant` and `step2`; its merging scripts also write `answer2` and `correct_think`, and lists with one empty text
+for a missing value. Assumed: `variants` are rewordings (the prompt asks for the same answer in other
 words), `answer2` belongs to `step2`, and `correct_think = false` says that its answer was not the right one. Their
-`difficulty` is what training starts from and no measurement, so it is not read.
+`difficulty` is a starting value for training and not a measurement, so it is not read.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from diva_grpo.schemas.mapping import ColumnMapping
 from diva_grpo.schemas.records import Kind, Problem, Status, Variant
 
 INGESTED = "ingested"
-"""Prompt version of a variant that came with its problem."""
+"""Prompt version of a variant from a source."""
 
 
 def read_variants(
     values: Mapping[str, object], mapping: ColumnMapping, problem: Problem, generator_model: str
 ) -> list[Variant]:
-    """The variants of a row, each once, with ids that follow from their content.
+    """The distinct variants of a row, with ids that are hashes of their content.
 
     Args:
         values: the row's cells.
-        mapping: names their columns.
-        problem: what the row is as a problem.
-        generator_model: who wrote the variants.
+        mapping: the names of their columns.
+        problem: the problem of the row.
+        generator_model: the model that wrote the variants.
 
     Returns:
-        Candidates, which `verify` accepts or rejects; rejected ones where the source itself says that a solution
-        is wrong.
+        Candidates, which `verify` accepts or rejects; a variant is rejected at once if the source itself says that its
+        solution is wrong.
 
     Raises:
-        RowError: a column of variants holds something else.
+        RowError: a column of variants does not contain a list of texts.
     """
     texts = _texts(values, _first(values, mapping.variants))
     steps = _texts(values, _first(values, mapping.think_steps))
@@ -53,7 +53,7 @@ def read_variants(
 
 
 def _first(values: Mapping[str, object], columns: Sequence[str]) -> str | None:
-    """The first of these columns that the row has something in."""
+    """The first of these columns that is not empty in the row."""
     return next((column for column in columns if values.get(column) not in (None, "", [], [""])), None)
 
 

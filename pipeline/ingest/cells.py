@@ -1,4 +1,4 @@
-"""One cell of a row: found by its path, and read as a text, a list of texts, or a conversation."""
+"""Find a cell of a row by its path, and read it as a text, a list of texts, or a conversation."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _REPLIERS = ("assistant", "gpt", "model", "bot")
 
 
 class RowError(ValueError):
-    """A row that cannot become a problem; the message is the reason that the reject states."""
+    """A row that cannot become a problem. The message becomes the reason of the reject."""
 
 
 def _find(values: Any, path: str) -> object:
-    """The cell at a path; `_ABSENT` where there is none. A column whose own name has dots comes first."""
+    """The cell at a path, or `_ABSENT`. A column whose name contains the dots has precedence."""
     if isinstance(values, list):
         first, _, rest = path.partition(".")
         found = values[int(first)] if first.isdigit() and int(first) < len(values) else _ABSENT
@@ -37,17 +37,17 @@ def has(values: Mapping[str, object], column: str | None) -> bool:
 
 
 def cell_of(values: Mapping[str, object], column: str | None) -> object:
-    """The cell of a column that may not be there."""
+    """The cell of an optional column."""
     found = _ABSENT if column is None else _find(values, column)
     return None if found is _ABSENT else found
 
 
 def text_of(value: Any, column: str | None) -> str:
-    """A cell as text; empty for what tables write where there is nothing."""
+    """A cell as text; empty for the usual marks of a missing value."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # an integer column with gaps is one of floats
+        value = int(value)  # an integer column with missing values has floats
     if isinstance(value, list | dict | bytes):
         raise RowError(f"the column {column!r} holds a {type(value).__name__}, not text")
     text = str(value).strip()
@@ -59,10 +59,10 @@ def text_of(value: Any, column: str | None) -> str:
 
 
 def required(values: Mapping[str, object], column: str, complaint: str) -> str:
-    """The text of a cell that must be there.
+    """The text of a required cell.
 
     Raises:
-        RowError: it is not, or empty.
+        RowError: it is missing or empty.
     """
     if not has(values, column):
         raise RowError(f"{complaint}: the row has no column {column!r}")
@@ -88,7 +88,7 @@ def texts_of(value: object, column: str | None) -> list[str]:
 
 
 class Conversation(NamedTuple):
-    """What the user asks, with the images in it, and what is replied to it; a system message is left out."""
+    """The question of the user with its images, and the reply. A system message is ignored."""
 
     question: str
     images: list[object]
@@ -96,15 +96,15 @@ class Conversation(NamedTuple):
 
 
 def conversation_of(value: object, column: str | None) -> Conversation | None:
-    """A conversation of one question; None where the cell holds something else.
+    """A conversation with one question; None if the cell contains something else.
 
     Args:
         value: a list of messages `{role, content}` (TRL, veRL) or `{from, value}` (ShareGPT). A content may be a
-            list of parts, as of vision-language models.
-        column: for messages.
+            list of parts, as for vision-language models.
+        column: name of the column, for messages.
 
     Raises:
-        RowError: it has no question, or several.
+        RowError: it has no question or several.
     """
     if not isinstance(value, list) or not value or not all(map(_is_message, value)):
         return None
@@ -130,7 +130,7 @@ def _is_message(value: object) -> bool:
 
 
 def _content(content: object, column: str | None, images: list[object]) -> str:
-    """The text of a message, with `<image>` where an image stands; images in it are added to `images`."""
+    """The text of a message, with `<image>` for each image. The images are appended to `images`."""
     if not isinstance(content, list):
         return text_of(content, column)
     texts = []

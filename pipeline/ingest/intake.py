@@ -1,10 +1,9 @@
-"""`ingest`: rows of a source become problems of the store, or rejects with their reasons.
+"""`ingest`: turn the rows of a source into problems of the store, or into rejects with reasons.
 
     report = ingest(VariantStore("store", create=True), "gsm8k.jsonl", PRESETS["gsm8k"])
 
-Every row that is read ends in one of three ways: added, already there, or rejected. So
-`added + already_there + rejected` is the number of rows, and reading a source twice adds nothing. Variants that come
-with their problems become candidates.
+Every row is added, already there, or rejected, so `added + already_there + rejected` is the number of rows. Reading a
+source twice adds nothing. Variants in the source become candidates.
 """
 
 from __future__ import annotations
@@ -30,29 +29,29 @@ from diva_grpo.schemas.mapping import ColumnMapping
 from diva_grpo.schemas.records import LICENSE_SETTING, Problem, Reject, Variant
 
 CHUNK_SIZE = 5_000
-"""Problems (or rejects, or variants) that are appended at once: what bounds the memory, and what a crash can cost."""
+"""Problems (or rejects, or variants) that are appended together. It limits the memory and the loss by a crash."""
 
 DEFAULT_SPLIT = "train"
 RAW_LIMIT = 2_000
-"""Characters of a rejected row that are kept."""
+"""Longest text of a rejected row that is stored."""
 
 _PROGRESS_ROWS = 50
-# What reasons of one kind differ in.
+# The parts in which reasons of one kind differ.
 _OWN_PART = re.compile(r"'[^']*'|\"[^\"]*\"|\([^)]*\)|\d+")
 
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What became of the rows of a source.
+    """Counts of the rows of a source by result.
 
     Attributes:
         added: new problems.
         already_there: rows that the store has with the same content.
-        rejected: rows that are not problems; the store's `rejects` say why.
+        rejected: rows that are not problems; the table `rejects` has the reasons.
         absent_columns: optional columns of the mapping that no row had.
-        variants: new variants that came with the problems.
-        unread_images: columns that hold images and are not in the mapping.
-        commonest: the reason of most rejects.
+        variants: new variants from the source.
+        unread_images: columns with images that are not in the mapping.
+        commonest: the most common reason of the rejects.
     """
 
     added: int
@@ -65,7 +64,7 @@ class IngestReport:
 
     @property
     def rows(self) -> int:
-        """Rows that were read."""
+        """Number of rows read."""
         return self.added + self.already_there + self.rejected
 
 
@@ -84,25 +83,25 @@ def ingest(
     """Read a source into the store, in bounded memory.
 
     Args:
-        store: gets the problems, their images and variants, and the rejects.
+        store: receives the problems, their images and variants, and the rejects.
         source: a file of a format that `readers.READERS` names, a folder of them, a folder of `save_to_disk`, a data
             set `owner/name` of the Hugging Face hub, or the name of the mapping's preset.
-        mapping: which column holds what; None recognises it from the first rows.
-        changes: fields of the mapping that win over it, recognised or not.
+        mapping: the columns; None recognises them from the first rows.
+        changes: fields that replace those of the mapping, also of a recognised one.
         source_name: first part of the ids, "<source_name>/<id>"; by default the preset's name, else the file's
             stem or the last part of the hub name.
-        split: what to read of a source with several splits, and the split that is recorded. By default all is
-            read; rows have the split that their column, their file or its folder states, all others are of `train`.
+        split: the split to read of a source with several, and the split to record. By default everything is read, and
+            the split of a row is that of its column, its file or its folder, else `train`.
         limit: rows to read at most.
-        progress: told how many rows are newly done.
-        announce: told in one line which layout the rows have, before they are read.
+        progress: called with the number of newly read rows.
+        announce: called with one line about the layout of the rows before they are read.
 
     Returns:
         Counts of the rows.
 
     Raises:
-        SourceError: the source cannot be read, or has no column of the problem's or the answer's name.
-        ConfigError: the source's name is empty or holds a slash.
+        SourceError: the source cannot be read, or has no column for the problem or the answer.
+        ConfigError: the source's name is empty or contains a slash.
 
     Example:
         >>> mapping = ColumnMapping(problem="question", answer="answer", answer_format="gsm8k")
@@ -139,7 +138,7 @@ def _keep_license(store: VariantStore, source_name: str, licence: str | None) ->
 
 
 def same_name(store: VariantStore, source: str, name: str) -> str | None:
-    """Another source whose problems the store has by this name, from the runs of `diva ingest`; None: there is none."""
+    """Another source that was ingested under this name, from the runs of `diva ingest`, or None."""
     rows = store.query(
         "SELECT DISTINCT config->>'source' FROM runs WHERE kind = 'ingest' AND config->>'source_name' = ? "
         "AND EXISTS (FROM problems WHERE source = ?)",
@@ -152,24 +151,24 @@ def same_name(store: VariantStore, source: str, name: str) -> str | None:
 def run_config(
     source: str, mapping: ColumnMapping | None, changes: Mapping[str, object], name: str | None
 ) -> str:
-    """Settings of an invocation, as `runs` keeps them."""
+    """Settings of an invocation, for the table `runs`."""
     given = (mapping or ColumnMapping()).model_copy(update=changes)
     named = name if name is not None else default_name(source, given)
     return json.dumps({"source": source, "source_name": named, **json.loads(given.model_dump_json())})
 
 
 def split_of(row: Row, part: Part, split: str | None, mapping: ColumnMapping) -> str:
-    """The split of a row that has no column for it."""
+    """The split of a row without a column for it."""
     return mapping.recorded_split or split or row.split or part.split or DEFAULT_SPLIT
 
 
 def unread_images(values: Mapping[str, object], read: frozenset[str]) -> set[str]:
-    """Columns of a row that hold images and are not among those that are read."""
+    """Columns of a row with images that are not read."""
     return {column for column, cell in values.items() if column not in read and is_image(cell)}
 
 
 def read_columns(mapping: ColumnMapping) -> frozenset[str]:
-    """Columns that a mapping names, and those that dotted names lead into."""
+    """Columns of a mapping, and the top-level columns of its dotted names."""
     cells = mapping.model_dump(
         exclude={"name", "license", "hub", "hub_config", "hub_split", "recorded_split"}
     )
@@ -179,7 +178,7 @@ def read_columns(mapping: ColumnMapping) -> frozenset[str]:
 
 
 class _Intake:
-    """What one invocation remembers between rows."""
+    """The state of one invocation between rows."""
 
     def __init__(
         self, store: VariantStore, source: str, name: str, mapping: ColumnMapping, split: str | None
@@ -187,7 +186,7 @@ class _Intake:
         self._store = store
         self._source = source
         self._name = name
-        # The user's split is that of all rows that are read, whatever their column says.
+        # The user's split applies to all rows that are read, and their own column is ignored.
         self._mapping = mapping.model_copy(update={"split": None}) if split is not None else mapping
         self._split = split
         self._known = _known_problems(store, name)
@@ -208,12 +207,12 @@ class _Intake:
         self._added = self._already_there = self._rejected = self._new_variants = 0
 
     def begin(self, part: Part) -> None:
-        """Look up the rejects that an earlier reading of this part left."""
+        """Look up the rejects of an earlier reading of this part."""
         rows = self._store.query("SELECT row_number, reason, raw FROM rejects WHERE source = ?", [part.label])
         self._known_rejects = {number: _digest([reason, raw]) for number, reason, raw in rows}
 
     def take(self, part: Part, row: Row | Unreadable) -> None:
-        """Turn a row into a problem or a reject, and append what has gathered."""
+        """Turn a row into a problem or a reject, and append full batches."""
         try:
             if isinstance(row, Unreadable):
                 raise RowError(row.reason)
@@ -227,7 +226,7 @@ class _Intake:
             self._flush()
 
     def finish(self) -> IngestReport:
-        """Append the rest."""
+        """Append the last batches."""
         self._flush()
         common = self._reason_counts.most_common(1)
         return IngestReport(
@@ -257,10 +256,10 @@ class _Intake:
             check_own_answer(problem)
         elif known != content:
             raise RowError(
-                "id already in the store with another content: where it is another source's, give this one a name "
+                "id already in the store with another content: if this is another source, give it a name "
                 "with --source-name"
             )
-        # Also for a problem that is there: a lost image comes back with its source.
+        # Also for an existing problem, because reading the source again restores a lost image.
         for picture in pictures:
             self._store.put_image(picture.content, picture.image_format)
         self._first_rows[problem_id] = (part.label, row.number)
@@ -269,13 +268,13 @@ class _Intake:
             self._added += 1
         else:
             self._already_there += 1
-        # Also of a problem that is there: its variants may have come later, or an interruption before them.
+        # Also for an existing problem: its variants may be new, or an interruption may have lost them.
         self._known_variants.update(variant.variant_id for variant in variants)
         self._variants += variants
         self._new_variants += len(variants)
 
     def _read_variants(self, row: Row, problem: Problem) -> list[Variant]:
-        """Variants of the row that the store has not."""
+        """Variants of the row that are not in the store."""
         model = self._mapping.generator_model or self._name
         variants = read_variants(row.values, self._mapping, problem, model)
         return [variant for variant in variants if variant.variant_id not in self._known_variants]
@@ -297,7 +296,7 @@ class _Intake:
         self._problems, self._variants, self._rejects = [], [], []
 
     def _check_columns(self) -> None:
-        """Before anything is written: a wrong column name is one error, not a reject for each row."""
+        """Check the column names before anything is written, so that a wrong name is a single error."""
         if self._columns_checked or not self._columns:
             return
         needed = {"problem": self._mapping.problem, "answer": self._mapping.answer}
@@ -333,7 +332,7 @@ def _digest(content: object) -> bytes:
 
 
 def _known_problems(store: VariantStore, source_name: str) -> dict[str, bytes]:
-    """Digest of the content of each problem that the store has of a source, by its id."""
+    """Hash of the content of each problem of a source in the store, by id."""
     names = [name for name in Problem.model_fields if name != "ingested_at"]
     known: dict[str, bytes] = {}
     select = f"SELECT {', '.join(names)} FROM problems WHERE source = ?"
@@ -345,7 +344,7 @@ def _known_problems(store: VariantStore, source_name: str) -> dict[str, bytes]:
 
 
 def _known_variants(store: VariantStore, source_name: str) -> set[str]:
-    """Ids of the variants that the store has of a source's problems."""
+    """Ids of the variants of a source's problems in the store."""
     rows = store.query(
         "SELECT variant_id FROM variants WHERE problem_id IN (SELECT problem_id FROM problems WHERE source = ?)",
         [source_name],

@@ -1,9 +1,9 @@
-"""Which layout a source has, by its columns: a preset, or plain columns of usual names.
+"""Recognise the layout of a source by its columns: a preset, or plain columns with usual names.
 
     layout = recognised(rows)
     layout.name, layout.mapping.answer      # "verl", "reward_model.ground_truth"
 
-What is recognised is said in one line, in the flags that would say the same, so that a user can override it.
+The result is printed in one line as the equivalent flags, so that a user can override it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from diva_grpo.pipeline.ingest.cells import RowError, cell_of, conversation_of, 
 from diva_grpo.schemas.mapping import FLAGS, PRESETS, AnswerFormat, ColumnMapping
 
 SAMPLE_ROWS = 20
-"""Rows that a layout is recognised from."""
+"""Number of rows from which a layout is recognised."""
 
 Rows = Sequence[Mapping[str, object]]
 
-# Usual names of plain columns, the most telling first; the case of a source's name does not matter.
+# Usual names of plain columns, the most specific first. Case is ignored.
 _PLAIN: Mapping[str, tuple[str, ...]] = {
     "problem": ("problem", "question", "query", "prompt", "instruction", "input", "problem_text"),
     "answer": (
@@ -44,7 +44,7 @@ _PLAIN: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Layout:
-    """What a source's columns are.
+    """The layout of a source.
 
     Attributes:
         name: the preset, or `plain`.
@@ -55,7 +55,7 @@ class Layout:
     mapping: ColumnMapping
 
     def line(self) -> str:
-        """The layout in one line, as the flags that would say the same."""
+        """The layout in one line, as the equivalent flags."""
         named = [(field, getattr(self.mapping, field)) for field in FLAGS]
         flags = " ".join(f"--{field}-column {column}" for field, column in named if column)
         preset = f"--preset {self.name} " if self.name in PRESETS else ""
@@ -72,12 +72,12 @@ def recognised(rows: Rows) -> Layout:
 
 
 def _have(rows: Rows, *columns: str) -> bool:
-    """Whether some row has something in each of these columns."""
+    """Whether each of these columns has a value in some row."""
     return all(any(cell_of(row, column) not in (None, "", [], {}) for row in rows) for column in columns)
 
 
 def _chats(rows: Rows, column: str) -> bool:
-    """Whether a column holds conversations, with replies."""
+    """Whether a column contains conversations with replies."""
 
     def is_chat(row: Mapping[str, object]) -> bool:
         try:
@@ -110,11 +110,11 @@ _LAYOUTS: Mapping[str, Callable[[Rows], bool]] = {
     ),
     "messages": lambda rows: _chats(rows, "messages") and not _have(rows, "answer"),
 }
-"""By preset, in the order in which they are tried."""
+"""Conditions by preset, in the order in which they are tried."""
 
 
 def _of_rows(preset: ColumnMapping, rows: Rows) -> ColumnMapping:
-    """A preset for a source that is not its own data set, without the columns that the source has not."""
+    """A preset applied to another data set, without the columns that this does not have."""
     changes: dict[str, Any] = {
         "name": None,
         "license": None,
@@ -153,7 +153,7 @@ def _plain(rows: Rows) -> ColumnMapping:
 
 
 def _ours(mapping: ColumnMapping, rows: Rows) -> ColumnMapping:
-    """With id and kind where the rows come from `diva export`, whatever the preset."""
+    """Add id and kind if the rows come from `diva export`, with any preset."""
     for place in ("", "extra_info."):
         if _have(rows, f"{place}problem_id", f"{place}variant_id", f"{place}kind"):
             return mapping.model_copy(update={"id": f"{place}problem_id", "kind": f"{place}kind"})

@@ -1,4 +1,4 @@
-"""A source opened with its layout: parts, mapping and name, as `ingest` and `preview` both need them."""
+"""Open a source with its layout (parts, mapping and name), for `ingest` and `preview`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Opened:
     Attributes:
         name: first part of the ids of its problems.
         parts: its files or splits.
-        layout: its columns, with what the user changed.
+        layout: its columns, with the changes of the user.
     """
 
     name: str
@@ -37,26 +37,26 @@ def open_with_layout(
     split: str | None = None,
     streaming: bool = False,
 ) -> Opened:
-    """Open a source, and recognise its layout where no mapping is given.
+    """Open a source, and recognise its layout if no mapping is given.
 
     Args:
         source: as for `open_source`.
-        mapping: which column holds what; None recognises it from the first rows.
-        changes: fields of the mapping that win over it.
+        mapping: the columns; None recognises them from the first rows.
+        changes: fields that replace those of the mapping.
         source_name: first part of the ids; by default the preset's name, else the file's.
         split: as for `open_source`.
         streaming: as for `open_source`.
 
     Raises:
         SourceError: there is no such source or split, or its format is not known.
-        ConfigError: the source's name is empty or holds a slash.
+        ConfigError: the source's name is empty or contains a slash.
     """
     given = (mapping or ColumnMapping()).model_copy(update=changes or {})
     if changes and changes.get("hub_config") and source not in (given.name, given.hub):
         given = given.model_copy(update={"hub": None})
     name = source_name if source_name is not None else default_name(source, given)
     if not name or "/" in name:
-        raise ConfigError(f"the source's name {name!r} must not be empty or hold a slash: choose another")
+        raise ConfigError(f"the source's name {name!r} must not be empty or contain a slash: choose another")
     parts = open_source(source, given, split=split, streaming=streaming)
     if mapping is not None:
         return Opened(name, parts, Layout(given.name or "given", given))
@@ -65,7 +65,7 @@ def open_with_layout(
 
 
 def _changed(layout: Layout, changes: Mapping[str, object]) -> Layout:
-    """A layout with other columns. How the answer is written belongs to the column that it was recognised in."""
+    """Replace columns of a layout. The recognised answer format is kept only for the recognised answer column."""
     mapping = layout.mapping
     other_answer = changes.get("answer", mapping.answer) != mapping.answer
     plain = {"answer_format": AnswerFormat.PLAIN} if other_answer else {}
@@ -73,7 +73,7 @@ def _changed(layout: Layout, changes: Mapping[str, object]) -> Layout:
 
 
 def _sampled(parts: list[Part]) -> tuple[list[Mapping[str, object]], list[Part]]:
-    """The first rows of the first part that has any, and the parts with these rows still to be read."""
+    """The first rows of the first non-empty part, and the parts, which still yield these rows."""
     parts = list(parts)
     for i, part in enumerate(parts):
         first = list(islice(part.rows, SAMPLE_ROWS))

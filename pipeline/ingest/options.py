@@ -1,4 +1,4 @@
-"""Choices of a problem in the ways that sources write them, and the answer that names one of them."""
+"""Choices of a problem in the notations of sources, and an answer that names one of them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def read_options(value: object, column: str | None) -> tuple[list[str], list[str
     Args:
         value: a list of texts, `{"A": one, ...}`, `{"label": [...], "text": [...]}`, a list of `{label, text}`, or
             one text: a JSON array, `A. one; B. two`, or `(A) one (B) two`.
-        column: for messages.
+        column: name of the column, for messages.
 
     Returns:
-        Labels, empty where the source states none but A, B, ...; and texts, without letters of their own.
+        Labels, empty if they are just A, B, ...; and texts, without their letters.
 
     Raises:
-        RowError: the cell holds something else.
+        RowError: the cell contains something else.
     """
     if isinstance(value, str) and (options := split_options(value)):
         return [], options
@@ -45,14 +45,14 @@ def _labelled(value: Mapping[str, object], column: str | None) -> tuple[list[str
             (value[key] for key in ("label", "key", "id") if isinstance(value.get(key), list)), None
         )
         return texts_of(labels, column), texts_of(texts, column)
-    # A table has a column for each letter of any row: those that are empty are no choices of this one.
+    # A table has a column for each letter of any row. Empty ones are not choices of this row.
     found = {key: text for key, cell in value.items() if (text := text_of(cell, column))}
     labels = [key.strip("(). ") for key in found]
     return labels, list(found.values())
 
 
 def _without_letters(options: list[str]) -> list[str]:
-    """`A. one` as `one`, where each option begins with its own letter."""
+    """Turn `A. one` into `one` if each option begins with its own letter."""
     marks = [_OWN_LETTER.match(option) for option in options]
     if len(options) > 1 and all(
         mark and mark[1] == letter for mark, letter in zip(marks, _LETTERS[: len(options)], strict=False)
@@ -62,7 +62,7 @@ def _without_letters(options: list[str]) -> list[str]:
 
 
 def split_options(text: str) -> list[str]:
-    """Choices that stand in one text, each behind its letter; empty where the text is none of that kind.
+    """Choices in one text, each after its letter; empty if the text does not have this form.
 
     >>> split_options("A. 300, 400;B. 400, 300; C. No correct answer")
     ['300, 400', '400, 300', 'No correct answer']
@@ -83,13 +83,13 @@ def split_options(text: str) -> list[str]:
 
 
 def resolved(answer: str, labels: list[str], options: list[str], first: int | None) -> str:
-    """The answer as a letter, where it is a label of the source's own, or the number of an option.
+    """The answer as a letter, if it is a label of the source or the number of an option.
 
     Args:
-        answer: as the source states it.
-        labels: of the options, where they are not just A, B, ...
+        answer: of the source.
+        labels: of the options, if they are not just A, B, ...
         options: their texts.
-        first: number of the first option, where the answer counts them.
+        first: number of the first option, if answers are numbers of options.
 
     Raises:
         RowError: no option has that number.
@@ -98,7 +98,7 @@ def resolved(answer: str, labels: list[str], options: list[str], first: int | No
         number = int(answer) - first if answer.lstrip("-").isdigit() else -1
         if not 0 <= number < len(options):
             raise RowError(
-                f"the answer {answer!r} is no number of the {len(options)} options, counted from {first}"
+                f"the answer {answer!r} is not the number of one of the {len(options)} options, counted from {first}"
             )
         return _LETTERS[number]
     if labels and answer in labels and labels != list(_LETTERS[: len(labels)]):

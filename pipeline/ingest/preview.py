@@ -1,4 +1,4 @@
-"""What `ingest` would do, before anything is written: the layout, and some problems as the store would hold them."""
+"""Show what `ingest` would do without writing: the layout, and some problems as they would be stored."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def preview(
     source_name: str | None = None,
     split: str | None = None,
 ) -> Iterator[str]:
-    """Lines that show the mapping, and the first rows as problems or with the reason why they are none.
+    """Lines with the mapping and the first rows, as problems or with the reason of their rejection.
 
     Args:
         source: as for `ingest`.
@@ -35,7 +35,7 @@ def preview(
 
     Raises:
         SourceError: the source cannot be read.
-        ConfigError: the source's name is empty or holds a slash.
+        ConfigError: the source's name is empty or contains a slash.
     """
     opened = open_with_layout(source, mapping, changes, source_name=source_name, split=split, streaming=True)
     yield opened.layout.line()
@@ -63,7 +63,7 @@ def preview(
 
 
 def unread_lines(columns: set[str] | tuple[str, ...]) -> list[str]:
-    """What to say of columns of images that are not read."""
+    """Lines about columns with images that are not read."""
     return [
         f"the column {column!r} holds images that are not read: --images-column {column} reads them"
         for column in sorted(columns)

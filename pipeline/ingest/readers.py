@@ -1,8 +1,8 @@
-"""Readers of files: from a path to numbered rows, in bounded memory.
+"""Readers of files: they turn a path into numbered rows, in bounded memory.
 
-JSON Lines, JSON, CSV, Parquet and Arrow; text may be compressed (.gz, .bz2, .xz, .zst). Text is UTF-8, or UTF-16 or
-UTF-32 where the first bytes of the file say so. A row that cannot be read is a value too (`Unreadable`), so that none
-is lost silently.
+The formats are JSON Lines, JSON, CSV, Parquet and Arrow; text may be compressed (.gz, .bz2, .xz, .zst). Text is UTF-8,
+or UTF-16 or UTF-32 with a byte order mark. A row that cannot be read is a value too (`Unreadable`), so that no row is
+lost silently.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from diva_grpo.pipeline.ingest.shapes import Table, tables_of
 from diva_grpo.pipeline.ingest.types import written_rows
 from diva_grpo.schemas.exceptions import SourceError
 
-# Rows a batch: some hundred embedded images are tens of megabytes.
+# Rows per batch: some hundred embedded images are tens of megabytes.
 _BATCH_ROWS = 256
-# Of a CSV file: images as base64 are megabytes, and a quote that is never closed must not take the whole file.
+# Limit of a CSV cell: images in base64 have megabytes, but an unclosed quote must not swallow the whole file.
 _CELL_CHARS = 2**24
 _SEPARATORS = (",", ";", "\t", "|")
-# What the readers of files raise where a file is damaged.
+# Errors of the readers for a damaged file.
 DAMAGED = (OSError, ValueError, EOFError, lzma.LZMAError, pa.ArrowException)
 
 
@@ -42,7 +42,7 @@ class Row:
     Attributes:
         number: line of the file where the row begins, or row of the table, from 1.
         values: the cells by column.
-        line: the row as it stands in the file; None where the format is not text.
+        line: the text of the row in the file; None if the format is not text.
         split: the split that a table of a JSON file is named after, if any.
     """
 
@@ -61,7 +61,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A row that could not be read, with the reason; what of it is not UTF-8 is escaped in `raw`."""
+    """A row that could not be read, with the reason. Bytes that are not UTF-8 are escaped in `raw`."""
 
     number: int
     reason: str
@@ -77,12 +77,12 @@ def _summary(value: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its type."""
+    """The first line of an error's message, or its type."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def format_of(path: Path) -> str | None:
-    """The format that a file's name states (`.jsonl` of `a.jsonl.gz`); None where it is not known."""
+    """The format by a file's name (`.jsonl` for `a.jsonl.gz`); None if it is unknown."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     if suffixes and suffixes[-1] in _UNPACKED:
         return suffixes[0] if len(suffixes) == 2 and suffixes[0] in _TEXT else None
@@ -107,7 +107,7 @@ def _open_zst(path: Path) -> BinaryIO:
 
 
 class _Lines:
-    """Lines of a text file as bytes of UTF-8, whatever encoding its first bytes state."""
+    """Lines of a text file as bytes of UTF-8, from the encoding of its byte order mark."""
 
     def __init__(self, path: Path) -> None:
         self._file = _open(path)
@@ -129,7 +129,7 @@ class _Lines:
         return (line.encode() for line in self._other) if self._other else iter(self._file)
 
     def read(self) -> bytes:
-        """All that is left."""
+        """The rest of the text."""
         return self._other.read().encode() if self._other else self._file.read()
 
 
@@ -162,13 +162,13 @@ def _jsonl_rows(path: Path) -> Rows:
 
 
 def _json_rows(path: Path) -> Rows:
-    """The objects of an array, those that stand one after the other, or the tables in one object.
+    """The objects of an array, consecutive objects, or the tables in one object.
 
-    The text is held whole (JSON Lines and Parquet are the formats for what memory cannot hold), the objects of an
-    array are parsed one at a time. After a syntax error no further object can be found, so that is the file's.
+    The whole text is in memory (use JSON Lines or Parquet for larger files); the objects of an array are parsed one at
+    a time. A syntax error is an error of the file, because no further object can be found after it.
     """
     with _Lines(path) as lines:
-        # Bytes that are not UTF-8 become surrogates, which concern no more than the row that holds them.
+        # Bytes that are not UTF-8 become surrogates, which affect only the row that contains them.
         text = lines.read().decode("utf-8", "surrogateescape")
     start = _skip_space(text, 0)
     in_array = text.startswith("[", start)
@@ -212,7 +212,7 @@ def _value(path: Path, text: str, position: int, number: int) -> tuple[object, i
     try:
         return _DECODER.raw_decode(text, position)
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path} is not valid JSON in row {number}: {error}: mend it") from error
+        raise SourceError(f"{path} is not valid JSON in row {number}: {error}: correct it") from error
 
 
 def _skip_space(text: str, position: int) -> int:
@@ -231,7 +231,7 @@ def _checked_object(number: int, value: object, line: str) -> Row | Unreadable:
 
 
 class _CsvLines:
-    """Lines of a CSV file, decoded; those of the current record are kept, to be read again after an error."""
+    """Decoded lines of a CSV file. Those of the current record are kept, to be read again after an error."""
 
     def __init__(self, lines: Iterable[bytes]) -> None:
         self._numbered = enumerate(lines, start=1)
@@ -247,12 +247,12 @@ class _CsvLines:
         return item[1].decode("utf-8", "surrogateescape")
 
     def keep_first(self) -> None:
-        """Give back all lines of the record but its first: a stray quote must not swallow good rows."""
+        """Read all lines of the record but the first again, so that a stray quote does not swallow good rows."""
         self._again.extendleft(reversed(self.record[1:]))
         del self.record[1:]
 
     def separator(self) -> str:
-        """What separates the cells of the first line that is not blank, which is given back."""
+        """The separator of the first non-blank line, which is returned to the input."""
         first = next((line for line in self if line.strip()), "")
         self._again.extendleft(reversed(self.record))
         self.record.clear()
@@ -260,7 +260,7 @@ class _CsvLines:
 
 
 def _csv_records(lines: _CsvLines, separator: str) -> Iterator[tuple[list[str] | None, str | None]]:
-    """Cells of each record, or what is wrong with it; `lines.record` holds its lines meanwhile."""
+    """Cells of each record, or its error. `lines.record` has its lines until the next one."""
     csv.field_size_limit(_CELL_CHARS)
     reader = csv.reader(lines, strict=True, delimiter=separator)
     while True:
@@ -307,7 +307,7 @@ def _header(path: Path, cells: list[str] | None, problem: str | None) -> list[st
     if cells is None or problem:
         raise SourceError(f"the header of {path} could not be read: {problem}")
     if len(set(cells)) != len(cells):
-        raise SourceError(f"the header of {path} names a column twice: {', '.join(cells)}")
+        raise SourceError(f"the header of {path} has a column twice: {', '.join(cells)}")
     return cells
 
 
@@ -320,7 +320,7 @@ def _parquet_rows(path: Path) -> Rows:
 
 
 def _arrow_rows(path: Path) -> Rows:
-    """Arrow's file format (Feather), or its stream, which `datasets` writes."""
+    """Rows of Arrow's file format (Feather) or of its stream format, which `datasets` writes."""
     with pa.memory_map(str(path)) as source:
         if source.read(6) == b"ARROW1":
             file = pa.ipc.open_file(source)
@@ -338,7 +338,7 @@ def _sliced(batches: Iterable[Any]) -> Iterator[Any]:
 
 
 def dataset_rows(data: Any) -> Rows:
-    """Rows of a `datasets` data set as stored: images stay the bytes that they were saved as."""
+    """Rows of a `datasets` data set. Images stay the stored bytes."""
     batches = data.with_format("arrow").iter(batch_size=_BATCH_ROWS)
     return _table_rows(batches, data.features)
 
@@ -385,7 +385,7 @@ READERS: Mapping[str, Callable[[Path], Rows]] = {
     ".parquet": _parquet_rows,
     ".arrow": _arrow_rows,
 }
-"""Readers by the format that a file's name states."""
+"""Readers by the ending of a file's name."""
 
-FORMATS = f"{', '.join(READERS)} (text also with {', '.join(_UNPACKED)} behind)"
+FORMATS = f"{', '.join(READERS)} (text also with the further ending {', '.join(_UNPACKED)})"
 """The formats, for messages."""

@@ -1,4 +1,4 @@
-"""One row of a source as a problem: what its cells hold, and why it may not be one."""
+"""Turn one row of a source into a problem, or say why it is not one."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _LEVEL_WORD = re.compile(r"[^\W\d]+\s+")
 def read_problem(
     values: Mapping[str, object], mapping: ColumnMapping, source_name: str, split: str, place: Place
 ) -> tuple[Problem, list[Picture]]:
-    """A row as a problem with its images, which are not in the store yet.
+    """Convert a row to a problem and its images, which are not stored yet.
 
     Raises:
-        RowError: the row is not a problem; the message says why.
+        RowError: the row is not a problem; the message is the reason.
     """
     kind = text_of(cell_of(values, mapping.kind), mapping.kind)
     if kind not in ("", ORIGINAL):
@@ -73,15 +73,15 @@ def read_problem(
 
 
 def content_id(text: str, answer: str, options: list[str], image_hashes: list[str]) -> str:
-    """Id of a problem whose source states none: 12 hex digits of the SHA-256 of its content."""
+    """Id of a problem whose source has no ids: 12 hex digits of the SHA-256 of its content."""
     content = json.dumps([text, answer, options, image_hashes], ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()[:_ID_DIGITS]
 
 
 def _name_figures(text: str, options: list[str]) -> tuple[str, list[str]]:
-    """Put the one picture first, where a question refers to several figures that it shows.
+    """Put the only picture first, if the question refers to several figures in it.
 
-    In the picture each figure bears its label (<image2>), so the references stay as names: [image2].
+    The picture shows the label of each figure (<image2>), so the references become names: [image2].
     """
     if len(_PLACEHOLDER.findall(" ".join([text, *options]))) <= 1:
         return text, options
@@ -91,13 +91,13 @@ def _name_figures(text: str, options: list[str]) -> tuple[str, list[str]]:
 
 def _check_placeholders(text: str, images: int) -> None:
     numbers = _PLACEHOLDER.findall(text)
-    # A figure may be mentioned again by its number, but <image> stands for a new one each time.
+    # A figure may be mentioned again by its number, but each <image> is a new one.
     wanted = numbers.count("") + len(set(numbers) - {""})
     if wanted > images:
         raise RowError(f"{wanted} <image> placeholders, but {images or 'no'} images")
     for number in numbers:
         if number and not 1 <= int(number) <= images:
-            raise RowError(f"<image{number}> is none of the problem's images, which are counted from 1")
+            raise RowError(f"<image{number}> is not one of the problem's images, which are counted from 1")
 
 
 # --- parts of a row
@@ -113,7 +113,7 @@ def _image_cell(values: Mapping[str, object], mapping: ColumnMapping) -> object:
 
 
 def _question(values: Mapping[str, object], mapping: ColumnMapping) -> tuple[str, Sequence[object]]:
-    """The question, with what stands before it and with the form that its answer is asked in; its own images."""
+    """The question with the preceding text and the requested form of the answer, and the images of a conversation."""
     asked = conversation_of(cell_of(values, mapping.problem), mapping.problem)
     text = asked.question if asked else required(values, mapping.problem, "empty problem")
     context, unit, decimals = (
@@ -130,7 +130,7 @@ def _question(values: Mapping[str, object], mapping: ColumnMapping) -> tuple[str
 
 
 def _plain_placeholders(text: str) -> str:
-    """<image_1> as <image1>, the form of the store."""
+    """Turn <image_1> into <image1>, the form of the store."""
     return _UNDERSCORED.sub(r"<image\1>", text)
 
 
@@ -142,7 +142,7 @@ def _steps(value: object, column: str | None) -> list[str]:
 
 
 def _level(value: object) -> float | None:
-    """The number of a level, which may follow a word ("Level 5"); None where it is no number ("Hard")."""
+    """The number of a level, which may follow a word ("Level 5"); None if there is no number ("Hard")."""
     try:
         level = float(_LEVEL_WORD.sub("", text_of(value, "level"), count=1))
     except ValueError:

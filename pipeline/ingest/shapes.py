@@ -1,4 +1,4 @@
-"""The tables that one JSON object holds: rows under a key, splits, columns, or rows by their ids."""
+"""The tables in one JSON object: rows under a key, splits, columns, or rows by id."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _KEYS = ("data", "rows", "examples", "instances", "items", "records", "problems"
 
 
 class Table(NamedTuple):
-    """Rows, and the split that they are named after."""
+    """Rows, and the split by their key."""
 
     rows: Iterable[Mapping[str, Any]]
     split: str | None = None
 
 
 def tables_of(value: object) -> list[Table] | None:
-    """The tables of a JSON file that is one object; None where the object is a row itself.
+    """The tables of a JSON file that is one object; None if the object is a row itself.
 
-    Read are `{"data": [{...}]}` with any key, `{"train": [{...}], "test": [{...}]}`, columns as lists, and what
-    pandas writes with orient columns, index and split.
+    The forms are `{"data": [{...}]}` with any key, `{"train": [{...}], "test": [{...}]}`, columns as lists, and the
+    output of pandas with orient columns, index and split.
     """
     if not isinstance(value, dict) or not value:
         return None
@@ -31,7 +31,7 @@ def tables_of(value: object) -> list[Table] | None:
     if named and set(named) <= set(_SPLITS):
         return [Table(rows, split) for split, rows in named.items()]
     key = next(iter(named), "")
-    # Beside other texts a list may be part of a row: its messages.
+    # Next to other texts, a list may be part of a row, such as its messages.
     if len(named) == 1 and (key in _KEYS or not any(isinstance(cell, str) for cell in value.values())):
         return [Table(named[key])]
     if all(isinstance(cells, list) for cells in value.values()):

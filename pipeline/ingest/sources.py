@@ -1,4 +1,4 @@
-"""Sources of problems: what the user names becomes parts, and a part becomes numbered rows.
+"""Sources of problems. A source has parts, and a part has numbered rows.
 
 A source is a file, a folder of files, a folder written by `datasets.save_to_disk`, or a data set of the Hugging Face
 hub. `readers.py` reads them in bounded memory.
@@ -41,10 +41,10 @@ class Part:
     """One file or one split of a source.
 
     Attributes:
-        label: the source as the user gave it; for one of several files or splits, with its name behind.
-        split: the split that its name or the user states, if any.
-        rows: read lazily; raises SourceError where the file itself is damaged.
-        place: where paths of images lead.
+        label: the source as the user gave it, followed by the name of the file or split if there are several.
+        split: the split by its name or by the user, if any.
+        rows: read lazily; raises SourceError if the file is damaged.
+        place: how image paths are resolved.
     """
 
     label: str
@@ -54,7 +54,7 @@ class Part:
 
 
 def default_name(source: str, mapping: ColumnMapping) -> str:
-    """Name of a source where the user gives none: the preset's, else the file's stem or the last part."""
+    """Default name of a source: that of the preset, else the stem of the file or the last part of the path."""
     path = Path(source)
     return mapping.name or (stem_of(path) if format_of(path) else path.resolve().name)
 
@@ -62,22 +62,22 @@ def default_name(source: str, mapping: ColumnMapping) -> str:
 def open_source(
     source: str, mapping: ColumnMapping, *, split: str | None = None, streaming: bool = False
 ) -> list[Part]:
-    """The parts of a source. What exists on disk is local; the rest is looked for on the hub.
+    """The parts of a source. A path that exists is local; any other name is looked up on the hub.
 
     Args:
         source: a file, a folder, the hub name `owner/name`, or the name of the mapping's preset.
-        mapping: for the hub's name, configuration and split that a preset knows.
-        split: the split to read where the source has several, and that of all rows where it has not; None reads
-            all of them (of a preset's hub data set: the preset's).
-        streaming: read from the hub as needed, instead of downloading the whole data set first.
+        mapping: a preset has hub name, configuration and split of its data set.
+        split: the split to read of a source with several; for a source with one it is the split of all rows. None reads
+            all splits (for the hub data set of a preset: the preset's split).
+        streaming: read from the hub as needed instead of downloading the whole data set.
 
     Raises:
         SourceError: there is no such source or split, or its format is not known.
-        ConfigError: a configuration of the hub is named for something else.
+        ConfigError: a hub configuration is given for a local source.
     """
     path = Path(source)
     if path.exists() and mapping.hub_config and not mapping.hub:
-        raise ConfigError(f"--config {mapping.hub_config} goes with a data set of the hub: {source} is here")
+        raise ConfigError(f"--config {mapping.hub_config} goes with a data set of the hub: {source} is local")
     if path.is_dir():
         if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
             return _saved_parts(source, path, split)
@@ -106,7 +106,7 @@ def open_source(
 
 
 def split_in_name(name: str) -> str | None:
-    """The split that a file's or a folder's name states; None where it states none or two.
+    """The split in the name of a file or folder; None if there is none or several.
 
     >>> split_in_name("gsm8k_test"), split_in_name("train-00000-of-00002"), split_in_name("latest")
     ('test', 'train', None)
@@ -116,16 +116,16 @@ def split_in_name(name: str) -> str | None:
 
 
 def _split_of_file(path: Path) -> str | None:
-    """The split that a file's name or its folders state: a test set must not be mixed into the training data.
+    """The split by a file's name or its folders, so that a test set does not get into the training data.
 
-    Of the folders above it only a whole name counts: `test/0000.parquet`, but not `my-tests/mine.jsonl`.
+    A folder counts only by its whole name: `test/0000.parquet`, but not `my-tests/mine.jsonl`.
     """
     folders = [name for name in reversed(path.parts[:-1]) if name.lower() == split_in_name(name)]
     return split_in_name(stem_of(path)) or next((name.lower() for name in folders), None)
 
 
 def _split_in_folder(file: Path, folder: Path) -> str | None:
-    """The split of a file of a folder: by its name, the folders between, or the folder's own name."""
+    """The split of a file in a folder: by its name, the folders in between, or the folder itself."""
     names = [stem_of(file), *reversed(file.relative_to(folder).parts[:-1])]
     inside = next((split for name in names if (split := split_in_name(name))), None)
     own = re.split(r"[^a-z]+", folder.name.lower())[-1]
@@ -141,7 +141,7 @@ def _file_part(label: str, path: Path, split: str | None, root: Path, wanted: st
 
 
 def _of_split(rows: Rows, wanted: str | None) -> Rows:
-    """Of a file with a table for each split, the rows of one."""
+    """The rows of one split, from a file with a table per split."""
     return (row for row in rows if wanted is None or row.split in (None, wanted))
 
 
@@ -149,10 +149,10 @@ def _folder_parts(source: str, folder: Path, split: str | None) -> list[Part]:
     files = sorted(f for f in folder.rglob("*") if format_of(f) and f.is_file())
     files = [f for f in files if not any(name.startswith(".") for name in f.relative_to(folder).parts)]
     if not files:
-        raise SourceError(f"the folder {source} holds no file of a known format: {FORMATS}")
+        raise SourceError(f"the folder {source} contains no file of a known format: {FORMATS}")
     found = {f: _split_in_folder(f, folder) for f in files}
     several = len(set(found.values()) - {None}) > 1
-    # Of several splits --split selects one; where there is one, it says what its name is.
+    # With several splits --split selects one; with a single one it gives its name.
     wanted = [(f, (own or split) if several else (split or own)) for f, own in found.items()]
     parts = [
         _file_part(f"{source.rstrip('/')}/{f.relative_to(folder).as_posix()}", f, file_split, folder, split)
@@ -208,7 +208,7 @@ def _dataset_parts(source: str, data: Any, split: str | None, folder: Path) -> l
 
 
 def _guarded(label: str, rows: Rows) -> Rows:
-    """The rows, with what goes wrong in the file itself as one line."""
+    """The rows; an error in the file becomes one line."""
     try:
         yield from rows
     except SourceError:

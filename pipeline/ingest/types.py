@@ -1,4 +1,4 @@
-"""Cells of typed tables as their author wrote them: names of classes instead of codes, 0.1 instead of its float32."""
+"""Cells of typed tables in readable form: names of classes instead of codes, 0.1 instead of its float32."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def written_rows(batch: Any, features: Any = None) -> list[dict[str, object] | N
     """
     wide = pa.schema([field.with_type(_replaced(field.type, pa.float64())) for field in batch.schema])
     if not wide.equals(batch.schema):
-        # By way of text: 0.1 in 32 bits is 0.10000000149 in 64.
+        # Through text, because the float32 of 0.1 is 0.10000000149 as float64.
         text = pa.schema([field.with_type(_replaced(field.type, pa.string())) for field in batch.schema])
         batch = batch.cast(text).cast(wide)
     rows: list[dict[str, object] | None] = batch.to_pylist()
@@ -34,7 +34,7 @@ def written_rows(batch: Any, features: Any = None) -> list[dict[str, object] | N
 
 
 def _replaced(kind: pa.DataType, floats: pa.DataType) -> pa.DataType:
-    """A type with other types of short floats."""
+    """A type in which short floats are replaced."""
     if pa.types.is_float32(kind) or pa.types.is_float16(kind):
         return floats
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
@@ -46,7 +46,7 @@ def _replaced(kind: pa.DataType, floats: pa.DataType) -> pa.DataType:
 
 
 def _class_names(schema: pa.Schema, features: Any) -> dict[str, Convert]:
-    """By column, what turns codes of classes into names."""
+    """Functions by column that turn codes of classes into names."""
     if features is None:
         if b"ClassLabel" not in (schema.metadata or {}).get(b"huggingface", b""):
             return {}

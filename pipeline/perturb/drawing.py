@@ -1,9 +1,8 @@
 """The question drawn into its image.
 
-Two fonts lie beside this module: DejaVu Sans (Latin, Greek, Cyrillic, Armenian, Georgian, mathematical signs)
-and Droid Sans Fallback (Chinese, Japanese, Korean). Glyphs are set one after the other by FreeType, so
-scripts that join, stack or run from the right (Arabic, Hebrew, Devanagari, Thai) are refused, as is any
-sign that neither font has: a refusal is better than boxes.
+The package contains two fonts: DejaVu Sans (Latin, Greek, Cyrillic, Armenian, Georgian, mathematical symbols) and
+Droid Sans Fallback (Chinese, Japanese, Korean). FreeType sets one glyph after the other, so scripts that join, stack
+or run from right to left (Arabic, Hebrew, Devanagari, Thai) are refused, and so is a character that neither font has.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from diva_grpo.pipeline.perturb.operations import border_colour
 from diva_grpo.schemas.exceptions import RecipeError
 
 FONTS = ("DejaVuSans.ttf", "DroidSansFallback.ttf")
-"""Font files in the order in which a sign is looked for."""
+"""Font files, in the order in which they are searched for a character."""
 
 _FOLDER = Path(__file__).parent / "fonts"
 
@@ -39,20 +38,20 @@ def _font(name: str, pixels: int) -> ImageFont.FreeTypeFont:
 
 
 @cache
-def _signs(name: str) -> frozenset[int]:
+def _characters(name: str) -> frozenset[int]:
     with TTFont(_FOLDER / name, lazy=True) as font:
         return frozenset(font.getBestCmap())
 
 
 def undrawable(text: str) -> str | None:
-    """Why a text cannot be drawn: names the first sign that is in no font, or needs more than one; else None."""
-    for sign in unicodedata.normalize("NFC", text):
-        if sign == "\n":
+    """Why a text cannot be drawn: the first character that no font has or that needs shaping; None if it can be."""
+    for character in unicodedata.normalize("NFC", text):
+        if character == "\n":
             continue
-        name = f"{sign!r} ({unicodedata.name(sign, f'u+{ord(sign):04x}').lower()})"
-        if unicodedata.bidirectional(sign) in _UNSET_SCRIPTS or unicodedata.combining(sign):
-            return f"{name} cannot be set sign by sign"
-        if not any(ord(sign) in _signs(font) for font in FONTS):
+        name = f"{character!r} ({unicodedata.name(character, f'u+{ord(character):04x}').lower()})"
+        if unicodedata.bidirectional(character) in _UNSET_SCRIPTS or unicodedata.combining(character):
+            return f"{name} cannot be drawn by itself"
+        if not any(ord(character) in _characters(font) for font in FONTS):
             return f"{name} is in no font"
     return None
 
@@ -62,14 +61,14 @@ def with_question(image: Image.Image, text: str, parameters: Mapping[str, float]
 
     Args:
         image: RGB.
-        text: without line breaks but those between paragraphs.
+        text: with line breaks only between paragraphs.
         parameters: `size`, height of the font as a share of the canvas's width.
 
     Returns:
-        RGB; a narrow image stands in the middle of a canvas 480 pixels wide.
+        RGB; a narrow image is centred on a canvas 480 pixels wide.
 
     Raises:
-        RecipeError: a sign cannot be drawn.
+        RecipeError: a character cannot be drawn.
     """
     reason = undrawable(text)
     if reason:
@@ -97,9 +96,11 @@ def with_question(image: Image.Image, text: str, parameters: Mapping[str, float]
 
 
 def _runs(text: str, pixels: int) -> Iterator[tuple[ImageFont.FreeTypeFont, str]]:
-    """The text in pieces of one font each."""
-    for name, signs in groupby(text, key=lambda sign: next(f for f in FONTS if ord(sign) in _signs(f))):
-        yield _font(name, pixels), "".join(signs)
+    """Split the text into pieces of one font each."""
+    for name, characters in groupby(
+        text, key=lambda character: next(f for f in FONTS if ord(character) in _characters(f))
+    ):
+        yield _font(name, pixels), "".join(characters)
 
 
 def _width(text: str, pixels: int) -> float:
@@ -107,7 +108,7 @@ def _width(text: str, pixels: int) -> float:
 
 
 def _wrapped(paragraph: str, pixels: int, width: int) -> list[str]:
-    """The paragraph in lines of at most `width` pixels; a word that is wider is broken anywhere."""
+    """Split a paragraph into lines of at most `width` pixels. A wider word is broken at any character."""
     lines, line = [], ""
     for word in _WORDS.findall(paragraph):
         if _width((line + word).rstrip(), pixels) <= width:
@@ -116,9 +117,9 @@ def _wrapped(paragraph: str, pixels: int, width: int) -> list[str]:
         if line:
             lines.append(line.rstrip())
         line = ""
-        for sign in word:
-            if line and _width((line + sign).rstrip(), pixels) > width:
+        for character in word:
+            if line and _width((line + character).rstrip(), pixels) > width:
                 lines.append(line)
                 line = ""
-            line += sign
+            line += character
     return [*lines, line.rstrip()]

@@ -1,9 +1,9 @@
-"""The operations on one image: what a strength means in the unit of each, and how it is done.
+"""The operations on one image: the meaning of a strength in the unit of each operation, and its implementation.
 
-Same input, same pixels, on every run: noise comes from the raw words of PCG64 (a stream that numpy
-guarantees, unlike its distributions) through tables of whole numbers, and Pillow's own operations work in
-fixed point. The draws do not depend on the strength, so that with one seed a larger dose holds the smaller:
-the same noise enlarged, the same pixels lost and more.
+The same input gives the same pixels on every run. Noise comes from the raw words of PCG64 (NumPy guarantees this
+stream, but not its distributions) through tables of whole numbers, and the operations of Pillow use fixed-point
+arithmetic. The draws do not depend on the strength. With one seed, a stronger perturbation therefore contains the
+weaker one: the same noise with a larger amplitude, the same lost pixels and more of them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Draws:
     Args:
         seed: of the recipe.
         image: position of the image in its problem, from 0.
-        name: of the operation, whose draws are the same alone and in company.
+        name: of the operation. Its draws do not depend on the other operations of the recipe.
     """
 
     def __init__(self, seed: int, image: int, name: OperationName) -> None:
@@ -63,7 +63,7 @@ def make_operation(name: OperationName, strength: float, seed: int) -> Operation
     Args:
         name: of the operation.
         strength: from 0 to 1; `OPERATIONS` says what it means.
-        seed: of the recipe, for a choice that is a parameter (the sense of a rotation).
+        seed: of the recipe, for a choice that is a parameter (the direction of a rotation).
     """
     return Operation(name=name, strength=strength, parameters=OPERATIONS[name].parameters(strength, seed))
 
@@ -75,7 +75,7 @@ def border_colour(image: Image.Image) -> tuple[int, int, int]:
     """The median of the outermost pixels, by channel."""
     pixels = np.asarray(image)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    # The lower median: a grey level that is there, and a whole one.
+    # The lower median is always a grey level of the image, and a whole number.
     red, green, blue = np.sort(border, axis=0)[(len(border) - 1) // 2].tolist()
     return red, green, blue
 
@@ -120,7 +120,7 @@ def _gaussian_noise(image: Image.Image, parameters: Parameters, draws: Draws) ->
 def _speckle(image: Image.Image, parameters: Parameters, draws: Draws) -> Image.Image:
     pixels = np.asarray(image)
     scaled = np.rint(parameters["sigma"] * _SPECKLE_ONE * _quantiles())
-    # One of white is 255 * 128 = 32,640 at most: a larger factor is clipped, as its pixel would be.
+    # The product for white is at most 255 * 128 = 32,640. A larger factor is clipped, as its pixel would be.
     table = np.clip(scaled, -_SPECKLE_ONE, _SPECKLE_ONE).astype(np.int16)
     noise = table[draws.words(*pixels.shape)]
     noise *= pixels
@@ -138,7 +138,7 @@ def _salt_pepper(image: Image.Image, parameters: Parameters, draws: Draws) -> Im
     return Image.fromarray(pixels)
 
 
-# --- less to see
+# --- loss of detail
 
 
 def _blur(image: Image.Image, parameters: Parameters, _: Draws) -> Image.Image:
@@ -151,7 +151,7 @@ def _low_resolution(image: Image.Image, parameters: Parameters, _: Draws) -> Ima
 
 
 def _occlusion(image: Image.Image, parameters: Parameters, draws: Draws) -> Image.Image:
-    """Cover cells of a grid, drawn by lot, each by a patch that lies anywhere in it: so patches never overlap."""
+    """Cover random cells of a grid, each by a patch at a random position inside the cell, so that no two overlap."""
     grid, patches = int(parameters["grid"]), int(parameters["patches"])
     side = (parameters["share"] * grid**2 / patches) ** 0.5
     covered = image.copy()
@@ -184,10 +184,10 @@ class OperationKind:
     """One kind of operation.
 
     Attributes:
-        unit: what a strength s means.
-        parameters: parameters of a strength and a seed.
-        apply: image, parameters and draws to the changed image; both images are RGB. None for the question,
-            which `pipeline.perturb.drawing` draws, since it needs a text.
+        unit: the meaning of a strength s.
+        parameters: function of strength and seed that returns the parameters.
+        apply: function of image, parameters and draws that returns the changed image; both images are RGB. None for
+            the question, which needs a text and is drawn by `pipeline.perturb.drawing`.
     """
 
     unit: str

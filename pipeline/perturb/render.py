@@ -1,4 +1,4 @@
-"""A recipe becomes pixels, and the text follows the pixels."""
+"""Render a recipe: the perturbed images, and the text that goes with them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from diva_grpo.schemas.recipe import RENDERER, Operation, OperationName, Recipe
 def render(recipe: Recipe, images: Sequence[Image.Image], text: str) -> tuple[list[Image.Image], str]:
     """Perturb the images of a problem.
 
-    Bound the size of the images first (`max_pixels`): noise that is made before an image is made smaller is
-    averaged away.
+    Limit the size of the images first (`max_pixels`): making an image smaller averages away noise that was added
+    before.
 
     Args:
-        recipe: what to do.
-        images: all images of the problem, in order, RGB; they are left as they are.
+        recipe: the operations.
+        images: all images of the problem, in order, RGB; they are not changed.
         text: the problem's question, with the placeholders of its images, without options and hints.
 
     Returns:
         All images in order, RGB, and the question as the policy sees it: see `follow`.
 
     Raises:
-        RecipeError: the recipe names an image that is not there, was made for another renderer, or has a
-            text drawn that no font has.
+        RecipeError: the recipe names an image that does not exist, was made for another renderer, or draws a text
+            that no font covers.
     """
     if recipe.renderer != RENDERER:
         raise RecipeError(
@@ -63,13 +63,13 @@ def chosen_images(recipe: Recipe, count: int) -> list[int]:
 
 
 def follow(recipe: Recipe, text: str, count: int) -> str:
-    """The question as the policy sees it beside the perturbed images.
+    """The question as the policy sees it with the perturbed images.
 
-    A question that is drawn into an image is left out of the text, but for the placeholders; a rotation is
-    told.
+    A question that is drawn into an image is removed from the text, except for the placeholders. A rotation is
+    mentioned in the text.
 
     Args:
-        recipe: what is done to the images.
+        recipe: the operations on the images.
         text: the problem's question.
         count: images of the problem.
     """
@@ -99,7 +99,7 @@ def _rotation_note(operation: Operation, chosen: Sequence[int], count: int) -> s
 
 
 def drawn_text(text: str, count: int) -> str:
-    """A question as it is drawn: placeholders are left out, or name their image where there are several."""
+    """A question as it is drawn: without placeholders or, if there are several images, with their numbers."""
     numbered = {int(number) for number in PLACEHOLDER.findall(text) if number}
     unnamed = (i for i in range(1, count + 1) if i not in numbered)
 

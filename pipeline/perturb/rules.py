@@ -1,7 +1,6 @@
-"""Which operations a problem's answer does not survive: rules on its words and the size of its images.
+"""Which operations could change a problem's answer: rules on its words and the size of its images.
 
-The rules err on the side of refusing: a family of operations that is kept from a problem costs little, a
-variant whose answer is another one teaches what is wrong.
+In doubt the rules refuse: a missing operation costs little, but a variant with another answer teaches a wrong one.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from diva_grpo.schemas.recipe import RENDERER, Operation, OperationName, Recipe
 from diva_grpo.schemas.records import Problem
 
 MAX_DRAWN_CHARS = 1_000
-"""Longest question that is drawn into an image: a longer one would be most of it."""
+"""Longest question that is drawn into an image. A longer one would cover most of it."""
 
 MIN_READABLE_PIXELS = 100
-"""Pixels of the shorter side that must be left: below, letters of a usual figure are a blot."""
+"""Least pixels of the shorter side after an operation. With fewer, the letters of a usual figure are unreadable."""
 
-# Where a figure stands on the page says nothing of what is in it.
+# The position of a figure on the page does not matter.
 _PAGE = re.compile(
     r"\b(?:figures?|pictures?|diagrams?|images?|drawings?|shown|pictured) (?:\w+ )?(?:on|to|at) the (?:left|right)\b"
     r"(?![ -](?:hand )?side)",
     re.IGNORECASE,
 )
-# "Right" is a direction, unless it is an angle's or a solid's; "above" and "below" are places on the page.
+# "Right" is a direction, except for angles and solids. "Above" and "below" are positions on the page.
 _ORIENTATION = re.compile(
     r"\b(?:left|leftmost|rightmost|upper|lower|topmost|upward|upwards|downward|downwards|upright|upside"
     r"|right(?! (?:\w+ )?(?:angle|triangle|prism|pyramid|cone|cylinder|trapezoid|isosceles|solid))(?!-angled)"
@@ -61,15 +60,15 @@ _PIXEL_COLOURS = {
 }
 
 HIDES_WRITING = frozenset({OperationName.BLUR, OperationName.LOW_RESOLUTION, OperationName.OCCLUSION})
-"""Operations that no image with the question in it survives: the question itself could not be read."""
+"""Operations that make a question inside an image unreadable."""
 
 
 def unsuited(operation: Operation, problem: Problem, images: Sequence[int]) -> str | None:
-    """Why an operation may change a problem's answer, or hide what the answer needs; None where it may be used.
+    """Why an operation could change a problem's answer or hide what the answer needs; None if it is safe.
 
     Args:
         operation: with its parameters.
-        problem: its text, options and sizes of images are looked at.
+        problem: the rules read its text, options and image sizes.
         images: positions of the images that are changed.
     """
     words = _PAGE.sub("", "\n".join([problem.text, *problem.options]))
@@ -111,10 +110,10 @@ def _undrawable_question(problem: Problem) -> str | None:
 
 
 def refusal(recipe: Recipe, problem: Problem) -> str | None:
-    """Why a recipe must not be used on a problem, or None: the check that accepts image variants.
+    """Why a recipe must not be used on a problem, or None. This check accepts or rejects image variants.
 
-    It also tells a recipe that could not be rendered: of another renderer, with an image that is not there,
-    or parameters that its operation does not have.
+    It also finds a recipe that cannot be rendered: one of another renderer, with an image that does not exist, or with
+    parameters that its operation does not have.
     """
     if recipe.renderer != RENDERER:
         return f"made for renderer {recipe.renderer}, this is {RENDERER}"

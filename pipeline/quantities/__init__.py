@@ -1,1 +1,1 @@
-"""Quantities of a text, and the LaTeX that they stand in."""
+"""Quantities in texts and answers, and LaTeX."""

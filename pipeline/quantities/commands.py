@@ -1,4 +1,4 @@
-r"""Names of LaTeX commands, without the backslash: what tells `\times` from a tab before "imes"."""
+r"""Names of LaTeX commands, without the backslash: which distinguish `\times` from a tab before "imes"."""
 
 from __future__ import annotations
 

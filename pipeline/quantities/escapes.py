@@ -132,7 +132,7 @@ def _is_command(name: str, text: str, found: re.Match[str]) -> bool:
     before, after = text[: found.start()], text[found.end() :]
     if _in_mathematics(before, after) or after[:1] in ("{", "_", "^", "\\"):
         return True
-    # "x \neq y", "a \to 0": an operator between single signs.
+    # "x \neq y", "a \to 0": an operator between single characters.
     operator = re.match(r" ?(?:\d|\\|-\d|[a-zA-Z]\b)", after) and re.search(r"(?:^|[\W_])[\w)}] ?$", before)
     return bool(operator and before[-1:] != "." and after[:1] in (" ", "\\"))
 

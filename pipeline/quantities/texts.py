@@ -1,9 +1,9 @@
-"""The quantities of a text: digits, number words, fractions and percent alike, with their units.
+"""The quantities of a text: digits, number words, fractions and percentages, with their units.
 
     >>> [(str(q.value), q.unit) for q in quantities("Half of the 1,200 g, i.e. twenty-five percent")]
     [('1/2', None), ('1200', 'gram'), ('1/4', None)]
 
-Number words are read in English; of other languages, digits.
+Number words are read in English only; digits in every language.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from diva_grpo.pipeline.quantities.latex import without_math_signs
+from diva_grpo.pipeline.quantities.lexicon import ONES, PARTS, SCALES, TENS, UNITS
 from diva_grpo.schemas.question import PLACEHOLDER
 
 
@@ -23,7 +24,7 @@ class Quantity(NamedTuple):
     Attributes:
         value: its value; a percentage is a hundredth part.
         unit: name of its unit, or None.
-        firm: whether it must stay. "one" and ordinals come and go with the wording.
+        firm: whether a rewording must keep it. It may add or drop "one" and ordinals.
         word: whether it is written as a word.
     """
 
@@ -33,19 +34,7 @@ class Quantity(NamedTuple):
     word: bool = False
 
 
-_SMALL = {
-    word: i
-    for i, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-        " seventeen eighteen nineteen".split()
-    )
-}
-_TENS = {
-    word: 10 * i
-    for i, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
-}
-_SCALES = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-_SCALES |= {f"{name}s": size for name, size in _SCALES.items()}
+_SCALES = {form: size for name, size in SCALES.items() for form in (name, f"{name}s")}
 _MULTIPLES = {
     word: value
     for value, words in {
@@ -56,59 +45,18 @@ _MULTIPLES = {
     }.items()
     for word in words.split()
 }
-_FIRST_WORDS = {"a", "an"} | _SMALL.keys() | _TENS.keys() | _MULTIPLES.keys()
-_PARTS = {
-    "half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
-    "eighth": 8, "ninth": 9, "tenth": 10, "twelfth": 12, "twentieth": 20, "hundredth": 100,
-}  # fmt: skip
-_PARTS |= {f"{name}s": size for name, size in _PARTS.items() if name != "halves"}
+_FIRST_WORDS = {"a", "an"} | ONES.keys() | TENS.keys() | _MULTIPLES.keys()
+_PARTS = {form: size for name, size in PARTS.items() for form in (name, f"{name}s")} | {"halves": 2}
 # "A third of them" is a part, "a third friend" is not.
 _AFTER_A_PART = frozenset(
     "of as more less fewer the that this its his her their an a off is are were was".split()
 )
 _UNITS = {
-    name: names.split()[0]
-    for names in (
-        "millimetre millimetres millimeter millimeters mm",
-        "centimetre centimetres centimeter centimeters cm cms",
-        "decimetre decimetres decimeter decimeters dm",
-        "metre metres meter meters m",
-        "kilometre kilometres kilometer kilometers km kms",
-        "inch inches",
-        "foot feet ft",
-        "yard yards yd yds",
-        "mile miles mi",
-        "milligram milligrams mg",
-        "gram grams gramme grammes g",
-        "kilogram kilograms kilo kilos kg kgs",
-        "pound pounds lb lbs",
-        "ounce ounces oz",
-        "ton tons tonne tonnes",
-        "second seconds sec secs",
-        "minute minutes min mins",
-        "hour hours hr hrs h",
-        "day days",
-        "week weeks",
-        "month months",
-        "year years",
-        "millilitre millilitres milliliter milliliters ml",
-        "litre litres liter liters l",
-        "gallon gallons gal",
-        "pint pints",
-        "quart quarts",
-        "cup cups",
-        "dollar dollars usd bucks",
-        "cent cents ¢",
-        "euro euros €",
-        "sterling £",
-        "yen ¥",
-        "degree degrees",
-        "calorie calories",
-        "watt watts",
-        "kilowatt kilowatts kw",
-    )
-    for name in names.split()
-}
+    form: unit.name
+    for unit in UNITS
+    for word in unit.words.split()
+    for form in (word, f"{word}s" if len(word) > 1 else word)
+} | {"inches": "inch"}
 _CURRENCIES = {"$": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
 
 _TOKEN = re.compile(
@@ -120,7 +68,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-_DRESSING = (
+_MARKUP = (
     (re.compile(r"\\[dt]?frac\s*\{\s*([\d.]+)\s*\}\s*\{\s*([\d.]+)\s*\}|\\[dt]?frac\s*(\d)\s*(\d)"), r" \1\3/\2\4 "),
     (re.compile(r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree\b|\\circ\b|°"), " degrees "),
     (re.compile(r"\\(?:mathrm|text|operatorname|mbox|textrm)\s*\{([^{}]*)\}"), r" \1 "),
@@ -138,11 +86,11 @@ def quantities(text: str) -> list[Quantity]:
 
 
 def _plain(text: str) -> str:
-    """The text without LaTeX's dress, in small letters."""
+    """The text in lower case, without LaTeX markup."""
     text = without_math_signs(PLACEHOLDER.sub(" ", text))
-    for pattern, plain in _DRESSING:
+    for pattern, plain in _MARKUP:
         text = pattern.sub(plain, text)
-    # NFKC makes ½ of three signs and ² a plain digit.
+    # NFKC turns ½ into three characters and ² into a digit.
     text = re.sub(r"([½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞])", r" \1", text).replace("²", "^2").replace("³", "^3")
     text = unicodedata.normalize("NFKC", text).replace("⁄", "/").replace("−", "-").casefold()
     return re.sub(r"\bper cent\b", "percent", text)
@@ -194,16 +142,16 @@ class _Reader:
         return Quantity(value, unit, firm, word), end
 
     def _sign(self, at: int) -> int:
-        """-1 behind "negative" and behind a minus that stands before a number and behind none."""
+        """-1 after "negative", and after a minus that follows no number."""
         before, term = self._token(at - 1), self._token(at - 2)
         if before == "negative":
             return -1
         if before == "minus" or (before == "-" and self._glued(at) and not self._glued(at - 1)):
-            return 1 if self._is_number(at - 2) or term in _SMALL or term in (")", "}", "]") else -1
+            return 1 if self._is_number(at - 2) or term in ONES or term in (")", "}", "]") else -1
         return -1 if before == "-" and term in ("(", "=", "{", "[", "<", ",") else 1
 
     def _literal(self, at: int) -> tuple[Fraction | None, int]:
-        """A number in digits: a fraction, a mixed number, or one with "million" behind it."""
+        """A number in digits: a fraction, a mixed number, or one followed by "million"."""
         value, end = Fraction(self._tokens[at]), at + 1
         fraction = self._fraction(at)
         if fraction is not None:
@@ -263,17 +211,17 @@ class _Reader:
             current, end = 1, at + 1
         while True:
             whole_hundreds = current % 100 == 0
-            # "and" joins behind hundreds and thousands, a hyphen between tens and ones.
+            # "and" may follow hundreds and thousands; a hyphen joins tens and ones.
             joint = self._token(end)
             skip = int(
                 (joint == "and" and end > at and whole_hundreds) or (joint == "-" and not whole_hundreds)
             )
             word = self._token(end + skip)
             fits = (end == at or bool(current or total)) and whole_hundreds
-            if word in _SMALL and (fits or (current % 100 >= 20 and current % 10 == 0 and _SMALL[word] < 10)):
-                current += _SMALL[word]
-            elif word in _TENS and fits:
-                current += _TENS[word]
+            if word in ONES and (fits or (current % 100 >= 20 and current % 10 == 0 and ONES[word] < 10)):
+                current += ONES[word]
+            elif word in TENS and fits:
+                current += TENS[word]
             elif word in _SCALES and not skip and current:
                 if _SCALES[word] >= 1000:
                     total, current = total + current * _SCALES[word], 0
@@ -285,7 +233,7 @@ class _Reader:
         return (None, at) if end == at else (Fraction(total + current), end)
 
     def _and_a_part(self, at: int) -> tuple[Fraction, int]:
-        """ "and a half", "and three quarters" behind a number."""
+        """ "and a half", "and three quarters" after a number."""
         if self._token(at) != "and":
             return Fraction(0), at
         if self._token(at + 1) in ("a", "an", "one") and self._token(at + 2) in _PARTS:
@@ -299,14 +247,14 @@ class _Reader:
         return value, end
 
     def _unit(self, at: int, end: int) -> tuple[str | None, int]:
-        """The unit before or behind a number."""
+        """The unit before or after a number."""
         if self._token(at - 1) in _CURRENCIES:
             return _CURRENCIES[self._token(at - 1)], end
         place = end + (self._token(end) == "-")
         if self._token(place) in ("square", "cubic", "sq", "cu"):
             place += 1 + (self._token(place + 1) == ".")
         name = self._token(place)
-        # `5m` is five times m, `5 m` are metres.
+        # `5m` is five times m, and `5 m` is five metres.
         if name not in _UNITS or (len(name) == 1 and self._glued(place)):
             return None, end
         place += 1

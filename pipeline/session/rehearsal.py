@@ -194,7 +194,7 @@ class Estimate:
     ) -> None:
         self._store = store
         self._config, self._share = config, BATCH_SHARE if batch else 1.0
-        self.prices = PriceTable.load(config.prices)
+        self.prices = PriceTable.load(config.prices, config.base_url)
         self._lengths = lengths
         self._exchanges: dict[str, DryExchange] = {}
         self._means: dict[tuple[str, str], float] = {

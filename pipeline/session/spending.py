@@ -8,7 +8,7 @@ from diva_grpo.pipeline.session import work
 from diva_grpo.pipeline.teacher.meter import Meter
 from diva_grpo.pipeline.teacher.prices import Purse
 from diva_grpo.pipeline.teacher.wire.batch import exchange
-from diva_grpo.schemas.config import TeacherConfig
+from diva_grpo.schemas.config import BATCH_SIZE, TeacherConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Spending:
 
     max_cost: float | None = None
     batch: bool = False
-    batch_size: int = exchange.DEFAULT_SIZE
+    batch_size: int = BATCH_SIZE
 
     @property
     def shard_size(self) -> int:

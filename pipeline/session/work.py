@@ -75,7 +75,7 @@ class TeacherRun:
     def __init__(self, config: TeacherConfig, meter: Meter | None = None, connect: Connect = live) -> None:
         self.config = config
         self.meter = meter or Meter("requests")
-        self.prices = PriceTable.load(config.prices)
+        self.prices = PriceTable.load(config.prices, config.base_url)
         self.connect = connect
         self.outage: OutageError | None = None
         """Why nothing is sent any more."""

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 
@@ -86,13 +85,6 @@ def _meaning(view: str, column: str) -> str:
     record = next((record for record in RECORDS if record.table == view), None)
     described = columns(record) if record else {}
     return str(described.get(column) or _COMPUTED[view][column])
-
-
-def example_queries() -> dict[str, str]:
-    """The page of useful queries, by title (`pipeline/store/examples.sql`)."""
-    text = resources.files("diva_grpo.pipeline.store").joinpath("examples.sql").read_text("utf-8")
-    blocks = (block.split("\n", 1) for block in text.split("\n-- ## ")[1:])
-    return {title.strip(): query.strip() for title, query in blocks}
 
 
 def write_views(store: VariantStore) -> tuple[Path, Path]:

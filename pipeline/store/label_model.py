@@ -20,3 +20,6 @@ def by_label_model(schema: str = "") -> str:
 
 BY_LABEL_MODEL: Final = by_label_model()
 """The same condition, for the views of one store."""
+
+JOIN_LABEL_MODEL: Final = f"JOIN settings s ON s.value = l.solver_model WHERE s.name = '{LABEL_MODEL}'"
+"""The same for rows `l` of `labels` as a join, for views: no view may hold a scalar sub-query (`views.py` says why)."""

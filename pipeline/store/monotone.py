@@ -1,26 +1,28 @@
-"""Deltas of image variants that never fall as the strength grows: an isotonic fit when a snapshot is taken.
+"""An isotonic fit of the deltas of image variants, applied when a snapshot is taken: they never fall with the strength.
 
-Measured pass rates of a few samples scatter, so that a stronger blur may come out easier than a weaker one. Of one
-problem and one family of operations (their names and images) the snapshot's deltas are the isotonic regression of
-the deltas in use over the strengths, weighted by their inverse variances (contract.md, Difficulty). Designed
-deltas rise by themselves, so families without a label are left as they are.
+Measured pass rates of a few samples scatter, so that a stronger blur may appear easier than a weaker one. For one
+problem and one family of operations (their names and images), the deltas of the snapshot are the isotonic regression
+of the deltas in use over the strengths, weighted by their inverse variances (see `pipeline.store.views`). Designed
+deltas already rise with the strength, so families without a label are not changed.
 """
 
 from __future__ import annotations
 
 from statistics import NormalDist
 
+from diva_grpo.pipeline.difficulty.design import DESIGN_SD
+
 # From the ends of the 90 % interval to its standard deviation.
 _INTERVAL_SDS = 2 * NormalDist().inv_cdf(0.95)
 
-WEIGHT = f"power({_INTERVAL_SDS} / (v.delta_high - v.delta_low), 2) + 1.0 / 4"
+WEIGHT = f"power({_INTERVAL_SDS} / (v.delta_high - v.delta_low), 2) + 1 / {DESIGN_SD**2}"
 """SQL: the inverse variance of the delta in use of a row `v` of `variants`; NULL where nothing was measured."""
 
 # `fitted` is the max-min formula: at each level the largest, over levels up to it, of the smallest mean from there
 # over it and on. Whatever the rounding, it cannot fall.
-MONOTONE = """
+MONOTONE = f"""
 CREATE TABLE dosed AS
-    SELECT problem_no, variant_no, coalesce(weight, 1.0 / 4) AS weight, delta,
+    SELECT problem_no, variant_no, coalesce(weight, 1 / {DESIGN_SD**2}) AS weight, delta,
            (recipe->>'images', list_sort(recipe->>'$.operations[*].name')) AS family,
            list_avg((recipe->>'$.operations[*].strength')::DOUBLE[]) AS strength
     FROM accepted WHERE recipe IS NOT NULL AND delta IS NOT NULL

@@ -1,15 +1,15 @@
-"""One readable page of a store's state: the page of useful queries, answered."""
+"""The state of a store on one page: the results of all named queries."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 
 from diva_grpo.pipeline.store import VariantStore, render
-from diva_grpo.pipeline.store.catalog import example_queries
+from diva_grpo.pipeline.store.queries import Query, queries
 from diva_grpo.pipeline.store.sql import locked, select
 from diva_grpo.schemas.exceptions import QueryError
 
@@ -21,24 +21,28 @@ _STYLE = (
 )
 
 
-def sections(store: VariantStore) -> Iterator[tuple[str, str, pa.Table]]:
-    """Title, query and rows of each query of the page that finds something in this store.
+def sections(store: VariantStore, asked: Iterable[Query] | None = None) -> Iterator[tuple[Query, pa.Table]]:
+    """Queries with their rows, those left out that find nothing in this store.
+
+    Args:
+        store: the store.
+        asked: the queries, default all named ones.
 
     Raises:
         QueryError: a query takes too long.
         StoreError: a part file is damaged.
     """
-    queries = example_queries()
-    with locked(store, "\n".join(queries.values())) as connection:
-        for title, query in queries.items():
-            table = select(store, connection, query)
+    asked = [*(queries().values() if asked is None else asked)]
+    with locked(store, "\n".join(query.sql for query in asked)) as connection:
+        for query in asked:
+            table = select(store, connection, query.sql)
             if table.num_rows:
-                yield title, query, table
+                yield query, table
 
 
 def text_report(store: VariantStore) -> str:
     """The page for a terminal."""
-    blocks = [f"{title}\n{render(table, 'table')}" for title, _, table in sections(store)]
+    blocks = [f"{query.title}\n{render(table, 'table')}" for query, table in sections(store)]
     return "\n\n".join(blocks) or "The store is empty: `diva ingest` brings problems into it."
 
 
@@ -53,9 +57,9 @@ def html_report(store: VariantStore, out: Path) -> int:
     """
     name = html.escape(store.root.name)
     blocks = [
-        f"<h2>{html.escape(title)}</h2>{render(table, 'html')}"
-        f"<details><summary>SQL</summary><pre>{html.escape(query)}</pre></details>"
-        for title, query, table in sections(store)
+        f"<h2>{html.escape(query.title)}</h2>{render(table, 'html')}"
+        f"<details><summary>SQL</summary><pre>{html.escape(query.sql)}</pre></details>"
+        for query, table in sections(store)
     ]
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title><style>{_STYLE}</style>'

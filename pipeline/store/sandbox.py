@@ -1,7 +1,7 @@
-"""A user's SELECT in a process of its own, which the kernel limits and which can always be ended.
+"""Run a user's SELECT in a separate process, which the kernel limits and which can always be killed.
 
-DuckDB counts neither the memory of one huge string towards its limit nor looks for an interrupt while it makes
-it; a process that may not grow, and that is killed a little after its time, stops that too.
+DuckDB does not count the memory of one huge string towards its limit, and does not react to an interrupt while it
+creates the string. A process with a memory limit, which is killed shortly after its time limit, also stops this.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ from typing import IO
 import pyarrow as pa
 
 from diva_grpo.pipeline.store.sql import (
-    DEFAULT_MEMORY_MB,
-    DEFAULT_TIMEOUT_S,
     MAX_RESULT_BYTES,
     run_select,
     too_large,
     too_long,
 )
 from diva_grpo.pipeline.store.store import VariantStore
+from diva_grpo.schemas.config import SQL_MEMORY_MB, SQL_TIMEOUT_S
 from diva_grpo.schemas.exceptions import DivaError, QueryError, StoreError
 
 _GRACE_S = 5.0
-"""Seconds beyond the limit for the start of the process, and for the engine to end the query by itself."""
+"""Seconds added to the limit, for the start of the process and for the engine to end the query by itself."""
 _OWN_BYTES = 2**29
-"""What the process needs beyond the engine's memory and the result."""
+"""Memory of the process in addition to that of the engine and the result."""
 _REFUSED = 3
 """Exit code of a query that failed with one line."""
 
@@ -36,14 +35,14 @@ _PROGRAM = "from diva_grpo.pipeline.store.sandbox import serve; serve()"
 
 
 def run_apart(
-    store: VariantStore, sql: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, memory_mb: int = DEFAULT_MEMORY_MB
+    store: VariantStore, sql: str, *, timeout_s: float = SQL_TIMEOUT_S, memory_mb: int = SQL_MEMORY_MB
 ) -> pa.Table:
     """Run one SELECT over the store's views in a process of its own; costs about half a second.
 
     Args:
         store: the store.
         sql: see `run_select`.
-        timeout_s: seconds after which the query is ended, whatever it does.
+        timeout_s: seconds after which the query is ended in any case.
         memory_mb: MiB that the engine may use. The process as a whole may use that, the largest result and
             half a GiB (on Linux; elsewhere only the engine's own limit holds).
 

@@ -22,13 +22,11 @@ import pyarrow.parquet as pq
 from diva_grpo.pipeline.store.engine import unreadable
 from diva_grpo.pipeline.store.store import VariantStore
 from diva_grpo.pipeline.store.views import quoted, view_names
+from diva_grpo.schemas.config import SQL_MEMORY_MB, SQL_TIMEOUT_S
 from diva_grpo.schemas.exceptions import QueryError
 from diva_grpo.schemas.records import RECORDS
 
 FORMATS = ("table", "csv", "json", "parquet", "html")
-
-DEFAULT_TIMEOUT_S = 60.0
-DEFAULT_MEMORY_MB = 2_048
 
 MAX_RESULT_BYTES = 2**30
 """Largest result in memory; beyond it the query is ended."""
@@ -53,7 +51,7 @@ SET lock_configuration = true
 
 
 def run_select(
-    store: VariantStore, sql: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, memory_mb: int = DEFAULT_MEMORY_MB
+    store: VariantStore, sql: str, *, timeout_s: float = SQL_TIMEOUT_S, memory_mb: int = SQL_MEMORY_MB
 ) -> pa.Table:
     """Run one SELECT over the store's views, in this process.
 
@@ -78,9 +76,7 @@ def run_select(
         return select(store, connection, sql, timeout_s=timeout_s, memory_mb=memory_mb)
 
 
-def locked(
-    store: VariantStore, queries: str, *, memory_mb: int = DEFAULT_MEMORY_MB
-) -> duckdb.DuckDBPyConnection:
+def locked(store: VariantStore, queries: str, *, memory_mb: int = SQL_MEMORY_MB) -> duckdb.DuckDBPyConnection:
     """A connection that reads the store's tables and nothing else, for `select`. The caller closes it.
 
     Args:
@@ -105,8 +101,8 @@ def select(
     connection: duckdb.DuckDBPyConnection,
     sql: str,
     *,
-    timeout_s: float = DEFAULT_TIMEOUT_S,
-    memory_mb: int = DEFAULT_MEMORY_MB,
+    timeout_s: float = SQL_TIMEOUT_S,
+    memory_mb: int = SQL_MEMORY_MB,
 ) -> pa.Table:
     """Run one SELECT on a connection of `locked` to the store; see `run_select`."""
     statements = _statements(sql, connection)

@@ -15,9 +15,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diva_grpo.pipeline.difficulty.design import DESIGN_SD
 from diva_grpo.pipeline.difficulty.scale import LEVELS
 from diva_grpo.pipeline.store.files.parts import Part
-from diva_grpo.pipeline.store.label_model import LABEL_MODEL
+from diva_grpo.pipeline.store.label_model import JOIN_LABEL_MODEL
 from diva_grpo.schemas.migrations import migrated
 from diva_grpo.schemas.records import (
     RECORDS,
@@ -34,6 +35,7 @@ from diva_grpo.schemas.records import (
 
 # Quantile of the standard normal for a two-sided interval of 90 %.
 _Z90 = 1.6448536269514722
+_DESIGN = 1 / DESIGN_SD**2
 
 _OF_A_RUN = (Rollout, DifficultyEvent, TrainStep)
 
@@ -125,15 +127,12 @@ def _of_current_attempts(rows: str, record: type[Record]) -> str:
 
 
 # The measured delta with its variance, from both Beta posteriors on the scale of difficulty, and the delta in
-# use, where the design counts as a measurement with a standard deviation of 2 levels.
+# use, where the design counts as a measurement with the standard deviation DESIGN_SD.
 # beta_var is the variance of Beta(c + 1, s - c + 1).
 # No CTE and no scalar sub-query: where a view has one, DuckDB takes a correlated sub-query over the view apart as a
 # cross product with the outer rows.
 _VARIANCE = f"{LEVELS**2:g} * (l.correct + 1) * (l.samples - l.correct + 1) / ((l.samples + 2) ** 2 * (l.samples + 3))"
-_LABEL = (
-    f"(SELECT l.subject_id, l.difficulty, {_VARIANCE} AS variance FROM labels l "
-    f"JOIN settings s ON s.value = l.solver_model WHERE s.name = '{LABEL_MODEL}')"
-)
+_LABEL = f"(SELECT l.subject_id, l.difficulty, {_VARIANCE} AS variance FROM labels l {JOIN_LABEL_MODEL})"
 _MEASURED = f"""
 SELECT v.{{key}}, mine.difficulty - original.difficulty AS delta,
        mine.variance + original.variance AS variance
@@ -146,7 +145,7 @@ _VARIANTS = """
 SELECT v.variant_id, v.problem_id, v.kind, v.text, v.hint_steps::INTEGER AS hint_steps, v.hint, v.recipe,
        v.delta_designed, m.delta AS delta_measured,
        m.delta - {z} * sqrt(m.variance) AS delta_low, m.delta + {z} * sqrt(m.variance) AS delta_high,
-       coalesce((m.delta / m.variance + v.delta_designed / 4) / (1 / m.variance + 1.0 / 4),
+       coalesce((m.delta / m.variance + v.delta_designed * {design}) / (1 / m.variance + {design}),
                 v.delta_designed, m.delta) AS delta,
        v.status, v.reason, v.generator_model, v.prompt_version, v.created_at,
        v.hint_total::INTEGER AS hint_total, v.solution_answer, v.aspect, coalesce(v.sample, 0)::INTEGER AS sample
@@ -187,7 +186,7 @@ def view_statements(url: str, sources: Mapping[str, str] | None = None) -> dict[
             latest = _latest(rows, record)
             measured = f"({_MEASURED.format(latest=latest, key='variant_id')})"
             bodies[record.table] = _VARIANTS.format(
-                latest=latest, measured=measured, key="variant_id", z=_Z90
+                latest=latest, measured=measured, key="variant_id", z=_Z90, design=_DESIGN
             )
         elif record in _OF_A_RUN:
             bodies[record.table] = _of_current_attempts(rows, record)
@@ -221,7 +220,7 @@ def prepared(name: str, rows: str, without_rows: Collection[str] = ()) -> tuple[
         measured = f"{PREPARED}.measured"
         unmeasured = not {name, *_READS[name]}.isdisjoint(without_rows)
         tables["measured"] = _NO_MEASUREMENT if unmeasured else _MEASURED.format(latest=latest, key=_PLACE)
-        return tables, _VARIANTS.format(latest=latest, measured=measured, key=_PLACE, z=_Z90)
+        return tables, _VARIANTS.format(latest=latest, measured=measured, key=_PLACE, z=_Z90, design=_DESIGN)
     return tables, latest
 
 

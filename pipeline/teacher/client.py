@@ -69,7 +69,7 @@ class Teacher:
         self.endpoint = endpoint_name(config)
         self._exchange = exchange or LiveExchange(config)
         self._slots = asyncio.Semaphore(self._exchange.concurrency)
-        self._prices = PriceTable.load(config.prices)
+        self._prices = PriceTable.load(config.prices, config.base_url)
         self.reused = 0
         """Requests in the place of which the journal had something."""
         self._dialect = self._first_dialect()

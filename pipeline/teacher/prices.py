@@ -1,22 +1,27 @@
-"""The price table, and the purse that a run may not overspend."""
+"""Prices of models, and the budget of a run.
+
+Prices come from the package `genai-prices`, which contains them, or from a file of the user.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping
-from importlib.resources import files
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Self
+from types import MappingProxyType
+from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome, fault, one_line
-from diva_grpo.schemas.exceptions import BudgetError, ConfigError
+from diva_grpo.schemas.exceptions import BudgetError, ConfigError, MissingExtraError
 
 BATCH_SHARE = 0.5
-"""What a request costs in OpenAI's Batch API, against a live one."""
+"""Price of a request in OpenAI's Batch API as a share of that of a live one."""
 
 _DATE = re.compile(r"-20\d\d-?\d\d-?\d\d$")
 
@@ -33,7 +38,7 @@ class ImageRule(BaseModel):
     patch: float | None = None
 
     def tokens(self, width: int, height: int) -> int:
-        """Prompt tokens of an image of that many pixels."""
+        """Prompt tokens of an image of this size in pixels."""
         if self.patch is not None:
             return math.ceil(_patches(width, height) * self.patch)
         shrink = min(1.0, 2048 / max(width, height))
@@ -43,7 +48,7 @@ class ImageRule(BaseModel):
 
 
 def _patches(width: int, height: int, most: int = 1536) -> int:
-    """Squares of 32 pixels that cover an image, which is shrunk until `most` do."""
+    """Squares of 32 pixels that cover an image, after shrinking it until at most `most` are needed."""
     across, down = width / 32, height / 32
     if math.ceil(across) * math.ceil(down) <= most:
         return math.ceil(across) * math.ceil(down)
@@ -54,12 +59,12 @@ def _patches(width: int, height: int, most: int = 1536) -> int:
 
 
 class Price(BaseModel):
-    """What a model charges, and how it counts.
+    """The price of a model, and how it counts tokens.
 
     Attributes:
-        prompt: dollars a million tokens.
-        completion: dollars a million tokens.
-        thinks: hidden tokens of reasoning assumed a request.
+        prompt: dollars per million tokens.
+        completion: dollars per million tokens.
+        thinks: hidden reasoning tokens that an estimate assumes per request, until a store has calls of the model.
         images: how an image is counted.
     """
 
@@ -70,11 +75,22 @@ class Price(BaseModel):
     images: ImageRule = ImageRule()
 
     def cost(self, prompt_tokens: float, completion_tokens: float, share: float = 1.0) -> float:
-        """Dollars for so many tokens."""
+        """Dollars for these numbers of tokens."""
         return share * (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
 _TABLE = TypeAdapter(dict[str, Price])
+
+_OWN: Mapping[str, Price] = MappingProxyType({"scripted-teacher": Price(prompt=0, completion=0)})
+# By the id of the model in genai-prices, which does not say how a model counts.
+_COUNTING: Mapping[str, dict[str, Any]] = MappingProxyType(
+    {
+        "gpt-4o-mini": {"images": ImageRule(base=2833, tile=5667)},
+        "gpt-4.1-mini": {"images": ImageRule(patch=1.62)},
+        "o3": {"thinks": 1000, "images": ImageRule(base=75, tile=150)},
+        "o4-mini": {"thinks": 1000, "images": ImageRule(patch=1.72)},
+    }
+)
 
 
 class PriceTable:
@@ -83,54 +99,91 @@ class PriceTable:
     Args:
         prices: by the model's name.
         name: of the table, for messages.
+        url: of the endpoint, if models that `prices` does not have are to be looked up in genai-prices.
     """
 
-    def __init__(self, prices: Mapping[str, Price], name: str) -> None:
+    def __init__(self, prices: Mapping[str, Price], name: str, url: str | None = None) -> None:
         self._prices = dict(prices)
-        self.name = name
+        self.name, self._url = name, url
 
     @classmethod
-    def load(cls, path: Path | None = None) -> Self:
-        """The table of a YAML file, by default the shipped one.
+    def load(cls, path: Path | None = None, url: str | None = None) -> Self:
+        """The table of a YAML file; without one, the prices of genai-prices.
+
+        A file maps a model to `[prompt, completion]`, or to a mapping with the fields of `Price`.
+
+        Args:
+            path: the file.
+            url: of the endpoint. It selects the provider, because providers charge differently for one model. At an
+                unknown URL (a proxy, a gateway) only OpenAI's own models have a price.
 
         Raises:
-            ConfigError: it is unreadable or no such table.
+            ConfigError: the file cannot be read or is not such a table.
         """
+        if path is None:
+            return cls(_OWN, "genai-prices", url or "")
         try:
-            text = (
-                path.read_text("utf-8")
-                if path
-                else (files("diva_grpo.pipeline.teacher") / "prices.yaml").read_text("utf-8")
+            entries = yaml.safe_load(path.read_text("utf-8")).items()
+            return cls(
+                _TABLE.validate_python({str(name): _mapping(entry) for name, entry in entries}), str(path)
             )
-            table = {str(name): _mapping(entry) for name, entry in yaml.safe_load(text).items()}
-            return cls(_TABLE.validate_python(table), str(path) if path else "the shipped table")
         except ValidationError as error:
             raise ConfigError(f"price table {path}: {fault(error)[1]}") from error
         except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
             raise ConfigError(f"price table {path}: {one_line(error)}") from error
 
     def of(self, model: str) -> Price | None:
-        """The price of a model, by its name or its name without a date; None where it is unknown."""
-        return self._prices.get(model) or self._prices.get(_DATE.sub("", model))
+        """The price of a model, by its name or its name without a date; None if it is unknown."""
+        found = self._prices.get(model) or self._prices.get(_DATE.sub("", model))
+        return found or (None if self._url is None else _published(model, self._url))
 
     def cost(self, model: str, outcome: Outcome) -> float | None:
-        """Dollars of one exchange; None where the price or the tokens are unknown."""
+        """Dollars of one exchange; None if the price or the tokens are unknown."""
         price = self.of(model)
         if price is None or outcome.prompt_tokens is None or outcome.completion_tokens is None:
             return None
         return price.cost(outcome.prompt_tokens, outcome.completion_tokens, outcome.price_share)
 
     def how_to_add(self, model: str) -> str:
-        """One line that says how a model's price becomes known."""
+        """One line that says how to add the price of a model."""
         return (
             f"no price of {model!r} in {self.name}: "
-            f"add the line `{model}: [PROMPT, COMPLETION]` (dollars a million tokens) to a file of your own "
+            f"add the line `{model}: [PROMPT, COMPLETION]` (dollars per million tokens) to a file of your own "
             "and give it with --prices"
         )
 
 
+@cache
+def _published(model: str, url: str) -> Price | None:
+    """Today's price of a model in genai-prices; of prices in tiers, the one of the shortest prompts.
+
+    The first look-up loads the package, which takes half a second.
+    """
+    with MissingExtraError.named_for("a price"):
+        from genai_prices.data_snapshot import get_snapshot
+        from genai_prices.types import TieredPrices
+    snapshot = get_snapshot()
+    try:
+        provider = snapshot.find_provider(None, None, url)
+    except LookupError:
+        provider = snapshot.find_provider(None, "openai", None)
+        if model.lower().startswith("gpt-oss"):  # open weights, which anyone may serve for free
+            return None
+    try:
+        _, found = snapshot.find_provider_model(model, provider, None, None)
+    except LookupError:
+        return None
+    now = found.get_prices(datetime.now(UTC))
+    known = {
+        name: price.base if isinstance(price, TieredPrices) else price
+        for name, price in (("prompt", now.input_mtok), ("completion", now.output_mtok))
+        if price is not None
+    }
+    return Price(**known, **_COUNTING.get(found.id, {})) if len(known) == 2 else None
+
+
 def _mapping(entry: object) -> object:
-    """An entry of the short form [prompt, completion] as the long one."""
+    """Turn an entry of the short form [prompt, completion] into the long one."""
     if isinstance(entry, list):
         prompt, completion = entry
         return {"prompt": prompt, "completion": completion}
@@ -138,11 +191,11 @@ def _mapping(entry: object) -> object:
 
 
 class Purse:
-    """What one run has spent, and may spend.
+    """The budget of one run: what it has spent and may still spend.
 
     Args:
         limit: dollars; None for no limit.
-        strict: never overspend, whatever the requests in flight may still cost; for runs that nobody watches.
+        strict: never exceed the limit, not even by requests in flight; for runs on a schedule.
     """
 
     def __init__(self, limit: float | None = None, *, strict: bool = False) -> None:
@@ -156,35 +209,35 @@ class Purse:
         return math.inf if self.limit is None else self.limit - self.spent
 
     def admit(self) -> None:
-        """Let one more request out.
+        """Allow one more request.
 
         Raises:
-            BudgetError: the limit is reached. Requests that are in flight then may overspend it.
+            BudgetError: the limit is reached. Requests in flight may still exceed it.
         """
         if self.is_empty:
             raise self.exhausted()
 
     def bind(self, dollars: float) -> bool:
-        """Set aside what a request can cost at most; False where that is more than there is."""
+        """Reserve the largest possible cost of a request; False if the budget does not suffice."""
         if self.left - self._bound < dollars - 1e-9:
             return False
         self._bound += dollars
         return True
 
     def free(self, dollars: float) -> None:
-        """Give back what was set aside for a request that has ended."""
+        """Release the reserved cost of a request that has ended."""
         self._bound -= dollars
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing may be spent any more."""
+        """Whether the budget is used up."""
         return self.left < 1e-9  # a sum of cents is not exact
 
     def exhausted(self, most: float | None = None) -> BudgetError:
-        """The error of a run that would spend more.
+        """The error of a run that would exceed its budget.
 
         Args:
-            most: dollars that the next request can cost at most, where that is what is too much.
+            most: largest possible cost of the next request, if this exceeds the rest of the budget.
         """
         if most is not None:
             return BudgetError(
@@ -198,5 +251,5 @@ class Purse:
         )
 
     def pay(self, dollars: float | None) -> None:
-        """Count what an exchange has cost."""
+        """Add the cost of an exchange."""
         self.spent += dollars or 0.0

@@ -1,4 +1,4 @@
-"""Reading structured answers: strictly first, then as models write them around their JSON."""
+"""Read structured answers: as strict JSON first, then with the additions that models make around it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _STRING = re.compile(r'((?:[^"\\]|\\.)*)"', re.DOTALL)
 
 
 class ShapeError(ValueError):
-    """An answer has not the asked shape.
+    """An answer does not have the requested shape.
 
     Attributes:
-        kind: `parse` (no JSON object in it), `schema` (one of another shape), or `no_answer` (nothing but thoughts).
+        kind: `parse` (no JSON object in it), `schema` (one of another shape), or `no_answer` (only thoughts).
     """
 
     def __init__(self, kind: str, detail: str) -> None:
@@ -42,17 +42,17 @@ def read_reply(text: str, shape: type[T]) -> T:
 
 
 def read_mended(text: str, shape: type[T]) -> tuple[T, str | None]:
-    """The structured answer in a text, and what was mended in it.
+    """The structured answer in a text, and what was corrected in it.
 
-    Words, thoughts and Markdown fences around the JSON object are passed over, line breaks within strings are
-    taken, and LaTeX is told from escapes (see `escapes`). What is cut short is never completed.
+    Words, thoughts and Markdown fences around the JSON object are ignored, line breaks within strings are accepted,
+    and LaTeX is distinguished from escapes (see `escapes`). A truncated answer is never completed.
 
     Args:
         text: an answer.
-        shape: what it must hold.
+        shape: the requested shape.
 
     Returns:
-        The answer; and one line on the backslashes that were read otherwise than JSON says, or None.
+        The answer; and one line about backslashes that were not read as in JSON, or None.
 
     Raises:
         ShapeError: the text has no such answer.
@@ -74,12 +74,12 @@ def read_mended(text: str, shape: type[T]) -> tuple[T, str | None]:
     outside = [] if whole else _objects(text, before_thoughts(text))
     for found, otherwise in itertools.chain(_objects(text if whole else answer), outside):
         try:
-            # Through JSON again: pydantic's reader refuses halves of surrogate pairs, which are no text.
+            # Through JSON again, because pydantic's reader refuses halves of surrogate pairs, which are not text.
             value = shape.model_validate_json(json.dumps(found))
         except ValidationError as error:
             kind, detail = fault(error)
             first = first or ShapeError("parse" if kind == "json_invalid" else "schema", detail)
-        except RecursionError:  # a thousand brackets, as of a model that repeats itself
+        except RecursionError:  # a thousand brackets, from a model that repeats itself
             first = first or ShapeError("parse", "nested too deep")
         else:
             return value, _told(otherwise)
@@ -97,7 +97,7 @@ def _told(otherwise: list[str]) -> str | None:
 
 
 def _is_json(text: str) -> bool:
-    """Whether a text is JSON and nothing else: marks of thoughts within it are part of its strings."""
+    """Whether a whole text is JSON. Marks of thoughts within it are then part of its strings."""
     try:
         json.loads(text, strict=False)
     except (ValueError, RecursionError):

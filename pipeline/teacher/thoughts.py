@@ -1,4 +1,4 @@
-"""Thoughts that reasoning models write into their answers, by the usual marks."""
+"""Find the thoughts that reasoning models write into their answers, by the usual marks."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _FINAL_WITHOUT_MARKS = re.compile(r"\Aanalysis.*assistantfinal", re.DOTALL)
 
 
 def without_thoughts(text: str) -> str:
-    """A text without the thoughts in it; empty where there is nothing else, as in an answer that was cut.
+    """A text without its thoughts; empty if there is nothing else, as in a truncated answer.
 
-    Known are tags such as `<think>` and `<thinking>`, `[THINK]`, and channels; a mark that is only closed has
-    its thoughts before it, one that is only opened after it.
+    The known marks are tags such as `<think>` and `<thinking>`, `[THINK]`, and channels. Thoughts are before a closing
+    mark without an opening one, and after an opening mark without a closing one.
     """
     if _CHANNEL.search(text):
         finals = _FINAL.findall(text)

@@ -17,14 +17,14 @@ from PIL import Image
 
 from diva_grpo.pipeline.teacher.prices import ImageRule
 
-# Of OpenAI's chat format: what frames each message, and what opens the answer.
+# Tokens of OpenAI's chat format around each message, and at the beginning of the answer.
 _PER_MESSAGE, _PER_REQUEST = 4, 3
 
 _PIECE = re.compile(r"[^\W\d_]+|\d{1,3}|[^\w\s]+|_+|\n+")
 
 
 def approximate_tokens(text: str) -> int:
-    """Tokens of a text without a tokenizer: words, groups of three digits, and signs in pairs.
+    """Tokens of a text without a tokenizer: words, groups of three digits, and pairs of other characters.
 
     On questions, solutions, prompts and JSON schemas of mathematics it came within 6 % of OpenAI's
     `o200k_base`, where a token for four characters was up to 28 % off.
@@ -41,11 +41,11 @@ def _of_piece(piece: str) -> int:
 
 
 class TokenCounter:
-    """Counts a model's tokens by its own tokenizer where one is at hand without a network, else roughly.
+    """Counts the tokens of a model: by its own tokenizer if that is available offline, else approximately.
 
-    Looked for, in turn: `tokenizer.json` in a folder of that name (a local model); the packages `bpe_openai`
-    (which carries OpenAI's encodings) and `tiktoken` (which would download them, so that it is asked only
-    where TIKTOKEN_CACHE_DIR says that they are there).
+    It looks for `tokenizer.json` in a folder of the model's name (a local model), then for the packages `bpe_openai`,
+    which contains OpenAI's encodings, and `tiktoken`. The last one would download them, so it is used only if
+    TIKTOKEN_CACHE_DIR is set.
 
     Args:
         model: the model's name.
@@ -99,5 +99,5 @@ def _encoding(package: str, model: str) -> Any | None:
     """OpenAI's encoding for a model, by one of two packages with the same functions."""
     try:
         return import_module(package).encoding_for_model(model)
-    except KeyError:  # a model of another house
+    except KeyError:  # a model of another provider
         return None

@@ -21,6 +21,7 @@ from PIL import Image as Picture
 
 from diva_grpo.flows.cli import cli
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.queries import queries
 from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.records import Problem
 from tests.conftest import Diva
@@ -74,8 +75,9 @@ def test_the_loop_by_the_lines_of_the_readme(
     assert VariantStore(tmp_path / "DIR").query(shared) == [(20 * 3 + 32 * 4,)]
     status = diva("status", *store)
     assert status.code == 0
-    for title in ("Problems", "Variants", "Not accepted because of", "Labels", "Calls", "Last runs"):
-        assert f"\n{title}\n" in status.out
+    for name in ("problems", "variants", "reasons", "labels", "calls"):
+        assert f"\n{queries()[name].title}\n" in status.out
+    assert "\nLast runs\n" in status.out
     query = "select kind, status, count(*) from variants group by all"
     answered = diva("sql", query, *store, "--format", "csv")
     assert answered.code == 0

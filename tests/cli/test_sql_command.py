@@ -27,8 +27,9 @@ from prompt_toolkit.output import DummyOutput
 from diva_grpo.flows.cli import cli, main
 from diva_grpo.flows.cli.prompt import SqlCompleter, history_file, is_complete, run_prompt
 from diva_grpo.pipeline.store import VariantStore, run_select
-from diva_grpo.pipeline.store.catalog import describe_views, example_queries, write_views
+from diva_grpo.pipeline.store.catalog import describe_views, write_views
 from diva_grpo.pipeline.store.engine import checksums
+from diva_grpo.pipeline.store.queries import answer, queries
 from diva_grpo.schemas.records import (
     Attempt,
     Call,
@@ -52,7 +53,14 @@ def full_store(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
     store = VariantStore(tmp_path_factory.mktemp("full") / "store", create=True)
     store.append(
         [
-            Problem(problem_id=f"s/{i}", source="s", split="train", text=f"{i} + 1?", answer="1")
+            Problem(
+                problem_id=f"s/{i}",
+                source="s",
+                split="train",
+                text=f"{i} + 1?",
+                answer="1",
+                human_level=i + 1,
+            )
             for i in range(3)
         ]
     )
@@ -173,25 +181,33 @@ def invoke(*arguments: str, text: str | None = None) -> str:
 # --- the page of queries, and what columns mean
 
 
-def test_the_page_has_fifteen_queries_with_titles() -> None:
-    assert len(example_queries()) == 15
-    assert all(title and query.endswith(";") for title, query in example_queries().items())
+def test_named_queries_have_titles_and_end() -> None:
+    assert list(queries())[:4] == ["problems", "rejects", "variants", "reasons"]
+    assert all(query.title and query.sql.endswith(";") for query in queries().values())
 
 
-@pytest.mark.parametrize("title", example_queries())
-def test_each_query_of_the_page_finds_rows(full_store: VariantStore, title: str) -> None:
-    assert run_select(full_store, example_queries()[title]).num_rows > 0
+@pytest.mark.parametrize("name", queries())
+def test_each_named_query_finds_rows(full_store: VariantStore, name: str) -> None:
+    assert answer(full_store, name)
 
 
-def test_a_few_answers_of_the_page(full_store: VariantStore) -> None:
-    found = [run_select(full_store, query).to_pylist()[0] for query in example_queries().values()]
-    assert found[0] == {"source": "s", "split": "train", "problems": 3, "with_variants": 1}
-    assert found[4]["pass_rate"] == 0.0
-    assert (found[6]["designed"], found[6]["measured"]) == (-2.0, pytest.approx(-2.6))
-    assert found[8]["usd"] == 0.01
-    assert (found[10]["originals"], found[10]["variants"]) == (0.0, 1.0)
-    assert found[11]["without_signal"] == 1.0
-    assert (found[14]["accuracy"], found[14]["problems"]) == (0.25, 3)
+def test_a_few_answers_of_named_queries(full_store: VariantStore) -> None:
+    first = {name: answer(full_store, name)[0] for name in queries()}
+    assert first["problems"] == {"source": "s", "split": "train", "problems": 3, "with_variants": 1}
+    assert first["checks"]["pass_rate"] == 0.0
+    assert (first["offsets"]["designed"], first["offsets"]["measured"]) == (-2.0, pytest.approx(-2.6))
+    assert first["calls"]["dollars"] == 0.01
+    assert (first["accuracy"]["originals"], first["accuracy"]["variants"]) == (0.0, 1.0)
+    assert first["silent"]["silent"] == 1.0
+    assert (first["scores"]["accuracy"], first["scores"]["problems"]) == (0.25, 3)
+
+
+def test_an_example_is_run_by_name_or_number(full_store: VariantStore) -> None:
+    by_name, by_number = (
+        invoke("sql", "--example", which, "--store", str(full_store.root)) for which in ("problems", "1")
+    )
+    assert by_name == by_number
+    assert "with_variants" in by_name
 
 
 def test_every_column_has_a_type_and_a_description(full_store: VariantStore) -> None:
@@ -216,10 +232,8 @@ def test_schema_shows_every_column(full_store: VariantStore) -> None:
 # --- the command
 
 
-def test_examples_need_no_store_and_one_runs_by_its_number(full_store: VariantStore) -> None:
-    assert invoke("sql", "--examples").count("-- ") == 15
-    shown = invoke("sql", "--example", "1", "--store", str(full_store.root), "--format", "json")
-    assert json.loads(shown)[0]["problems"] == 3
+def test_examples_need_no_store() -> None:
+    assert invoke("sql", "--examples").count("-- ") == len(queries())
 
 
 def test_queries_of_a_file_and_of_a_pipe(full_store: VariantStore, tmp_path: Path) -> None:
@@ -235,7 +249,7 @@ def test_queries_of_a_file_and_of_a_pipe(full_store: VariantStore, tmp_path: Pat
     [
         (("SELECT 1", "--schema"), "give one of"),
         (("SELECT 1", "no store"), "give --store"),
-        (("--example", "16"), "there are 1 to 15"),
+        (("--example", "18"), "there are 1 to 17"),
         (("--file", "{notes}"), "not a text of queries"),
         (("SELECT 1", "--format", "parquet"), "--output FILE"),
         (("--file", "{two}", "--output", "x"), "there are several"),
@@ -273,13 +287,13 @@ def test_the_report_has_every_table_of_the_page(full_store: VariantStore, tmp_pa
     store = VariantStore(shutil.copytree(full_store.root, tmp_path / "<store>"))
     store.append([Reject(source="<b>bold</b>", row_number=1, reason="a & b", raw="")])
     shown = invoke("report", "--store", str(store.root))
-    assert [title for title in example_queries() if title in shown] == list(example_queries())
+    assert all(query.title in shown for query in queries().values())
     page = tmp_path / "page.html"
-    assert "15 tables" in invoke("report", "--store", str(store.root), "--html", str(page))
+    assert "17 tables" in invoke("report", "--store", str(store.root), "--html", str(page))
     written = page.read_text("utf-8")
     assert "&lt;b&gt;bold&lt;/b&gt;" in written
     assert "<b>bold" not in written
-    assert written.count("<table>") == written.count("<details>") == 15
+    assert written.count("<table>") == written.count("<details>") == len(queries())
     assert "http" not in written  # it needs nothing else
 
 
@@ -402,6 +416,9 @@ def test_completion(full_store: VariantStore, text: str, expected: list[str]) ->
         ("select 1 /* ;", False),
         ("nonsense;", True),
         (".help", True),
+        ("help", True),
+        ("help me", False),
+        ("Exit;", True),
         ("", True),
     ],
 )
@@ -428,9 +445,23 @@ def test_prompt_runs_statements_of_several_lines_and_goes_on_after_errors(
     assert "solver_model" in shown.out
     errors = shown.err.splitlines()
     assert [line.split(":")[0] for line in errors] == [
-        ".help says what there is", "diva", "diva", "the query was ended", "diva",
+        "help lists the commands of this prompt, exit leaves it", "diva", "diva", "the query was stopped", "diva",
     ]  # fmt: skip
     assert "select 1" in history_file().read_text()
+
+
+@pytest.mark.parametrize("leave", ["exit", "quit", "EXIT;", ".exit", ".quit"])
+def test_exit_and_quit_leave_and_help_helps(
+    full_store: VariantStore,
+    typed: Callable[[str], None],
+    capsys: pytest.CaptureFixture[str],
+    leave: str,
+) -> None:
+    run: list[str] = []
+    typed(f"help\r{leave}\rselect 1;\r")
+    run_prompt(describe_views(full_store), run.append)
+    assert "list useful queries" in capsys.readouterr().out
+    assert run == []
 
 
 def test_prompt_ends_with_its_input_and_ctrl_c_drops_a_line(
@@ -483,7 +514,7 @@ def test_ctrl_c_ends_a_query_and_not_the_prompt(full_store: VariantStore, tmp_pa
             assert process.poll() is None
             time.sleep(0.05)
         os.write(controller, b"\x03")
-        wait_for("the query was ended")
+        wait_for("the query was stopped")
         # Only at its prompt does the command read keys: while a query runs, the terminal itself takes Ctrl-D.
         wait_for("diva>")
         # Neither the echo of the line nor a movement of the cursor ("\x1b[42D") can be taken for the result.

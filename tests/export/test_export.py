@@ -20,11 +20,11 @@ from PIL import Image as PillowImage
 from diva_grpo.flows.cli import cli
 from diva_grpo.pipeline.export import export, push
 from diva_grpo.pipeline.export.rows import Selection, TrainingRow
-from diva_grpo.pipeline.images.shown import MAX_PIXELS, MIN_PIXELS, Shown
+from diva_grpo.pipeline.images.shown import MIN_PIXELS, Shown
 from diva_grpo.pipeline.ingest import ingest
 from diva_grpo.pipeline.perturb import make_operation
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.schemas.config import ExportConfig
+from diva_grpo.schemas.config import MAX_PIXELS, ExportConfig
 from diva_grpo.schemas.exceptions import ConfigError, StoreError, TargetError
 from diva_grpo.schemas.mapping import ColumnMapping
 from diva_grpo.schemas.recipe import OperationName, Recipe
@@ -343,7 +343,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
 
 def test_what_is_there_is_not_overwritten(store: VariantStore, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         export(store, tmp_path / "out", ExportConfig())
     assert (tmp_path / "out").read_text() == "mine"
 

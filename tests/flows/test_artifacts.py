@@ -122,11 +122,11 @@ def test_cost_of_the_store_and_of_the_run(store: VariantStore) -> None:
     assert shown.description.startswith("This run: 2 requests, $0.2500.")
     assert shown.content == [
         {"purpose": "solve", "model": "m", "requests": 1, "failed": 0, "tokens in": 100, "tokens out": 20,
-         "dollars": 1.0, "this run": None},
+         "median seconds": 1.0, "dollars": 1.0, "this run": None},
         {"purpose": "reword", "model": "m", "requests": 2, "failed": 1, "tokens in": 200, "tokens out": 40,
-         "dollars": 0.75, "this run": 0.25},
+         "median seconds": 1.0, "dollars": 0.75, "this run": 0.25},
         {"purpose": "local", "model": "m", "requests": 1, "failed": 0, "tokens in": 100, "tokens out": 20,
-         "dollars": None, "this run": None},
+         "median seconds": 1.0, "dollars": None, "this run": None},
     ]  # fmt: skip
 
 

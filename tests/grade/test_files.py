@@ -71,8 +71,8 @@ def test_columns_of_other_names_and_a_limit(tmp_path: Path) -> None:
     ("content", "arguments", "error", "message"),
     [
         ('{"response": "5", "reference": "5"}', (), ConfigError, "no row has a column 'answer'"),
-        ("{bad", (), SourceError, "row 1: is no JSON"),
-        ("[1]", (), SourceError, "row 1: is no JSON object"),
+        ("{bad", (), SourceError, "row 1: invalid JSON"),
+        ("[1]", (), SourceError, "row 1: not a JSON object"),
         (
             '{"response": "5", "answer": "5"}',
             ("--output", "answers.jsonl"),

@@ -132,7 +132,7 @@ def test_table_rows_that_are_not_utf8(store: VariantStore, folder: Path) -> None
         ({"problem": "<image>", "answer": "1"}, "1 <image> placeholders, but no images"),
         (
             {"problem": "<image2>", "answer": "1", "image": "a.png"},
-            "<image2> is none of the problem's images",
+            "<image2> is not one of the problem's images",
         ),
         ({"problem": "x?", "answer": "C", "options": ["1", "2"]}, "the answer 'C' is none of the 2 options"),
         ({"problem": "x?", "answer": "1", "options": "1 or 2"}, "is not a list"),
@@ -198,12 +198,12 @@ def test_sources_that_cannot_be_read(store: VariantStore, folder: Path) -> None:
         "nowhere.jsonl": "no file or folder .*: check the path",
         "no/such/place": "no file or folder .*: check the path",
         "gsm8k": "no file or folder gsm8k: check the path",
-        f"{folder}/empty": "holds no file of a known format: .jsonl, ",
+        f"{folder}/empty": "contains no file of a known format: .jsonl, ",
         f"{folder}/notes.txt": "cannot tell the format of",
         f"{folder}/torn.json": "not valid JSON in row 2",
         f"{folder}/object.json": "not one JSON array",
         f"{folder}/torn.parquet": "could not be read",
-        f"{folder}/twice.csv": "names a column twice",
+        f"{folder}/twice.csv": "has a column twice",
     }
     for source, message in cases.items():
         with pytest.raises(SourceError, match=message) as error:

@@ -25,7 +25,7 @@ def test_gsm8k_row_without_a_marker_is_rejected(store: VariantStore, folder: Pat
     assert ingest(store, source, PRESETS["gsm8k"]) == IngestReport(1, 0, 2)
     assert rejects(store) == {
         2: "no answer: the solution has no '####'",
-        3: "no answer: nothing stands behind '####'",
+        3: "no answer: nothing follows '####'",
     }
     assert store.read(Problem)[0].source == "gsm8k"
 

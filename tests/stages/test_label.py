@@ -22,7 +22,7 @@ from diva_grpo.pipeline.stages.label import label
 from diva_grpo.pipeline.stages.solve import VERIFICATION, TeacherSolver, policy_prompt
 from diva_grpo.pipeline.stages.verify import verify
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.pipeline.store.agreement import human_agreement
+from diva_grpo.pipeline.store.queries import answer
 from diva_grpo.schemas.config import LabelConfig, TeacherConfig, VerifyConfig
 from diva_grpo.schemas.question import Question, question_of
 from diva_grpo.schemas.records import Label, Problem, Variant
@@ -234,12 +234,12 @@ def _labelled(
 def test_human_agreement_is_spearmans_coefficient(store: VariantStore, pairs: list[tuple[int, int]]) -> None:
     source = str(uuid4())  # the examples share a store: no drawn name, which could come twice
     _labelled(store, source, pairs)
-    found = next(a for a in human_agreement(store) if a.source == source)
+    found = next(row for row in answer(store, "agreement") if row["source"] == source)
     expected = spearmanr(
         [level for level, _ in pairs], [measured_difficulty(c, 8)[0] for _, c in pairs]
     ).statistic
-    assert found.problems == len(pairs)
-    assert found.spearman == pytest.approx(expected, abs=1e-9)
+    assert found["problems"] == len(pairs)
+    assert found["spearman"] == pytest.approx(expected, abs=1e-9)
 
 
 def test_human_agreement_is_by_source_and_solver_and_may_be_none(store: VariantStore) -> None:
@@ -247,7 +247,7 @@ def test_human_agreement_is_by_source_and_solver_and_may_be_none(store: VariantS
     _labelled(store, "b", [(1, 0), (2, 8)])
     _labelled(store, "b", [(1, 8), (2, 4)], model="n")
     _labelled(store, "c", [(1, 0), (1, 8)])
-    found = [(a.source, a.solver_model, a.problems, a.spearman) for a in human_agreement(store)]
+    found = [tuple(row.values()) for row in answer(store, "agreement")]
     assert found == [("a", "m", 3, 1.0), ("b", "m", 2, -1.0), ("b", "n", 2, 1.0), ("c", "m", 2, None)]
 
 
@@ -255,7 +255,7 @@ def test_status_shows_the_agreement(store: VariantStore, capsys: pytest.CaptureF
     _labelled(store, "a", [(1, 8), (3, 5), (5, 0)])
     cli.main(["status", "--store", str(store.root)], standalone_mode=False)
     shown = capsys.readouterr().out
-    assert re.search(r"human level.*\n.*spearman\n.*\na +m +3 +1", shown), shown
+    assert re.search(r"measured difficulty.*\n.*spearman\n.*\na +m +3 +1", shown), shown
 
 
 # --- a planted difficulty: D uniform over [1, 9], the solver's chance p(D) = 1 / (1 + exp(D - 5))

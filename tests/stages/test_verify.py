@@ -164,7 +164,7 @@ def test_copy_of_a_sibling_that_was_rejected_is_judged_by_itself(store: VariantS
     [
         ([RIGHT, RIGHT, WRONG], "accepted", None),
         ([WRONG, RIGHT, WRONG], "rejected", "answer: the solver answers '8', not '7'"),
-        ([RIGHT, WRONG, completion("who knows")], "rejected", "answer: the solver is of two minds"),
+        ([RIGHT, WRONG, completion("who knows")], "rejected", "answer: the solver disagrees with itself"),
         ([RIGHT, RIGHT, Reply(b"", 500)], "accepted", None),
         ([WRONG, WRONG, Reply(b"", 500)], "rejected", "answer: the solver answers '8', not '7'"),
         ([RIGHT, WRONG, Reply(b"", 500)], "failed", "answer: http_500"),

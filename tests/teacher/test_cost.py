@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from diva_grpo.pipeline.stages.solve import TeacherSolver
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.meter import Meter
-from diva_grpo.pipeline.teacher.prices import ImageRule, PriceTable, Purse
+from diva_grpo.pipeline.teacher.prices import ImageRule, Price, PriceTable, Purse
 from diva_grpo.pipeline.teacher.prompts import Prompt
 from diva_grpo.pipeline.teacher.tokens import TokenCounter, approximate_tokens
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome
@@ -151,7 +153,7 @@ def test_unknown_price_says_how_to_add_it(diva: Diva, store: VariantStore) -> No
         outcome = diva("label", *_options(endpoint, store, "--dry-run"))
     assert outcome.code == 0
     assert "unknown" in outcome.out
-    assert "no price of 'm' in the shipped table: add the line `m: [PROMPT, COMPLETION]`" in outcome.out
+    assert "no price of 'm' in genai-prices: add the line `m: [PROMPT, COMPLETION]`" in outcome.out
 
 
 # --- the limit
@@ -253,6 +255,57 @@ def test_prices_are_found_by_name_with_and_without_a_date(tmp_path: Path) -> Non
     assert price.thinks == 5
     assert table.cost("a", Outcome("", "ok")) is None  # tokens unknown
     assert table.cost("a-mini", Outcome("", "ok", None, 1, 1)) is None
+
+
+OPENAI, OPENROUTER, LOCAL = (
+    "https://api.openai.com/v1",
+    "https://openrouter.ai/api/v1",
+    "http://127.0.0.1:8000/v1",
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "url", "price"),
+    [
+        ("gpt-4o-2024-08-06", OPENAI, Price(prompt=2.5, completion=10)),
+        ("gpt-4.1-mini", LOCAL, Price(prompt=0.4, completion=1.6, images=ImageRule(patch=1.62))),
+        (
+            "o3",
+            None,
+            Price(prompt=2, completion=8, thinks=1000, images=ImageRule(base=75, tile=150)),
+        ),
+        ("scripted-teacher", LOCAL, Price(prompt=0, completion=0)),
+        ("gpt-oss-20b", LOCAL, None),
+        ("mistral-7b", LOCAL, None),
+        ("Qwen/Qwen2.5-7B-Instruct", LOCAL, None),
+        ("gpt-4o", "https://api.deepseek.com", None),
+    ],
+)
+def test_prices_of_genai_prices_are_those_of_the_provider(
+    model: str, url: str | None, price: Price | None
+) -> None:
+    assert PriceTable.load(url=url).of(model) == price
+
+
+def test_prices_in_tiers_are_those_of_short_prompts_and_providers_differ() -> None:
+    google = PriceTable.load(url="https://generativelanguage.googleapis.com/v1beta/openai/").of(
+        "gemini-2.5-pro"
+    )
+    assert google == Price(prompt=1.25, completion=10)
+    assert PriceTable.load(url=OPENROUTER).of("qwen-max") is not None
+    assert PriceTable.load(url=OPENAI).of("qwen-max") is None
+
+
+def test_a_price_file_needs_no_genai_prices(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("a: [1, 2]\n")
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom diva_grpo.pipeline.teacher.prices import PriceTable\n"
+        f"print(PriceTable.load(Path({str(tmp_path / 'p.yaml')!r})).of('b'))\n"
+        "print(PriceTable.load().of('scripted-teacher'))\n"
+        "print([name for name in sys.modules if name.startswith('genai_prices')])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(

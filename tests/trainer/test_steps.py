@@ -18,6 +18,7 @@ from diva_grpo.trainer.loading import load_tokenizer
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.recorder import Recorder, RecorderCallback
 from diva_grpo.trainer.steps import StepRecorder
+from tests.bench.convergence.noise import NoiseRecorder
 from tests.support.tiny_text_model import planted_store
 from tests.support.tiny_training import SETTINGS, coin_reward, make_trainer
 
@@ -43,8 +44,8 @@ def gradients(trainer: Any) -> list[torch.Tensor]:
     return seen
 
 
-def recorded(trainer: Any, recorder: Recorder, **options: Any) -> None:
-    trainer.add_callback(StepRecorder(recorder, trainer, "coin_reward", **options))
+def recorded(trainer: Any, recorder: Recorder, kind: type[StepRecorder] = StepRecorder) -> None:
+    trainer.add_callback(kind(recorder, trainer, "coin_reward"))
     trainer.train()
 
 
@@ -99,7 +100,7 @@ def test_norm_and_noise_are_those_of_the_unclipped_gradient(
 ) -> None:
     trainer = make_trainer(sums, model_path, tmp_path / "out", **CLIPPED)
     seen = gradients(trainer)
-    recorded(trainer, trainer.recorder, gradient_noise=True)
+    recorded(trainer, trainer.recorder, NoiseRecorder)
     steps = sums.read(TrainStep)
     assert len(steps) == SETTINGS["max_steps"]
     for step, half, whole in zip(steps, seen[::2], seen[1::2], strict=True):

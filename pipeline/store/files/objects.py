@@ -1,9 +1,8 @@
-"""A store on an object store (`s3://`, `gs://`, ...) by fsspec: one PUT publishes a file, whole or not at all.
+"""A store on an object store (`s3://`, `gs://`, ...) through fsspec. One PUT publishes a whole file or nothing.
 
 Credentials and endpoint are the provider's own settings (for S3: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...). Parts
-and images that are read are kept in a cache folder, since no file ever changes: by default ~/.cache/diva-grpo, or
-where DIVA_CACHE says. So DuckDB reads files of this machine, and each is transferred once. The journal lies there
-too, and is this machine's own.
+and images that are read are kept in a cache folder, because files never change: ~/.cache/diva-grpo, or the folder in
+DIVA_CACHE. So DuckDB reads local files, and each is transferred once. The journal is there too, one for each machine.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class ObjectPlace:
         self.url = url.rstrip("/")
         scheme = url.split(":")[0]
         try:
-            # No listing is remembered: other machines write too.
+            # Listings are not cached, because other machines write too.
             self._files: Any = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
         except (ImportError, ValueError) as error:
             package = {
@@ -81,7 +80,7 @@ class ObjectPlace:
 
     @contextmanager
     def draft(self, folder: str) -> Iterator[Draft]:
-        """See `Place`: written to a file of this machine first, since its name is known at its end."""
+        """See `Place`. It writes a local file first, because the name is known only at the end."""
         with tempfile.NamedTemporaryFile(prefix="diva-") as out:
             draft = Draft(cast(BinaryIO, out))
             yield draft
@@ -104,7 +103,7 @@ class ObjectPlace:
             self._files.rm_file(f"{self.url}/{path}")
 
     def fetch(self, paths: Sequence[str]) -> None:
-        """See `Place`; a process that dies leaves no half of a file under its name."""
+        """See `Place`. A process that dies leaves no incomplete file under its name."""
         absent = [path for path in paths if not (self.local / path).exists()]
         if not absent:
             return
@@ -125,7 +124,7 @@ class ObjectPlace:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What an object store raises: the S3 client has errors of its own beside those of the system."""
+    """Errors of an object store: the S3 client has errors of its own in addition to OSError."""
     try:
         from botocore.exceptions import BotoCoreError, ClientError
     except ImportError:

@@ -1,8 +1,8 @@
-"""The part of `pipeline.store.lake.catalogue` that speaks to DuckLake, in a process of its own.
+"""The part of `pipeline.store.lake.catalogue` that uses DuckLake, in a separate process.
 
-It imports duckdb and nothing else, so that it also runs in an environment with another release of DuckDB than
-ours: the extension comes in builds for one release each. A plan comes on standard input, what was done goes
-to standard output, both as JSON; an error is one line on standard error and exit code 3.
+It imports only duckdb, so that it also runs in an environment with another release of DuckDB: each build of the
+extension is for one release. It reads a plan from standard input and writes the result to standard output, both as
+JSON. An error is one line on standard error and exit code 3.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _quoted(text: str) -> str:
 
 
 def _load(connection: duckdb.DuckDBPyConnection, extension: str) -> None:
-    """Load an extension: from its package of PyPI, else as DuckDB finds or downloads it."""
+    """Load an extension from its PyPI package, else with DuckDB's own search or download."""
     package = importlib.util.find_spec(f"duckdb_extension_{extension}")
     for folder in package.submodule_search_locations or () if package else ():
         for file in Path(folder).rglob(f"v{duckdb.__version__}/{extension}.duckdb_extension"):
@@ -43,7 +43,7 @@ def _columns(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, st
 
 
 def _make_table(connection: duckdb.DuckDBPyConnection, table: str, empty: str, exists: bool) -> bool:
-    """Give a table the columns of the part without rows, and the origin of merged rows; whether it changed."""
+    """Give a table the columns of the empty part, and the origin of merged rows. Returns whether it changed."""
     wanted = _columns(connection, f"FROM read_parquet({_quoted(empty)})") | {"part": "VARCHAR"}
     if not exists:
         columns = ", ".join(f'"{name}" {kind}' for name, kind in wanted.items())
@@ -56,17 +56,17 @@ def _make_table(connection: duckdb.DuckDBPyConnection, table: str, empty: str, e
 
 
 def _match(connection: duckdb.DuckDBPyConnection, table: str, live: list[str]) -> tuple[int, int]:
-    """Add files that the lake's table has not, and drop those that are not live; how many of each."""
+    """Add files that the lake's table does not have, and remove those that are not live. Returns both numbers."""
     listed = connection.execute(
         f"SELECT data_file FROM ducklake_list_files('lake', '{table}', schema => '{_SCHEMA}')"
     ).fetchall()
-    # By name, which holds the hash of the content: folders differ between machines.
+    # By name, which contains the hash of the content, because folders differ between machines.
     there = {os.path.basename(file): file for (file,) in listed}
     wanted = {os.path.basename(file): file for file in live}
     gone = [there[name] for name in sorted(there.keys() - wanted.keys())]
     new = [wanted[name] for name in sorted(wanted.keys() - there.keys())]
     if gone:
-        # All rows of a file: DuckLake then ends the file, and writes none of deletions.
+        # Deletes all rows of a file: DuckLake then drops the file and writes no file of deletions.
         connection.execute(
             f"DELETE FROM {_SCHEMA}.{table} WHERE filename IN (SELECT unnest(?::VARCHAR[]))", [gone]
         )
@@ -80,14 +80,14 @@ def _match(connection: duckdb.DuckDBPyConnection, table: str, live: list[str]) -
 
 
 def sync(plan: dict[str, Any]) -> dict[str, int]:
-    """Make a DuckLake say what the plan says, in one transaction.
+    """Apply a plan to a DuckLake in one transaction.
 
     Args:
         plan: `catalog` (as ATTACH takes it), `data_path`, `tables` (by name: `empty`, the path of the part
             without rows, and `live`, the paths of those with rows) and `views` (statements, in order).
 
     Returns:
-        Files `added` and `removed`, and the `snapshot` that the catalogue is at.
+        Files `added` and `removed`, and the current `snapshot` of the catalogue.
 
     Raises:
         duckdb.Error: there is no extension for this DuckDB, or the catalogue cannot be used.
@@ -98,7 +98,7 @@ def sync(plan: dict[str, Any]) -> dict[str, int]:
         kind = str(plan["catalog"]).split(":")[1]
         if kind in _BACKENDS:
             _load(connection, _BACKENDS[kind])
-        # Deletions kept in the catalogue would leave a file listed that has no rows any more.
+        # With deletions inside the catalogue, a file without rows would stay listed.
         connection.execute(
             f"ATTACH {_quoted(plan['catalog'])} AS lake "
             f"(DATA_PATH {_quoted(plan['data_path'])}, DATA_INLINING_ROW_LIMIT 0); USE lake; BEGIN"
@@ -115,7 +115,7 @@ def sync(plan: dict[str, Any]) -> dict[str, int]:
             new, gone = _match(connection, table, files["live"])
             added, removed = added + new, removed + gone
         if changed or added or removed:
-            # Of two that do this at once, DuckLake refuses one, which replaced the same views.
+            # Of two syncs at once, DuckLake refuses one, because both replace the same views.
             for statement in plan["views"]:
                 connection.execute(statement)
             connection.execute("COMMIT")

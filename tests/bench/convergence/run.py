@@ -33,9 +33,9 @@ from diva_grpo.trainer.grpo import DivaGRPOTrainer
 from diva_grpo.trainer.loading import load_tokenizer
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.recorder import Recorder, RecorderCallback
-from diva_grpo.trainer.steps import StepRecorder
 from tests.bench.convergence import preconditions
 from tests.bench.convergence.contenders import CONTENDERS, SHARED, Contender
+from tests.bench.convergence.noise import NoiseRecorder
 from tests.bench.convergence.tasks import TASKS, Task, fill_store
 from tests.bench.convergence.warm import warm_up
 
@@ -227,7 +227,7 @@ def train_run(out: Path, spec: RunSpec) -> None:
     model = str(folder / "warm")
     with store.run("train", config, f"{spec.task}/warm", spec.run_id) as run_id:
         trainer, recorder = _trainer(contender, settings, model, store, run_id)
-        trainer.add_callback(StepRecorder(recorder, trainer, gradient_noise=True))
+        trainer.add_callback(NoiseRecorder(recorder, trainer))
         trainer.add_callback(_Evaluations(spec, store, trainer.processing_class, run_id))
         trainer.remove_callback(PrinterCallback)
         trainer.train()

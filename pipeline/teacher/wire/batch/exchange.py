@@ -32,15 +32,12 @@ from diva_grpo.pipeline.teacher.wire.batch.book import Batch, BatchBook
 from diva_grpo.pipeline.teacher.wire.batch.lines import ENDPOINT, Allowance, Line, read_line, request_line
 from diva_grpo.pipeline.teacher.wire.live import api_key, endpoint_name, endpoint_url
 from diva_grpo.pipeline.teacher.wire.outcome import Connect, Exchange, Outcome, one_line
-from diva_grpo.schemas.config import TeacherConfig
+from diva_grpo.schemas.config import BATCH_SIZE, TeacherConfig
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError, TeacherError
 from diva_grpo.schemas.records import utc_now
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
 """What the API takes in one file."""
-
-DEFAULT_SIZE = 25_000
-"""Requests waited for at once: each is in memory, with its images."""
 
 SHARD_SIZE = 10_000
 """Problems whose requests go out together; in the shards of live requests each would wait for a batch of its own."""
@@ -102,7 +99,7 @@ class BatchExchange:
         config: TeacherConfig,
         book: BatchBook,
         *,
-        size: int = DEFAULT_SIZE,
+        size: int = BATCH_SIZE,
         purse: Purse | None = None,
         price: Price | None = None,
         pace: Pace | None = None,
@@ -487,7 +484,7 @@ def _said(error: openai.APIError | httpx2.HTTPError) -> str:
     return one_line(unsaid or error)
 
 
-def by_batch(meter: Meter, size: int = DEFAULT_SIZE, pace: Pace | None = None) -> Connect:
+def by_batch(meter: Meter, size: int = BATCH_SIZE, pace: Pace | None = None) -> Connect:
     """What makes a `TeacherRun` use the Batch API.
 
     Args:
@@ -500,7 +497,7 @@ def by_batch(meter: Meter, size: int = DEFAULT_SIZE, pace: Pace | None = None) -
         def say(text: str) -> None:
             meter.note = text
 
-        price = PriceTable.load(config.prices).of(config.model)
+        price = PriceTable.load(config.prices, config.base_url).of(config.model)
         book = BatchBook(store.root)
         return BatchExchange(config, book, size=size, purse=meter.purse, price=price, pace=pace, say=say)
 

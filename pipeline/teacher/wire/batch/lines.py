@@ -1,4 +1,4 @@
-"""The lines of the Batch API's files: a request each, what it may cost, and what came of it."""
+"""The lines of the Batch API's files: requests with their largest cost, and outcomes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diva_grpo.pipeline.teacher.wire.completion import read_completion
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome, one_line
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
-"""Where the requests of a batch go."""
+"""Path of the requests of a batch at the endpoint."""
 
 _PASSING = frozenset({408, 409, 429, *range(500, 600)})
 
@@ -23,12 +23,12 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Line:
-    """A request to be handed over.
+    """A request to submit.
 
     Attributes:
         key: names it.
         text: its line of the file.
-        most: dollars that it can cost at most; 0 where nobody asks.
+        most: largest possible cost in dollars; 0 without a limit.
     """
 
     key: str
@@ -38,13 +38,13 @@ class Line:
 
 @dataclass(slots=True)
 class Allowance:
-    """What a run may spend: a batch is as large as its greatest possible cost allows.
+    """The budget of a run, which limits a batch by its largest possible cost.
 
     Attributes:
         purse: of the run.
         price: of the model.
         counter: of prompt tokens.
-        bound: by batch under way, what it can cost at most.
+        bound: largest possible cost of each unfinished batch.
     """
 
     purse: Purse
@@ -53,7 +53,7 @@ class Allowance:
     bound: dict[str, float] = field(default_factory=dict)
 
     def most(self, parameters: Mapping[str, Any]) -> float:
-        """What a request can cost at most; 0 where there is no limit to keep."""
+        """Largest possible cost of a request; 0 without a limit."""
         if self.purse.limit is None or self.price is None:
             return 0.0
         longest = parameters.get("max_completion_tokens") or parameters.get("max_tokens") or 0
@@ -62,21 +62,21 @@ class Allowance:
 
     @property
     def left(self) -> float:
-        """What is neither spent nor bound."""
+        """Dollars that are neither spent nor reserved."""
         return self.purse.left - sum(self.bound.values())
 
 
 def request_line(key: str, parameters: Mapping[str, Any]) -> str:
-    """A request as a line of an input file, without its end."""
+    """A request as a line of an input file, without the line break."""
     return json.dumps({"custom_id": key, "method": "POST", "url": ENDPOINT, "body": parameters})
 
 
 def read_line(text: bytes) -> tuple[str, Outcome, bool] | None:
-    """What a line of an output or error file says.
+    """Read a line of an output or error file.
 
     Returns:
-        Key of the request, outcome, and whether it may be another if the request is sent again. None for an
-        empty line, and for one that cannot be read.
+        Key of the request, outcome, and whether sending the request again may give another outcome. None for an empty
+        line and for one that cannot be read.
     """
     if not text.strip():
         return None

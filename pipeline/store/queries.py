@@ -1,0 +1,51 @@
+"""The named queries of a store (`queries.sql`), which the report, `diva status`, the artifacts and the demo share."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Any, NamedTuple
+
+from diva_grpo.pipeline.store.store import VariantStore
+
+Rows = list[dict[str, Any]]
+
+
+class Query(NamedTuple):
+    """A title for readers, and one SELECT with its semicolon."""
+
+    title: str
+    sql: str
+
+
+@cache
+def queries() -> dict[str, Query]:
+    """All queries by name, in the order of the loop; one without a name goes by its title."""
+    text = resources.files("diva_grpo.pipeline.store").joinpath("queries.sql").read_text("utf-8")
+    found = {}
+    for block in text.split("\n-- ## ")[1:]:
+        heading, _, sql = block.partition("\n")
+        title, _, name = heading.rstrip("] ").partition(" [")
+        found[name or title] = Query(title, sql.strip())
+    return found
+
+
+def answer(store: VariantStore, name: str) -> Rows:
+    """The rows of a named query, as dictionaries by column.
+
+    Raises:
+        StoreError: a part file is damaged.
+    """
+    return rows(store, queries()[name].sql)
+
+
+def rows(store: VariantStore, sql: str, parameters: tuple[object, ...] = ()) -> Rows:
+    """The rows of one SELECT, as dictionaries by column.
+
+    Raises:
+        StoreError: a part file is damaged.
+    """
+    with store.connect(query=sql) as connection:
+        cursor = connection.execute(sql, parameters)
+        names = [column[0] for column in cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

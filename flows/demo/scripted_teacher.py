@@ -35,10 +35,10 @@ MODEL = "scripted-teacher"
 NO_SOLUTION = "the scripted teacher has no solution for this problem"
 
 _NUMBER = re.compile(r"\d+")
-_ASKED = re.compile(r"<(problem|original|rewritten)>\n(.*?)\n</\1>", re.DOTALL)
+_ASKED = re.compile(r"<((?:problem|original|rewritten)(?:-[0-9a-f]{8})?)>\n(.*?)\n</\1>", re.DOTALL)
 _COUNT = re.compile(r"Write (\d+)")
 _ASPECTS = re.compile(r"in this order: (.*)\.$", re.MULTILINE)
-_EXISTING = re.compile(r"<existing>\n(.*)\n</existing>", re.DOTALL)
+_EXISTING = re.compile(r"<(existing(?:-[0-9a-f]{8})?)>\n(.*)\n</\1>", re.DOTALL)
 
 
 class _Part(BaseModel):
@@ -183,7 +183,7 @@ def _harder(text: str, aspects: Sequence[Aspect]) -> list[str]:
 
 def _new_rewordings(problem: Problem, user: str) -> list[str]:
     """As many rewordings as asked for, those that exist already only where there are no others."""
-    [existing], [count] = _EXISTING.findall(user), _COUNT.findall(user)
+    [(_, existing)], [count] = _EXISTING.findall(user), _COUNT.findall(user)
     return sorted(rewordings(problem.text), key=lambda text: text in existing)[: int(count)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import yaml
 from pydantic import ValidationError
 
-from diva_grpo.flows.runs.server import prefect_api
+from diva_grpo.flows.runs.server import auth_file, prefect_api
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.pipeline.teacher.wire.live import endpoint_url
+from diva_grpo.pipeline.teacher.wire.keys import KEY_HOSTS, key_host
+from diva_grpo.pipeline.teacher.wire.live import endpoint_url, routes_of
 from diva_grpo.schemas.config import Config
 from diva_grpo.schemas.exceptions import ConfigError, ServerError
 from diva_grpo.schemas.serving import ServeConfig, ServedFlow
@@ -92,6 +94,18 @@ def configured(served: ServedFlow) -> Config:
     if teacher := getattr(config, "teacher", None):
         endpoint_url(teacher)
     return config
+
+
+def key_hosts(config: Config) -> set[str]:
+    """Which keys a configuration sends where, as entries of `KEY_HOSTS`.
+
+    Raises:
+        ConfigError: a base URL is none.
+    """
+    teachers = [found for name in ("teacher", "solver") if (found := getattr(config, name, None))]
+    if judge := getattr(getattr(config, "verify", None), "judge_base_url", None):
+        teachers += [teacher.model_copy(update={"base_url": judge}) for teacher in teachers]
+    return {key_host(route.key_env, route.base_url) for teacher in teachers for route in routes_of(teacher)}
 
 
 def deployment(served: ServedFlow, *, active: bool) -> RunnerDeployment:
@@ -198,7 +212,12 @@ def serve(deployments: Sequence[ServedFlow], port: int, say: Callable[[str], Non
 
     for served in deployments:  # before a server is started
         deployment(served, active=True)
+    # Runs inherit it: their parameters, which the server has, cannot send a key to another host.
+    hosts = {entry for served in deployments for entry in key_hosts(configured(served))}
+    os.environ.setdefault(KEY_HOSTS, " ".join(sorted(hosts)))
     url = prefect_api(port, services=True)
+    if auth_file(port).exists():
+        say(f"{url.removesuffix('/api')} asks for a password: the line in {auth_file(port)}")
     try:
         for line in moved_deployments({full_name(served) for served in deployments}):
             say(line)
@@ -222,10 +241,19 @@ def set_active(deployments: Sequence[ServedFlow], *, active: bool, port: int) ->
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-    url = PREFECT_API_URL.value() or f"http://127.0.0.1:{port}/api"
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+    url, auth = PREFECT_API_URL.value(), PREFECT_API_AUTH_STRING.value()
+    if not url:
+        url = f"http://127.0.0.1:{port}/api"
+        try:
+            auth = auth_file(port).read_text().strip()
+        except OSError as error:
+            raise ServerError(
+                f"there is no {auth_file(port)}: is `diva serve` running on port {port}?"
+            ) from error
+    settings = {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth}
+    with temporary_settings(settings), get_client(sync_client=True) as client:
         for served in deployments:
             try:
                 known = client.read_deployment_by_name(full_name(served))

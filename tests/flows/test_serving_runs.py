@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from diva_grpo.pipeline.store import VariantStore
 from tests.support.prefect_processes import (
     Counted,
     counted_teacher,
+    free_port,
     hear_interrupts,
     home_with_database,
     marbles,
@@ -66,11 +67,6 @@ def teacher() -> Iterator[Counted]:
         yield counted
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def _accepted(store: VariantStore) -> dict[str, int]:
     return dict(
         store.query("SELECT problem_id, count(*) FROM variants WHERE status = 'accepted' GROUP BY ALL")
@@ -81,21 +77,29 @@ def _labelled(store: VariantStore) -> int:
     return len(store.query("SELECT subject_id FROM labels"))
 
 
-def _runs(port: int, state: str) -> list[dict[str, Any]]:
-    body = {"flow_runs": {"state": {"type": {"any_": [state]}}}}
-    try:
-        answer = httpx.post(f"http://127.0.0.1:{port}/api/flow_runs/filter", json=body, timeout=20)
-    except httpx.TransportError:
-        return []
-    return list(answer.raise_for_status().json())
+@dataclass(frozen=True)
+class _Api:
+    """The server of a `diva serve`, asked by someone who may."""
 
+    home: Path
+    port: int
 
-def _left_by(port: int, run: dict[str, Any]) -> set[str]:
-    """Keys of the artifacts of a run."""
-    answer = httpx.post(f"http://127.0.0.1:{port}/api/artifacts/filter", json={}, timeout=20)
-    return {
-        str(found["key"]) for found in answer.raise_for_status().json() if found["flow_run_id"] == run["id"]
-    }
+    def found(self, what: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """What a filter finds; nothing while the server is down."""
+        try:
+            auth = (self.home / f"diva-serve-{self.port}.auth").read_text().strip().split(":", 1)
+            url = f"http://127.0.0.1:{self.port}/api/{what}/filter"
+            answer = httpx.post(url, json=body, timeout=20, auth=(auth[0], auth[1]))
+        except (httpx.TransportError, FileNotFoundError):
+            return []
+        return list(answer.raise_for_status().json())
+
+    def runs(self, state: str) -> list[dict[str, Any]]:
+        return self.found("flow_runs", {"flow_runs": {"state": {"type": {"any_": [state]}}}})
+
+    def left_by(self, run: dict[str, Any]) -> set[str]:
+        """Keys of the artifacts of a run."""
+        return {str(it["key"]) for it in self.found("artifacts", {}) if it["flow_run_id"] == run["id"]}
 
 
 def _flow_process(home: Path) -> psutil.Process:
@@ -112,7 +116,8 @@ def _server_process(home: Path) -> psutil.Process:
 def test_schedule_goes_on_over_killed_runs_and_a_killed_server(
     tmp_path: Path, home: Path, teacher: Counted
 ) -> None:
-    store, port = VariantStore(tmp_path / "store", create=True), _free_port()
+    store, port = VariantStore(tmp_path / "store", create=True), free_port()
+    api = _Api(home, port)
     store.append(FIRST)
     parameters = {
         "store": str(store.root),
@@ -130,7 +135,7 @@ def test_schedule_goes_on_over_killed_runs_and_a_killed_server(
     file.write_text(yaml.safe_dump({"deployments": [served]}))
     with _diva(home, tmp_path / "log", "serve", file, "--port", port) as process:
         # The first run does all there is.
-        until(lambda: _runs(port, "COMPLETED"), 120, "the first run ends")
+        until(lambda: api.runs("COMPLETED"), 120, "the first run ends")
         done = _accepted(store)
         assert set(done) == {problem.problem_id for problem in FIRST}
         assert teacher.twice == 0
@@ -140,9 +145,9 @@ def test_schedule_goes_on_over_killed_runs_and_a_killed_server(
         store.append(LATER)
         until(lambda: teacher.asked.total() > before + 20, 60, "the second run asks")
         _flow_process(home).kill()
-        until(lambda: _runs(port, "CRASHED"), 60, "the second run is seen to be dead")
-        [crashed] = _runs(port, "CRASHED")
-        until(lambda: "store-how-to-go-on" in _left_by(port, crashed), 60, "the second run says how to go on")
+        until(lambda: api.runs("CRASHED"), 60, "the second run is seen to be dead")
+        [crashed] = api.runs("CRASHED")
+        until(lambda: "store-how-to-go-on" in api.left_by(crashed), 60, "the second run says how to go on")
         assert set(_accepted(store)) == set(done), "killed before its first shard was done"
         lost = teacher.asked.total()
 
@@ -151,7 +156,7 @@ def test_schedule_goes_on_over_killed_runs_and_a_killed_server(
         assert teacher.twice <= CONCURRENCY, "what was in flight at the kill"
         paid_twice = teacher.twice
         _server_process(home).kill()
-        until(lambda: len(_runs(port, "COMPLETED")) >= 2, 120, "the third run ends, and is known to have")
+        until(lambda: len(api.runs("COMPLETED")) >= 2, 120, "the third run ends, and is known to have")
         assert teacher.twice == paid_twice
 
         process.send_signal(signal.SIGINT)

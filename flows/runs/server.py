@@ -50,17 +50,18 @@ class BoundServer:
     Args:
         port: 0 takes a free one.
         services: also schedule runs, mark late ones, and show the UI; without, it only keeps the record of runs.
+        keep_days: days for which it keeps runs that have ended, with their logs, artifacts and events; None: for ever.
 
     Raises:
         ServerError: the port is taken, or the server did not start.
     """
 
-    def __init__(self, port: int = 0, *, services: bool = False) -> None:
+    def __init__(self, port: int = 0, *, services: bool = False, keep_days: float | None = None) -> None:
         from prefect.settings import get_current_settings
 
         configured = get_current_settings().server.api.auth_string
         self.auth = configured.get_secret_value() if configured else f"diva:{secrets.token_urlsafe(24)}"
-        self._services = services
+        self._services, self._keep_days = services, keep_days
         self._ending = threading.Event()
         self._process, self.port = self._start(port)
         self._kept = auth_file(self.port) if services else None
@@ -108,6 +109,13 @@ class BoundServer:
             "PREFECT_SERVER_UI_API_URL": "/api",  # where the page itself came from, on any port and by any tunnel
         }
         closed = {"PREFECT_SERVER_API_AUTH_STRING": self.auth, "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ""}
+        if self._keep_days:
+            seconds = str(self._keep_days * 86_400)
+            defaults |= {
+                "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+                "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": seconds,
+                "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": seconds,
+            }
         process = subprocess.Popen(
             # -P: the folder of this file is no place to import from.
             [sys.executable, "-P", __file__, str(port)],
@@ -137,7 +145,7 @@ class BoundServer:
         return process, int(line)
 
 
-def prefect_api(port: int = 0, *, services: bool = False) -> str:
+def prefect_api(port: int = 0, *, services: bool = False, keep_days: float | None = None) -> str:
     """Where flows report: the server that is configured, or else one that ends with this process.
 
     Call it before a flow. URL and auth string are set for the whole process, as Prefect's threads do not see
@@ -146,6 +154,7 @@ def prefect_api(port: int = 0, *, services: bool = False) -> str:
     Args:
         port: of the server that is started; 0 takes a free one.
         services: as for `BoundServer`; such a server is also started again should it die.
+        keep_days: as for `BoundServer`.
 
     Returns:
         The URL of the API.
@@ -159,7 +168,7 @@ def prefect_api(port: int = 0, *, services: bool = False) -> str:
     configured: str | None = PREFECT_API_URL.value()
     if configured:
         return configured
-    server = BoundServer(port, services=services)
+    server = BoundServer(port, services=services, keep_days=keep_days)
     # Handlers of threads come before these: what Prefect has yet to report is sent by then.
     atexit.register(server.close)
     if services:

@@ -188,7 +188,7 @@ def test_pause_without_a_server_is_one_line(
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     outcome = diva("serve", _file(tmp_path, store), "--pause", "--port", 9)
     assert outcome.code == 1
-    assert "is `diva serve` running?" in outcome.err
+    assert "is `diva serve` running on port 9?" in outcome.err
 
 
 def test_taken_port_is_one_line(

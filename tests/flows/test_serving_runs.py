@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -165,6 +166,45 @@ def test_schedule_goes_on_over_killed_runs_and_a_killed_server(
     assert set(accepted) == {problem.problem_id for problem in [*FIRST, *LATER]}
     assert len(set(accepted.values())) == 1, accepted
     assert _labelled(store) == len(accepted) + sum(accepted.values())
+    assert processes_of(home) == []
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_serve_takes_its_run_along_and_the_next_one_tells_of_it(
+    tmp_path: Path, home: Path, teacher: Counted
+) -> None:
+    store, port = VariantStore(tmp_path / "store", create=True), free_port()
+    store.append(LATER)
+    api = _Api(home, port)
+    endpoint = {"model": "scripted-teacher", "base_url": teacher.url, "endpoint": "test"}
+    parameters = {
+        "store": str(store.root),
+        "teacher": endpoint | {"concurrency": CONCURRENCY},
+        "label": {"samples": 2},
+        "shard_size": 4,
+    }
+    served = {"name": "often", "flow": "curate", "interval": "20s", "parameters": parameters}
+    file = tmp_path / "serve.yaml"
+    file.write_text(yaml.safe_dump({"deployments": [served]}))
+    with _diva(home, tmp_path / "log", "serve", file, "--port", port) as process:
+        until(lambda: teacher.asked.total() > 20, 240, "the run asks")
+        process.kill()
+    until(lambda: not processes_of(home), 30, "the run and the server have followed")
+    asked = teacher.asked.total()
+    time.sleep(2)
+    assert teacher.asked.total() == asked, "nothing more is paid for"
+
+    with _diva(home, tmp_path / "log", "serve", file, "--port", port) as process:
+        until(lambda: api.runs("CRASHED"), 240, "the lost run is found")
+        [lost] = api.runs("CRASHED")
+        assert "its process ended without a word" in lost["state"]["message"]
+        until(lambda: "store-how-to-go-on" in api.left_by(lost), 60, "it says how to go on")
+        until(lambda: api.runs("COMPLETED"), 240, "another run has done the work")
+        assert not [run for run in api.runs("RUNNING") if run["id"] == lost["id"]]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0, (tmp_path / "log").read_text()
+    assert teacher.twice <= CONCURRENCY, "what was in flight at the kill"
+    assert set(_accepted(store)) == {problem.problem_id for problem in LATER}
     assert processes_of(home) == []
 
 

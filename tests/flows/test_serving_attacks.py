@@ -35,7 +35,7 @@ from tests.support.prefect_processes import (
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to find processes"),
 ]
 
@@ -107,11 +107,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         stack.callback(process.wait)
         stack.callback(process.kill)
         kept = home / f"diva-serve-{port}.auth"
-        until(kept.exists, 120, "the server is up")
+        until(kept.exists, 400, "the server is up")
         client = stack.enter_context(httpx.Client(timeout=60))
         found = Served(port, kept.read_text().strip(), "", config, thief, client)
         name = "/api/deployments/name/curate/often"
-        until(lambda: found.ask("GET", name).status_code == 200, 120, "the flow is served")
+        until(lambda: found.ask("GET", name).status_code == 200, 300, "the flow is served")
         found.deployment = found.ask("GET", name).json()["id"]
         assert kept.stat().st_mode & 0o777 == 0o600
         assert not any(found.auth in " ".join(p.cmdline()) for p in processes_of(home)), "in nobody's `ps`"
@@ -272,7 +272,7 @@ def test_parameters_of_a_run_cannot_send_a_key_elsewhere(
     def state() -> dict[str, Any]:
         return dict(served.ask("GET", f"/api/flow_runs/{run}").json()["state"])
 
-    until(lambda: state()["type"] in ("FAILED", "COMPLETED", "CRASHED", "CANCELLED"), 120, "the run ends")
+    until(lambda: state()["type"] in ("FAILED", "COMPLETED", "CRASHED", "CANCELLED"), 300, "the run ends")
     said = state()["message"]
     assert named.replace("THIEF", served.thief.url.removesuffix("/v1")) in said
     assert served.thief.requests == []

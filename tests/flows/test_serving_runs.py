@@ -113,7 +113,7 @@ def _server_process(home: Path) -> psutil.Process:
     return process
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_schedule_goes_on_over_killed_runs_and_a_killed_server(
     tmp_path: Path, home: Path, teacher: Counted
 ) -> None:
@@ -136,7 +136,7 @@ def test_schedule_goes_on_over_killed_runs_and_a_killed_server(
     file.write_text(yaml.safe_dump({"deployments": [served]}))
     with _diva(home, tmp_path / "log", "serve", file, "--port", port) as process:
         # The first run does all there is.
-        until(lambda: api.runs("COMPLETED"), 120, "the first run ends")
+        until(lambda: api.runs("COMPLETED"), 400, "the first run ends")
         done = _accepted(store)
         assert set(done) == {problem.problem_id for problem in FIRST}
         assert teacher.twice == 0
@@ -144,20 +144,20 @@ def test_schedule_goes_on_over_killed_runs_and_a_killed_server(
 
         # The second is killed in mid-shard.
         store.append(LATER)
-        until(lambda: teacher.asked.total() > before + 20, 60, "the second run asks")
+        until(lambda: teacher.asked.total() > before + 20, 400, "the second run asks")
         _flow_process(home).kill()
-        until(lambda: api.runs("CRASHED"), 60, "the second run is seen to be dead")
+        until(lambda: api.runs("CRASHED"), 400, "the second run is seen to be dead")
         [crashed] = api.runs("CRASHED")
-        until(lambda: "store-how-to-go-on" in api.left_by(crashed), 60, "the second run says how to go on")
+        until(lambda: "store-how-to-go-on" in api.left_by(crashed), 400, "the second run says how to go on")
         assert set(_accepted(store)) == set(done), "killed before its first shard was done"
         lost = teacher.asked.total()
 
         # The third goes on, over the death of the server.
-        until(lambda: teacher.asked.total() > lost + 20, 60, "the third run asks")
+        until(lambda: teacher.asked.total() > lost + 20, 400, "the third run asks")
         assert teacher.twice <= CONCURRENCY, "what was in flight at the kill"
         paid_twice = teacher.twice
         _server_process(home).kill()
-        until(lambda: len(api.runs("COMPLETED")) >= 2, 120, "the third run ends, and is known to have")
+        until(lambda: len(api.runs("COMPLETED")) >= 2, 400, "the third run ends, and is known to have")
         assert teacher.twice == paid_twice
 
         process.send_signal(signal.SIGINT)
@@ -169,7 +169,7 @@ def test_schedule_goes_on_over_killed_runs_and_a_killed_server(
     assert processes_of(home) == []
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_killed_serve_takes_its_run_along_and_the_next_one_tells_of_it(
     tmp_path: Path, home: Path, teacher: Counted
 ) -> None:
@@ -187,7 +187,7 @@ def test_a_killed_serve_takes_its_run_along_and_the_next_one_tells_of_it(
     file = tmp_path / "serve.yaml"
     file.write_text(yaml.safe_dump({"deployments": [served]}))
     with _diva(home, tmp_path / "log", "serve", file, "--port", port) as process:
-        until(lambda: teacher.asked.total() > 20, 240, "the run asks")
+        until(lambda: teacher.asked.total() > 20, 400, "the run asks")
         process.kill()
     until(lambda: not processes_of(home), 30, "the run and the server have followed")
     asked = teacher.asked.total()
@@ -195,11 +195,11 @@ def test_a_killed_serve_takes_its_run_along_and_the_next_one_tells_of_it(
     assert teacher.asked.total() == asked, "nothing more is paid for"
 
     with _diva(home, tmp_path / "log", "serve", file, "--port", port) as process:
-        until(lambda: api.runs("CRASHED"), 240, "the lost run is found")
+        until(lambda: api.runs("CRASHED"), 400, "the lost run is found")
         [lost] = api.runs("CRASHED")
         assert "its process ended without a word" in lost["state"]["message"]
         until(lambda: "store-how-to-go-on" in api.left_by(lost), 60, "it says how to go on")
-        until(lambda: api.runs("COMPLETED"), 240, "another run has done the work")
+        until(lambda: api.runs("COMPLETED"), 400, "another run has done the work")
         assert not [run for run in api.runs("RUNNING") if run["id"] == lost["id"]]
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0, (tmp_path / "log").read_text()

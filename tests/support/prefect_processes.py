@@ -92,7 +92,7 @@ def _made_home() -> tempfile.TemporaryDirectory[str]:
     """A folder of Prefect's with its database, which takes ten seconds to make."""
     folder = tempfile.TemporaryDirectory()
     code = "from diva_grpo.flows.runs.server import prefect_api; prefect_api()"
-    subprocess.run([sys.executable, "-c", code], env=of_home(Path(folder.name)), check=True, timeout=180)
+    subprocess.run([sys.executable, "-c", code], env=of_home(Path(folder.name)), check=True, timeout=400)
     return folder
 
 

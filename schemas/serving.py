@@ -45,6 +45,10 @@ class ServedFlow(Config):
         description="What becomes of a run that is due while another one works: left out, or begun afterwards.",
     )
 
+    max_waiting: int = Field(
+        default=1, ge=1, description="With overlap: wait, most runs that wait; further ones are left out."
+    )
+
     @model_validator(mode="after")
     def _one_schedule(self) -> Self:
         if self.cron and self.interval:
@@ -56,6 +60,12 @@ class ServeConfig(Config):
     """What one `diva serve` serves."""
 
     deployments: tuple[ServedFlow, ...] = Field(min_length=1, description="The flows, each with a schedule.")
+    keep_days: float = Field(
+        default=30.0,
+        ge=0.05,
+        description="Days for which the server that `diva serve` runs keeps runs that have ended, with their logs, "
+        "artifacts and events. The store keeps what they made.",
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

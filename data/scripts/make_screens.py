@@ -11,24 +11,23 @@ from __future__ import annotations
 
 import base64
 import io
-import itertools
 import json
 import os
-import shutil
-import subprocess
+import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, chdir, contextmanager
+from contextlib import ExitStack, chdir
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 from PIL import Image
-from websockets.sync.client import ClientConnection, connect
 
 DATA = Path(__file__).parents[1]
+sys.path.insert(0, str(DATA.parent))
+from tests.support.chromium import Browser, browser, log_in  # noqa: E402  # of the checkout
+
 STORE = "textbook"
 PROMPT_PRICE, COMPLETION_PRICE = 0.40, 1.60
 """Of gpt-4.1-mini, in dollars a million tokens."""
@@ -57,71 +56,24 @@ class Screen(NamedTuple):
     part: str = "main"
 
 
-class Browser:
-    """One tab of a headless Chromium."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self._socket, self._numbers = socket, itertools.count()
-
-    def __call__(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command of the DevTools protocol; returns its result."""
-        number = next(self._numbers)
-        self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
-        while (reply := json.loads(self._socket.recv(timeout=PATIENCE_S))).get("id") != number:
-            pass
-        if "error" in reply:
-            raise RuntimeError(f"{method}: {reply['error']['message']}")
-        result: dict[str, Any] = reply["result"]
-        return result
-
-    def evaluate(self, expression: str) -> Any:
-        """Value of a JavaScript expression."""
-        return self("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
-
-    def take(self, screen: Screen) -> bytes:
-        """A picture of a page once it has its data and stands still."""
-        size = {"width": screen.width, "height": screen.height}
-        self("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=1, mobile=False)
-        self("Page.navigate", url=screen.url)
-        before, ends = "", time.monotonic() + PATIENCE_S
-        while time.monotonic() < ends:
-            time.sleep(0.5)
-            if not self.evaluate(f"document.body.innerText.includes({json.dumps(screen.waits_for)})"):
-                continue
-            box = self.evaluate(
-                f"document.querySelector({json.dumps(screen.part)}).getBoundingClientRect().toJSON()"
-            )
-            left, right = max(0, box["left"] - 8), min(screen.width, box["right"] + 8)
-            clip = {"x": left, "y": 0, "scale": 1, "width": right - left, "height": screen.height}
-            picture = self("Page.captureScreenshot", format="png", clip=clip)["data"]
-            if picture == before:
-                return base64.b64decode(picture)
-            before = picture
-        raise RuntimeError(f"{screen.url} did not show {screen.waits_for!r} within {PATIENCE_S:g} s")
-
-
-@contextmanager
-def browser(folder: Path) -> Iterator[Browser]:
-    """A Chromium whose profile is in a folder."""
-    program = next(
-        (p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None
-    )
-    if program is None:
-        raise click.ClickException("there is no Chromium: install one")
-    command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    command += ["--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr
-        line = next(line for line in process.stderr if "DevTools listening on" in line)
-        port = line.split("ws://")[1].split("/")[0]
-        with urllib.request.urlopen(f"http://{port}/json") as answer:
-            page = next(target for target in json.load(answer) if target["type"] == "page")
-        with connect(page["webSocketDebuggerUrl"], max_size=None) as socket:
-            yield Browser(socket)
-    finally:
-        process.terminate()
-        process.wait()
+def take(tab: Browser, screen: Screen) -> bytes:
+    """A picture of a page once it has its data and stands still."""
+    size = {"width": screen.width, "height": screen.height}
+    tab("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=1, mobile=False)
+    tab.open(screen.url, screen.waits_for)
+    before, ends = "", time.monotonic() + PATIENCE_S
+    while time.monotonic() < ends:
+        time.sleep(0.5)
+        box = tab.evaluate(
+            f"document.querySelector({json.dumps(screen.part)}).getBoundingClientRect().toJSON()"
+        )
+        left, right = max(0, box["left"] - 8), min(screen.width, box["right"] + 8)
+        clip = {"x": left, "y": 0, "scale": 1, "width": right - left, "height": screen.height}
+        picture = tab("Page.captureScreenshot", format="png", clip=clip)["data"]
+        if picture == before:
+            return base64.b64decode(picture)
+        before = picture
+    raise RuntimeError(f"{screen.url} did not stand still within {PATIENCE_S:g} s")
 
 
 def quantised(picture: bytes) -> bytes:
@@ -204,7 +156,7 @@ def main(out: Path, port: int) -> None:
             os.environ.pop(name, None)
         os.environ["PREFECT_HOME"] = f"{folder}/prefect"
         os.environ["PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT"] = "false"
-        from diva_grpo.flows.runs.server import prefect_api
+        from diva_grpo.flows.runs.server import auth_file, prefect_api
 
         prefect_api(port, services=True)
         store_dir = Path("runs") / STORE
@@ -212,8 +164,9 @@ def main(out: Path, port: int) -> None:
         make_runs(store_dir)
         tab = stack.enter_context(browser(Path(folder) / "chromium"))
         target.mkdir(exist_ok=True)
+        log_in(tab, f"http://127.0.0.1:{port}/v2", auth_file(port).read_text().strip())
         for screen in screens(store_dir, f"http://127.0.0.1:{port}/v2"):
-            picture = quantised(tab.take(screen))
+            picture = quantised(take(tab, screen))
             (target / f"{screen.name}.png").write_bytes(picture)
             click.echo(f"{screen.name}.png: {len(picture) / 1024:.0f} KiB")
 

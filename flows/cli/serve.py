@@ -32,8 +32,9 @@ from diva_grpo.schemas.serving import ServedFlow
 def serve(file: Path, only: tuple[str, ...], pause: bool, resume: bool, port: int, **schedule: Any) -> None:
     """Run flows by schedules, as the deployments of a YAML file; ends with Ctrl-C.
 
-    Uses the Prefect server of PREFECT_API_URL, or runs one, with its UI, as long as this. A schedule that is
-    paused (here or in the UI) stays so until it is resumed. `data/serve.yaml` is an example of the file.
+    Uses the Prefect server of PREFECT_API_URL, or runs one, with its UI, as long as this; its password is in a file
+    that is named at the start. A schedule that is paused (here or in the UI) stays so until it is resumed, and holds
+    its runs that wait. `data/serve.yaml` is an example of the file.
 
     \b
     examples: diva serve data/serve.yaml
@@ -44,7 +45,8 @@ def serve(file: Path, only: tuple[str, ...], pause: bool, resume: bool, port: in
         raise ConfigError("give --pause or --resume, not both")
     from diva_grpo.flows.runs import deployments as serving
 
-    chosen = [_rescheduled(s, schedule) for s in serving.read_serving(file).deployments]
+    whole = serving.read_serving(file)
+    chosen = [_rescheduled(served, schedule) for served in whole.deployments]
     for name in set(only) - {served.name for served in chosen}:
         raise ConfigError(f"--only {name}: {file} names {', '.join(served.name for served in chosen)}")
     chosen = [served for served in chosen if served.name in only or not only]
@@ -53,7 +55,7 @@ def serve(file: Path, only: tuple[str, ...], pause: bool, resume: bool, port: in
         done = "resumed" if resume else "paused"
         click.echo("\n".join(f"{done}: {serving.full_name(served)}" for served in chosen))
         return
-    serving.serve(chosen, port, lambda line: click.echo(line, err=True))
+    serving.serve(chosen, port, lambda line: click.echo(line, err=True), keep_days=whole.keep_days)
     click.echo("the schedules rest until `diva serve` runs again", err=True)
 
 

@@ -27,6 +27,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 
 from diva_grpo.flows.demo.wordings import harder_in, rewordings
+from diva_grpo.flows.loopback import guarded
 from diva_grpo.pipeline.teacher.prompts import NAMES, load_prompt
 from diva_grpo.schemas.question import HINT_OPENING, render_question
 from diva_grpo.schemas.records import Aspect, Problem
@@ -35,10 +36,10 @@ MODEL = "scripted-teacher"
 NO_SOLUTION = "the scripted teacher has no solution for this problem"
 
 _NUMBER = re.compile(r"\d+")
-_ASKED = re.compile(r"<(problem|original|rewritten)>\n(.*?)\n</\1>", re.DOTALL)
+_ASKED = re.compile(r"<((?:problem|original|rewritten)(?:-[0-9a-f]{8})?)>\n(.*?)\n</\1>", re.DOTALL)
 _COUNT = re.compile(r"Write (\d+)")
 _ASPECTS = re.compile(r"in this order: (.*)\.$", re.MULTILINE)
-_EXISTING = re.compile(r"<existing>\n(.*)\n</existing>", re.DOTALL)
+_EXISTING = re.compile(r"<(existing(?:-[0-9a-f]{8})?)>\n(.*)\n</\1>", re.DOTALL)
 
 
 class _Part(BaseModel):
@@ -183,7 +184,7 @@ def _harder(text: str, aspects: Sequence[Aspect]) -> list[str]:
 
 def _new_rewordings(problem: Problem, user: str) -> list[str]:
     """As many rewordings as asked for, those that exist already only where there are no others."""
-    [existing], [count] = _EXISTING.findall(user), _COUNT.findall(user)
+    [(_, existing)], [count] = _EXISTING.findall(user), _COUNT.findall(user)
     return sorted(rewordings(problem.text), key=lambda text: text in existing)[: int(count)]
 
 
@@ -259,7 +260,7 @@ def create_app(teacher: ScriptedTeacher, *, error_share: float = 0.0, seed: int 
 
 @contextmanager
 def serve(app: FastAPI, port: int = 0) -> Iterator[str]:
-    """Serve on loopback in a thread while the context is open; yields the base URL.
+    """Serve on loopback in a thread while the context is open; yields the base URL. Pages of elsewhere are refused.
 
     Args:
         app: from `create_app`.
@@ -271,7 +272,9 @@ def serve(app: FastAPI, port: int = 0) -> Iterator[str]:
     listener = socket.create_server(("127.0.0.1", port))
     # asyncio does it only for sockets of an explicit protocol; without it each answer waits for 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
+    server = uvicorn.Server(
+        uvicorn.Config(guarded(app), log_level="warning", lifespan="off", access_log=False)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

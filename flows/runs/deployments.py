@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -10,15 +12,17 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import yaml
 from pydantic import ValidationError
 
-from diva_grpo.flows.runs.server import prefect_api
+from diva_grpo.flows.runs.server import auth_file, prefect_api
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.pipeline.teacher.wire.live import endpoint_url
+from diva_grpo.pipeline.teacher.wire.keys import KEY_HOSTS, key_host
+from diva_grpo.pipeline.teacher.wire.live import endpoint_url, routes_of
 from diva_grpo.schemas.config import Config
 from diva_grpo.schemas.exceptions import ConfigError, ServerError
 from diva_grpo.schemas.serving import ServeConfig, ServedFlow
 
 if TYPE_CHECKING:
-    from prefect import Flow
+    from prefect import Flow, State
+    from prefect.client.schemas import FlowRun
     from prefect.deployments.runner import RunnerDeployment
 
 FLOWS = {
@@ -92,6 +96,18 @@ def configured(served: ServedFlow) -> Config:
     if teacher := getattr(config, "teacher", None):
         endpoint_url(teacher)
     return config
+
+
+def key_hosts(config: Config) -> set[str]:
+    """Which keys a configuration sends where, as entries of `KEY_HOSTS`.
+
+    Raises:
+        ConfigError: a base URL is none.
+    """
+    teachers = [found for name in ("teacher", "solver") if (found := getattr(config, name, None))]
+    if judge := getattr(getattr(config, "verify", None), "judge_base_url", None):
+        teachers += [teacher.model_copy(update={"base_url": judge}) for teacher in teachers]
+    return {key_host(route.key_env, route.base_url) for teacher in teachers for route in routes_of(teacher)}
 
 
 def deployment(served: ServedFlow, *, active: bool) -> RunnerDeployment:
@@ -177,38 +193,68 @@ def moved_deployments(served_names: Collection[str]) -> list[str]:
     return lines
 
 
-def serve(deployments: Sequence[ServedFlow], port: int, say: Callable[[str], None]) -> None:
+def serve(
+    deployments: Sequence[ServedFlow], port: int, say: Callable[[str], None], *, keep_days: float
+) -> None:
     """Serve flows until SIGINT or SIGTERM; their schedules rest while nobody serves them.
 
     Where no server is configured (`PREFECT_API_URL`), one with schedules and UI runs as long as this, on Prefect's
-    database, and is started again should it die.
+    database, and is started again should it die. Runs end with this process, whatever ends it.
 
     Args:
         deployments: what to serve.
         port: of the server that is started.
-        say: told of deployments on the server that name a module of before.
+        say: told where the server's password is, and of deployments that name a module of before.
+        keep_days: of `ServeConfig`.
 
     Raises:
         ConfigError: a configuration or schedule that does not fit.
         StoreError: a store that is missing or too new.
-        ServerError: no server could be started, or the configured one does not answer.
+        ServerError: no server could be started, the configured one does not answer, or another process of this
+            machine serves one of the flows.
     """
     import httpx
     import prefect
+    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.settings import PREFECT_API_URL, get_current_settings
+
+    from diva_grpo.flows.runs.hooks import publish
+    from diva_grpo.flows.runs.upkeep import SERVE_PID, sole, upkeep
 
     for served in deployments:  # before a server is started
         deployment(served, active=True)
-    url = prefect_api(port, services=True)
-    try:
-        for line in moved_deployments({full_name(served) for served in deployments}):
-            say(line)
-        prefect.serve(*(deployment(served, active=is_active(served)) for served in deployments))
-    except httpx.TransportError as error:
-        raise ServerError(f"Prefect's server at {url} does not answer: {error}") from error
+    by_name = {full_name(served): served for served in deployments}
+    # Runs inherit these. Their parameters, which the server has, cannot send a key to another host.
+    hosts = {entry for served in deployments for entry in key_hosts(configured(served))}
+    os.environ.setdefault(KEY_HOSTS, " ".join(sorted(hosts)))
+    os.environ[SERVE_PID] = str(os.getpid())
+    is_own = not PREFECT_API_URL.value()
+
+    def leave(name: str, run: FlowRun, state: State) -> None:
+        publish(flow_named(by_name[name].flow), run, state)
+
+    with sole(get_current_settings().home, list(by_name)):
+        url = prefect_api(port, services=True, keep_days=keep_days)
+        if is_own:
+            say(f"{url.removesuffix('/api')} asks for a password: cat {shlex.quote(str(auth_file(port)))}")
+        try:
+            for line in moved_deployments(set(by_name)):
+                say(line)
+            made = [deployment(served, active=is_active(served)) for served in deployments]
+            with upkeep([(name, served.max_waiting) for name, served in by_name.items()], leave):
+                prefect.serve(*made)
+        except httpx.TransportError as error:
+            raise ServerError(f"Prefect's server at {url} does not answer: {error}") from error
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != 401:
+                raise
+            raise ServerError(
+                f"Prefect's server at {url} asks for a password: set PREFECT_API_AUTH_STRING"
+            ) from error
 
 
 def set_active(deployments: Sequence[ServedFlow], *, active: bool, port: int) -> None:
-    """Pause or resume the schedules of flows; what runs goes on.
+    """Pause or resume the schedules of flows, and hold the runs that wait; what runs goes on.
 
     Args:
         deployments: whose schedules.
@@ -222,10 +268,21 @@ def set_active(deployments: Sequence[ServedFlow], *, active: bool, port: int) ->
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-    url = PREFECT_API_URL.value() or f"http://127.0.0.1:{port}/api"
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+    from diva_grpo.flows.runs.upkeep import hold_waiting
+
+    url, auth = PREFECT_API_URL.value(), PREFECT_API_AUTH_STRING.value()
+    if not url:
+        url = f"http://127.0.0.1:{port}/api"
+        try:
+            auth = auth_file(port).read_text().strip()
+        except OSError as error:
+            raise ServerError(
+                f"there is no {auth_file(port)}: is `diva serve` running on port {port}?"
+            ) from error
+    settings = {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth}
+    with temporary_settings(settings), get_client(sync_client=True) as client:
         for served in deployments:
             try:
                 known = client.read_deployment_by_name(full_name(served))
@@ -237,3 +294,4 @@ def set_active(deployments: Sequence[ServedFlow], *, active: bool, port: int) ->
                 ) from error
             for schedule in known.schedules:
                 client.update_deployment_schedule(known.id, schedule.id, active=active)
+            hold_waiting(client, client.read_deployment(known.id))

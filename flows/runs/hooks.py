@@ -34,6 +34,7 @@ from prefect.states import Failed
 from diva_grpo.flows.pages.artifacts import Artifact, artifact_key, artifacts, gallery_link, scores
 from diva_grpo.flows.pages.gallery import write_gallery
 from diva_grpo.flows.pages.look import look
+from diva_grpo.flows.runs.upkeep import end_with_serve, sign
 from diva_grpo.flows.verbs import VERB_OF_FLOW, command_line
 from diva_grpo.pipeline.stages.shortage import training_run
 from diva_grpo.pipeline.store import VariantStore
@@ -154,6 +155,9 @@ def ends_in_one_line(body: Callable[[C], R]) -> Callable[[C], R]:
 
     @functools.wraps(body)
     def flow_body(config: C) -> R:
+        if deployment.id:
+            end_with_serve()
+            sign()
         try:
             with released():
                 return body(config)

@@ -4,6 +4,9 @@ Prefect starts a server for a flow that has none, and a SIGKILL of the flow leav
 one that is started here reads a pipe whose other end only its parent holds: whatever ends the parent closes the
 pipe, on any system, and the server goes.
 
+It answers only those who know its auth string, which is made at its start, and no page of another origin
+(`flows/loopback.py`).
+
     prefect_api()
     curate(config)
 """
@@ -12,12 +15,15 @@ from __future__ import annotations
 
 import atexit
 import os
+import secrets
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
+from diva_grpo.flows.loopback import guarded
 from diva_grpo.schemas.exceptions import ServerError
 
 PORT_TAKEN = 75
@@ -27,21 +33,42 @@ GRACE_S = 60.0
 """Seconds that a server may take to end: the first one of a machine may be in the midst of making its database."""
 
 
+def auth_file(port: int) -> Path:
+    """Where a server with services keeps its auth string, for its UI and for `diva serve --pause`."""
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().home / f"diva-serve-{port}.auth"
+
+
 class BoundServer:
     """A Prefect server on loopback that ends with this process.
+
+    Attributes:
+        port: on which it listens.
+        auth: the string that its clients must know: of PREFECT_SERVER_API_AUTH_STRING, or else made here.
 
     Args:
         port: 0 takes a free one.
         services: also schedule runs, mark late ones, and show the UI; without, it only keeps the record of runs.
+        keep_days: days for which it keeps runs that have ended, with their logs, artifacts and events; None: for ever.
 
     Raises:
         ServerError: the port is taken, or the server did not start.
     """
 
-    def __init__(self, port: int = 0, *, services: bool = False) -> None:
-        self._services = services
+    def __init__(self, port: int = 0, *, services: bool = False, keep_days: float | None = None) -> None:
+        from prefect.settings import get_current_settings
+
+        configured = get_current_settings().server.api.auth_string
+        self.auth = configured.get_secret_value() if configured else f"diva:{secrets.token_urlsafe(24)}"
+        self._services, self._keep_days = services, keep_days
         self._ending = threading.Event()
         self._process, self.port = self._start(port)
+        self._kept = auth_file(self.port) if services else None
+        if self._kept:
+            self._kept.unlink(missing_ok=True)  # of one that was killed, perhaps with other rights
+            with open(os.open(self._kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(f"{self.auth}\n")
 
     @property
     def url(self) -> str:
@@ -61,6 +88,8 @@ class BoundServer:
     def close(self) -> None:
         """End it."""
         self._ending.set()
+        if self._kept:
+            self._kept.unlink(missing_ok=True)
         assert self._process.stdin
         self._process.stdin.close()
         try:
@@ -79,6 +108,14 @@ class BoundServer:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # nothing is sent anywhere
             "PREFECT_SERVER_UI_API_URL": "/api",  # where the page itself came from, on any port and by any tunnel
         }
+        closed = {"PREFECT_SERVER_API_AUTH_STRING": self.auth, "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ""}
+        if self._keep_days:
+            seconds = str(self._keep_days * 86_400)
+            defaults |= {
+                "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+                "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": seconds,
+                "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": seconds,
+            }
         process = subprocess.Popen(
             # -P: the folder of this file is no place to import from.
             [sys.executable, "-P", __file__, str(port)],
@@ -87,7 +124,8 @@ class BoundServer:
             env=defaults
             | os.environ
             | get_current_settings().to_environment_variables(exclude_unset=True)
-            | ({} if self._services else kind),
+            | ({} if self._services else kind)
+            | closed,
             start_new_session=True,  # Ctrl-C is for the flow, which has yet to report its end
         )
         assert process.stdout
@@ -107,14 +145,16 @@ class BoundServer:
         return process, int(line)
 
 
-def prefect_api(port: int = 0, *, services: bool = False) -> str:
+def prefect_api(port: int = 0, *, services: bool = False, keep_days: float | None = None) -> str:
     """Where flows report: the server that is configured, or else one that ends with this process.
 
-    Call it before a flow. The URL is set for the whole process, as Prefect's threads do not see temporary settings.
+    Call it before a flow. URL and auth string are set for the whole process, as Prefect's threads do not see
+    temporary settings.
 
     Args:
         port: of the server that is started; 0 takes a free one.
         services: as for `BoundServer`; such a server is also started again should it die.
+        keep_days: as for `BoundServer`.
 
     Returns:
         The URL of the API.
@@ -128,14 +168,14 @@ def prefect_api(port: int = 0, *, services: bool = False) -> str:
     configured: str | None = PREFECT_API_URL.value()
     if configured:
         return configured
-    server = BoundServer(port, services=services)
+    server = BoundServer(port, services=services, keep_days=keep_days)
     # Handlers of threads come before these: what Prefect has yet to report is sent by then.
     atexit.register(server.close)
     if services:
         server.keep_up()
     else:
         os.environ.setdefault("PREFECT_UI_URL", "")  # there is none: no run is to be viewed at its address
-    os.environ["PREFECT_API_URL"] = server.url
+    os.environ["PREFECT_API_URL"], os.environ["PREFECT_API_AUTH_STRING"] = server.url, server.auth
     refresh_global_settings_context()
     return server.url
 
@@ -185,7 +225,7 @@ def main() -> None:
             response.headers.setdefault("Retry-After", "0.05")
         return response
 
-    config = uvicorn.Config(app, log_level="error", lifespan="on", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(guarded(app), log_level="error", lifespan="on", timeout_graceful_shutdown=5)
     server = Announced(config)
     server.run([listener])
     ended.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar, cast
 
@@ -150,7 +151,7 @@ class _Metered:
         if cost is None and outcome.answered and self._run.purse.limit is not None:
             cost = self._counted(parameters, outcome)
         self._run.meter.exchanged(outcome, cost)
-        return outcome
+        return replace(outcome, cost_usd=cost)
 
     def _counted(self, parameters: dict[str, Any], outcome: Outcome) -> float:
         """Dollars by our own count, where an endpoint does not count: else it would never reach a limit."""

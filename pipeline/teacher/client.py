@@ -230,7 +230,9 @@ class Teacher:
             detail=outcome.detail,
             prompt_tokens=outcome.prompt_tokens,
             completion_tokens=outcome.completion_tokens,
-            cost_usd=self._prices.cost(request.model, outcome),
+            cost_usd=self._prices.cost(request.model, outcome)
+            if outcome.cost_usd is None
+            else outcome.cost_usd,
             latency_s=time.monotonic() - started,
             attempts=outcome.attempts,
             output_mode=asked.dialect.output_mode if request.shape else "text",

@@ -20,6 +20,7 @@ from diva_grpo.flows.runs.deployments import (
     entrypoint_now,
     flow_named,
     full_name,
+    key_hosts,
     moved_deployments,
     read_serving,
 )
@@ -77,6 +78,23 @@ def test_what_prefect_is_told(store: VariantStore) -> None:
     assert made.concurrency_options.collision_strategy == ConcurrencyLimitStrategy.ENQUEUE
     assert CurateConfig.model_validate(made.parameters["config"]) == configured(served)
     assert full_name(served) == "curate/often"
+
+
+def test_keys_go_where_the_file_says(store: VariantStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://of-environment.example/v1")
+    routes = [{"base_url": f"https://route-{i}.example/v1", "key_env": f"KEY_{i}"} for i in range(2)]
+    parameters = {
+        "store": str(store.root),
+        "teacher": {"model": "m", "endpoint": "e", "routes": routes},
+        "solver": {"model": "m"},
+        "verify": {"checks": ["judge"], "judge_base_url": "http://127.0.0.1:9/v1"},
+    }
+    assert key_hosts(configured(_served(store, flow="top_up", parameters=parameters))) == {
+        "KEY_0=https://route-0.example",
+        "KEY_1=https://route-1.example",
+        "OPENAI_API_KEY=https://of-environment.example",
+        "OPENAI_API_KEY=http://127.0.0.1:9",
+    }
 
 
 def test_runs_that_overlap_are_left_out_by_default(store: VariantStore) -> None:
@@ -169,7 +187,7 @@ def test_pause_without_a_server_is_one_line(
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     outcome = diva("serve", _file(tmp_path, store), "--pause", "--port", 9)
     assert outcome.code == 1
-    assert "is `diva serve` running?" in outcome.err
+    assert "is `diva serve` running on port 9?" in outcome.err
 
 
 def test_taken_port_is_one_line(

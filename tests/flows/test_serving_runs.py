@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from diva_grpo.pipeline.store import VariantStore
 from tests.support.prefect_processes import (
     Counted,
     counted_teacher,
+    free_port,
     hear_interrupts,
     home_with_database,
     marbles,
@@ -66,11 +68,6 @@ def teacher() -> Iterator[Counted]:
         yield counted
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def _accepted(store: VariantStore) -> dict[str, int]:
     return dict(
         store.query("SELECT problem_id, count(*) FROM variants WHERE status = 'accepted' GROUP BY ALL")
@@ -81,21 +78,29 @@ def _labelled(store: VariantStore) -> int:
     return len(store.query("SELECT subject_id FROM labels"))
 
 
-def _runs(port: int, state: str) -> list[dict[str, Any]]:
-    body = {"flow_runs": {"state": {"type": {"any_": [state]}}}}
-    try:
-        answer = httpx.post(f"http://127.0.0.1:{port}/api/flow_runs/filter", json=body, timeout=20)
-    except httpx.TransportError:
-        return []
-    return list(answer.raise_for_status().json())
+@dataclass(frozen=True)
+class _Api:
+    """The server of a `diva serve`, asked by someone who may."""
 
+    home: Path
+    port: int
 
-def _left_by(port: int, run: dict[str, Any]) -> set[str]:
-    """Keys of the artifacts of a run."""
-    answer = httpx.post(f"http://127.0.0.1:{port}/api/artifacts/filter", json={}, timeout=20)
-    return {
-        str(found["key"]) for found in answer.raise_for_status().json() if found["flow_run_id"] == run["id"]
-    }
+    def found(self, what: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """What a filter finds; nothing while the server is down."""
+        try:
+            auth = (self.home / f"diva-serve-{self.port}.auth").read_text().strip().split(":", 1)
+            url = f"http://127.0.0.1:{self.port}/api/{what}/filter"
+            answer = httpx.post(url, json=body, timeout=20, auth=(auth[0], auth[1]))
+        except (httpx.TransportError, FileNotFoundError):
+            return []
+        return list(answer.raise_for_status().json())
+
+    def runs(self, state: str) -> list[dict[str, Any]]:
+        return self.found("flow_runs", {"flow_runs": {"state": {"type": {"any_": [state]}}}})
+
+    def left_by(self, run: dict[str, Any]) -> set[str]:
+        """Keys of the artifacts of a run."""
+        return {str(it["key"]) for it in self.found("artifacts", {}) if it["flow_run_id"] == run["id"]}
 
 
 def _flow_process(home: Path) -> psutil.Process:
@@ -108,11 +113,12 @@ def _server_process(home: Path) -> psutil.Process:
     return process
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_schedule_goes_on_over_killed_runs_and_a_killed_server(
     tmp_path: Path, home: Path, teacher: Counted
 ) -> None:
-    store, port = VariantStore(tmp_path / "store", create=True), _free_port()
+    store, port = VariantStore(tmp_path / "store", create=True), free_port()
+    api = _Api(home, port)
     store.append(FIRST)
     parameters = {
         "store": str(store.root),
@@ -130,7 +136,7 @@ def test_schedule_goes_on_over_killed_runs_and_a_killed_server(
     file.write_text(yaml.safe_dump({"deployments": [served]}))
     with _diva(home, tmp_path / "log", "serve", file, "--port", port) as process:
         # The first run does all there is.
-        until(lambda: _runs(port, "COMPLETED"), 120, "the first run ends")
+        until(lambda: api.runs("COMPLETED"), 400, "the first run ends")
         done = _accepted(store)
         assert set(done) == {problem.problem_id for problem in FIRST}
         assert teacher.twice == 0
@@ -138,20 +144,20 @@ def test_schedule_goes_on_over_killed_runs_and_a_killed_server(
 
         # The second is killed in mid-shard.
         store.append(LATER)
-        until(lambda: teacher.asked.total() > before + 20, 60, "the second run asks")
+        until(lambda: teacher.asked.total() > before + 20, 400, "the second run asks")
         _flow_process(home).kill()
-        until(lambda: _runs(port, "CRASHED"), 60, "the second run is seen to be dead")
-        [crashed] = _runs(port, "CRASHED")
-        until(lambda: "store-how-to-go-on" in _left_by(port, crashed), 60, "the second run says how to go on")
+        until(lambda: api.runs("CRASHED"), 400, "the second run is seen to be dead")
+        [crashed] = api.runs("CRASHED")
+        until(lambda: "store-how-to-go-on" in api.left_by(crashed), 400, "the second run says how to go on")
         assert set(_accepted(store)) == set(done), "killed before its first shard was done"
         lost = teacher.asked.total()
 
         # The third goes on, over the death of the server.
-        until(lambda: teacher.asked.total() > lost + 20, 60, "the third run asks")
+        until(lambda: teacher.asked.total() > lost + 20, 400, "the third run asks")
         assert teacher.twice <= CONCURRENCY, "what was in flight at the kill"
         paid_twice = teacher.twice
         _server_process(home).kill()
-        until(lambda: len(_runs(port, "COMPLETED")) >= 2, 120, "the third run ends, and is known to have")
+        until(lambda: len(api.runs("COMPLETED")) >= 2, 400, "the third run ends, and is known to have")
         assert teacher.twice == paid_twice
 
         process.send_signal(signal.SIGINT)
@@ -160,6 +166,45 @@ def test_schedule_goes_on_over_killed_runs_and_a_killed_server(
     assert set(accepted) == {problem.problem_id for problem in [*FIRST, *LATER]}
     assert len(set(accepted.values())) == 1, accepted
     assert _labelled(store) == len(accepted) + sum(accepted.values())
+    assert processes_of(home) == []
+
+
+@pytest.mark.timeout(1200)
+def test_a_killed_serve_takes_its_run_along_and_the_next_one_tells_of_it(
+    tmp_path: Path, home: Path, teacher: Counted
+) -> None:
+    store, port = VariantStore(tmp_path / "store", create=True), free_port()
+    store.append(LATER)
+    api = _Api(home, port)
+    endpoint = {"model": "scripted-teacher", "base_url": teacher.url, "endpoint": "test"}
+    parameters = {
+        "store": str(store.root),
+        "teacher": endpoint | {"concurrency": CONCURRENCY},
+        "label": {"samples": 2},
+        "shard_size": 4,
+    }
+    served = {"name": "often", "flow": "curate", "interval": "20s", "parameters": parameters}
+    file = tmp_path / "serve.yaml"
+    file.write_text(yaml.safe_dump({"deployments": [served]}))
+    with _diva(home, tmp_path / "log", "serve", file, "--port", port) as process:
+        until(lambda: teacher.asked.total() > 20, 400, "the run asks")
+        process.kill()
+    until(lambda: not processes_of(home), 30, "the run and the server have followed")
+    asked = teacher.asked.total()
+    time.sleep(2)
+    assert teacher.asked.total() == asked, "nothing more is paid for"
+
+    with _diva(home, tmp_path / "log", "serve", file, "--port", port) as process:
+        until(lambda: api.runs("CRASHED"), 400, "the lost run is found")
+        [lost] = api.runs("CRASHED")
+        assert "its process ended without a word" in lost["state"]["message"]
+        until(lambda: "store-how-to-go-on" in api.left_by(lost), 60, "it says how to go on")
+        until(lambda: api.runs("COMPLETED"), 400, "another run has done the work")
+        assert not [run for run in api.runs("RUNNING") if run["id"] == lost["id"]]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0, (tmp_path / "log").read_text()
+    assert teacher.twice <= CONCURRENCY, "what was in flight at the kill"
+    assert set(_accepted(store)) == {problem.problem_id for problem in LATER}
     assert processes_of(home) == []
 
 

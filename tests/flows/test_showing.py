@@ -373,7 +373,7 @@ def test_the_documented_commands_notify_of_a_failed_run(store: VariantStore, tmp
         patch.setenv("PREFECT_HOME", environment["PREFECT_HOME"])
         server = BoundServer(services=True)
         try:
-            environment["PREFECT_API_URL"] = server.url
+            environment |= {"PREFECT_API_URL": server.url, "PREFECT_API_AUTH_STRING": server.auth}
             for command in (
                 ["bash", "-ec", commands.replace("https://ntfy.sh/TOPIC", f"{url}/topic")],
                 [sys.executable, "-c", fails],

@@ -75,8 +75,8 @@ def test_worker_runs_what_is_deployed(tmp_path: Path, home: Path) -> None:
     store = VariantStore(tmp_path / "store", create=True)
     store.append(marbles("w", range(3, 5)))
     serving = (
-        "import sys; from diva_grpo.flows.runs.server import prefect_api\n"
-        "print(prefect_api(), flush=True); sys.stdin.read()"
+        "import os, sys; from diva_grpo.flows.runs.server import prefect_api\n"
+        "print(prefect_api(), os.environ['PREFECT_API_AUTH_STRING'], flush=True); sys.stdin.read()"
     )
     with (
         counted_teacher(store.problems(), delay_s=0.0) as teacher,
@@ -86,7 +86,9 @@ def test_worker_runs_what_is_deployed(tmp_path: Path, home: Path) -> None:
     ):
         assert server.stdin
         assert server.stdout
-        environment = of_home(home) | {"PREFECT_API_URL": server.stdout.readline().strip()}
+        url, auth = server.stdout.readline().split()
+        user, _, password = auth.partition(":")
+        environment = of_home(home) | {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": auth}
 
         def prefect(*arguments: str) -> str:
             command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
@@ -96,7 +98,7 @@ def test_worker_runs_what_is_deployed(tmp_path: Path, home: Path) -> None:
             assert done.returncode == 0, done.stdout + done.stderr
             return done.stdout
 
-        with httpx.Client(base_url=environment["PREFECT_API_URL"], timeout=60) as api:
+        with httpx.Client(base_url=url, auth=(user, password), timeout=60) as api:
             # As `prefect work-pool create` does it, which takes longer.
             known = api.get("/collections/views/aggregate-worker-metadata").raise_for_status().json()
             kinds = {kind: about for package in known.values() for kind, about in package.items()}

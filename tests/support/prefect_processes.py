@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -68,6 +69,12 @@ def marbles(source: str, numbers: range) -> list[Problem]:
     ]
 
 
+def free_port() -> int:
+    """A port on loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
 def hear_interrupts() -> None:
     """For `preexec_fn`: a shell starts its background jobs deaf to Ctrl-C, and their children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -85,7 +92,7 @@ def _made_home() -> tempfile.TemporaryDirectory[str]:
     """A folder of Prefect's with its database, which takes ten seconds to make."""
     folder = tempfile.TemporaryDirectory()
     code = "from diva_grpo.flows.runs.server import prefect_api; prefect_api()"
-    subprocess.run([sys.executable, "-c", code], env=of_home(Path(folder.name)), check=True, timeout=180)
+    subprocess.run([sys.executable, "-c", code], env=of_home(Path(folder.name)), check=True, timeout=400)
     return folder
 
 

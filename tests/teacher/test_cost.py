@@ -200,15 +200,27 @@ def test_answers_of_a_journal_cost_no_money(store: VariantStore, dear: Path) -> 
     assert run.purse.spent == pytest.approx(0.5)
 
 
-def test_endpoint_that_counts_no_tokens_reaches_the_limit_too(store: VariantStore, dear: Path) -> None:
-    reply = body("\\boxed{7}")
-    del reply["usage"]
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {"prompt_tokens": 0, "completion_tokens": 0},
+        {"prompt_tokens": 0},
+        {"prompt_tokens": -5, "completion_tokens": 9},
+    ],
+)
+def test_endpoint_that_counts_no_tokens_reaches_the_limit_too(
+    store: VariantStore, dear: Path, usage: dict[str, int] | None
+) -> None:
+    reply = body("\\boxed{7}") | {"usage": usage}
     with serving(Endpoint(json_reply(reply))) as endpoint:
         config = TeacherConfig(model="m", base_url=endpoint.url, concurrency=2, prices=dear)
         run = TeacherRun(config, Meter("answers", purse=Purse(0.5)))
         with pytest.raises(BudgetError, match="--max-cost is reached"):
             label(store, TeacherSolver(store, run), LabelConfig(samples=20))
     assert 0 < len(endpoint.requests) < 20
+    [(ledger,)] = store.query("SELECT sum(cost_usd) FROM calls")
+    assert ledger == pytest.approx(run.purse.spent), "the ledger says what the budget has counted"
 
 
 def test_purse_that_is_empty_admits_nothing() -> None:

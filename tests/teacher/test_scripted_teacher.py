@@ -312,3 +312,12 @@ def test_port_that_is_taken_is_an_error(url: str, word_problems: list[Problem]) 
     port = int(url.split(":")[2].split("/")[0])
     with pytest.raises(OSError, match="in use"), serve(create_app(ScriptedTeacher(word_problems)), port):
         pass
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}]
+)
+def test_pages_of_elsewhere_are_refused(url: str, headers: dict[str, str]) -> None:
+    assert httpx.get(f"{url}/models").status_code == 200
+    assert httpx.get(f"{url}/models", headers=headers).status_code == 403
+    assert httpx.post(f"{url}/chat/completions", json={}, headers=headers).status_code == 403

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -10,6 +14,9 @@ from string import Template
 import yaml
 
 NAMES = ("reword", "harder", "think_step", "solve", "judge")
+
+_MARK = re.compile(r"^(</?)(\w+)>$", re.MULTILINE)
+"""A line of a prompt that begins or ends a text, such as `<problem>`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +36,37 @@ class Prompt:
     def fill(self, **values: object) -> str:
         """The user message with every `$name` filled in.
 
+        A value stays between its marks (`<problem>` and `</problem>`): where one holds what looks like a mark, all
+        marks of the message get a suffix that no value holds. The same values always give the same message.
+
         Raises:
             KeyError: a value is missing.
         """
-        return Template(self.user).substitute({name: str(value) for name, value in values.items()})
+        texts = {name: str(value) for name, value in values.items()}
+        names = {name for _, name in _MARK.findall(self.user)}
+        user = self.user
+        if any(_looks_like(name, text) for name in names for text in texts.values()):
+            user = _MARK.sub(rf"\1\2-{_suffix(texts.values())}>", user)
+        return Template(user).substitute(texts)
+
+
+def _looks_like(mark: str, text: str) -> bool:
+    """Whether a reader may take a part of a text for a mark: in any case, width or spacing."""
+    shown = "".join(
+        character
+        for character in unicodedata.normalize("NFKC", text).casefold()
+        if not character.isspace() and unicodedata.category(character) != "Cf"
+    )
+    return f"<{mark}" in shown or f"/{mark}" in shown
+
+
+def _suffix(texts: Iterable[str]) -> str:
+    """Eight hexadecimal digits that the texts determine and do not hold: nobody can write a text around them."""
+    joined = "\0".join(texts)
+    digest = hashlib.sha256(joined.encode()).hexdigest()
+    while digest[:8] in joined.casefold():
+        digest = hashlib.sha256(digest.encode()).hexdigest()
+    return digest[:8]
 
 
 @cache

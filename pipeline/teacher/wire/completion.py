@@ -82,10 +82,11 @@ def read_completion(body: bytes, *, attempts: int = 1, price_share: float = 1.0)
     usage = value.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     details = usage.get("completion_tokens_details")
+    # No prompt has no tokens, nor has an answer with a text: such a server does not count.
     return replace(
         made,
-        prompt_tokens=_count(usage.get("prompt_tokens")),
-        completion_tokens=_count(usage.get("completion_tokens")),
+        prompt_tokens=_count(usage.get("prompt_tokens"), least=1),
+        completion_tokens=_count(usage.get("completion_tokens"), least=1 if made.content else 0),
         reasoning_tokens=_count(details.get("reasoning_tokens")) if isinstance(details, dict) else None,
         attempts=attempts,
         price_share=price_share,
@@ -123,8 +124,8 @@ def _read_choice(choice: dict[str, Any]) -> Outcome:
 _THOUGHTS_ONLY = "raise --max-tokens, or lower --reasoning-effort (or switch thinking off at the server)"
 
 
-def _count(value: object) -> int | None:
-    """A count of tokens; None where it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_TOKENS:
+def _count(value: object, least: int = 0) -> int | None:
+    """A count of tokens; None where it is none, or below what it must be."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= _MOST_TOKENS:
         return None
     return int(value)

@@ -28,6 +28,7 @@ import httpx2
 import openai
 
 from diva_grpo.pipeline.teacher.wire.completion import read_completion
+from diva_grpo.pipeline.teacher.wire.keys import api_key, key_for
 from diva_grpo.pipeline.teacher.wire.limits import Limits
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome, one_line
 from diva_grpo.pipeline.teacher.wire.refusal import cannot_pass, moderated, names_mode, names_role, too_long
@@ -43,18 +44,6 @@ _SAID_AFTER_S = 5.0
 """A wait that is longer is told."""
 _IMAGE_TOKENS = 1_000
 """About what an image costs; corrected by what the endpoint counts."""
-
-
-def api_key(name: str) -> str:
-    """The API key in an environment variable, without white space around it; empty where there is none.
-
-    Raises:
-        ConfigError: it holds what no header can, and the error of the HTTP client would show it.
-    """
-    key = os.environ.get(name, "").strip()
-    if not (key.isascii() and key.isprintable()):
-        raise ConfigError(f"{name} holds a sign that no API key has: set it again")
-    return key
 
 
 def endpoint_url(config: TeacherConfig) -> str | None:
@@ -89,12 +78,17 @@ def endpoint_name(config: TeacherConfig) -> str:
 
 def speaks_openai(config: TeacherConfig) -> bool:
     """Whether the endpoint is OpenAI's own or Azure's, and not a server that follows them."""
-    urls = [route.base_url for route in _routes(config)]
+    urls = [route.base_url for route in routes_of(config)]
     hosts = {urlsplit(url).hostname or "" for url in urls}
     return config.api_version is not None or all(h.endswith((".openai.com", ".azure.com")) for h in hosts)
 
 
-def _routes(config: TeacherConfig) -> tuple[Route, ...]:
+def routes_of(config: TeacherConfig) -> tuple[Route, ...]:
+    """The URLs and keys behind an endpoint: one, where no routes are configured.
+
+    Raises:
+        ConfigError: as `endpoint_url`.
+    """
     single = (
         Route(base_url=endpoint_url(config) or _OPENAI, key_env=config.key_env) if not config.routes else None
     )
@@ -120,7 +114,7 @@ class _Line:
         self.weight, self.sent = route.weight, 0
         self.is_over = False
         """Whether it refuses every request."""
-        self._key = api_key(route.key_env)
+        self._key = key_for(route.key_env, route.base_url)
         self._timeout_s = config.timeout_s
         requests, tokens = (
             rate and rate * share for rate in (config.requests_per_minute, config.tokens_per_minute)
@@ -225,13 +219,13 @@ class LiveExchange:
         memory: file in which the limits found are kept for the next exchange, such as that of the next shard.
 
     Raises:
-        ConfigError: no API key for an endpoint that needs one, or no URL.
+        ConfigError: no API key for an endpoint that needs one, no URL, or one to which the key may not go.
     """
 
     def __init__(self, config: TeacherConfig, memory: Path | None = None) -> None:
         self._config, self._memory = config, memory
         self._name = endpoint_name(config)
-        routes = _routes(config)
+        routes = routes_of(config)
         total = sum(route.weight for route in routes)
         self._lines = [_Line(config, route, route.weight / total) for route in routes]
         self._resume()

@@ -29,6 +29,7 @@ class Outcome:
         completion_tokens: likewise.
         attempts: how often the request was sent.
         parameter: the parameter of the request that the endpoint named as the cause of a refusal.
+        cost_usd: dollars that the run's budget has counted for it; None where no budget has.
         price_share: share of the price table's price that is due: a half for a batch.
         receipt: names the outcome to the exchange that keeps it until the journal has it, see `Exchange.forget`.
         reasoning_tokens: those of `completion_tokens` that were thoughts, where the endpoint tells.
@@ -43,6 +44,7 @@ class Outcome:
     completion_tokens: int | None = None
     attempts: int = 1
     parameter: str | None = None
+    cost_usd: float | None = None
     price_share: float = 1.0
     receipt: str | None = None
     reasoning_tokens: int | None = None

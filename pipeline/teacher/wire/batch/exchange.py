@@ -30,7 +30,8 @@ from diva_grpo.pipeline.teacher.prices import Price, PriceTable, Purse
 from diva_grpo.pipeline.teacher.tokens import TokenCounter
 from diva_grpo.pipeline.teacher.wire.batch.book import Batch, BatchBook
 from diva_grpo.pipeline.teacher.wire.batch.lines import ENDPOINT, Allowance, Line, read_line, request_line
-from diva_grpo.pipeline.teacher.wire.live import api_key, endpoint_name, endpoint_url
+from diva_grpo.pipeline.teacher.wire.keys import key_for
+from diva_grpo.pipeline.teacher.wire.live import endpoint_name, routes_of
 from diva_grpo.pipeline.teacher.wire.outcome import Connect, Exchange, Outcome, one_line
 from diva_grpo.schemas.config import BATCH_SIZE, TeacherConfig
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError, TeacherError
@@ -112,9 +113,10 @@ class BatchExchange:
         self._endpoint = endpoint_name(config)
         self._size, self._pace = min(size, MOST_REQUESTS), pace or Pace()
         self._limit = Allowance(purse or Purse(), price, TokenCounter(config.model))
+        [route] = routes_of(config)
         self._client = openai.AsyncOpenAI(
-            api_key=api_key(config.key_env) or "none",
-            base_url=endpoint_url(config),
+            api_key=key_for(route.key_env, route.base_url) or "none",
+            base_url=route.base_url,
             timeout=max(config.timeout_s, 600.0),  # a file of 200 MB takes its time
             max_retries=config.max_retries,
         )

@@ -129,8 +129,8 @@ def test_what_a_checkpoint_names_is_read_after_any_number_of_compactions(store: 
         store.compact(grace_s=0)
         store.append([variant(2, status="rejected")])
     again = store.snapshot(seen.parts)
-    assert [v.variant_id for v in again.candidates(["w/0"])["w/0"]] == [f"w/0:reword:0{i}" for i in (1, 2, 3)]
-    assert [v.variant_id for v in store.snapshot().candidates(["w/0"])["w/0"]] == [
+    assert [v.variant_id for v in again.candidates(["w/0"]).rows()] == [f"w/0:reword:0{i}" for i in (1, 2, 3)]
+    assert [v.variant_id for v in store.snapshot().candidates(["w/0"]).rows()] == [
         "w/0:reword:03",
         "w/0:reword:04",
     ]

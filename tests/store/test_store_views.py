@@ -121,9 +121,10 @@ def test_snapshot_has_the_accepted_variants_in_order(store: VariantStore) -> Non
     store.append([variant(2), variant(1), variant(3, status="rejected"), variant(1, "w/1")])
     snapshot = store.snapshot()
     found = snapshot.candidates(["w/1", "w/0", "w/2", "unknown"])
-    assert [v.variant_id for v in found["w/0"]] == ["w/0:reword:01", "w/0:reword:02"]
-    assert [v.variant_id for v in found["w/1"]] == ["w/1:reword:01"]
-    assert found["w/2"] == found["unknown"] == []
+    assert [v.variant_id for v in found.rows()] == ["w/1:reword:01", "w/0:reword:01", "w/0:reword:02"]
+    assert found.count_P.tolist() == [1, 2, 0, 0]
+    assert found.owner_V.tolist() == [0, 1, 1]
+    assert found.place_V.tolist() == [0, 0, 1]
     assert (snapshot.problem_count, snapshot.variant_count) == (2, 3)
 
 
@@ -132,7 +133,7 @@ def test_snapshot_carries_delta_kind_and_pass_rate(store: VariantStore) -> None:
     store.append([label("w/0:reword:01", 1, 4), label("w/0:reword:02", 1, 4, "another"), label("w/0", 4, 4)])
     store.put_setting("label_model", "policy")
     snapshot = store.snapshot()
-    first, second = snapshot.candidates(["w/0"])["w/0"]
+    first, second = snapshot.candidates(["w/0"]).rows()
     [(delta,)] = store.query("SELECT delta FROM variants WHERE variant_id = 'w/0:reword:01'")
     assert (first.kind, first.delta, first.pass_rate) == ("harder", delta, 0.25)
     assert (second.delta, second.pass_rate) == (0.0, None)
@@ -144,7 +145,7 @@ def test_snapshot_gives_texts_by_number(store: VariantStore) -> None:
         [variant(1), variant(2, hint=["a", "b"], hint_steps=2), variant(3, text=None, recipe='{"o": 1}')]
     )
     snapshot = store.snapshot()
-    candidates = snapshot.candidates(["w/0"])["w/0"]
+    candidates = snapshot.candidates(["w/0"]).rows()
     texts = snapshot.texts([candidates[2].number, candidates[1].number, candidates[1].number])
     assert texts[candidates[1].number].text == "wording 2"
     assert texts[candidates[1].number].hint == ("a", "b")
@@ -153,7 +154,7 @@ def test_snapshot_gives_texts_by_number(store: VariantStore) -> None:
 
 
 def test_snapshot_of_an_empty_store_has_no_candidates(store: VariantStore) -> None:
-    assert store.snapshot().candidates(["w/0"]) == {"w/0": []}
+    assert store.snapshot().candidates(["w/0", "w/1"]).count_P.tolist() == [0, 0]
 
 
 def test_snapshot_of_named_parts_shows_what_was_seen_then(store: VariantStore) -> None:
@@ -161,8 +162,8 @@ def test_snapshot_of_named_parts_shows_what_was_seen_then(store: VariantStore) -
     earlier = store.snapshot()
     store.append([variant(1, status="rejected"), variant(2)])
     again = store.snapshot(earlier.parts)
-    assert [v.variant_id for v in again.candidates(["w/0"])["w/0"]] == ["w/0:reword:01"]
-    assert [v.variant_id for v in store.snapshot().candidates(["w/0"])["w/0"]] == ["w/0:reword:02"]
+    assert [v.variant_id for v in again.candidates(["w/0"]).rows()] == ["w/0:reword:01"]
+    assert [v.variant_id for v in store.snapshot().candidates(["w/0"]).rows()] == ["w/0:reword:02"]
 
 
 def test_snapshot_of_a_missing_part_is_one_line(store: VariantStore) -> None:

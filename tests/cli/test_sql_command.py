@@ -40,6 +40,7 @@ from diva_grpo.schemas.records import (
     Reject,
     Rollout,
     Setting,
+    Shortage,
     Status,
     Variant,
     Verdict,
@@ -66,7 +67,14 @@ def full_store(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
     store.append(
         [
             Variant(
-                variant_id="s/0:think_step:1", kind=Kind.THINK_STEP, text="?", status=Status.ACCEPTED, **made
+                variant_id="s/0:think_step:1",
+                kind=Kind.THINK_STEP,
+                text="?",
+                hint=["Add."],
+                hint_steps=1,
+                hint_total=2,
+                status=Status.ACCEPTED,
+                **made,
             ),
             Variant(
                 variant_id="s/0:reword:0",
@@ -101,21 +109,35 @@ def full_store(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
         ]
     )
     store.append([Setting(name="label_model", value="p")])
+    with store.run("generate", "{}", "t"):
+        store.append(
+            [
+                Call(
+                    request_hash="h",
+                    purpose="reword",
+                    endpoint="e",
+                    model="t",
+                    problem_id="s/0",
+                    prompt_tokens=10,
+                    completion_tokens=5,
+                    cost_usd=0.01,
+                    latency_s=1.0,
+                    attempts=1,
+                    outcome="ok",
+                    output_mode="text",
+                )
+            ]
+        )
     store.append(
         [
-            Call(
-                request_hash="h",
-                purpose="reword",
-                endpoint="e",
-                model="t",
+            Shortage(
                 problem_id="s/0",
-                prompt_tokens=10,
-                completion_tokens=5,
-                cost_usd=0.01,
-                latency_s=1.0,
-                attempts=1,
-                outcome="ok",
-                output_mode="text",
+                kind=Kind.REWORD,
+                wanted=1,
+                accepted=0,
+                tries=2,
+                reason="leak (1)",
+                generator_model="t",
             )
         ]
     )
@@ -173,8 +195,8 @@ def invoke(*arguments: str, text: str | None = None) -> str:
 # --- the page of queries, and what columns mean
 
 
-def test_the_page_has_fifteen_queries_with_titles() -> None:
-    assert len(example_queries()) == 15
+def test_the_page_has_thirty_queries_with_titles() -> None:
+    assert len(example_queries()) == 30
     assert all(title and query.endswith(";") for title, query in example_queries().items())
 
 
@@ -192,6 +214,13 @@ def test_a_few_answers_of_the_page(full_store: VariantStore) -> None:
     assert (found[10]["originals"], found[10]["variants"]) == (0.0, 1.0)
     assert found[11]["without_signal"] == 1.0
     assert (found[14]["accuracy"], found[14]["problems"]) == (0.25, 3)
+    assert found[16]["problem_id"] == "s/1"
+    assert found[18] == {"check_name": "leak", "variants": 1, "example": "s/0:reword:0"}
+    assert (found[19]["steps_given"], found[19]["pass_rate"], found[19]["without_hint"]) == (1, 0.5, 0.5)
+    assert (found[21]["kind"], found[21]["scored_step"], found[21]["accuracy"]) == ("train", 1, 0.25)
+    assert (found[22]["kind"], found[22]["calls"], found[22]["usd"]) == ("generate", 1, 0.01)
+    assert (found[25]["silent"], found[25]["all_right"], found[25]["all_wrong"]) == (1.0, 1, 1)
+    assert (found[28]["kind"], found[28]["in_training"], found[28]["by_label"]) == ("think_step", 1.0, 0.5)
 
 
 def test_every_column_has_a_type_and_a_description(full_store: VariantStore) -> None:
@@ -217,7 +246,7 @@ def test_schema_shows_every_column(full_store: VariantStore) -> None:
 
 
 def test_examples_need_no_store_and_one_runs_by_its_number(full_store: VariantStore) -> None:
-    assert invoke("sql", "--examples").count("-- ") == 15
+    assert invoke("sql", "--examples").count("-- ") == 30
     shown = invoke("sql", "--example", "1", "--store", str(full_store.root), "--format", "json")
     assert json.loads(shown)[0]["problems"] == 3
 
@@ -235,7 +264,7 @@ def test_queries_of_a_file_and_of_a_pipe(full_store: VariantStore, tmp_path: Pat
     [
         (("SELECT 1", "--schema"), "give one of"),
         (("SELECT 1", "no store"), "give --store"),
-        (("--example", "16"), "there are 1 to 15"),
+        (("--example", "31"), "there are 1 to 30"),
         (("--file", "{notes}"), "not a text of queries"),
         (("SELECT 1", "--format", "parquet"), "--output FILE"),
         (("--file", "{two}", "--output", "x"), "there are several"),

@@ -304,11 +304,11 @@ def test_the_report_has_every_table_of_the_page(full_store: VariantStore, tmp_pa
     shown = invoke("report", "--store", str(store.root))
     assert [title for title in example_queries() if title in shown] == list(example_queries())
     page = tmp_path / "page.html"
-    assert "15 tables" in invoke("report", "--store", str(store.root), "--html", str(page))
+    assert "30 tables" in invoke("report", "--store", str(store.root), "--html", str(page))
     written = page.read_text("utf-8")
     assert "&lt;b&gt;bold&lt;/b&gt;" in written
     assert "<b>bold" not in written
-    assert written.count("<table>") == written.count("<details>") == 15
+    assert written.count("<table>") == written.count("<details>") == 30
     assert "http" not in written  # it needs nothing else
 
 

@@ -366,6 +366,6 @@ RECORDS: tuple[type[Record], ...] = (
 )  # fmt: skip
 
 
-def columns(record: type[Record]) -> dict[str, Any]:
-    """Name and description of each column of a record's table, in order."""
+def columns(record: type[BaseModel]) -> dict[str, Any]:
+    """Name and description of each column of a table or a derived view, in order."""
     return {name: field.description for name, field in record.model_fields.items()}

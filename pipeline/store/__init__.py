@@ -1,8 +1,8 @@
 """The one door to the data: immutable Parquet parts on disk, DuckDB views over them."""
 
 from diva_grpo.pipeline.store.sandbox import run_apart
-from diva_grpo.pipeline.store.snapshot import Snapshot, SnapshotVariant, VariantText
+from diva_grpo.pipeline.store.snapshot import Snapshot, VariantText
 from diva_grpo.pipeline.store.sql import render, run_select
 from diva_grpo.pipeline.store.store import VariantStore
 
-__all__ = ["Snapshot", "SnapshotVariant", "VariantStore", "VariantText", "render", "run_apart", "run_select"]
+__all__ = ["Snapshot", "VariantStore", "VariantText", "render", "run_apart", "run_select"]

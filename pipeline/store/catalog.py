@@ -13,9 +13,10 @@ from types import MappingProxyType
 import duckdb
 
 from diva_grpo.pipeline.store.store import VariantStore
-from diva_grpo.pipeline.store.views import LIVE_DIFFICULTY, create_views, quoted, view_names
+from diva_grpo.pipeline.store.views import create_views, quoted, view_names
 from diva_grpo.schemas.exceptions import StoreError
-from diva_grpo.schemas.records import RECORDS, DifficultyEvent, Variant, columns
+from diva_grpo.schemas.records import RECORDS, Run, Variant, columns
+from diva_grpo.schemas.views import DERIVED
 
 DATABASE = "store.duckdb"
 SCRIPT = "views.sql"
@@ -23,24 +24,28 @@ SCRIPT = "views.sql"
 _STORAGE_VERSION = "v1.0.0"
 
 _MEANINGS = {record.table: (record.__doc__ or "").partition("\n")[0] for record in RECORDS} | {
-    LIVE_DIFFICULTY: "The latest difficulty of each problem in each training run."
+    view.view: (view.__doc__ or "").partition("\n")[0] for view in DERIVED
 }
-_COMPUTED: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        Variant.table: {
+_COLUMNS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {record.table: columns(record) for record in RECORDS}
+    | {view.view: columns(view) for view in DERIVED}
+    | {
+        Variant.table: columns(Variant)
+        | {
             "delta_measured": "difficulty of the variant less that of its problem, by the label model's labels",
             "delta_low": "lower end of the 90 % interval of delta_measured",
             "delta_high": "upper end of the 90 % interval of delta_measured",
             "delta": "offset in use: measured and designed, weighted by their precision",
         },
-        LIVE_DIFFICULTY: columns(DifficultyEvent)
+        Run.table: columns(Run)
         | {
-            "difficulty": "after the last step that had the problem, 1 to 9",
-            "step": "that last step",
+            "seconds": "from its begin to its end; NULL without an end",
+            "scored_step": "last training step with rows in `evaluations`; NULL without any",
+            "accuracy": "mean over the problems of these rows of correct / samples",
         },
     }
 )
-"""Columns that a view has beyond those of its record."""
+"""What each column of a view means."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +78,12 @@ def describe_views(store: VariantStore) -> list[View]:
                 name,
                 _MEANINGS[name],
                 tuple(
-                    Column(column, str(kind), _meaning(name, column))
+                    Column(column, str(kind), _COLUMNS[name][column])
                     for column, kind, *_ in connection.execute(f"DESCRIBE {name}").fetchall()
                 ),
             )
             for name in view_names()
         ]
-
-
-def _meaning(view: str, column: str) -> str:
-    record = next((record for record in RECORDS if record.table == view), None)
-    described = columns(record) if record else {}
-    return str(described.get(column) or _COMPUTED[view][column])
 
 
 def write_views(store: VariantStore) -> tuple[Path, Path]:

@@ -13,7 +13,6 @@ from diva_grpo.pipeline.store.files.database import open_database
 from diva_grpo.pipeline.store.files.parts import Catalogue, Part
 from diva_grpo.pipeline.store.files.places import Place
 from diva_grpo.pipeline.store.views import (
-    LIVE_DIFFICULTY,
     PREPARED,
     named_views,
     prepared,
@@ -22,7 +21,7 @@ from diva_grpo.pipeline.store.views import (
     view_statements,
 )
 from diva_grpo.schemas.exceptions import StoreError
-from diva_grpo.schemas.records import RECORDS, DifficultyEvent, Variant
+from diva_grpo.schemas.records import RECORDS, Variant
 
 _TABLES = tuple(record.table for record in RECORDS)
 
@@ -114,7 +113,7 @@ class Engine:
             read = "\n".join(sources[view] for view in named_views(name) if view in sources)
             if known.get(name) != read:
                 known.pop(name, None)
-                rows = sources[DifficultyEvent.table if name == LIVE_DIFFICULTY else name]
+                rows = sources.get(name, "")
                 try:
                     # At once, for threads that bind a query meanwhile.
                     connection.begin()

@@ -115,3 +115,91 @@ SELECT e.run_id AS run, e.step, e.split, count(*) AS problems, round(avg(e.corre
        round(stddev_samp(e.correct / e.samples) / sqrt(count(*)), 3) AS standard_error
 FROM evaluations e LEFT JOIN runs r USING (run_id) WHERE e.samples > 0
 GROUP BY e.run_id, e.step, e.split, r.started_at ORDER BY r.started_at DESC NULLS LAST, run, e.step DESC, e.split;
+
+-- ## How many accepted variants the problems have [supply]
+SELECT accepted, count(*) AS problems, bar(problems, 0, max(problems) OVER (), 30) AS histogram
+FROM (
+    SELECT p.problem_id, count(v.variant_id) AS accepted
+    FROM problems p LEFT JOIN variants v ON v.problem_id = p.problem_id AND v.status = 'accepted'
+    GROUP BY p.problem_id
+) GROUP BY accepted ORDER BY accepted;
+
+-- ## Problems without an accepted variant, the hardest first [unsupplied]
+SELECT p.problem_id, round(l.difficulty, 2) AS difficulty, left(p.text, 80) AS question
+FROM problems p
+LEFT JOIN labels l ON l.subject_id = p.problem_id
+                  AND l.solver_model = (SELECT value FROM settings WHERE name = 'label_model')
+WHERE NOT EXISTS (FROM variants v WHERE v.problem_id = p.problem_id AND v.status = 'accepted')
+ORDER BY l.difficulty DESC NULLS LAST, p.problem_id LIMIT 20;
+
+-- ## Kinds of a problem that are still short of what was asked for, the most tries first [shortages]
+SELECT problem_id, kind, wanted, accepted, tries, reason
+FROM shortages WHERE accepted < wanted ORDER BY tries DESC, problem_id, kind LIMIT 20;
+
+-- ## Variants that a single check rejected, by check [single_check]
+SELECT check_name, count(*) AS variants, min(variant_id) AS example
+FROM (
+    SELECT variant_id, min(check_name) AS check_name FROM verdicts WHERE NOT passed
+    GROUP BY variant_id HAVING count(DISTINCT check_name) = 1
+) GROUP BY check_name ORDER BY variants DESC, check_name;
+
+-- ## Ladders: pass rate by the number of think steps that are given, beside that of the same problems without a hint [ladders]
+SELECT solution_steps, step AS steps_given, count(*) AS hints, round(avg(pass_rate), 3) AS pass_rate,
+       round(avg(original_pass_rate), 3) AS without_hint
+FROM (
+    SELECT solution_steps, original_pass_rate, unnest(steps) AS step, unnest(pass_rates) AS pass_rate FROM ladders
+) GROUP BY ALL ORDER BY ALL;
+
+-- ## Problems that a hint helps most: the best pass rate on the ladder less that of the problem [helped]
+SELECT problem_id, solution_steps, accepted, original_pass_rate, list_max(pass_rates) AS best_pass_rate,
+       round(list_max(pass_rates) - original_pass_rate, 3) AS gain
+FROM ladders WHERE gain IS NOT NULL ORDER BY gain DESC, problem_id LIMIT 20;
+
+-- ## The latest runs: seconds, and scores where they were evaluated [latest]
+SELECT run_id, kind, model, outcome, started_at::TIMESTAMP(0) AS started, round(seconds, 1) AS seconds,
+       scored_step, round(accuracy, 3) AS accuracy
+FROM runs ORDER BY started_at DESC, run_id LIMIT 20;
+
+-- ## What each run cost, and the dollars for each of its calls [costs]
+SELECT c.run_id, c.kind, sum(c.calls)::BIGINT AS calls, sum(c.failures)::BIGINT AS failures,
+       round(sum(c.cost_usd), 4) AS usd, round(sum(c.cost_usd) / sum(c.calls), 6) AS usd_per_call,
+       any_value(round(r.seconds, 1)) AS seconds
+FROM costs c JOIN runs r USING (run_id) GROUP BY c.run_id, c.kind ORDER BY usd DESC NULLS LAST, c.run_id;
+
+-- ## Dollars and tokens by day [days]
+SELECT created_at::DATE AS day, model, count(*) AS calls, round(sum(cost_usd), 4) AS usd,
+       sum(prompt_tokens + completion_tokens)::BIGINT AS tokens
+FROM calls GROUP BY ALL ORDER BY ALL;
+
+-- ## Problems that cost most [expensive]
+SELECT c.problem_id, count(*) AS calls, round(sum(c.cost_usd), 4) AS usd,
+       (SELECT count(*) FROM variants v WHERE v.problem_id = c.problem_id AND v.status = 'accepted') AS accepted
+FROM calls c GROUP BY c.problem_id ORDER BY usd DESC NULLS LAST, c.problem_id LIMIT 20;
+
+-- ## Silent groups step by step, and why they are silent [silent_steps]
+SELECT run_id, step, count(*) AS groups, round(avg(silent::INTEGER), 3) AS silent,
+       count(*) FILTER (silent_why = 'all right') AS all_right, count(*) FILTER (silent_why = 'all wrong') AS all_wrong
+FROM groups GROUP BY ALL ORDER BY ALL;
+
+-- ## Problems whose groups were always silent, with the visits that were lost [always_silent]
+SELECT run_id, problem_id, count(DISTINCT step) AS visits, count(*) AS groups,
+       count(*) FILTER (silent_why = 'all wrong') AS all_wrong
+FROM groups GROUP BY ALL HAVING bool_and(silent) ORDER BY groups DESC, run_id, problem_id LIMIT 20;
+
+-- ## What training changed: accuracy on the original at the first and the last visit of each problem [learnt]
+SELECT run_id, problem_id, count(*) AS visits, arg_min(accuracy, step) AS first_accuracy,
+       arg_max(accuracy, step) AS last_accuracy, round(last_accuracy - first_accuracy, 3) AS change
+FROM groups WHERE slot = 0 AND accuracy IS NOT NULL GROUP BY ALL ORDER BY change, run_id, problem_id LIMIT 20;
+
+-- ## Pass rates in training beside the label's, by kind of variant [transfer]
+SELECT g.run_id, v.kind, count(*) AS groups, round(avg(g.accuracy), 3) AS in_training,
+       round(avg(l.pass_rate), 3) AS by_label
+FROM groups g JOIN variants v USING (variant_id)
+LEFT JOIN labels l ON l.subject_id = g.variant_id
+                  AND l.solver_model = (SELECT value FROM settings WHERE name = 'label_model')
+GROUP BY ALL ORDER BY ALL;
+
+-- ## Length of completions in training, right ones beside wrong ones [lengths]
+SELECT run_id, step, round(avg(completion_tokens) FILTER (accuracy = 1)) AS tokens_right,
+       round(avg(completion_tokens) FILTER (accuracy = 0)) AS tokens_wrong, max(completion_tokens) AS longest
+FROM rollouts GROUP BY ALL ORDER BY ALL;

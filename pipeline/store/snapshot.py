@@ -8,13 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from diva_grpo.pipeline.difficulty.scale import FloatArray
+from diva_grpo.pipeline.difficulty.variants import AcceptedVariants
 from diva_grpo.pipeline.store.engine import Engine
 from diva_grpo.pipeline.store.files.parts import Catalogue
 from diva_grpo.pipeline.store.label_model import by_label_model
@@ -22,29 +23,7 @@ from diva_grpo.pipeline.store.monotone import MONOTONE, WEIGHT
 from diva_grpo.schemas.records import Variant
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotVariant:
-    """What a selector needs to know of an accepted variant.
-
-    Attributes:
-        number: its row in this snapshot, for `Snapshot.texts`.
-        delta: in use; of one family of image operations, never smaller for a larger strength.
-        pass_rate: its label by the store's label model, None without one.
-        steps_left: steps of the worked solution that its hint leaves to do; None without a hint.
-        share_left: of all its steps, that share; 1 without a hint.
-    """
-
-    number: int
-    variant_id: str
-    kind: str
-    delta: float
-    pass_rate: float | None
-    steps_left: int | None = None
-    share_left: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class VariantText:
+class VariantText(NamedTuple):
     """What the policy is shown of a variant."""
 
     text: str
@@ -80,36 +59,44 @@ class Snapshot:
     taken_at: float
     problem_count: int
     variant_count: int
-    _spans: dict[str, tuple[int, int]]
-    _variants: pa.Table
+    _places: dict[str, int]
+    _first: npt.NDArray[np.int64]
+    _variant_ids: pa.StringArray
+    _kinds: npt.NDArray[np.object_]
+    _figures: FloatArray
     _texts: pa.Table
     _labels: dict[str, float]
 
-    def candidates(self, problem_ids: Sequence[str]) -> dict[str, list[SnapshotVariant]]:
-        """The accepted variants of the given problems, each list in the order of variant_id."""
-        spans = {problem_id: self._spans.get(problem_id, (0, 0)) for problem_id in problem_ids}
-        numbers = [number for first, end in spans.values() for number in range(first, end)]
-        columns = self._variants.take(pa.array(numbers, pa.int64())).to_pydict()
-        variants = map(SnapshotVariant, numbers, *columns.values())
-        return {problem_id: list(islice(variants, end - first)) for problem_id, (first, end) in spans.items()}
+    def candidates(self, problem_ids: Sequence[str]) -> AcceptedVariants:
+        """The accepted variants of the given problems."""
+        count_P, number_V = self._numbers(problem_ids)
+        variant_id_V = self._variant_ids.take(pa.array(number_V)).to_numpy(zero_copy_only=False)
+        return AcceptedVariants(
+            count_P, number_V, variant_id_V, self._kinds[number_V], *self._figures[:, number_V]
+        )
 
     def deltas(self, problem_ids: Sequence[str]) -> Deltas:
         """The deltas of the accepted variants of the given problems."""
-        spans = [self._spans.get(problem_id, (0, 0)) for problem_id in problem_ids]
-        first_P, end_P = np.array(spans, np.int64).reshape(-1, 2).T
-        count_P = end_P - first_P
-        owner_V = np.repeat(np.arange(len(spans)), count_P)
-        # Rows first, first + 1, ... of each problem.
-        row_V = np.arange(count_P.sum()) + (first_P - np.cumsum(count_P) + count_P)[owner_V]
-        return Deltas(owner_V, self._variants["delta"].to_numpy()[row_V])
+        count_P, number_V = self._numbers(problem_ids)
+        return Deltas(np.repeat(np.arange(len(count_P)), count_P), self._figures[0, number_V])
+
+    def _numbers(self, problem_ids: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """(P,) how many variants each problem has, and (V,) the rows of all of them."""
+        # A place beyond the last problem stands for one without variants.
+        none = len(self._first) - 1
+        place_P = np.array([self._places.get(name, none) for name in problem_ids], np.int64)
+        first_P = self._first[place_P]
+        count_P = self._first[np.minimum(place_P + 1, none)] - first_P
+        before_P = np.cumsum(count_P) - count_P
+        return count_P, np.arange(count_P.sum()) + np.repeat(first_P - before_P, count_P)
 
     def texts(self, numbers: Sequence[int]) -> dict[int, VariantText]:
-        """What is shown of variants, by `SnapshotVariant.number`."""
+        """What is shown of variants, by their numbers (`AcceptedVariant.number`)."""
         distinct = sorted(set(numbers))
-        rows = self._texts.take(pa.array(distinct, pa.int64())).to_pylist()
+        columns = self._texts.take(pa.array(distinct, pa.int64())).to_pydict()
         return {
-            number: VariantText(row["text"], tuple(row["hint"]), row["recipe"])
-            for number, row in zip(distinct, rows, strict=True)
+            number: VariantText(text, tuple(hint), recipe)
+            for number, text, hint, recipe in zip(distinct, *columns.values(), strict=True)
         }
 
     def labels(self) -> dict[str, float]:
@@ -133,7 +120,8 @@ CREATE TABLE accepted AS
     WHERE v.status = 'accepted' ORDER BY variant_no;
 DROP TABLE labelled;
 """
-_SPANS = "SELECT problem_id, min(variant_no), max(variant_no) + 1 FROM accepted GROUP BY problem_id"
+_FIGURES = ("delta", "pass_rate", "steps_left", "share_left")
+_PROBLEMS = "SELECT problem_id, min(variant_no) FROM accepted GROUP BY problem_id ORDER BY 2"
 
 
 def load_snapshot(engine: Engine, catalogue: Catalogue, variant_parts: Sequence[str]) -> Snapshot:
@@ -152,18 +140,29 @@ def load_snapshot(engine: Engine, catalogue: Catalogue, variant_parts: Sequence[
     with engine.connect(query=_LOAD, schema="store", variant_parts=(wanted, names)) as connection:
         connection.execute(_LOAD)
         connection.execute(MONOTONE)
-        rows: list[tuple[Any, ...]] = connection.execute(_SPANS).fetchall()
+        problems = connection.sql(_PROBLEMS).to_arrow_table()
         variants, texts = (
             connection.sql(f"SELECT {columns} FROM accepted ORDER BY variant_no")
             .to_arrow_table()
             .combine_chunks()
             for columns in (
-                "variant_id, kind, delta, pass_rate, steps_left, share_left",
+                f"variant_id, kind, {', '.join(_FIGURES)}",
                 "text, hint, recipe",
             )
         )
         labels = dict(connection.execute("SELECT problem_id, difficulty FROM original_labels").fetchall())
-    spans = {problem_id: (first, end) for problem_id, first, end in rows}
+    ids, firsts = problems.columns
+    kinds = variants["kind"].combine_chunks().dictionary_encode()
     return Snapshot(
-        list(variant_parts), time.monotonic(), len(spans), variants.num_rows, spans, variants, texts, labels
+        list(variant_parts),
+        time.monotonic(),
+        problems.num_rows,
+        variants.num_rows,
+        {problem_id: place for place, problem_id in enumerate(ids.to_pylist())},
+        np.append(firsts.to_numpy(), variants.num_rows).astype(np.int64),
+        variants["variant_id"].combine_chunks(),
+        np.array(kinds.dictionary.to_pylist(), object)[kinds.indices.to_numpy()],
+        np.array([variants[name].cast(pa.float64()).to_numpy() for name in _FIGURES]),
+        texts,
+        labels,
     )

@@ -1,7 +1,7 @@
 """SQL of the views: the public columns of `contract.md`, derived from the records.
 
-A view shows the latest record of each key. `variants`, `rollouts`, `difficulty_events`, `train_steps` and
-`live_difficulty` say more than their parts; their rules stand beside them.
+A view shows the latest record of each key. `variants`, `runs`, `rollouts`, `difficulty_events` and `train_steps` say
+more than their parts; their rules stand beside them. Derived views (`pipeline.store.derived`) are computed from others.
 
 There are two forms, which show the same rows. A *prepared* view (`prepared`) reads what a connection has computed
 once: which rows are superseded, and what was measured. It is then a plain scan with joins. A *live* view
@@ -13,10 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from diva_grpo.pipeline.difficulty.design import DESIGN_SD
 from diva_grpo.pipeline.difficulty.scale import LEVELS
+from diva_grpo.pipeline.store.derived import DERIVED_SQL, SCORES
 from diva_grpo.pipeline.store.files.parts import Part
 from diva_grpo.pipeline.store.label_model import JOIN_LABEL_MODEL
 from diva_grpo.schemas.migrations import migrated
@@ -24,14 +26,17 @@ from diva_grpo.schemas.records import (
     RECORDS,
     Attempt,
     DifficultyEvent,
+    Evaluation,
     JsonText,
     Label,
     Record,
     Rollout,
+    Run,
     Setting,
     TrainStep,
     Variant,
 )
+from diva_grpo.schemas.views import DERIVED, LiveDifficulty
 
 # Quantile of the standard normal for a two-sided interval of 90 %.
 _Z90 = 1.6448536269514722
@@ -41,6 +46,13 @@ _OF_A_RUN = (Rollout, DifficultyEvent, TrainStep)
 
 # The place of a row in a source: the number of its file, and below that of the row within the file.
 _PLACE, _ROW_BITS = "diva_place", 40
+
+_READS: Mapping[str, Sequence[str]] = MappingProxyType(
+    {Variant.table: [Label.table, Setting.table], Run.table: [Evaluation.table]}
+    | {record.table: [Attempt.table] for record in _OF_A_RUN}
+    | {view.view: list(view.reads) for view in DERIVED}
+)
+"""The views that a view reads, beside the parts of its own table."""
 
 PREPARED = "prepared"
 """Schema of what a connection has computed for its views."""
@@ -152,18 +164,19 @@ SELECT v.variant_id, v.problem_id, v.kind, v.text, v.hint_steps::INTEGER AS hint
 FROM ({latest}) v LEFT JOIN {measured} m USING ({key})
 """
 
-_LIVE_DIFFICULTY = """
-SELECT run_id, problem_id, new_difficulty AS difficulty, uncertainty, step FROM difficulty_events
-QUALIFY row_number() OVER (PARTITION BY run_id, problem_id ORDER BY step DESC) = 1
+# `runs` says more than its records: seconds, and the last scores of the run.
+_RUNS = f"""
+SELECT r.*, date_diff('millisecond', r.started_at, r.ended_at) / 1000 AS seconds,
+       s.step AS scored_step, s.accuracy AS accuracy
+FROM ({{latest}}) r LEFT JOIN ({SCORES}) s USING (run_id)
 """
-
-LIVE_DIFFICULTY = "live_difficulty"
 
 
 def view_names() -> list[str]:
     """All views of a store, in the order of the loop."""
     names = [record.table for record in RECORDS]
-    names.insert(names.index("evaluations"), LIVE_DIFFICULTY)
+    for view in DERIVED:
+        names.insert(max(map(names.index, view.reads)) + 1, view.view)
     return names
 
 
@@ -180,7 +193,7 @@ def view_statements(url: str, sources: Mapping[str, str] | None = None) -> dict[
         sources: FROM clauses by table, see `source`; by default all files that are there, see `every_file`.
     """
     bodies = {}
-    for record in sorted(RECORDS, key=lambda record: record in (Variant, *_OF_A_RUN)):
+    for record in sorted(RECORDS, key=lambda record: record.table in _READS):
         rows = sources[record.table] if sources else every_file(url, record.table)
         if record is Variant:
             latest = _latest(rows, record)
@@ -188,11 +201,13 @@ def view_statements(url: str, sources: Mapping[str, str] | None = None) -> dict[
             bodies[record.table] = _VARIANTS.format(
                 latest=latest, measured=measured, key="variant_id", z=_Z90, design=_DESIGN
             )
+        elif record is Run:
+            bodies[record.table] = _RUNS.format(latest=_latest(rows, record))
         elif record in _OF_A_RUN:
             bodies[record.table] = _of_current_attempts(rows, record)
         else:
             bodies[record.table] = _latest(rows, record)
-    bodies[LIVE_DIFFICULTY] = _LIVE_DIFFICULTY
+    bodies |= DERIVED_SQL
     return {name: f"CREATE OR REPLACE VIEW {name} AS {body}" for name, body in bodies.items()}
 
 
@@ -201,7 +216,7 @@ def prepared(name: str, rows: str, without_rows: Collection[str] = ()) -> tuple[
 
     Args:
         name: of the view.
-        rows: the FROM clause of its table, see `source`; of `live_difficulty` that of `difficulty_events`.
+        rows: the FROM clause of its table, see `source`; of a derived view none.
         without_rows: tables that are known to have none. What follows from them is then not computed: to plan
             that takes longer than to read a small store.
 
@@ -209,8 +224,10 @@ def prepared(name: str, rows: str, without_rows: Collection[str] = ()) -> tuple[
         What it computes first: SELECT statements, by the names of the tables of the schema `prepared` that hold
         their rows. And the view's own SELECT.
     """
-    if name == LIVE_DIFFICULTY:
-        return {name: _LIVE_DIFFICULTY}, f"SELECT * FROM {PREPARED}.{name}"
+    if name == LiveDifficulty.view:
+        return {name: DERIVED_SQL[name]}, f"SELECT * FROM {PREPARED}.{name}"
+    if name in DERIVED_SQL:
+        return {}, DERIVED_SQL[name]
     record = next(record for record in RECORDS if record.table == name)
     superseded = f"superseded_{name}"
     columns = _column_list(record) + (f", t.{_PLACE}" if record is Variant else "")
@@ -221,7 +238,7 @@ def prepared(name: str, rows: str, without_rows: Collection[str] = ()) -> tuple[
         unmeasured = not {name, *_READS[name]}.isdisjoint(without_rows)
         tables["measured"] = _NO_MEASUREMENT if unmeasured else _MEASURED.format(latest=latest, key=_PLACE)
         return tables, _VARIANTS.format(latest=latest, measured=measured, key=_PLACE, z=_Z90, design=_DESIGN)
-    return tables, latest
+    return tables, _RUNS.format(latest=latest) if record is Run else latest
 
 
 _NO_PLACE = f"SELECT NULL::BIGINT AS {_PLACE} WHERE false"
@@ -243,11 +260,6 @@ def _superseded(rows: str, record: type[Record]) -> str:
         f"{earlier}SELECT {_PLACE} FROM (SELECT {_PLACE} FROM {rest} r SEMI JOIN repeated ON code = hash({key}) "
         f"QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY recorded_at DESC, record_no DESC) > 1)"
     )
-
-
-_READS = {Variant.table: [Label.table, Setting.table], LIVE_DIFFICULTY: [DifficultyEvent.table]} | {
-    record.table: [Attempt.table] for record in _OF_A_RUN
-}
 
 
 def named_views(text: str) -> list[str]:

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 
 from diva_grpo.trainer.method.advantages import ADVANTAGES, AdvantageSettings
-from diva_grpo.trainer.method.selection import SELECTORS, Candidate, Draw, Selector
+from diva_grpo.trainer.method.selection import SELECTORS, Draw
+from tests.support.scalar_selectors import Candidate, as_arrays
 
 RESPONSES = 65_536
 PER_LOCAL_GROUP = 16
@@ -58,28 +60,25 @@ def bench_advantages() -> None:
         )
 
 
-def select_all(select: Selector, problems: list[tuple[str, float, list[Candidate]]], count: int) -> None:
-    """Choose `count` variants of each (problem id, difficulty, candidates)."""
-    for problem_id, difficulty, candidates in problems:
-        select(difficulty, candidates, count, Draw(0, 100, problem_id))
-
-
 def bench_selection() -> None:
     """Time every selector on random variants of random problems."""
     rng = random.Random(0)
-    problems = []
+    candidates = []
     for number in range(PROBLEMS):
         kinds = rng.choices(list(DELTAS), k=VARIANTS)
-        candidates = [
-            Candidate(f"v{number}-{i}", kind, rng.choice(DELTAS[kind]), rng.random())
-            for i, kind in enumerate(kinds)
-        ]
-        problems.append((f"p{number}", rng.uniform(1, 9), candidates))
+        candidates.append(
+            [
+                Candidate(f"v{number}-{i}", kind, rng.choice(DELTAS[kind]), rng.random())
+                for i, kind in enumerate(kinds)
+            ]
+        )
+    difficulty_P = np.array([rng.uniform(1, 9) for _ in candidates])
+    draw_P = [Draw(0, 100, f"p{number}") for number in range(PROBLEMS)]
     for name, select in SELECTORS.items():
         for count in (1, 4):
             report(
                 f"selection {name}, {PROBLEMS} problems of {VARIANTS} variants, {count} chosen of each",
-                partial(select_all, select, problems, count),
+                partial(select, difficulty_P, as_arrays(candidates), count, draw_P),
             )
 
 

@@ -41,6 +41,7 @@ from diva_grpo.schemas.records import (
     Reject,
     Rollout,
     Setting,
+    Shortage,
     Status,
     Variant,
     Verdict,
@@ -74,7 +75,14 @@ def full_store(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
     store.append(
         [
             Variant(
-                variant_id="s/0:think_step:1", kind=Kind.THINK_STEP, text="?", status=Status.ACCEPTED, **made
+                variant_id="s/0:think_step:1",
+                kind=Kind.THINK_STEP,
+                text="?",
+                hint=["Add."],
+                hint_steps=1,
+                hint_total=2,
+                status=Status.ACCEPTED,
+                **made,
             ),
             Variant(
                 variant_id="s/0:reword:0",
@@ -109,21 +117,35 @@ def full_store(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
         ]
     )
     store.append([Setting(name="label_model", value="p")])
+    with store.run("generate", "{}", "t"):
+        store.append(
+            [
+                Call(
+                    request_hash="h",
+                    purpose="reword",
+                    endpoint="e",
+                    model="t",
+                    problem_id="s/0",
+                    prompt_tokens=10,
+                    completion_tokens=5,
+                    cost_usd=0.01,
+                    latency_s=1.0,
+                    attempts=1,
+                    outcome="ok",
+                    output_mode="text",
+                )
+            ]
+        )
     store.append(
         [
-            Call(
-                request_hash="h",
-                purpose="reword",
-                endpoint="e",
-                model="t",
+            Shortage(
                 problem_id="s/0",
-                prompt_tokens=10,
-                completion_tokens=5,
-                cost_usd=0.01,
-                latency_s=1.0,
-                attempts=1,
-                outcome="ok",
-                output_mode="text",
+                kind=Kind.REWORD,
+                wanted=1,
+                accepted=0,
+                tries=2,
+                reason="leak (1)",
+                generator_model="t",
             )
         ]
     )
@@ -183,6 +205,7 @@ def invoke(*arguments: str, text: str | None = None) -> str:
 
 def test_named_queries_have_titles_and_end() -> None:
     assert list(queries())[:4] == ["problems", "rejects", "variants", "reasons"]
+    assert len(queries()) >= 30
     assert all(query.title and query.sql.endswith(";") for query in queries().values())
 
 
@@ -200,6 +223,17 @@ def test_a_few_answers_of_named_queries(full_store: VariantStore) -> None:
     assert (first["accuracy"]["originals"], first["accuracy"]["variants"]) == (0.0, 1.0)
     assert first["silent"]["silent"] == 1.0
     assert (first["scores"]["accuracy"], first["scores"]["problems"]) == (0.25, 3)
+    assert first["unsupplied"]["problem_id"] == "s/1"
+    assert first["single_check"] == {"check_name": "leak", "variants": 1, "example": "s/0:reword:0"}
+    ladder = first["ladders"]
+    assert (ladder["steps_given"], ladder["pass_rate"], ladder["without_hint"]) == (1, 0.5, 0.5)
+    latest = first["latest"]
+    assert (latest["kind"], latest["scored_step"], latest["accuracy"]) == ("train", 1, 0.25)
+    assert (first["costs"]["kind"], first["costs"]["calls"], first["costs"]["usd"]) == ("generate", 1, 0.01)
+    steps = first["silent_steps"]
+    assert (steps["silent"], steps["all_right"], steps["all_wrong"]) == (1.0, 1, 1)
+    transfer = first["transfer"]
+    assert (transfer["kind"], transfer["in_training"], transfer["by_label"]) == ("think_step", 1.0, 0.5)
 
 
 def test_an_example_is_run_by_name_or_number(full_store: VariantStore) -> None:
@@ -249,7 +283,7 @@ def test_queries_of_a_file_and_of_a_pipe(full_store: VariantStore, tmp_path: Pat
     [
         (("SELECT 1", "--schema"), "give one of"),
         (("SELECT 1", "no store"), "give --store"),
-        (("--example", "18"), "there are 1 to 17"),
+        (("--example", "33"), "there are 1 to 32"),
         (("--file", "{notes}"), "not a text of queries"),
         (("SELECT 1", "--format", "parquet"), "--output FILE"),
         (("--file", "{two}", "--output", "x"), "there are several"),
@@ -289,7 +323,7 @@ def test_the_report_has_every_table_of_the_page(full_store: VariantStore, tmp_pa
     shown = invoke("report", "--store", str(store.root))
     assert all(query.title in shown for query in queries().values())
     page = tmp_path / "page.html"
-    assert "17 tables" in invoke("report", "--store", str(store.root), "--html", str(page))
+    assert f"{len(queries())} tables" in invoke("report", "--store", str(store.root), "--html", str(page))
     written = page.read_text("utf-8")
     assert "&lt;b&gt;bold&lt;/b&gt;" in written
     assert "<b>bold" not in written

@@ -235,7 +235,11 @@ CONTRACT = {
     "difficulty_high created_at",
     "calls": "request_hash purpose endpoint model problem_id prompt_tokens completion_tokens cost_usd latency_s "
     "attempts outcome output_mode created_at",
-    "runs": "run_id kind model config versions started_at ended_at outcome",
+    "runs": "run_id kind model config versions started_at ended_at outcome seconds scored_step accuracy",
+    "costs": "run_id kind model purpose calls failures prompt_tokens completion_tokens cost_usd",
+    "ladders": "problem_id solution_steps hints accepted steps pass_rates original_pass_rate",
+    "groups": "run_id step problem_id slot variant_id rollouts rewards reward accuracy silent silent_why "
+    "completion_tokens",
     "rollouts": "run_id step problem_id slot sample variant_id reward accuracy advantage completion_tokens attempt",
     "difficulty_events": "run_id step problem_id old_difficulty new_difficulty accuracy rollouts rule attempt",
     "live_difficulty": "run_id problem_id difficulty uncertainty step",
@@ -276,6 +280,10 @@ TYPES = {
     ("runs", "config"): "JSON",
     ("runs", "versions"): "JSON",
     ("decisions", "kinds"): "VARCHAR[]",
+    ("groups", "rewards"): "DOUBLE[]",
+    ("groups", "silent"): "BOOLEAN",
+    ("ladders", "steps"): "INTEGER[]",
+    ("ladders", "pass_rates"): "DOUBLE[]",
 }
 
 

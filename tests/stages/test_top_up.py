@@ -35,9 +35,10 @@ from diva_grpo.pipeline.teacher.prompts import load_prompt
 from diva_grpo.schemas.config import LabelConfig, TeacherConfig, TopUpConfig, VerifyConfig
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError
 from diva_grpo.schemas.records import Aspect, Attempt, Decision, Kind, Label, Status, Variant
-from diva_grpo.trainer.method.selection import SELECTORS, Candidate, Draw
+from diva_grpo.trainer.method.selection import Draw
 from tests.conftest import Diva
 from tests.support.endpoints import Endpoint, Reply, completion, serving
+from tests.support.scalar_selectors import Candidate, select_one
 from tests.support.short_store import LAST_STEP, RUN, event, plant_shortages, planted, problem
 
 MODEL = "scripted-teacher"
@@ -103,7 +104,7 @@ def test_nearest_is_what_selection_would_take(data: st.DataObject, wanted: list[
 @settings(deadline=None)
 def test_what_is_not_short_is_served_by_the_trainer(difficulty: float, deltas: list[float]) -> None:
     candidates = [Candidate(f"v{n}", "reword", delta) for n, delta in enumerate(deltas)]
-    [chosen] = SELECTORS["paper"](difficulty, candidates, 1, Draw(0, 0, "p"))
+    [chosen] = select_one("paper", difficulty, candidates, 1, Draw(0, 0, "p"))
     _, [distance] = nearest_delta(
         np.zeros(len(deltas), np.intp), np.array(deltas), [wanted_delta(difficulty)]
     )

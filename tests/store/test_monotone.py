@@ -89,7 +89,7 @@ def test_deltas_are_the_weighted_isotonic_regression(tmp_path: Path) -> None:
     store = measured_store(tmp_path / "store", 12)
     snapshot = store.snapshot()
     ids = [problem.problem_id for problem in store.problems()]
-    fitted = {v.variant_id: v.delta for found in snapshot.candidates(ids).values() for v in found}
+    fitted = {v.variant_id: v.delta for v in snapshot.candidates(ids).rows()}
     rows = store.query(
         "SELECT variant_id, problem_id, recipe, delta, (delta_high - delta_low) / (2 * 1.6448536269514722) "
         "FROM variants"
@@ -129,5 +129,5 @@ def test_without_labels_deltas_are_as_designed(tmp_path: Path) -> None:
     store = VariantStore(tmp_path / "store", create=True)
     store.append([Problem(problem_id="p/0", source="p", split="train", text="What?", answer="1")])
     store.append([image_variant("p/0", family, s, 1) for family in FAMILIES for s in STRENGTHS])
-    found = store.snapshot().candidates(["p/0"])["p/0"]
+    found = store.snapshot().candidates(["p/0"]).rows()
     assert sorted(v.delta for v in found) == sorted([1, 2, 3, 3, 3] * 2 + [4, 5, 6, 7, 8])

@@ -129,8 +129,8 @@ def test_what_a_checkpoint_names_is_read_after_any_number_of_compactions(store: 
         store.compact(grace_s=0)
         store.append([variant(2, status="rejected")])
     again = store.snapshot(seen.parts)
-    assert [v.variant_id for v in again.candidates(["w/0"])["w/0"]] == [f"w/0:reword:0{i}" for i in (1, 2, 3)]
-    assert [v.variant_id for v in store.snapshot().candidates(["w/0"])["w/0"]] == [
+    assert [v.variant_id for v in again.candidates(["w/0"]).rows()] == [f"w/0:reword:0{i}" for i in (1, 2, 3)]
+    assert [v.variant_id for v in store.snapshot().candidates(["w/0"]).rows()] == [
         "w/0:reword:03",
         "w/0:reword:04",
     ]
@@ -244,14 +244,15 @@ def test_columns_of_a_program_with_more_of_them_survive(store: VariantStore) -> 
 
 
 def test_memory_is_bounded_by_the_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diva_grpo.pipeline.store.files.compaction._GROUP_ROWS", 100)
+    monkeypatch.setattr("diva_grpo.pipeline.store.files.compaction._GROUP_ROWS", 2_048)
+    monkeypatch.setattr("diva_grpo.pipeline.store.files.compaction._BATCH_ROWS", 2_048)
     store = VariantStore(tmp_path / "store", create=True)
     for number in range(4):
-        store.append([variant(i, f"w/{number}") for i in range(80)])
+        store.append([variant(i, f"w/{number}") for i in range(1_000)])
     store.compact()
     [part] = [part for part in store.catalogue.live("variants") if part.merged]
     metadata = pq.read_metadata(store.root / "variants" / part.name)
-    assert metadata.num_rows == 320
+    assert metadata.num_rows == 4_000
     assert metadata.num_row_groups == 2
     assert store.query("SELECT count(*), count(DISTINCT variant_id) FROM variants") == [(320, 320)]
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.files import compaction
 from diva_grpo.schemas.records import Attempt, Label, Problem, Record, Rollout, Variant, Verdict
-from tests.support.sized import problem_id, sized_store, variant_id
+from tests.support.sized import VARIANTS_EACH, problem_id, sized_store, variant_id
 from tests.support.store_records import rollout, variant
 
 
@@ -28,6 +31,40 @@ def test_records_of_problems(sized: VariantStore, record: type[Record], compacte
     expected = sized.read(record, "problem_id IN (SELECT unnest(?))", [ids])
     assert expected
     assert sized.of_problems(ids).read(record) == expected
+
+
+@pytest.fixture(scope="module")
+def compacted(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
+    store = sized_store(tmp_path_factory.mktemp("compacted") / "store", 10_000)
+    store.append([variant(1, problem_id(3))])
+    store.append([Verdict(variant_id=variant_id(15), check_name="leak", passed=True)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compaction, "_GROUP_ROWS", 2_048)  # what DuckDB gives at once
+        patch.setattr(compaction, "_BATCH_ROWS", 2_048)
+        store.compact(grace_s=0)
+    return store
+
+
+@pytest.mark.parametrize(
+    ("record", "column", "of_problem"),
+    [
+        (Variant, "problem_id", problem_id),
+        (Rollout, "problem_id", problem_id),
+        (Verdict, "variant_id", lambda number: variant_id(number * VARIANTS_EACH)),
+        (Label, "subject_id", problem_id),
+    ],
+)
+def test_compacted_rows_of_a_problem_are_in_one_place(
+    compacted: VariantStore, record: type[Record], column: str, of_problem: Callable[[int], str]
+) -> None:
+    """A lookup reads a row group or two of a part: the statistics of the others exclude it."""
+    [part] = [part for part in compacted.catalogue.live(record.table) if not part.is_empty]
+    footer = pq.read_metadata(compacted.root / record.table / part.name)
+    place = footer.schema.names.index(column)
+    statistics = [footer.row_group(group).column(place).statistics for group in range(footer.num_row_groups)]
+    assert len(statistics) >= 4
+    for number in (0, 3, 77, 1_999):
+        assert 1 <= sum(s.min <= of_problem(number) <= s.max for s in statistics) <= 2
 
 
 def test_verdicts_labels_and_deltas_of_problems(sized: VariantStore) -> None:

@@ -76,7 +76,7 @@ def test_says_the_same_as_a_folder(store: VariantStore, tmp_path: Path) -> None:
 def test_snapshots_images_runs_and_journal_work(store: VariantStore) -> None:
     parts = store.snapshot().parts
     store.append([variant(5)])
-    assert [v.variant_id for v in store.snapshot(parts).candidates(["w/0"])["w/0"]] == ["w/0:reword:01"]
+    assert [v.variant_id for v in store.snapshot(parts).candidates(["w/0"]).rows()] == ["w/0:reword:01"]
     digest = store.read(Problem)[0].images[0].hash
     assert store.image_path(digest).read_bytes() == b"no picture, but bytes"
     assert store.image_path(digest).is_relative_to(store.place.local)

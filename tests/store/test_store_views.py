@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+from typing import Any
+
 import pytest
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import StoreError
-from diva_grpo.schemas.records import Attempt
+from diva_grpo.schemas.records import Attempt, Call, Evaluation, Run
 from tests.support.store_records import event, label, rollout, variant
 
 # --- a training run's records
@@ -114,6 +117,93 @@ def test_measured_delta_is_in_use_where_nothing_is_designed(store: VariantStore)
     assert measured == delta == pytest.approx(8 * 2 / 6)
 
 
+# --- derived views
+
+
+def test_groups_say_which_are_silent_and_why(store: VariantStore) -> None:
+    rewards: list[list[tuple[float | None, float | None]]] = [
+        [(1.0, 1.0), (1.0, 1.0)],
+        [(0.1, 0.0), (0.1, 0.0)],
+        [(0.0, 0.0), (1.0, 1.0)],
+        [(0.5, 0.0), (0.5, 1.0)],
+        [(None, None), (None, None)],
+    ]
+    store.append(
+        [
+            rollout(step, 0).model_copy(update={"sample": sample, "reward": reward, "accuracy": accuracy})
+            for step, group in enumerate(rewards)
+            for sample, (reward, accuracy) in reversed(list(enumerate(group)))
+        ]
+    )
+    found = store.query("SELECT rewards, accuracy, silent, silent_why FROM groups ORDER BY step")
+    assert found == [
+        ([1.0, 1.0], 1.0, True, "all right"),
+        ([0.1, 0.1], 0.0, True, "all wrong"),
+        ([0.0, 1.0], 0.5, False, None),
+        ([0.5, 0.5], 0.5, True, "equal rewards"),
+        ([None, None], None, True, "no reward"),
+    ]
+
+
+def test_a_ladder_has_the_accepted_hints_in_order(store: VariantStore) -> None:
+    store.append(
+        [
+            variant(number, kind="think_step", hint_steps=steps, hint_total=3, status=status)
+            for number, steps, status in [(1, 2, "accepted"), (2, 1, "accepted"), (3, 3, "rejected")]
+        ]
+    )
+    store.append([label("w/0:reword:01", 3, 4), label("w/0", 1, 4), label("w/0:reword:02", 2, 4, "another")])
+    store.put_setting("label_model", "policy")
+    assert store.query("FROM ladders") == [("w/0", 3, 3, 2, [1, 2], [None, 0.75], 0.25)]
+
+
+def test_costs_are_those_of_the_time_of_a_run(store: VariantStore) -> None:
+    def at(minute: int) -> datetime:
+        return datetime(2026, 1, 1, 0, minute)
+
+    def call(number: int, minute: int, outcome: str = "ok") -> Call:
+        figures: dict[str, Any] = {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "cost_usd": 0.5,
+            "latency_s": 1.0,
+        }
+        names: dict[str, Any] = {"purpose": "reword", "endpoint": "e", "model": "t", "problem_id": "w/0"}
+        return Call(
+            request_hash=str(number), attempts=1, outcome=outcome, output_mode="text", created_at=at(minute),
+            **figures, **names,
+        )  # fmt: skip
+
+    store.append([call(1, 1), call(2, 2, "http_500"), call(3, 7), call(4, 12), call(5, 20)])
+    store.append(
+        [
+            Run(run_id="ended", kind="generate", started_at=at(0), ended_at=at(5), outcome="ok"),
+            Run(run_id="killed", kind="verify", started_at=at(6), outcome="killed"),
+            Run(run_id="train", kind="train", started_at=at(6), ended_at=at(30), outcome="ok"),
+            Run(run_id="running", kind="label", started_at=at(10)),
+        ]
+    )
+    found = store.query("SELECT run_id, calls, failures, prompt_tokens, cost_usd FROM costs ORDER BY run_id")
+    assert found == [("ended", 2, 1, 20, 1.0), ("killed", 1, 0, 10, 0.5), ("running", 2, 0, 20, 1.0)]
+
+
+def test_runs_have_their_seconds_and_last_scores(store: VariantStore) -> None:
+    started = datetime(2026, 1, 1)
+    store.append(
+        [Run(run_id="r", kind="train", started_at=started, ended_at=started + timedelta(seconds=1.5))]
+    )
+    store.append([Run(run_id="q", kind="ingest", started_at=started)])
+    scores = [(0, "a", 4), (10, "a", 1), (10, "b", 2)]
+    store.append(
+        [
+            Evaluation(run_id="r", step=step, split="test", problem_id=problem_id, samples=4, correct=correct)
+            for step, problem_id, correct in scores
+        ]
+    )
+    found = store.query("SELECT run_id, seconds, scored_step, accuracy FROM runs ORDER BY run_id")
+    assert found == [("q", None, None, None), ("r", 1.5, 10, 0.375)]
+
+
 # --- snapshots
 
 
@@ -121,9 +211,10 @@ def test_snapshot_has_the_accepted_variants_in_order(store: VariantStore) -> Non
     store.append([variant(2), variant(1), variant(3, status="rejected"), variant(1, "w/1")])
     snapshot = store.snapshot()
     found = snapshot.candidates(["w/1", "w/0", "w/2", "unknown"])
-    assert [v.variant_id for v in found["w/0"]] == ["w/0:reword:01", "w/0:reword:02"]
-    assert [v.variant_id for v in found["w/1"]] == ["w/1:reword:01"]
-    assert found["w/2"] == found["unknown"] == []
+    assert [v.variant_id for v in found.rows()] == ["w/1:reword:01", "w/0:reword:01", "w/0:reword:02"]
+    assert found.count_P.tolist() == [1, 2, 0, 0]
+    assert found.owner_V.tolist() == [0, 1, 1]
+    assert found.place_V.tolist() == [0, 0, 1]
     assert (snapshot.problem_count, snapshot.variant_count) == (2, 3)
 
 
@@ -132,7 +223,7 @@ def test_snapshot_carries_delta_kind_and_pass_rate(store: VariantStore) -> None:
     store.append([label("w/0:reword:01", 1, 4), label("w/0:reword:02", 1, 4, "another"), label("w/0", 4, 4)])
     store.put_setting("label_model", "policy")
     snapshot = store.snapshot()
-    first, second = snapshot.candidates(["w/0"])["w/0"]
+    first, second = snapshot.candidates(["w/0"]).rows()
     [(delta,)] = store.query("SELECT delta FROM variants WHERE variant_id = 'w/0:reword:01'")
     assert (first.kind, first.delta, first.pass_rate) == ("harder", delta, 0.25)
     assert (second.delta, second.pass_rate) == (0.0, None)
@@ -144,7 +235,7 @@ def test_snapshot_gives_texts_by_number(store: VariantStore) -> None:
         [variant(1), variant(2, hint=["a", "b"], hint_steps=2), variant(3, text=None, recipe='{"o": 1}')]
     )
     snapshot = store.snapshot()
-    candidates = snapshot.candidates(["w/0"])["w/0"]
+    candidates = snapshot.candidates(["w/0"]).rows()
     texts = snapshot.texts([candidates[2].number, candidates[1].number, candidates[1].number])
     assert texts[candidates[1].number].text == "wording 2"
     assert texts[candidates[1].number].hint == ("a", "b")
@@ -153,7 +244,7 @@ def test_snapshot_gives_texts_by_number(store: VariantStore) -> None:
 
 
 def test_snapshot_of_an_empty_store_has_no_candidates(store: VariantStore) -> None:
-    assert store.snapshot().candidates(["w/0"]) == {"w/0": []}
+    assert store.snapshot().candidates(["w/0", "w/1"]).count_P.tolist() == [0, 0]
 
 
 def test_snapshot_of_named_parts_shows_what_was_seen_then(store: VariantStore) -> None:
@@ -161,8 +252,8 @@ def test_snapshot_of_named_parts_shows_what_was_seen_then(store: VariantStore) -
     earlier = store.snapshot()
     store.append([variant(1, status="rejected"), variant(2)])
     again = store.snapshot(earlier.parts)
-    assert [v.variant_id for v in again.candidates(["w/0"])["w/0"]] == ["w/0:reword:01"]
-    assert [v.variant_id for v in store.snapshot().candidates(["w/0"])["w/0"]] == ["w/0:reword:02"]
+    assert [v.variant_id for v in again.candidates(["w/0"]).rows()] == ["w/0:reword:01"]
+    assert [v.variant_id for v in store.snapshot().candidates(["w/0"]).rows()] == ["w/0:reword:02"]
 
 
 def test_snapshot_of_a_missing_part_is_one_line(store: VariantStore) -> None:

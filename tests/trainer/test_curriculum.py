@@ -5,44 +5,32 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from diva_grpo.pipeline.difficulty.variants import AcceptedVariant, AcceptedVariants
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.trainer.method.curriculum import Choice, Curriculum, CurriculumSettings
 from diva_grpo.trainer.method.selection import SELECTORS
 
 
-@dataclass(frozen=True)
-class Planted:
-    """A variant as the curriculum sees one."""
-
-    number: int
-    variant_id: str
-    kind: str
-    delta: float
-    pass_rate: float | None = None
-    steps_left: int | None = None
-    share_left: float = 1.0
-
-
 class Source:
     """Variants of each problem: a wording, a harder text and two hints, but none of the problem `bare`."""
 
-    def candidates(self, problem_ids: Sequence[str]) -> dict[str, list[Planted]]:
-        return {problem_id: self._of(problem_id) for problem_id in problem_ids}
+    def candidates(self, problem_ids: Sequence[str]) -> AcceptedVariants:
+        return AcceptedVariants.of([self._of(problem_id) for problem_id in problem_ids])
 
-    def _of(self, problem_id: str) -> list[Planted]:
+    def _of(self, problem_id: str) -> list[AcceptedVariant]:
         if problem_id == "bare":
             return []
         return [
-            Planted(0, f"{problem_id}:reword", "reword", 0.0),
-            Planted(1, f"{problem_id}:harder", "harder", 2.0),
-            Planted(2, f"{problem_id}:hint1", "think_step", -2.0, steps_left=1, share_left=0.5),
-            Planted(3, f"{problem_id}:hint2", "think_step", -8.0, steps_left=0, share_left=0.0),
+            AcceptedVariant(1, f"{problem_id}:harder", "harder", 2.0),
+            AcceptedVariant(2, f"{problem_id}:hint1", "think_step", -2.0, steps_left=1, share_left=0.5),
+            AcceptedVariant(3, f"{problem_id}:hint2", "think_step", -8.0, steps_left=0, share_left=0.0),
+            AcceptedVariant(0, f"{problem_id}:reword", "reword", 0.0),
         ]
 
 

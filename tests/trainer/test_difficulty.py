@@ -143,16 +143,16 @@ def test_fading_counts_approach_twenty_visits(right: int, wrong: int) -> None:
 
 
 def test_prior_is_four_rollouts_at_the_pass_rate() -> None:
-    assert posterior_parameters(BetaCounts(), 0.75) == (4.0, 2.0)
-    assert posterior_parameters(BetaCounts(10, 1.5), 0.0) == (11.0, 6.5)
-    assert posterior_parameters(BetaCounts(2, 3), 0.9, strength=0.0) == (3.0, 4.0)
+    assert posterior_parameters(0.0, 0.0, 0.75) == (4.0, 2.0)
+    assert posterior_parameters(10.0, 1.5, 0.0) == (11.0, 6.5)
+    assert posterior_parameters(2.0, 3.0, 0.9, strength=0.0) == (3.0, 4.0)
 
 
 @given(counts=COUNTS, prior=PASS_RATES)
 def test_posterior_difficulty_has_the_moments_of_the_beta_distribution(
     counts: BetaCounts, prior: float
 ) -> None:
-    beta = stats.beta(*posterior_parameters(counts, prior))
+    beta = stats.beta(*posterior_parameters(*counts, prior))
     difficulty, uncertainty = posterior_difficulty(counts, prior)
     assert difficulty == pytest.approx(9 - 8 * beta.mean())
     assert uncertainty == pytest.approx(8 * beta.std())

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from diva_grpo.pipeline.difficulty.target import target_difficulty, wanted_delta
-from diva_grpo.trainer.method.selection import SELECTORS, Candidate, Draw
+from diva_grpo.trainer.method.selection import SELECTORS, Draw
+from tests.support.scalar_selectors import SCALAR_SELECTORS, Candidate, as_arrays, beta_draws, select_one
 
 GOLDEN: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "golden" / "selection.json").read_text(encoding="utf-8")
@@ -72,7 +73,7 @@ def test_golden(case: dict[str, Any]) -> None:
     for name in ("paper", "tier"):
         reached = set()
         for draw in draws(100):
-            chosen = SELECTORS[name](case["difficulty"], candidates, 1, draw)
+            chosen = select_one(name, case["difficulty"], candidates, 1, draw)
             assert len(chosen) == 1
             reached.add(chosen[0].variant_id)
         assert reached == set(case[f"{name}_any_of"])
@@ -84,21 +85,42 @@ def test_golden(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @given(candidates=candidate_lists(), difficulty=DIFFICULTIES, count=st.integers(0, 12), seed=st.integers())
 @settings(deadline=None)
-def test_exactly_count_candidates_whatever_their_order(
+def test_exactly_count_candidates(
     name: str, candidates: list[Candidate], difficulty: float, count: int, seed: int
 ) -> None:
     draw = Draw(seed, 7, "problem")
-    chosen = SELECTORS[name](difficulty, candidates, count, draw)
+    chosen = select_one(name, difficulty, candidates, count, draw)
     assert len(chosen) == count
     assert all(any(choice is candidate for candidate in candidates) for choice in chosen)
-    assert SELECTORS[name](difficulty, list(reversed(candidates)), count, draw) == chosen
-    assert SELECTORS[name](difficulty, tuple(candidates), count, Draw(seed, 7, "problem")) == chosen
+    assert select_one(name, difficulty, candidates, count, Draw(seed, 7, "problem")) == chosen
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(
+    candidates=st.lists(candidate_lists(min_size=0), max_size=6),
+    count=st.integers(0, 5),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
+@settings(deadline=None)
+def test_a_batch_is_chosen_as_each_problem_is_alone(
+    name: str, candidates: list[list[Candidate]], count: int, seed: int, data: st.DataObject
+) -> None:
+    difficulties = [data.draw(DIFFICULTIES) for _ in candidates]
+    draw_P = [Draw(seed, 7, f"problem {number}") for number in range(len(candidates))]
+    ordered = [sorted(row, key=lambda candidate: candidate.variant_id) for row in candidates]
+    place_PM = SELECTORS[name](np.array(difficulties), as_arrays(ordered), count, draw_P)
+    assert place_PM.shape == (len(candidates), count)
+    for number, places in enumerate(place_PM.tolist()):
+        alone = SCALAR_SELECTORS[name](difficulties[number], candidates[number], count, draw_P[number])
+        assert [ordered[number][place] for place in places if place >= 0] == alone
+        assert alone or set(places) <= {-1}
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_no_candidate_gives_none(name: str, count: int) -> None:
-    assert SELECTORS[name](5.0, [], count, Draw(0, 0, "p")) == []
+    assert select_one(name, 5.0, [], count, Draw(0, 0, "p")) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -111,7 +133,7 @@ def test_no_repeats_while_others_are_left(
 ) -> None:
     if name == "paper" and count > 1:  # one think step at most, so those that may come are fewer
         candidates = [candidate for candidate in candidates if candidate.kind != "think_step"]
-    uses = Counter(ids(SELECTORS[name](difficulty, candidates, count, Draw(seed, 1, "p"))))
+    uses = Counter(ids(select_one(name, difficulty, candidates, count, Draw(seed, 1, "p"))))
     if candidates:
         fewest = count // len(candidates)
         assert all(uses[candidate.variant_id] in (fewest, fewest + 1) for candidate in candidates)
@@ -125,7 +147,7 @@ def test_no_repeats_while_others_are_left(
 def test_paper_takes_the_nearest_delta(candidates: list[Candidate], difficulty: float, seed: int) -> None:
     table = [9, 8, 7, 6, 6, 5, 5, 5, 4]
     wanted = table[math.floor(difficulty + 0.5) - 1] - difficulty
-    (choice,) = SELECTORS["paper"](difficulty, candidates, 1, Draw(seed, 0, "p"))
+    (choice,) = select_one("paper", difficulty, candidates, 1, Draw(seed, 0, "p"))
     assert all(abs(choice.delta - wanted) <= abs(c.delta - wanted) + 1e-8 for c in candidates)
 
 
@@ -139,13 +161,13 @@ def test_tier_takes_the_nearest_delta_of_its_kinds(
         kinds = ["harder", "image", "image_text", "composite"]
     in_tier = [candidate for candidate in candidates if candidate.kind in kinds]
     draw = Draw(seed, 0, "p")
-    (choice,) = SELECTORS["tier"](difficulty, candidates, 1, draw)
+    (choice,) = select_one("tier", difficulty, candidates, 1, draw)
     if in_tier:
         assert choice.kind in kinds
         wanted = 5 - difficulty
         assert all(abs(choice.delta - wanted) <= abs(c.delta - wanted) + 1e-8 for c in in_tier)
     else:
-        assert [choice] == SELECTORS["paper"](difficulty, candidates, 1, draw)
+        assert [choice] == select_one("paper", difficulty, candidates, 1, draw)
 
 
 @pytest.mark.parametrize(
@@ -157,19 +179,19 @@ def test_tier_boundaries(difficulty: float, kind: str) -> None:
         Candidate("b", "reword", 0.0),
         Candidate("c", "think_step", -2.0),
     ]
-    assert SELECTORS["tier"](difficulty, candidates, 1, Draw(0, 0, "p"))[0].kind == kind
+    assert select_one("tier", difficulty, candidates, 1, Draw(0, 0, "p"))[0].kind == kind
 
 
 def test_tier_of_several_empties_its_kinds_first() -> None:
     candidates = [*rewords(0.0, 0.5), Candidate("t", "think_step", -2.0), Candidate("h", "harder", 2.0)]
-    chosen = SELECTORS["tier"](5.0, candidates, 4, Draw(0, 0, "p"))
+    chosen = select_one("tier", 5.0, candidates, 4, Draw(0, 0, "p"))
     assert ids(chosen) == ["r0.0", "r0.5", "h", "t"], "the wanted delta at D = 5 is +1"
 
 
 def test_ties_of_measured_deltas_ignore_rounding_errors() -> None:
     candidates = rewords(0.0, 1.4)
     assert abs(0.0 - wanted_delta(5.3)) != abs(1.4 - wanted_delta(5.3)), "0.7 each, but for rounding"
-    assert len({ids(SELECTORS["paper"](5.3, candidates, 1, draw))[0] for draw in draws(50)}) == 2
+    assert len({ids(select_one("paper", 5.3, candidates, 1, draw))[0] for draw in draws(50)}) == 2
 
 
 # --- paper with several variants ---
@@ -180,7 +202,7 @@ def test_targets_of_several_are_rounded_clipped_normal_draws(difficulty: float) 
     means = {1.0: 8, 3.0: 7, 5.4: 6, 7.0: 4.5, 9.0: 3}
     ladder = rewords(*(target - difficulty for target in range(1, 10)))
     first = Counter(
-        round(SELECTORS["paper"](difficulty, ladder, 2, draw)[0].delta + difficulty) for draw in draws(4000)
+        round(select_one("paper", difficulty, ladder, 2, draw)[0].delta + difficulty) for draw in draws(4000)
     )
     edges = stats.norm(means[difficulty], 1).cdf(np.arange(0.5, 10))
     edges[0], edges[-1] = 0, 1
@@ -192,7 +214,7 @@ def test_a_second_draw_below_the_problem_becomes_a_delta_of_0_to_3() -> None:
     ladder = rewords(*range(-8, 4))
     seen = set()
     for draw in draws(300):
-        first, second = SELECTORS["paper"](9.0, ladder, 2, draw)
+        first, second = select_one("paper", 9.0, ladder, 2, draw)
         assert first.delta < 0, "the mean target at D = 9 is 3"
         seen.add(second.delta)
     assert seen == {0, 1, 2, 3}
@@ -200,7 +222,7 @@ def test_a_second_draw_below_the_problem_becomes_a_delta_of_0_to_3() -> None:
 
 def test_a_draw_of_the_problems_own_level_asks_for_no_hint() -> None:
     ladder = rewords(*(target - 6.3 for target in range(1, 10)))
-    pairs = [[c.delta for c in SELECTORS["paper"](6.3, ladder, 2, draw)] for draw in draws(100)]
+    pairs = [[c.delta for c in select_one("paper", 6.3, ladder, 2, draw)] for draw in draws(100)]
     assert any(first == 6 - 6.3 and second < 5 - 6.3 + 1e-9 for first, second in pairs)
 
 
@@ -211,14 +233,14 @@ def test_a_draw_of_the_problems_own_level_asks_for_no_hint() -> None:
 def test_one_think_step_in_a_group_where_there_is_anything_else(
     candidates: list[Candidate], difficulty: float, count: int, seed: int
 ) -> None:
-    chosen = SELECTORS["paper"](difficulty, candidates, count, Draw(seed, 0, "p"))
+    chosen = select_one("paper", difficulty, candidates, count, Draw(seed, 0, "p"))
     if any(candidate.kind != "think_step" for candidate in candidates):
         assert sum(choice.kind == "think_step" for choice in chosen) <= 1
 
 
 def test_think_steps_come_again_where_there_is_nothing_else() -> None:
     candidates = [Candidate("t1", "think_step", -2.0), Candidate("t2", "think_step", -8.0)]
-    chosen = SELECTORS["paper"](8.0, candidates, 4, Draw(0, 0, "p"))
+    chosen = select_one("paper", 8.0, candidates, 4, Draw(0, 0, "p"))
     assert Counter(ids(chosen)) == {"t1": 2, "t2": 2}
 
 
@@ -232,8 +254,8 @@ def test_posterior_takes_the_variant_that_evidence_puts_at_one_half() -> None:
         Candidate("hard", "harder", 0.0, 0.5, 100.0, 4000.0),
     ]
     for draw in draws(20):
-        assert ids(SELECTORS["posterior"](5.0, candidates, 1, draw)) == ["even"]
-        assert ids(SELECTORS["posterior"](5.0, candidates, 4, draw))[3] == "even"
+        assert ids(select_one("posterior", 5.0, candidates, 1, draw)) == ["even"]
+        assert ids(select_one("posterior", 5.0, candidates, 4, draw))[3] == "even"
 
 
 def test_posterior_prior_is_the_label_or_the_difficulty() -> None:
@@ -241,7 +263,7 @@ def test_posterior_prior_is_the_label_or_the_difficulty() -> None:
     unlabelled = [Candidate("a", "reword", -8.0), Candidate("b", "reword", 0.0)]
     for candidates in (labelled, unlabelled):
         chosen = Counter(
-            SELECTORS["posterior"](5.0, candidates, 1, draw)[0].variant_id for draw in draws(2000)
+            select_one("posterior", 5.0, candidates, 1, draw)[0].variant_id for draw in draws(2000)
         )
         # Beta(5, 1) against Beta(3, 3): which is nearer to 1/2?
         rng = np.random.default_rng(0)
@@ -271,25 +293,25 @@ def hints(*pass_rates: float) -> list[Candidate]:
 )
 def test_signal_gives_no_longer_a_hint_than_is_needed(pass_rates: tuple[float, ...], given: int) -> None:
     for draw in draws(5):
-        chosen = SELECTORS["signal"](9.0, hints(*pass_rates), 1, draw)
+        chosen = select_one("signal", 9.0, hints(*pass_rates), 1, draw)
         assert ids(chosen) == [f"given {given}"]
 
 
 def test_signal_never_gives_the_whole_solution_while_anything_else_is_left() -> None:
     whole = Candidate("whole", "think_step", -8.0, 0.5, share_left=0.0)
     other = Candidate("first", "think_step", -2.0, 0.1, right=0.0, wrong=500.0, share_left=0.8)
-    assert ids(SELECTORS["signal"](9.0, [whole, other], 2, Draw(0, 0, "p"))) == ["first", "whole"]
+    assert ids(select_one("signal", 9.0, [whole, other], 2, Draw(0, 0, "p"))) == ["first", "whole"]
 
 
 def test_signal_learns_from_rollouts() -> None:
     too_hard = Candidate("original", "original", 0.0, 0.5, right=0.0, wrong=40.0)
     hint = Candidate("hint", "think_step", -2.0, 0.5, right=20.0, wrong=20.0, share_left=0.6)
-    assert ids(SELECTORS["signal"](5.0, [too_hard, hint], 1, Draw(0, 0, "p"))) == ["hint"]
+    assert ids(select_one("signal", 5.0, [too_hard, hint], 1, Draw(0, 0, "p"))) == ["hint"]
 
 
 def test_uniform_reaches_every_variant_equally() -> None:
     candidates = [Candidate(f"v{i}", KINDS[i], float(i)) for i in range(6)]
-    chosen = Counter(SELECTORS["uniform"](9.0, candidates, 1, draw)[0].variant_id for draw in draws(6000))
+    chosen = Counter(select_one("uniform", 9.0, candidates, 1, draw)[0].variant_id for draw in draws(6000))
     assert stats.chisquare(list(chosen.values())).pvalue > 1e-4
     assert len(chosen) == 6
 
@@ -325,7 +347,7 @@ def test_draws_have_their_distributions() -> None:
     assert all(0 < value < 1 for value in uniforms)
     normals = [draw.normal(3.0, 2.0, 1, "n") for draw in many]
     assert stats.kstest(normals, stats.norm(3, 2).cdf).pvalue > 1e-4
-    betas = np.array([draw.beta([5.0, 1.5], [1.0, 2.5], 1, ["a", "b"]) for draw in many])
+    betas = np.array([beta_draws(draw, [5.0, 1.5], [1.0, 2.5], 1, ["a", "b"]) for draw in many])
     assert stats.kstest(betas[:, 0], stats.beta(5, 1).cdf).pvalue > 1e-4
     assert stats.kstest(betas[:, 1], stats.beta(1.5, 2.5).cdf).pvalue > 1e-4
     assert abs(np.corrcoef(betas.T)[0, 1]) < 0.05

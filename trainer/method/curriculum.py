@@ -14,23 +14,22 @@ Axes: P problems of a generation batch, V = M + 1 slots (prompts) of each proble
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from diva_grpo.pipeline.difficulty.scale import FloatArray, pass_rate_from_difficulty, variant_difficulty
+from diva_grpo.pipeline.difficulty.variants import AcceptedVariant, AcceptedVariants
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import ORIGINAL
-from diva_grpo.trainer.method.difficulty import BetaCounts
 from diva_grpo.trainer.method.live import LiveDifficulty, LiveRule
-from diva_grpo.trainer.method.selection import SELECTORS, Candidate, Draw
+from diva_grpo.trainer.method.selection import SELECTORS, BoolArray, Candidates, Draw, IntArray
 
-IntArray: TypeAlias = npt.NDArray[np.int64]
-BoolArray: TypeAlias = npt.NDArray[np.bool_]
 VariantPrior = Literal["delta", "pooled"]
 Aim = Literal["variants", "all"]
 DifficultyFrom = Literal["original", "group"]
@@ -60,43 +59,11 @@ class CurriculumSettings:
     """Seed of all random choices."""
 
 
-class TrainableVariant(Protocol):
-    """What selection needs to know of an accepted variant."""
-
-    @property
-    def number(self) -> int:
-        """By which its source finds its text."""
-
-    @property
-    def variant_id(self) -> str:
-        """Its id."""
-
-    @property
-    def kind(self) -> str:
-        """One of `reword harder think_step image image_text composite`."""
-
-    @property
-    def delta(self) -> float:
-        """Difficulty offset from the original, in levels."""
-
-    @property
-    def pass_rate(self) -> float | None:
-        """Pass rate of its label; None without one."""
-
-    @property
-    def steps_left(self) -> int | None:
-        """Steps of the solution that its hint does not give; None without a hint."""
-
-    @property
-    def share_left(self) -> float:
-        """The same as a share of all steps; 1 without a hint."""
-
-
 class VariantSource(Protocol):
     """Where accepted variants come from, such as `pipeline.store.Snapshot`."""
 
-    def candidates(self, problem_ids: Sequence[str]) -> Mapping[str, Sequence[TrainableVariant]]:
-        """Return the accepted variants of each given problem; an empty list where there is none."""
+    def candidates(self, problem_ids: Sequence[str]) -> AcceptedVariants:
+        """Return the accepted variants of the given problems."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +79,7 @@ class Choice:
     """
 
     problem_P: IntArray
-    variant_PV: Sequence[Sequence[TrainableVariant | None]]
+    variant_PV: Sequence[Sequence[AcceptedVariant | None]]
     difficulty_PV: FloatArray
     shortage: int
     warmup: bool
@@ -198,50 +165,76 @@ class Curriculum:
         """
         options = self.settings
         warmup = step < options.warmup_steps
-        ids = [self.problem_ids[number] for number in problem_P]
-        variant_PV: list[list[TrainableVariant | None]] = [[None] * (options.variants + 1) for _ in ids]
+        shape = len(problem_P), options.variants + 1
+        variant_PV: list[list[AcceptedVariant | None]] = [[None] * shape[1] for _ in problem_P]
+        delta_PV = np.zeros(shape)
         shortage = 0
         if variants is not None and not warmup and (options.variants or options.aim == "all"):
-            found = variants.candidates(ids)
-            for place, number in enumerate(problem_P):
-                variant_PV[place], missing = self._slots(int(number), found[ids[place]], step)
-                shortage += missing
-        delta_PV = np.array([[v.delta if v else 0.0 for v in slots] for slots in variant_PV])
-        difficulty_PV = variant_difficulty(
-            self.live.difficulty[problem_P][:, None], delta_PV.reshape(len(ids), options.variants + 1)
-        )
+            found = variants.candidates([self.problem_ids[number] for number in problem_P])
+            row_PV = self._rows(problem_P, found, step)
+            chosen_PV = row_PV >= 0
+            delta_PV[chosen_PV] = found.delta_V[row_PV[chosen_PV]]
+            places = np.argwhere(chosen_PV).tolist()
+            for (place, slot), variant in zip(places, found.rows(row_PV[chosen_PV]), strict=True):
+                variant_PV[place][slot] = variant
+            shortage = options.variants * int((found.count_P == 0).sum())
+        difficulty_PV = variant_difficulty(self.live.difficulty[problem_P][:, None], delta_PV)
         return Choice(problem_P, variant_PV, difficulty_PV, shortage, warmup)
 
-    def _slots(
-        self, number: int, candidates: Sequence[TrainableVariant], step: int
-    ) -> tuple[list[TrainableVariant | None], int]:
-        """The prompts of one problem, and how many of them are originals for want of a variant."""
-        options, problem_id = self.settings, self.problem_ids[number]
-        known: dict[str, TrainableVariant | None] = {v.variant_id: v for v in candidates}
-        slots: list[TrainableVariant | None] = [None]
-        wanted = options.variants
-        if options.aim == "all" and known:
-            known, slots, wanted = {problem_id: None, **known}, [], wanted + 1
-        difficulty = float(self.live.difficulty[number])
-        chosen = SELECTORS[options.selector](
-            difficulty,
-            [self._candidate(prompt_id, variant, difficulty) for prompt_id, variant in known.items()],
-            wanted,
-            Draw(options.seed, step, problem_id),
+    def _rows(self, problem_P: IntArray, found: AcceptedVariants, step: int) -> IntArray:
+        """(P, V) the row in `found` of each slot's variant; -1 for an original."""
+        options = self.settings
+        # A place before the variants for the original of a problem, where it competes with them.
+        first = int(options.aim == "all")
+        candidates = self._candidates(problem_P, found, first)
+        ids = [self.problem_ids[number] for number in problem_P]
+        place_PM = SELECTORS[options.selector](
+            self.live.difficulty[problem_P],
+            candidates,
+            options.variants + first,
+            [Draw(options.seed, step, problem_id) for problem_id in ids],
         )
-        slots += [known[choice.variant_id] for choice in chosen]
-        return slots + [None] * (options.variants + 1 - len(slots)), wanted - len(chosen)
+        first_row_P = np.cumsum(found.count_P) - found.count_P
+        row_PM = np.where(place_PM >= first, first_row_P[:, None] + place_PM - first, -1)
+        return row_PM if first else np.insert(row_PM, 0, -1, axis=1)
 
-    def _candidate(self, prompt_id: str, variant: TrainableVariant | None, difficulty: float) -> Candidate:
-        right, wrong = self.live.variants.get(prompt_id, BetaCounts())
-        kind, delta, pass_rate = (
-            (variant.kind, variant.delta, variant.pass_rate) if variant else (ORIGINAL, 0.0, None)
-        )
+    def _candidates(self, problem_P: IntArray, found: AcceptedVariants, first: int) -> Candidates:
+        """What the selector chooses from: the variants from the place `first` on, and before them the originals."""
+        owner_V, place_V = found.owner_V, found.place_V + first
+        shape = len(problem_P), first + int(found.count_P.max(initial=0))
+        there_PK = np.zeros(shape, bool)
+        there_PK[owner_V, place_V] = True
+        there_PK[:, :first] = (found.count_P > 0)[:, None]
+
+        def filled(values_V: npt.NDArray[Any], of_original: object) -> npt.NDArray[Any]:
+            values_PK = np.full(shape, of_original, values_V.dtype)
+            values_PK[owner_V, place_V] = values_V
+            return values_PK
+
+        variant_id_PK = filled(found.variant_id_V, "")
+        for number in range(first):
+            variant_id_PK[:, number] = [self.problem_ids[problem] for problem in problem_P]
+        pass_rate_PK = filled(found.pass_rate_V, np.nan)
+        delta_PK = filled(found.delta_V, 0.0)
         if self.settings.variant_prior == "pooled":
-            by_delta = pass_rate_from_difficulty(variant_difficulty(difficulty, delta))
-            pass_rate = self.live.pooled(pool_of(variant), by_delta if pass_rate is None else pass_rate)
-        share_left = variant.share_left if variant else 1.0
-        return Candidate(prompt_id, kind, delta, pass_rate, right, wrong, share_left)
+            by_delta_PK = pass_rate_from_difficulty(
+                variant_difficulty(self.live.difficulty[problem_P][:, None], delta_PK)
+            )
+            pools = filled(_pools(found), ORIGINAL)[there_PK].tolist()
+            prior = np.where(np.isnan(pass_rate_PK), by_delta_PK, pass_rate_PK)[there_PK]
+            pass_rate_PK[there_PK] = self.live.pooled(pools, prior)
+        counts_PK2 = np.zeros((*shape, 2))
+        counts_PK2[there_PK] = self.live.counts_of(variant_id_PK[there_PK].tolist())
+        return Candidates(
+            there_PK,
+            variant_id_PK,
+            filled(found.kind_V, ORIGINAL),
+            delta_PK,
+            pass_rate_PK,
+            counts_PK2[..., 0],
+            counts_PK2[..., 1],
+            filled(found.share_left_V, 1.0),
+        )
 
     def replacements(self, choice: Choice, silent_P: BoolArray, step: int, round_number: int) -> IntArray:
         """Choose other problems, for a generation that replaces the silent problems of a batch.
@@ -332,14 +325,22 @@ class Curriculum:
         self.live.restore(state["live"])
 
 
-def pool_of(variant: TrainableVariant | None) -> str:
+def pool_of(variant: AcceptedVariant | None) -> str:
     """Return the name of the pool of prompts that are expected to help as much as this one.
 
     There is a pool of originals, one of each kind of variant, and of hints one for each number of remaining steps.
     """
-    if variant is None:
-        return ORIGINAL
-    return variant.kind if variant.steps_left is None else f"{variant.kind}/{variant.steps_left}"
+    return _pool(variant.kind, variant.steps_left) if variant else ORIGINAL
+
+
+def _pool(kind: str, steps_left: int | None) -> str:
+    return kind if steps_left is None else f"{kind}/{steps_left}"
+
+
+def _pools(found: AcceptedVariants) -> npt.NDArray[np.object_]:
+    """(V,) names of the pools of variants, as objects."""
+    steps = [None if math.isnan(left) else int(left) for left in found.steps_left_V.tolist()]
+    return np.array([*map(_pool, found.kind_V.tolist(), steps)], object)
 
 
 def _prompts(choice: Choice) -> Iterator[tuple[int, int]]:

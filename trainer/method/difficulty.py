@@ -17,6 +17,7 @@ from diva_grpo.pipeline.difficulty.scale import (
     HARDEST,
     LEVELS,
     FloatArray,
+    FloatOrArray,
     difficulty_from_pass_rate,
 )
 
@@ -147,20 +148,25 @@ def counts_after_visit(
 
 
 def posterior_parameters(
-    counts: BetaCounts, prior_pass_rate: float, *, strength: float = PRIOR_STRENGTH
-) -> tuple[float, float]:
-    """Return (alpha, beta) of the Beta posterior of a pass rate.
+    right: FloatOrArray,
+    wrong: FloatOrArray,
+    prior_pass_rate: FloatOrArray,
+    *,
+    strength: float = PRIOR_STRENGTH,
+) -> tuple[FloatOrArray, FloatOrArray]:
+    """Return (alpha, beta) of the Beta posterior of a pass rate, or arrays of them.
 
     The prior is Beta(1 + 4p, 1 + 4(1 - p)): uniform, and four rollouts at the prior pass rate p. It does not
     fade, so a problem that is not visited for long drifts back to it.
 
     Args:
-        counts: Remembered rollouts.
+        right: Remembered rollouts that were correct.
+        wrong: Remembered rollouts that were wrong.
         prior_pass_rate: Pass rate p expected before any rollout: a label's, or (9 - D) / 8.
         strength: How many rollouts the prior pass rate counts as.
     """
-    alpha = 1.0 + strength * prior_pass_rate + counts.right
-    beta = 1.0 + strength * (1.0 - prior_pass_rate) + counts.wrong
+    alpha = 1.0 + strength * prior_pass_rate + right
+    beta = 1.0 + strength * (1.0 - prior_pass_rate) + wrong
     return alpha, beta
 
 
@@ -177,7 +183,7 @@ def posterior_difficulty(
     Returns:
         D = 9 - 8 * mean, always inside (1, 9), and the standard deviation of D.
     """
-    alpha, beta = posterior_parameters(counts, prior_pass_rate, strength=strength)
+    alpha, beta = posterior_parameters(*counts, prior_pass_rate, strength=strength)
     total = alpha + beta
     mean = alpha / total
     standard_deviation = math.sqrt(mean * (1.0 - mean) / (total + 1.0))

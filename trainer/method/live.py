@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -99,10 +100,14 @@ class LiveDifficulty:
         for counts, key in ((self.variants, prompt_id), (self.pools, pool)):
             counts[key] = counts_after_visit(counts.get(key, BetaCounts()), right, wrong)
 
-    def pooled(self, pool: str, prior: float) -> float:
-        """Return the pass rate of a pool in this run; the prior pass rate counts as four rollouts."""
-        right, wrong = self.pools.get(pool, BetaCounts())
-        return (PRIOR_STRENGTH * prior + right) / (PRIOR_STRENGTH + right + wrong)
+    def counts_of(self, prompt_ids: Sequence[str]) -> FloatArray:
+        """Return (V, 2) remembered right and wrong rollouts of prompts."""
+        return _counts(self.variants, prompt_ids)
+
+    def pooled(self, pools: Sequence[str], prior_V: FloatArray) -> FloatArray:
+        """Return (V,) pass rates of pools in this run; each prior pass rate counts as four rollouts."""
+        right_V, wrong_V = _counts(self.pools, pools).T
+        return (PRIOR_STRENGTH * prior_V + right_V) / (PRIOR_STRENGTH + right_V + wrong_V)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, as copies."""
@@ -123,3 +128,9 @@ class LiveDifficulty:
         self.counts = np.asarray(state["counts"]).copy()
         self.variants = {name: BetaCounts(*counts) for name, counts in state["variants"].items()}
         self.pools = {name: BetaCounts(*counts) for name, counts in state.get("pools", {}).items()}
+
+
+def _counts(known: Mapping[str, BetaCounts], keys: Sequence[str]) -> FloatArray:
+    none = BetaCounts()
+    counts = chain.from_iterable([known.get(key, none) for key in keys])
+    return np.fromiter(counts, np.float64, 2 * len(keys)).reshape(-1, 2)

@@ -1,10 +1,11 @@
 """Which variants of a problem to train on: five selectors with one signature, and the random draws that they share.
 
-A selector is a pure function of the live difficulty, the accepted variants and a `Draw`. Every random number
-is a hash of (seed, step, problem, slot). So all processes and a resumed run choose the same variants, and the order
-of the candidates has no influence.
+A selector is a pure function of the live difficulties of a batch's problems, their accepted variants and a `Draw` for
+each problem; it chooses for all problems at once, and for each as if it were alone. Every random number is a hash of
+(seed, step, problem, slot). So all processes and a resumed run choose the same variants.
 
-Slots count the prompts of a problem's group: 0 is the original, 1 to M are the variants.
+Axes: P problems of a batch, K places for candidates of each. Slots count the prompts of a problem's group: 0 is the
+original, 1 to M are the variants.
 """
 
 from __future__ import annotations
@@ -14,11 +15,18 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from statistics import NormalDist
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from scipy import special
 
-from diva_grpo.pipeline.difficulty.scale import MIDDLE, pass_rate_from_difficulty, variant_difficulty
+from diva_grpo.pipeline.difficulty.scale import (
+    MIDDLE,
+    FloatArray,
+    pass_rate_from_difficulty,
+    variant_difficulty,
+)
 from diva_grpo.pipeline.difficulty.target import (
     MEAN_TARGET_DIFFICULTY,
     half_up,
@@ -27,7 +35,10 @@ from diva_grpo.pipeline.difficulty.target import (
 )
 from diva_grpo.pipeline.difficulty.tiers import TIER_KINDS, tier_of
 from diva_grpo.schemas.records import Kind
-from diva_grpo.trainer.method.difficulty import BetaCounts, posterior_parameters
+from diva_grpo.trainer.method.difficulty import posterior_parameters
+
+IntArray: TypeAlias = npt.NDArray[np.int64]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 SECOND_HINT_DELTAS: Final = (0.0, 1.0, 2.0, 3.0)
 """Where several variants are drawn: what a second wanted delta below 0 becomes one of."""
@@ -40,29 +51,35 @@ _SIGNAL_STRENGTH: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """An accepted variant of a problem."""
+class Candidates:
+    """Prompts to choose from. Those of a problem fill its places from the left, in the order of their ids.
 
-    variant_id: str
-    kind: str
-    """One of `reword harder think_step image image_text composite`."""
-    delta: float
-    """Difficulty offset from the original, in levels."""
-    pass_rate: float | None = None
-    """Its label's pass rate; None where it has none."""
-    right: float = 0.0
-    """Faded count of its rollouts that were correct (`trainer.method.difficulty.counts_after_visit`)."""
-    wrong: float = 0.0
-    """Faded count of its rollouts that were wrong."""
-    share_left: float = 1.0
-    """Share of a worked solution that it leaves to the policy; 1 where nothing is given."""
+    Attributes:
+        there_PK: (P, K) whether a place is filled; elsewhere the other columns mean nothing.
+        variant_id_PK: (P, K) ids, as objects.
+        kind_PK: (P, K) kinds, as objects: `reword harder think_step image image_text composite` or `original`.
+        delta_PK: (P, K) difficulty offsets from the original, in levels.
+        pass_rate_PK: (P, K) pass rates of their labels; NaN without one.
+        right_PK: (P, K) faded counts of rollouts that were correct (`trainer.method.difficulty.counts_after_visit`).
+        wrong_PK: (P, K) faded counts of rollouts that were wrong.
+        share_left_PK: (P, K) share of a worked solution that is left to the policy; 1 where nothing is given.
+    """
+
+    there_PK: BoolArray
+    variant_id_PK: npt.NDArray[np.object_]
+    kind_PK: npt.NDArray[np.object_]
+    delta_PK: FloatArray
+    pass_rate_PK: FloatArray
+    right_PK: FloatArray
+    wrong_PK: FloatArray
+    share_left_PK: FloatArray
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would take thrice the time for each problem of a batch
 class Draw:
     """Random numbers of one problem at one step, each a hash of what it is for.
 
-    The same on every process, machine and Python version (`beta` up to the rounding of SciPy).
+    The same on every process, machine and Python version.
     """
 
     seed: int
@@ -85,93 +102,100 @@ class Draw:
         """Return a draw from Normal(mean, deviation)."""
         return mean + deviation * _NORMAL.inv_cdf(self.uniform(slot, purpose))
 
-    def beta(
-        self, alphas: Sequence[float], betas: Sequence[float], slot: int, purposes: Sequence[str]
-    ) -> list[float]:
-        """Return independent draws from Beta(alphas[i], betas[i]), one for each purpose."""
-        uniforms = [self.uniform(slot, purpose) for purpose in purposes]
-        draws: list[float] = special.betaincinv(alphas, betas, uniforms).tolist()
-        return draws
-
 
 class Selector(Protocol):
-    """Chooses the variants of one problem for one step."""
+    """Chooses the variants of a batch's problems for one step."""
 
     def __call__(
-        self, difficulty: float, candidates: Sequence[Candidate], count: int, draw: Draw
-    ) -> list[Candidate]:
-        """Return `count` of the candidates, for the slots 1 to `count`.
+        self, difficulty_P: FloatArray, candidates: Candidates, count: int, draw_P: Sequence[Draw]
+    ) -> IntArray:
+        """Return (P, `count`) places of candidates, for the slots 1 to `count`; -1 for a problem without any.
 
-        No candidate comes twice while one that may be chosen is left over. Without any candidate the list is
-        empty: the trainer then takes the original once more.
+        No candidate of a problem comes twice while one that may be chosen is left over. For a problem without any
+        candidate the trainer takes the original once more.
 
         Args:
-            difficulty: Live difficulty of the problem, 1 to 9.
-            candidates: Its accepted variants, in any order, with ids of their own.
-            count: Number M of variants wanted.
-            draw: Source of every random choice.
+            difficulty_P: (P,) live difficulties of the problems, 1 to 9.
+            candidates: their accepted variants.
+            count: number M of variants wanted of each.
+            draw_P: source of every random choice, of each problem.
         """
         ...
 
 
-def _nearest(pool: Sequence[Candidate], delta: float, slot: int, draw: Draw) -> Candidate:
-    """The candidate whose delta is nearest to `delta`; ties by the draw."""
-    distances = [abs(candidate.delta - delta) for candidate in pool]
-    limit = min(distances) + _TIE
-    nearest = [candidate for candidate, distance in zip(pool, distances, strict=True) if distance <= limit]
-    return nearest[0] if len(nearest) == 1 else _any_of(nearest, slot, draw)
+def _nearest(
+    distance_PK: FloatArray, pool_PK: BoolArray, slot: int, draw_P: Sequence[Draw]
+) -> npt.NDArray[np.intp]:
+    """The place of the least distance in each pool; ties by the draw."""
+    distance_PK = np.where(pool_PK, distance_PK, np.inf)
+    limit_P = distance_PK.min(axis=1, initial=np.inf) + _TIE
+    return _any_of(pool_PK & (distance_PK <= limit_P[:, None]), slot, draw_P)
 
 
-def _any_of(pool: Sequence[Candidate], slot: int, draw: Draw) -> Candidate:
-    ordered = sorted(pool, key=_variant_id)
-    return ordered[draw.index(len(ordered), slot, "variant")]
-
-
-def _variant_id(candidate: Candidate) -> str:
-    return candidate.variant_id
+def _any_of(pool_PK: BoolArray, slot: int, draw_P: Sequence[Draw]) -> npt.NDArray[np.intp]:
+    """A place of each pool by the draw; 0 where a pool is empty."""
+    size_P = pool_PK.sum(axis=1)
+    number_P = np.zeros(len(size_P), np.int64)
+    for problem in np.flatnonzero(size_P > 1).tolist():
+        number_P[problem] = draw_P[problem].index(int(size_P[problem]), slot, "variant")
+    return (pool_PK.cumsum(axis=1) > number_P[:, None]).argmax(axis=1)
 
 
 def _without_repeats(
-    candidates: Sequence[Candidate],
+    candidates: Candidates,
     count: int,
-    pick: Callable[[Sequence[Candidate], int], Candidate],
+    pick: Callable[[BoolArray, int], npt.NDArray[np.intp]],
     *,
     once: str | None = None,
-) -> list[Candidate]:
-    """Fill the slots 1 to `count` by `pick(pool, slot)`, each from the candidates that are left over so far.
+) -> IntArray:
+    """Fill the slots 1 to `count` by `pick(pool_PK, slot)`, each from the candidates that are left over so far.
 
     Candidates are reused once all have been picked. At most one of kind `once` is picked while others remain.
     """
-    chosen: list[Candidate] = []
-    left: Sequence[Candidate] = ()
-    for slot in range(1, count + 1 if candidates else 1):
-        left = left or candidates
-        choice = pick(left, slot)
-        chosen.append(choice)
-        left = [other for other in left if other is not choice]
-        if choice.kind == once and (others := [other for other in candidates if other.kind != once]):
-            candidates = others
-            left = [other for other in left if other.kind != once]
-    return chosen
+    chosen_PM = np.full((len(candidates.there_PK), count), -1, np.int64)
+    if not candidates.there_PK.any():
+        return chosen_PM
+    problem_P = np.arange(len(chosen_PM))
+    there_P = candidates.there_PK.any(axis=1)
+    once_PK = candidates.kind_PK == once
+    usable_PK = candidates.there_PK
+    left_PK = np.zeros_like(usable_PK)
+    for slot in range(1, count + 1):
+        left_PK = np.where(left_PK.any(axis=1)[:, None], left_PK, usable_PK)
+        place_P = pick(left_PK, slot)
+        chosen_PM[:, slot - 1] = np.where(there_P, place_P, -1)
+        left_PK = left_PK.copy()
+        left_PK[problem_P, place_P] = False
+        used_up_P = once_PK[problem_P, place_P] & there_P & (usable_PK & ~once_PK).any(axis=1)
+        usable_PK = usable_PK & ~(once_PK & used_up_P[:, None])
+        left_PK &= usable_PK
+    return chosen_PM
 
 
-def _paper(difficulty: float, candidates: Sequence[Candidate], count: int, draw: Draw) -> list[Candidate]:
+def _paper(difficulty_P: FloatArray, candidates: Candidates, count: int, draw_P: Sequence[Draw]) -> IntArray:
     """The paper's aim (arXiv 2603.01106 and its released code): the delta nearest to the wanted one.
 
     One variant: the table of targets. Several: a rounded, clipped normal draw of the target for each slot;
     one think step in the group, and no more while there are others.
     """
-    deltas = [wanted_delta(difficulty)] if count == 1 else _wanted_deltas(difficulty, count, draw)
-    return _without_repeats(
-        candidates,
-        count,
-        lambda pool, slot: _nearest(pool, deltas[slot - 1], slot, draw),
-        once=Kind.THINK_STEP,
-    )
+    if count == 1:
+        delta_PM = wanted_delta(difficulty_P)[:, None]
+    else:
+        wanted = [
+            _wanted_deltas(difficulty, count, draw)
+            for difficulty, draw in zip(difficulty_P.tolist(), draw_P, strict=True)
+        ]
+        delta_PM = np.array(wanted).reshape(len(wanted), count)
+
+    def pick(pool_PK: BoolArray, slot: int) -> npt.NDArray[np.intp]:
+        distance_PK = np.abs(candidates.delta_PK - delta_PM[:, slot - 1, None])
+        return _nearest(distance_PK, pool_PK, slot, draw_P)
+
+    return _without_repeats(candidates, count, pick, once=Kind.THINK_STEP)
 
 
 def _wanted_deltas(difficulty: float, count: int, draw: Draw) -> list[float]:
-    """The wanted delta of each of several variants.
+    """The wanted delta of each of several variants of one problem.
 
     A second draw below the problem's own rounded difficulty, which asks for a second hint, becomes a delta
     of 0, 1, 2 or 3.
@@ -190,43 +214,58 @@ def _wanted_deltas(difficulty: float, count: int, draw: Draw) -> list[float]:
     return deltas
 
 
-def _tier(difficulty: float, candidates: Sequence[Candidate], count: int, draw: Draw) -> list[Candidate]:
+def _tier(difficulty_P: FloatArray, candidates: Candidates, count: int, draw_P: Sequence[Draw]) -> IntArray:
     """The paper's tiers: harder below 4, reworded from 4 to 6, think steps above 6.
 
     Within the tier the delta nearest to 5 - D; where nothing of the tier is left, as `paper`.
     """
-    kinds = TIER_KINDS[tier_of(difficulty)]
+    tiers = [tier_of(difficulty) for difficulty in difficulty_P.tolist()]
+    in_tier_PK = np.zeros_like(candidates.there_PK)
+    for tier, kinds in TIER_KINDS.items():
+        of_tier_P = np.array([mine == tier for mine in tiers], bool)
+        for kind in kinds:
+            in_tier_PK |= (candidates.kind_PK == kind) & of_tier_P[:, None]
 
-    def pick(pool: Sequence[Candidate], slot: int) -> Candidate:
-        in_tier = [candidate for candidate in pool if candidate.kind in kinds]
-        if in_tier:
-            return _nearest(in_tier, MIDDLE - difficulty, slot, draw)
-        return _nearest(pool, wanted_delta(difficulty), slot, draw)
+    def pick(pool_PK: BoolArray, slot: int) -> npt.NDArray[np.intp]:
+        of_tier_PK = pool_PK & in_tier_PK
+        tier_P = of_tier_PK.any(axis=1)
+        wanted_P = np.where(tier_P, MIDDLE - difficulty_P, wanted_delta(difficulty_P))
+        distance_PK = np.abs(candidates.delta_PK - wanted_P[:, None])
+        return _nearest(distance_PK, np.where(tier_P[:, None], of_tier_PK, pool_PK), slot, draw_P)
 
     return _without_repeats(candidates, count, pick)
 
 
-def _posterior(difficulty: float, candidates: Sequence[Candidate], count: int, draw: Draw) -> list[Candidate]:
+def _posterior(
+    difficulty_P: FloatArray, candidates: Candidates, count: int, draw_P: Sequence[Draw]
+) -> IntArray:
     """Thompson sampling of the pass rate: the variants whose sampled pass rates are nearest to 1/2.
 
     There the expected gradient, which grows with p(1 - p), is largest, and nothing is left to tune. A
     variant's prior pass rate is its label's, or what its difficulty says.
     """
-    parameters = [
-        posterior_parameters(BetaCounts(candidate.right, candidate.wrong), _prior(candidate, difficulty))
-        for candidate in candidates
-    ]
-    if not parameters:
-        return []
-    alphas, betas = zip(*parameters, strict=True)
-    sampled = draw.beta(alphas, betas, 1, [candidate.variant_id for candidate in candidates])
-    ranked = sorted(
-        zip(sampled, candidates, strict=True), key=lambda pair: (abs(pair[0] - 0.5), pair[1].variant_id)
+    there_PK = candidates.there_PK
+    alpha_PK, beta_PK = posterior_parameters(
+        candidates.right_PK, candidates.wrong_PK, _prior(candidates, difficulty_P)
     )
-    return [ranked[slot % len(ranked)][1] for slot in range(count)]
+    uniforms = [
+        draw.uniform(1, variant_id)
+        for draw, ids, there in zip(draw_P, candidates.variant_id_PK, there_PK, strict=True)
+        for variant_id in ids[there].tolist()
+    ]
+    distance_PK = np.full(there_PK.shape, np.inf)
+    distance_PK[there_PK] = np.abs(
+        special.betaincinv(alpha_PK[there_PK], beta_PK[there_PK], np.array(uniforms)) - 0.5
+    )
+    size_P = there_PK.sum(axis=1)
+    ranked_PK = distance_PK.argsort(axis=1, kind="stable")
+    place_PM = np.arange(count) % np.maximum(size_P, 1)[:, None]
+    if not there_PK.shape[1]:
+        return np.full(place_PM.shape, -1, np.int64)
+    return np.where(size_P[:, None] > 0, np.take_along_axis(ranked_PK, place_PM, axis=1), -1)
 
 
-def _signal(difficulty: float, candidates: Sequence[Candidate], count: int, draw: Draw) -> list[Candidate]:
+def _signal(difficulty_P: FloatArray, candidates: Candidates, count: int, draw_P: Sequence[Draw]) -> IntArray:
     """The prompts from which most is to be learnt for the original: expected p(1 - p), times what is left to do.
 
     p(1 - p), its mean over the posterior, is what a group's rewards can tell; the share of the solution that the
@@ -234,33 +273,27 @@ def _signal(difficulty: float, candidates: Sequence[Candidate], count: int, draw
     one than is needed, and none where the original is in reach. (With `posterior` hints stay when they are no
     longer needed: a pass rate of 1/2 is nearest with the last step left, of which a test asks nothing.)
     """
-
-    def expected(candidate: Candidate) -> float:
-        # Without the uniform part of `posterior_parameters`: what has never come out right is not 1/6 likely to.
-        prior = _prior(candidate, difficulty)
-        alpha = _SIGNAL_STRENGTH * prior + candidate.right
-        beta = _SIGNAL_STRENGTH * (1.0 - prior) + candidate.wrong
-        total = alpha + beta
-        return candidate.share_left * alpha * beta / (total * (total + 1.0))
-
-    def pick(pool: Sequence[Candidate], slot: int) -> Candidate:
-        scores = [expected(candidate) for candidate in pool]
-        limit = max(scores) - _TIE
-        best = [candidate for candidate, score in zip(pool, scores, strict=True) if score >= limit]
-        return best[0] if len(best) == 1 else _any_of(best, slot, draw)
-
-    return _without_repeats(candidates, count, pick)
+    # Without the uniform part of `posterior_parameters`: what has never come out right is not 1/6 likely to.
+    prior_PK = _prior(candidates, difficulty_P)
+    alpha_PK = _SIGNAL_STRENGTH * prior_PK + candidates.right_PK
+    beta_PK = _SIGNAL_STRENGTH * (1.0 - prior_PK) + candidates.wrong_PK
+    total_PK = alpha_PK + beta_PK
+    expected_PK = candidates.share_left_PK * alpha_PK * beta_PK / (total_PK * (total_PK + 1.0))
+    return _without_repeats(
+        candidates, count, lambda pool_PK, slot: _nearest(-expected_PK, pool_PK, slot, draw_P)
+    )
 
 
-def _prior(candidate: Candidate, difficulty: float) -> float:
-    if candidate.pass_rate is not None:
-        return candidate.pass_rate
-    return pass_rate_from_difficulty(variant_difficulty(difficulty, candidate.delta))
+def _prior(candidates: Candidates, difficulty_P: FloatArray) -> FloatArray:
+    by_delta_PK = pass_rate_from_difficulty(variant_difficulty(difficulty_P[:, None], candidates.delta_PK))
+    return np.where(np.isnan(candidates.pass_rate_PK), by_delta_PK, candidates.pass_rate_PK)
 
 
-def _uniform(difficulty: float, candidates: Sequence[Candidate], count: int, draw: Draw) -> list[Candidate]:
+def _uniform(
+    difficulty_P: FloatArray, candidates: Candidates, count: int, draw_P: Sequence[Draw]
+) -> IntArray:
     """Any variants: the control with the same hints and no aim."""
-    return _without_repeats(candidates, count, lambda pool, slot: _any_of(pool, slot, draw))
+    return _without_repeats(candidates, count, lambda pool_PK, slot: _any_of(pool_PK, slot, draw_P))
 
 
 SELECTORS: Final[Mapping[str, Selector]] = MappingProxyType(

@@ -31,7 +31,10 @@ GRACE_S = 3600.0
 MERGED_BYTES = 128 << 20
 """Parts are merged up to about this size; a larger one is left as it is, so that no row is copied often."""
 
-_GROUP_ROWS = 100_000
+_SORT_MB = 1_024
+"""MiB in which a merged part is sorted; what does not fit goes to disk."""
+
+_GROUP_ROWS = 16_384
 _GROUP_BYTES = 16 << 20
 _BATCH_ROWS = 8_192
 
@@ -170,16 +173,22 @@ def _groups(parts: Sequence[Part], sizes: Sequence[int], merged_bytes: int) -> I
 def _publish_merged(place: Place, catalogue: Catalogue, record: type[Record], group: Sequence[Part]) -> None:
     place.fetch([f"{record.table}/{part.name}" for part in group])
     with open_database() as connection:
-        selects = _selects(place, catalogue, record.table, group)
+        connection.execute(f"SET memory_limit = '{_SORT_MB}MiB'")
+        rows = " UNION ALL BY NAME ".join(_selects(place, catalogue, record.table, group))
         try:
-            columns = [connection.sql(f"{select} LIMIT 0").to_arrow_table().schema for select in selects]
-            schema = _merged_schema(record, columns)
-            groups = _row_groups(connection, selects, schema)
+            schema = _merged_schema(record, connection.sql(f"{rows} LIMIT 0").to_arrow_table().schema)
+            groups = _row_groups(connection, f"FROM ({rows}) ORDER BY {_order(record)}", schema)
             origins = frozenset[str]().union(*(catalogue.origins(record.table, part) for part in group))
             publish_stream(place, record.table, schema, groups, origins)
         except duckdb.Error as error:
             line = str(error).strip().splitlines()[0]
             raise StoreError(f"{record.table} cannot be compacted: {line}") from error
+
+
+def _order(record: type[Record]) -> str:
+    """By the problem, then by the key: a lookup finds its rows in few row groups, by their statistics."""
+    by_problem = ["problem_id"] if "problem_id" in record.model_fields else []
+    return ", ".join(f'"{name}"' for name in [*by_problem, *record.key, "recorded_at", "record_no"])
 
 
 def _selects(place: Place, catalogue: Catalogue, table: str, group: Sequence[Part]) -> list[str]:
@@ -209,32 +218,27 @@ def _selects(place: Place, catalogue: Catalogue, table: str, group: Sequence[Par
     return selects
 
 
-def _merged_schema(record: type[Record], read: Sequence[pa.Schema]) -> pa.Schema:
+def _merged_schema(record: type[Record], read: pa.Schema) -> pa.Schema:
     """This version's columns, those that a program with more of them has written, and the origin."""
     known = arrow_schema(record)
-    more: dict[str, pa.Field] = {}
-    for schema in read:
-        more |= {field.name: field for field in schema if field.name not in [*known.names, ORIGIN_FIELD.name]}
-    return pa.schema([*known, *more.values(), ORIGIN_FIELD])
+    more = [field for field in read if field.name not in [*known.names, ORIGIN_FIELD.name]]
+    return pa.schema([*known, *more, ORIGIN_FIELD])
 
 
-def _row_groups(
-    connection: duckdb.DuckDBPyConnection, selects: Sequence[str], schema: pa.Schema
-) -> Iterator[pa.Table]:
-    """The rows in pieces that bound the memory."""
+def _row_groups(connection: duckdb.DuckDBPyConnection, select: str, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows in pieces that bound the memory, and that a lookup reads whole."""
     waiting: list[pa.Table] = []
-    for select in selects:
-        for batch in connection.sql(select).to_arrow_reader(_BATCH_ROWS):
-            columns = [
-                batch[field.name].cast(field.type)
-                if field.name in batch.schema.names
-                else pa.nulls(batch.num_rows, field.type)
-                for field in schema
-            ]
-            waiting.append(pa.table(columns, schema=schema))
-            rows, size = sum(t.num_rows for t in waiting), sum(t.nbytes for t in waiting)
-            if rows >= _GROUP_ROWS or size >= _GROUP_BYTES:
-                yield pa.concat_tables(waiting).combine_chunks()
-                waiting = []
+    for batch in connection.sql(select).to_arrow_reader(_BATCH_ROWS):
+        columns = [
+            batch[field.name].cast(field.type)
+            if field.name in batch.schema.names
+            else pa.nulls(batch.num_rows, field.type)
+            for field in schema
+        ]
+        waiting.append(pa.table(columns, schema=schema))
+        rows, size = sum(t.num_rows for t in waiting), sum(t.nbytes for t in waiting)
+        if rows >= _GROUP_ROWS or size >= _GROUP_BYTES:
+            yield pa.concat_tables(waiting).combine_chunks()
+            waiting = []
     if waiting:
         yield pa.concat_tables(waiting).combine_chunks()

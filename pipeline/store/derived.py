@@ -1,0 +1,67 @@
+"""SQL of the views that are computed from others (`schemas.views` says what their columns mean)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from diva_grpo.pipeline.store.label_model import LABEL_MODEL
+from diva_grpo.schemas.views import Cost, Group, Ladder, LiveDifficulty
+
+_LIVE_DIFFICULTY = """
+SELECT run_id, problem_id, new_difficulty AS difficulty, uncertainty, step FROM difficulty_events
+QUALIFY row_number() OVER (PARTITION BY run_id, problem_id ORDER BY step DESC) = 1
+"""
+
+_GROUPS = """
+SELECT run_id, step, problem_id, slot, any_value(variant_id) AS variant_id, count(*)::INTEGER AS rollouts,
+       list(reward ORDER BY sample) AS rewards, avg(reward) AS reward, avg(accuracy) AS accuracy,
+       min(reward) IS NOT DISTINCT FROM max(reward) AS silent,
+       CASE WHEN max(reward) IS NULL THEN 'no reward' WHEN min(reward) < max(reward) THEN NULL
+            WHEN min(accuracy) = 1 THEN 'all right' WHEN max(accuracy) = 0 THEN 'all wrong'
+            ELSE 'equal rewards' END AS silent_why,
+       avg(completion_tokens) AS completion_tokens
+FROM rollouts GROUP BY run_id, step, problem_id, slot
+"""
+
+_PASS_RATE = (
+    "(SELECT l.subject_id, l.pass_rate FROM labels l JOIN settings s ON s.value = l.solver_model "
+    f"WHERE s.name = '{LABEL_MODEL}')"
+)
+_LADDERS = f"""
+SELECT v.problem_id, max(v.hint_total)::INTEGER AS solution_steps, count(*)::INTEGER AS hints,
+       count(*) FILTER (v.status = 'accepted')::INTEGER AS accepted,
+       coalesce(list(v.hint_steps ORDER BY v.hint_steps, v.variant_id) FILTER (v.status = 'accepted'), []) AS steps,
+       coalesce(list(l.pass_rate ORDER BY v.hint_steps, v.variant_id) FILTER (v.status = 'accepted'), [])
+           AS pass_rates,
+       any_value(o.pass_rate) AS original_pass_rate
+FROM variants v LEFT JOIN {_PASS_RATE} l ON l.subject_id = v.variant_id
+LEFT JOIN {_PASS_RATE} o ON o.subject_id = v.problem_id
+WHERE v.kind = 'think_step' GROUP BY v.problem_id
+"""
+
+# A run that was killed has no end: its calls are those until the next run began.
+_COSTS = """
+SELECT r.run_id, r.kind, c.model, c.purpose, count(*) AS calls, count(*) FILTER (c.outcome <> 'ok') AS failures,
+       sum(c.prompt_tokens)::BIGINT AS prompt_tokens, sum(c.completion_tokens)::BIGINT AS completion_tokens,
+       sum(c.cost_usd) AS cost_usd
+FROM (
+    SELECT run_id, kind, started_at,
+           CASE WHEN ended_at IS NOT NULL THEN ended_at WHEN outcome = 'running' THEN 'infinity'::TIMESTAMP
+                ELSE coalesce(lead(started_at) OVER (ORDER BY started_at), 'infinity'::TIMESTAMP) END AS until
+    FROM runs WHERE kind NOT IN ('ingest', 'train', 'eval')
+) r JOIN calls c ON c.created_at >= r.started_at AND c.created_at <= r.until
+GROUP BY r.run_id, r.kind, c.model, c.purpose
+"""
+
+SCORES = """
+SELECT run_id, max(step) AS step, arg_max(accuracy, step) AS accuracy
+FROM (SELECT run_id, step, avg(correct / samples) AS accuracy FROM evaluations WHERE samples > 0
+      GROUP BY run_id, step) GROUP BY run_id
+"""
+"""The last step at which each run was evaluated, and its mean accuracy over problems then."""
+
+DERIVED_SQL: Mapping[str, str] = MappingProxyType(
+    {LiveDifficulty.view: _LIVE_DIFFICULTY, Group.view: _GROUPS, Ladder.view: _LADDERS, Cost.view: _COSTS}
+)
+"""The SELECT of each derived view over those that it reads."""

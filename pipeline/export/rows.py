@@ -15,10 +15,9 @@ from PIL import Image
 
 from diva_grpo.pipeline.images.shown import MAX_PIXELS, MIN_PIXELS, Shown
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.pipeline.store.files.database import MAX_SPILL_MB
+from diva_grpo.pipeline.store.files.database import MAX_SPILL_MB, quoted
 from diva_grpo.pipeline.store.label_model import BY_LABEL_MODEL
 from diva_grpo.pipeline.store.sql import first_line, lock, split_statements
-from diva_grpo.pipeline.store.views import quoted
 from diva_grpo.schemas.exceptions import ConfigError, QueryError, StoreError
 from diva_grpo.schemas.question import place_images, render_question
 from diva_grpo.schemas.records import ORIGINAL, Kind

@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diva_grpo.pipeline.store.engine import unreadable
+from diva_grpo.pipeline.store.files.database import literal, quoted
 from diva_grpo.pipeline.store.store import VariantStore
-from diva_grpo.pipeline.store.views import quoted, view_names
+from diva_grpo.pipeline.store.views import view_names
 from diva_grpo.schemas.exceptions import QueryError
 from diva_grpo.schemas.records import RECORDS
 
@@ -192,7 +193,9 @@ def lock(
         memory_mb: MiB that the engine may use.
         spill_mb: MiB that it may spill to disk.
     """
-    folders = ", ".join(quoted(str(store.root / record.table)) for record in RECORDS)
+    tables = [str(store.root / record.table) for record in RECORDS]
+    # DuckDB compares them with paths as they are written in a query, escaped ones too.
+    folders = ", ".join(map(quoted, dict.fromkeys([*tables, *map(literal, tables)])))
     connection.execute(_LOCKS.format(memory_mb=memory_mb, folders=folders, spill_mb=spill_mb))
 
 

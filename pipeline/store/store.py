@@ -21,11 +21,12 @@ from diva_grpo.pipeline.store.doctor import Finding, examine
 from diva_grpo.pipeline.store.files import parts
 from diva_grpo.pipeline.store.files.address import place_of
 from diva_grpo.pipeline.store.files.compaction import GRACE_S, Compacted, compact
+from diva_grpo.pipeline.store.files.database import quoted
 from diva_grpo.pipeline.store.files.liveness import bury, sign_of_life
 from diva_grpo.pipeline.store.files.parts import Part
 from diva_grpo.pipeline.store.snapshot import Snapshot, load_snapshot
-from diva_grpo.pipeline.store.views import quoted
 from diva_grpo.schemas.arrow import arrow_schema, columns_to_table, to_table
+from diva_grpo.schemas.command import diva, word
 from diva_grpo.schemas.exceptions import ConfigError, StoreError
 from diva_grpo.schemas.records import (
     RECORDS,
@@ -80,7 +81,8 @@ class VariantStore:
         self.catalogue = parts.Catalogue(self.place)
         self._engine = engine.Engine(self.place, self.catalogue)
         if not create and not self.catalogue.parts(Problem.table):
-            raise StoreError(f"no store at {root}: make one with `diva ingest SOURCE --store {root}`")
+            cure = diva("ingest", "SOURCE", "--store", root)
+            raise StoreError(f"no store at {word(root)}: make one with `{cure}`")
         for record in RECORDS:
             # Of the schema as it is now: a view has all columns, also where no part is younger than a column.
             schema = arrow_schema(record)

@@ -164,7 +164,7 @@ def scores(store: VariantStore) -> Artifact:
 
 
 def _rows(store: VariantStore, sql: str, parameters: Sequence[object] = ()) -> Rows:
-    with store.connect(query=sql) as connection:
+    with store.connect(query=sql) as connection, store.naming_damage(sql):
         cursor = connection.execute(sql, parameters)
         names = [column[0] for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

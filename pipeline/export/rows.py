@@ -202,7 +202,7 @@ def selection(store: VariantStore, wanted: Wanted) -> Iterator[Selection]:
     """
     where, select = wanted.where, wanted.query()
     try:
-        with store.connect(query=select, memory_mb=MEMORY_MB) as connection:
+        with store.connect(query=select, memory_mb=MEMORY_MB) as connection, store.naming_damage(select):
             lock(connection, store, memory_mb=MEMORY_MB, spill_mb=MAX_SPILL_MB)
             if len(split_statements(select)) != 1:
                 raise ConfigError(f"--where {where!r} is not one condition")

@@ -7,13 +7,13 @@ neither: a Prefect worker that loads a flow does not load the command line.
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from diva_grpo.schemas.command import diva
 from diva_grpo.schemas.config import (
     CurateConfig,
     EvaluateConfig,
@@ -165,17 +165,12 @@ def command_line(verb: str, config: BaseModel) -> str:
 
     What only a file can give (a teacher's routes, a second teacher) has a place for the file.
     """
-    words = ["diva", verb]
+    words = [verb]
     for name, value in dict(_options_of(config)).items():
         if name in VERBS[verb]:
             flag = f"--{name.replace('_', '-')}"
             words += [flag] if value is None else [flag, value]
-    return " ".join(map(_quoted, words))
-
-
-def _quoted(word: str) -> str:
-    """A word for a shell; a text in SQL, with quotes of its own, stays readable."""
-    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
+    return diva(*words)
 
 
 def _options_of(config: BaseModel, usual: BaseModel | None = None) -> Iterator[tuple[str, str | None]]:

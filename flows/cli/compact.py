@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from diva_grpo.flows.cli.options import store_option
+from diva_grpo.schemas.command import diva
 from diva_grpo.schemas.exceptions import StoreError
 
 
@@ -39,5 +40,5 @@ def compact(store_dir: Path, grace_s: float | None) -> None:
         )
     if done.damaged:
         raise StoreError(
-            f"{len(done.damaged)} damaged parts were left alone: `diva doctor --store {store_dir} --repair`"
+            f"{len(done.damaged)} damaged parts were left alone: `{diva('doctor', '--store', store_dir, '--repair')}`"
         )

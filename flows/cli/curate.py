@@ -19,6 +19,7 @@ from diva_grpo.flows.cli.options import (
     verb_options,
 )
 from diva_grpo.flows.cli.results import WHY_SHORT, show_stages
+from diva_grpo.schemas.command import diva, word
 from diva_grpo.schemas.config import CurateConfig, GenerateConfig, LabelConfig, VerifyConfig
 from diva_grpo.schemas.exceptions import TeacherError
 from diva_grpo.schemas.records import Status
@@ -73,9 +74,9 @@ def curate(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
     counts = flow(config)
     show_stages(counts)
     if "short" in counts:
-        click.echo(f'diva sql "{WHY_SHORT}" --store {store_dir}   says why')
+        click.echo(f'diva sql "{WHY_SHORT}" --store {word(store_dir)}   says why')
     if set(counts.get("generated", {})) == {Status.FAILED}:
-        raise TeacherError(f"no variant was written: `diva status --store {store_dir}` shows why")
+        raise TeacherError(f"no variant was written: `{diva('status', '--store', store_dir)}` shows why")
 
 
 def _rehearse(store: VariantStore, config: CurateConfig) -> None:

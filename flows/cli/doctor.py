@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from diva_grpo.flows.cli.options import store_option
+from diva_grpo.schemas.command import diva
 from diva_grpo.schemas.exceptions import StoreError
 
 
@@ -33,7 +34,7 @@ def doctor(store_dir: Path, repair: bool) -> None:
     open_ones = [f for f in findings if f.fault not in harmless and f.moved_to is None]
     if any(finding.fault == Fault.DAMAGED for finding in open_ones):
         raise StoreError(
-            f"files are damaged: `diva doctor --store {store_dir} --repair` moves them to quarantine"
+            f"files are damaged: `{diva('doctor', '--store', store_dir, '--repair')}` moves them to quarantine"
         )
     if open_ones:
         raise StoreError("something is missing or garbled: see above what brings it back")

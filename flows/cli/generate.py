@@ -23,6 +23,7 @@ from diva_grpo.flows.cli.options import (
 )
 from diva_grpo.flows.cli.progress import watched
 from diva_grpo.flows.cli.results import WHY_SHORT, show_stages, show_variants
+from diva_grpo.schemas.command import word
 from diva_grpo.schemas.config import IMAGE_KINDS, GenerateConfig, TeacherConfig, VerifyConfig
 from diva_grpo.schemas.exceptions import ConfigError, TeacherError
 from diva_grpo.schemas.records import Status
@@ -148,7 +149,7 @@ def _supply(
         show_stages({"written": done.generated, "verified": done.verified})
         click.echo(done.summary())
         if done.shortages:
-            click.echo(f'diva sql "{WHY_SHORT}" --store {store.root}   says why')
+            click.echo(f'diva sql "{WHY_SHORT}" --store {word(store.root)}   says why')
         if set(done.generated) == {Status.FAILED} and not done.verified:
             raise TeacherError(
                 "no variant was written: the lines above say why; try again with --retry-failed"

@@ -10,6 +10,7 @@ import click
 
 from diva_grpo.flows.cli.options import limit_option
 from diva_grpo.pipeline.session.progress import progress_bar
+from diva_grpo.schemas.command import word
 from diva_grpo.schemas.exceptions import SourceError
 from diva_grpo.schemas.mapping import FLAGS, PRESETS
 
@@ -125,7 +126,7 @@ def ingest(
     if report.variants:
         line += f"; {report.variants} variants, to be checked by `diva verify`"
     if report.rejected:
-        line += f': diva sql "select row_number, reason from rejects" --store {store_dir}'
+        line += f': diva sql "select row_number, reason from rejects" --store {word(store_dir)}'
     click.echo(line)
     if report.rejected == report.rows > 0:
         raise SourceError(f"nothing came in of {source}; most often: {report.commonest}")

@@ -22,6 +22,7 @@ from diva_grpo.flows.cli.options import (
 )
 from diva_grpo.flows.cli.progress import watched
 from diva_grpo.flows.cli.results import counted
+from diva_grpo.schemas.command import diva
 from diva_grpo.schemas.config import MAX_PIXELS, LabelConfig
 from diva_grpo.schemas.exceptions import TeacherError
 
@@ -110,6 +111,6 @@ def label(
         click.echo(f"labels: {counted(counts)}")
         if set(counts) == {UNJUDGED}:
             raise TeacherError(
-                f"no answer could be judged: `diva status --store {store_dir}` shows the calls"
+                f"no answer could be judged: `{diva('status', '--store', store_dir)}` shows the calls"
             )
         meter.raise_for_outages()

@@ -79,7 +79,8 @@ def sql(
     from diva_grpo.flows.cli.prompt import example, examples_text, run_prompt
     from diva_grpo.pipeline.store import VariantStore, render, run_apart
     from diva_grpo.pipeline.store.catalog import describe_views
-    from diva_grpo.pipeline.store.sql import split_statements
+    from diva_grpo.pipeline.store.sandbox import text_apart
+    from diva_grpo.pipeline.store.sql import split_statements, visible, write_text
 
     if sum(given is not None for given in (query, query_file, name)) + schema + examples > 1:
         raise click.UsageError("give one of QUERY, --file, --schema, --examples and --example")
@@ -93,9 +94,17 @@ def sql(
     store = VariantStore(store_dir)
 
     def run(statement: str) -> None:
-        table = run_apart(store, statement, timeout_s=timeout_s, memory_mb=memory_mb)
-        text = render(table, output_format, output)
-        click.echo(text if text is not None else f"{table.num_rows} rows written to {output}")
+        if output is not None and output_format == "parquet":
+            table = run_apart(store, statement, timeout_s=timeout_s, memory_mb=memory_mb)
+            rows = table.num_rows
+            render(table, output_format, output)
+        else:
+            rows, text = text_apart(store, statement, output_format, timeout_s=timeout_s, memory_mb=memory_mb)
+            if output is None:
+                click.echo(visible(text) if sys.stdout.isatty() else text)
+                return
+            write_text(text, output)
+        click.echo(f"{rows} rows written to {output}")
 
     if schema:
         _show_schema(describe_views(store), output_format, output)

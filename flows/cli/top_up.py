@@ -21,6 +21,7 @@ from diva_grpo.flows.cli.options import (
     verb_options,
 )
 from diva_grpo.flows.cli.results import show_stages
+from diva_grpo.schemas.command import word
 from diva_grpo.schemas.config import GenerateConfig, LabelConfig, TeacherConfig, TopUpConfig, VerifyConfig
 from diva_grpo.schemas.records import Kind
 
@@ -75,7 +76,7 @@ def top_up(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
     show_stages(counts)
     if counts["decided"].get("short"):
         query = "select problem_id, kinds, outcome from decisions where outcome like 'short%'"
-        click.echo(f'diva sql "{query}" --store {store_dir}   says why')
+        click.echo(f'diva sql "{query}" --store {word(store_dir)}   says why')
 
 
 def _config(store_dir: Path, no_labels: bool, values: dict[str, Any]) -> TopUpConfig:

@@ -9,6 +9,7 @@ from tabulate import tabulate
 from diva_grpo.flows.demo.vision import VisionRun
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.queries import Rows, answer
+from diva_grpo.schemas.command import word
 from diva_grpo.trainer.evaluation.score import Score
 
 _BAR = 30
@@ -96,7 +97,7 @@ def render_screen(
     alone, together = _without_signal(store, run_id)
     gain = after.pass_at_1 - before.pass_at_1
     error = (before.standard_error**2 + after.standard_error**2) ** 0.5
-    store_option = f"--store {store_dir}"
+    store_option = f"--store {word(store_dir)}"
     first, last = (f"{s.pass_at_1:.3f} ± {s.standard_error:.3f}" for s in (before, after))
     return f"""
 ── Variants ──────────────────────────────────────────────────────────────────────────────

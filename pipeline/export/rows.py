@@ -15,10 +15,9 @@ from PIL import Image
 
 from diva_grpo.pipeline.images.shown import MIN_PIXELS, Shown
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.pipeline.store.files.database import MAX_SPILL_MB
+from diva_grpo.pipeline.store.files.database import MAX_SPILL_MB, quoted
 from diva_grpo.pipeline.store.label_model import BY_LABEL_MODEL
 from diva_grpo.pipeline.store.sql import first_line, lock, split_statements
-from diva_grpo.pipeline.store.views import quoted
 from diva_grpo.schemas.config import MAX_PIXELS
 from diva_grpo.schemas.exceptions import ConfigError, QueryError, StoreError
 from diva_grpo.schemas.question import place_images, render_question
@@ -204,7 +203,7 @@ def selection(store: VariantStore, wanted: Wanted) -> Iterator[Selection]:
     """
     where, select = wanted.where, wanted.query()
     try:
-        with store.connect(query=select, memory_mb=MEMORY_MB) as connection:
+        with store.connect(query=select, memory_mb=MEMORY_MB) as connection, store.naming_damage(select):
             lock(connection, store, memory_mb=MEMORY_MB, spill_mb=MAX_SPILL_MB)
             if len(split_statements(select)) != 1:
                 raise ConfigError(f"--where {where!r} is not one condition")

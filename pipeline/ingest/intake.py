@@ -336,7 +336,7 @@ def _known_problems(store: VariantStore, source_name: str) -> dict[str, bytes]:
     names = [name for name in Problem.model_fields if name != "ingested_at"]
     known: dict[str, bytes] = {}
     select = f"SELECT {', '.join(names)} FROM problems WHERE source = ?"
-    with store.connect(query=select) as connection:
+    with store.connect(query=select) as connection, store.naming_damage(select):
         cursor = connection.execute(select, [source_name])
         while rows := cursor.fetchmany(CHUNK_SIZE):
             known.update((row[0], _digest(dict(zip(names, row, strict=True)))) for row in rows)

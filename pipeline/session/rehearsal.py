@@ -20,12 +20,14 @@ from tabulate import tabulate
 from diva_grpo.pipeline.session.work import TeacherRun
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.files.liveness import FOLDER as SIGNS
-from diva_grpo.pipeline.teacher.journal import Journal
+from diva_grpo.pipeline.store.files.sqlite import fault_of, reading
+from diva_grpo.pipeline.teacher.journal import Journal, unusable
 from diva_grpo.pipeline.teacher.meter import Meter
 from diva_grpo.pipeline.teacher.prices import BATCH_SHARE, ImageRule, Price, PriceTable
 from diva_grpo.pipeline.teacher.tokens import TokenCounter
 from diva_grpo.pipeline.teacher.wire.outcome import Exchange, Outcome
 from diva_grpo.schemas.config import TeacherConfig
+from diva_grpo.schemas.exceptions import StoreError
 
 SOLUTION_TOKENS = 300
 """Assumed length of a worked solution, until the store has calls that say better."""
@@ -147,11 +149,9 @@ def rehearsal(store: VariantStore) -> Iterator[VariantStore]:
                     (copy / entry.name / part.name).symlink_to(part)
         journal = store.root / "journal.sqlite"
         if journal.exists():
-            Journal.of_store(store).close()  # says in one line where it is damaged
-            with (
-                closing(sqlite3.connect(journal)) as source,
-                closing(sqlite3.connect(copy / journal.name)) as to,
-            ):
+            if fault := fault_of(journal, "entries"):
+                raise StoreError(unusable(journal, fault))
+            with reading(journal) as source, closing(sqlite3.connect(copy / journal.name)) as to:
                 source.backup(to)
         yield VariantStore(copy)
 

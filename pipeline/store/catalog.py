@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 import duckdb
 
+from diva_grpo.pipeline.store.files.database import quoted
 from diva_grpo.pipeline.store.store import VariantStore
-from diva_grpo.pipeline.store.views import create_views, quoted, view_names
+from diva_grpo.pipeline.store.views import create_views, view_names
 from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.records import RECORDS, Run, Variant, columns
 from diva_grpo.schemas.views import DERIVED
@@ -114,24 +114,28 @@ def write_views(store: VariantStore) -> tuple[Path, Path]:
         "-- each key anew: for many queries on a large store, `VariantStore.connect` does it once and is faster.\n"
         + "".join(f"{statement};\n" for statement in statements)
     )
-    database, sql = store.root / DATABASE, store.root / SCRIPT
-    # Under a name of its own and then renamed: a shell that has the old file open keeps it.
-    new = store.root / f".{uuid.uuid4().hex[:8]}.duckdb"
     try:
-        with duckdb.connect() as connection:
-            connection.execute(
-                f"ATTACH {quoted(str(new))} AS made (STORAGE_VERSION '{_STORAGE_VERSION}'); USE made"
-            )
-            for statement in statements:
-                connection.execute(statement)
-        os.replace(new, database)
-        temporary = new.with_suffix(".sql")
-        temporary.write_text(script, encoding="utf-8")
-        os.replace(temporary, sql)
+        # DuckDB cannot make a database under any name: it is made elsewhere, copied beside the old one and renamed,
+        # so that a shell that has the old file open keeps it.
+        with tempfile.TemporaryDirectory(prefix="diva-views-") as folder:
+            made = Path(folder) / DATABASE
+            with duckdb.connect() as connection:
+                connection.execute(
+                    f"ATTACH {quoted(str(made))} AS made (STORAGE_VERSION '{_STORAGE_VERSION}'); USE made"
+                )
+                for statement in statements:
+                    connection.execute(statement)
+            _put(store.root / DATABASE, made.read_bytes())
+        _put(store.root / SCRIPT, script.encode())
     except (OSError, duckdb.IOException) as error:
         raise StoreError(f"{store.root} cannot be written: {str(error).splitlines()[0]}") from error
+    return store.root / DATABASE, store.root / SCRIPT
+
+
+def _put(path: Path, content: bytes) -> None:
+    new = path.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        new.write_bytes(content)
+        new.replace(path)
     finally:
-        for left in (new, new.with_suffix(".sql"), Path(f"{new}.wal")):
-            with suppress(OSError):
-                left.unlink(missing_ok=True)
-    return database, sql
+        new.unlink(missing_ok=True)

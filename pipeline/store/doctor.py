@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,7 +31,9 @@ from diva_grpo.pipeline.store.files.parts import (
     publish_empty,
 )
 from diva_grpo.pipeline.store.files.places import sha256_of
+from diva_grpo.pipeline.store.files.sqlite import fault_of, reading
 from diva_grpo.schemas.arrow import arrow_schema, to_table
+from diva_grpo.schemas.command import diva
 from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.records import RECORDS, Problem, Record, Rollout, Status, Variant, utc_now
 
@@ -121,7 +121,7 @@ def _garbled(engine: Engine, *, repair: bool) -> list[Finding]:
     first, fault = found[0]
     held = f"{len(found)} with control characters where LaTeX was, such as {first.variant_id} ({fault})"
     if not repair:
-        to_do = f"`diva doctor --store {engine.place.url} --repair` restores them, then run `diva verify`"
+        to_do = f"`{diva('doctor', '--store', engine.place.url, '--repair')}` restores them, then run `diva verify`"
         return [Finding(Variant.table, Fault.GARBLED, f"{held}: {to_do}")]
     # Under a new name, since labels of the old one are of the damaged text.
     made = [_restored(variant) for variant, _ in found]
@@ -260,42 +260,9 @@ def _missing_images(engine: Engine) -> Iterator[Finding]:
 
 def _journal(engine: Engine) -> Iterator[Finding]:
     path = engine.place.local / JOURNAL
-    if path.exists() and (fault := _fault_of_journal(path)):
+    if path.exists() and (fault := fault_of(path, "entries")):
         held = f"answers of the teacher ({fault}); those that are lost are asked for again"
         yield Finding(JOURNAL, Fault.DAMAGED, held)
-
-
-def is_cut_off(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the last page of an SQLite file is not whole, which SQLite itself reads as zeros without a word.
-
-    The file is not opened here: to close it again would take the locks of every connection of this process with
-    it (sqlite.org/howtocorrupt.html, 2.2), and another process would then remove the log that these still use.
-
-    Args:
-        connection: to the file.
-        path: of the file.
-
-    Raises:
-        sqlite3.Error: the file cannot be read.
-    """
-    [(page_size,)] = connection.execute("PRAGMA page_size").fetchall()
-    connection.execute("PRAGMA schema_version").fetchall()  # reads the file
-    log = path.with_name(f"{path.name}-wal")
-    if log.exists() and log.stat().st_size:  # in use, or just recovered from
-        return False
-    return bool(path.stat().st_size % page_size)
-
-
-def _fault_of_journal(path: Path) -> str | None:
-    try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=60.0)) as connection:
-            if is_cut_off(connection, path):
-                return "its end is cut off"
-            [(verdict,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()
-            connection.execute("SELECT count(*) FROM entries").fetchall()
-    except sqlite3.Error as error:
-        verdict = str(error)
-    return None if verdict == "ok" else " ".join(verdict.split())
 
 
 def _missing_answers(engine: Engine) -> Iterator[Finding]:
@@ -304,8 +271,8 @@ def _missing_answers(engine: Engine) -> Iterator[Finding]:
     paid = {key for (key,) in engine.query("SELECT request_hash FROM calls WHERE outcome = 'ok'")}
     if not paid or engine.place.url != str(engine.place.local):  # each machine has a journal of its own
         return
-    if path.exists() and _fault_of_journal(path) is None:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=60.0)) as connection:
+    if path.exists() and fault_of(path, "entries") is None:
+        with reading(path) as connection:
             paid -= {
                 key for (key,) in connection.execute("SELECT request_hash FROM entries WHERE outcome = 'ok'")
             }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import duckdb
 
 from diva_grpo.pipeline.store.files.database import open_database
-from diva_grpo.pipeline.store.files.parts import Catalogue, Part
+from diva_grpo.pipeline.store.files.parts import Catalogue, Part, damaged, is_whole
 from diva_grpo.pipeline.store.files.places import Place
 from diva_grpo.pipeline.store.views import (
     PREPARED,
@@ -20,10 +21,29 @@ from diva_grpo.pipeline.store.views import (
     view_names,
     view_statements,
 )
+from diva_grpo.schemas.command import diva, word
 from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.records import RECORDS, Variant
 
 _TABLES = tuple(record.table for record in RECORDS)
+_OF_A_QUERY = (
+    *(
+        "Binder Error",
+        "Catalog Error",
+        "Parser Error",
+        "Syntax Error",
+        "Permission Error",
+        "Conversion Error",
+    ),
+    *(
+        "Out of Range Error",
+        "INTERRUPT Error",
+        "Out of Memory Error",
+        "Not implemented Error",
+        "Constraint Error",
+    ),
+)
+"""Errors that no file can be the cause of."""
 
 
 class Engine:
@@ -55,12 +75,44 @@ class Engine:
             database, known = self._databases[os.getpid()]
             self._prepare(database, named_views(sql), known)
             cursor = database.cursor()
-        with cursor:
-            try:
-                return cursor.execute(sql, parameters).fetchall()
-            except (duckdb.IOException, duckdb.InvalidInputException) as error:
-                # The engine's own complaint of a file; all else is of the query.
-                raise (unreadable(self.place, error) or error) from error
+        with cursor, self.naming_damage(sql):
+            return cursor.execute(sql, parameters).fetchall()
+
+    @contextmanager
+    def naming_damage(self, query: str) -> Iterator[None]:
+        """Where a file of the store is what an error of DuckDB or Arrow comes from, say so in its place.
+
+        The engine says of damage what it stumbled over ("Out of buffer"), most often without the file. So the parts
+        that the query reads are compared with their hashes; an error beside whole parts is of the query.
+
+        Args:
+            query: what is run meanwhile.
+
+        Raises:
+            StoreError: a part file is damaged, missing or cannot be read.
+        """
+        try:
+            yield
+        except duckdb.Error as error:
+            raise (self._damage(error, query) or error) from error
+        except OSError as error:
+            if error.errno is not None:  # Arrow's own have none
+                raise
+            raise (self._damage(error, query) or error) from error
+
+    def _damage(self, error: Exception, query: str) -> StoreError | None:
+        if any(kind in str(error) for kind in _OF_A_QUERY):
+            return None
+        for table in named_views(query):
+            for part in self.catalogue.live(table) if table in _TABLES else ():
+                path = f"{table}/{part.name}"
+                try:
+                    whole = is_whole(self.place, table, part)
+                except FileNotFoundError:
+                    whole = False
+                if not whole:
+                    return StoreError(damaged(self.place, path))
+        return _unreadable(self.place, error) if str(self.place.local) in str(error) else None
 
     def connect(
         self,
@@ -124,7 +176,7 @@ class Engine:
                     raise
                 except duckdb.Error as error:
                     connection.rollback()
-                    raise _unreadable(self.place, error) from error
+                    raise (self._damage(error, name) or _unreadable(self.place, error)) from error
                 known[name] = read
 
     @staticmethod
@@ -148,7 +200,7 @@ class Engine:
                 try:
                     connection.execute(statement)
                 except duckdb.Error as error:
-                    raise _unreadable(self.place, error) from error
+                    raise (self._damage(error, name) or _unreadable(self.place, error)) from error
 
     def _source(self, table: str, parts: Sequence[Part], origins: Collection[str] | None = None) -> str:
         self.place.fetch([f"{table}/{part.name}" for part in parts])
@@ -156,16 +208,10 @@ class Engine:
         return f"(SELECT * FROM {rows} WHERE {self._only[table]})" if table in self._only else rows
 
 
-def unreadable(place: Place, error: Exception) -> StoreError | None:
-    """What a user is told where the engine complains of a file of the store; None where it does of the query."""
-    return _unreadable(place, error) if str(place.local) in str(error) else None
-
-
 def _unreadable(place: Place, error: Exception) -> StoreError:
     line = str(error).strip().splitlines()[0]
-    return StoreError(
-        f"store {place.url} cannot be read: {line} (`diva doctor --store {place.url}` finds what is damaged)"
-    )
+    cure = diva("doctor", "--store", place.url)
+    return StoreError(f"store {word(place.url)} cannot be read: {line} (`{cure}` finds what is damaged)")
 
 
 def checksums(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:

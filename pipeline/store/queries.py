@@ -45,7 +45,7 @@ def rows(store: VariantStore, sql: str, parameters: tuple[object, ...] = ()) -> 
     Raises:
         StoreError: a part file is damaged.
     """
-    with store.connect(query=sql) as connection:
+    with store.connect(query=sql) as connection, store.naming_damage(sql):
         cursor = connection.execute(sql, parameters)
         names = [column[0] for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from typing import IO
+import time
+from typing import IO, NoReturn
 
 import pyarrow as pa
 
 from diva_grpo.pipeline.store.sql import (
     MAX_RESULT_BYTES,
+    as_text,
     run_select,
     too_large,
     too_long,
@@ -53,7 +56,43 @@ def run_apart(
         QueryError: see `run_select`.
         StoreError: a part file is damaged.
     """
+    out = _apart(store, sql, timeout_s, memory_mb, None)
+    return pa.ipc.open_stream(pa.py_buffer(out)).read_all()
+
+
+def text_apart(
+    store: VariantStore,
+    sql: str,
+    output_format: str,
+    *,
+    timeout_s: float = SQL_TIMEOUT_S,
+    memory_mb: int = SQL_MEMORY_MB,
+) -> tuple[int, str]:
+    """As `run_apart`, with the result as text, which is made within the same limits.
+
+    Args:
+        store: the store.
+        sql: see `run_select`.
+        output_format: see `render`; not Parquet.
+        timeout_s: seconds for query and text.
+        memory_mb: see `run_apart`.
+
+    Returns:
+        The number of rows, and the text.
+
+    Raises:
+        QueryError: see `run_select`.
+        StoreError: a part file is damaged.
+    """
+    rows, _, text = _apart(store, sql, timeout_s, memory_mb, output_format).partition(b"\n")
+    return int(rows), text.decode()
+
+
+def _apart(
+    store: VariantStore, sql: str, timeout_s: float, memory_mb: int, output_format: str | None
+) -> bytes:
     request = {"root": store.place.url, "sql": sql, "timeout_s": timeout_s, "memory_mb": memory_mb}
+    request["format"] = output_format
     # Safe path: no module of the user's working folder stands in for one of ours.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(_import_path()), "PYTHONSAFEPATH": "1"}
     process = subprocess.Popen(
@@ -73,7 +112,7 @@ def run_apart(
         process.kill()
         process.wait()
     if process.returncode == 0:
-        return pa.ipc.open_stream(pa.py_buffer(out)).read_all()
+        return out
     if process.returncode == _REFUSED:
         kind, _, message = err.decode().strip().splitlines()[-1].partition(" ")
         raise {"StoreError": StoreError}.get(kind, QueryError)(message)
@@ -91,18 +130,33 @@ def _import_path() -> list[str]:
 def serve() -> None:
     """The other process: a request on standard input, the result on standard output as an Arrow stream."""
     request = json.load(sys.stdin)
+    timeout_s, output_format = request["timeout_s"], request["format"]
+    deadline = time.monotonic() + timeout_s
     _limit_memory((request["memory_mb"] << 20) + MAX_RESULT_BYTES + _OWN_BYTES)
     try:
-        table = run_select(
-            VariantStore(request["root"]),
-            request["sql"],
-            timeout_s=request["timeout_s"],
-            memory_mb=request["memory_mb"],
-        )
+        store = VariantStore(request["root"])
+        table = run_select(store, request["sql"], timeout_s=timeout_s, memory_mb=request["memory_mb"])
+        text = _text_by(deadline, timeout_s, table, output_format) if output_format else None
     except DivaError as error:
         print(type(error).__name__, str(error), file=sys.stderr)
         sys.exit(_REFUSED)
-    _send(table, sys.stdout.buffer)
+    if text is None:
+        _send(table, sys.stdout.buffer)
+    else:
+        sys.stdout.buffer.write(b"%d\n%b" % (table.num_rows, text.encode()))
+
+
+def _text_by(deadline: float, timeout_s: float, table: pa.Table, output_format: str) -> str:
+    """A result as text, by a deadline of the monotonic clock."""
+
+    def stop(*_: object) -> NoReturn:
+        raise QueryError(too_long(timeout_s))
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(deadline - time.monotonic(), 0.001))
+    text = as_text(table, output_format)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return text
 
 
 def _limit_memory(limit_bytes: int) -> None:

@@ -137,7 +137,10 @@ def load_snapshot(engine: Engine, catalogue: Catalogue, variant_parts: Sequence[
     """
     names = frozenset(variant_parts)
     wanted = catalogue.holding(Variant.table, names)
-    with engine.connect(query=_LOAD, schema="store", variant_parts=(wanted, names)) as connection:
+    with (
+        engine.connect(query=_LOAD, schema="store", variant_parts=(wanted, names)) as connection,
+        engine.naming_damage(_LOAD),
+    ):
         connection.execute(_LOAD)
         connection.execute(MONOTONE)
         problems = connection.sql(_PROBLEMS).to_arrow_table()

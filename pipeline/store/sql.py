@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +20,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diva_grpo.pipeline.store.engine import unreadable
+from diva_grpo.pipeline.store.files.database import literal, quoted
 from diva_grpo.pipeline.store.store import VariantStore
-from diva_grpo.pipeline.store.views import quoted, view_names
+from diva_grpo.pipeline.store.views import view_names
 from diva_grpo.schemas.config import SQL_MEMORY_MB, SQL_TIMEOUT_S
 from diva_grpo.schemas.exceptions import QueryError
 from diva_grpo.schemas.records import RECORDS
@@ -113,16 +114,14 @@ def select(
     query = "SELECT * FROM (\n" + _without_end(statements[0].query) + "\n)"
     with _time_limit(connection, timeout_s) as expired:
         try:
-            return _collected(connection.sql(query).to_arrow_reader(_BATCH_ROWS))
+            with store.naming_damage(sql):
+                return _collected(connection.sql(query).to_arrow_reader(_BATCH_ROWS))
         # Arrow wraps the engine's errors in an OSError.
         except (duckdb.Error, OSError, MemoryError) as error:
             if expired.is_set():
                 raise QueryError(too_long(timeout_s)) from error
             if isinstance(error, MemoryError) or _OUT_OF_MEMORY in str(error):
                 raise QueryError(too_large(memory_mb)) from error
-            # A path that the query itself names is refused by a permission error.
-            if "IO Error" in str(error) and (damage := unreadable(store.place, error)):
-                raise damage from error
             raise QueryError(first_line(error) + _near_names(connection, sql, error)) from error
 
 
@@ -188,7 +187,9 @@ def lock(
         memory_mb: MiB that the engine may use.
         spill_mb: MiB that it may spill to disk.
     """
-    folders = ", ".join(quoted(str(store.root / record.table)) for record in RECORDS)
+    tables = [str(store.root / record.table) for record in RECORDS]
+    # DuckDB compares them with paths as they are written in a query, escaped ones too.
+    folders = ", ".join(map(quoted, dict.fromkeys([*tables, *map(literal, tables)])))
     connection.execute(_LOCKS.format(memory_mb=memory_mb, folders=folders, spill_mb=spill_mb))
 
 
@@ -239,14 +240,17 @@ def first_line(error: Exception) -> str:
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
-    columns = []
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        try:
-            columns.append(column.to_pylist())
-        except (OverflowError, ValueError) as error:
-            message = f"column {name!r} has values beyond Python's ({error}): cast it to VARCHAR in the query"
-            raise QueryError(message) from error
-    return zip(*columns, strict=True)
+    for batch in table.to_batches(_BATCH_ROWS):
+        columns = []
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                columns.append(column.to_pylist())
+            except (OverflowError, ValueError) as error:
+                message = (
+                    f"column {name!r} has values beyond Python's ({error}): cast it to VARCHAR in the query"
+                )
+                raise QueryError(message) from error
+        yield from zip(*columns, strict=True)
 
 
 def _plain(value: Any) -> Any:
@@ -275,12 +279,14 @@ def _csv(table: pa.Table) -> str:
     return buffer.getvalue().removesuffix("\n")
 
 
-def _text(table: pa.Table, output_format: str) -> str:
+def as_text(table: pa.Table, output_format: str) -> str:
+    """A result in one of `FORMATS` but Parquet; see `render`."""
     if output_format == "csv":
         return _csv(table)
     if output_format == "json":
-        rows = [dict(zip(table.column_names, map(_plain, row), strict=True)) for row in _rows(table)]
-        return json.dumps(rows, ensure_ascii=False, indent=1)
+        rows = (dict(zip(table.column_names, map(_plain, row), strict=True)) for row in _rows(table))
+        texts = [textwrap.indent(json.dumps(row, ensure_ascii=False, indent=1), " ") for row in rows]
+        return "[\n" + ",\n".join(texts) + "\n]" if texts else "[]"
     cells = [list(map(_cell, row)) for row in _rows(table)]
     form = "html" if output_format == "html" else "simple"
     from tabulate import tabulate  # takes time to load, and a process that only computes has no use for it
@@ -315,16 +321,29 @@ def render(table: pa.Table, output_format: str, out: Path | None = None) -> str 
         QueryError: Parquet without a file to write, a file that cannot be written, or values that the
             format cannot hold.
     """
-    if output_format == "parquet" and out is None:
-        raise QueryError("--format parquet needs --output FILE")
-    text = None if output_format == "parquet" else _text(table, output_format)
+    if output_format != "parquet":
+        text = as_text(table, output_format)
+        return text if out is None else write_text(text, out)
     if out is None:
-        return text
+        raise QueryError("--format parquet needs --output FILE")
+    with _writing(out), out.open("wb") as file:
+        pq.write_table(table, file)
+    return None
+
+
+def write_text(text: str, out: Path) -> None:
+    """Write a result to a file.
+
+    Raises:
+        QueryError: it cannot be written.
+    """
+    with _writing(out):
+        out.write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
     try:
-        if text is None:
-            pq.write_table(table, out)
-        else:
-            out.write_text(text + "\n", encoding="utf-8")
+        yield
     except (OSError, pa.ArrowException) as error:
         raise QueryError(f"{out} cannot be written: {first_line(error)}") from error
-    return None

@@ -8,7 +8,7 @@ import json
 import platform
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,11 +21,13 @@ from diva_grpo.pipeline.store.doctor import Finding, examine
 from diva_grpo.pipeline.store.files import parts
 from diva_grpo.pipeline.store.files.address import place_of
 from diva_grpo.pipeline.store.files.compaction import GRACE_S, Compacted, compact
+from diva_grpo.pipeline.store.files.database import quoted
 from diva_grpo.pipeline.store.files.liveness import bury, sign_of_life
 from diva_grpo.pipeline.store.files.parts import Part
 from diva_grpo.pipeline.store.snapshot import Snapshot, load_snapshot
-from diva_grpo.pipeline.store.views import quoted
+from diva_grpo.pipeline.store.views import view_names
 from diva_grpo.schemas.arrow import arrow_schema, columns_to_table, to_table
+from diva_grpo.schemas.command import diva, word
 from diva_grpo.schemas.exceptions import ConfigError, StoreError
 from diva_grpo.schemas.records import (
     RECORDS,
@@ -80,7 +82,8 @@ class VariantStore:
         self.catalogue = parts.Catalogue(self.place)
         self._engine = engine.Engine(self.place, self.catalogue)
         if not create and not self.catalogue.parts(Problem.table):
-            raise StoreError(f"no store at {root}: make one with `diva ingest SOURCE --store {root}`")
+            cure = diva("ingest", "SOURCE", "--store", root)
+            raise StoreError(f"no store at {word(root)}: make one with `{cure}`")
         for record in RECORDS:
             # Of the schema as it is now: a view has all columns, also where no part is younger than a column.
             schema = arrow_schema(record)
@@ -180,6 +183,10 @@ class VariantStore:
         """
         return self._engine.connect(query=query, memory_mb=memory_mb)
 
+    def naming_damage(self, query: str) -> AbstractContextManager[None]:
+        """Goes round what is run on a connection of `connect`: damage of a file is then a StoreError that names it."""
+        return self._engine.naming_damage(query)
+
     def query(
         self, sql: str, parameters: Sequence[object] = (), *, variant_parts: Sequence[str] | None = None
     ) -> list[tuple[Any, ...]]:
@@ -197,7 +204,10 @@ class VariantStore:
             return self._engine.query(sql, parameters)
         names = frozenset(variant_parts)
         of_variants = (self.catalogue.holding(Variant.table, names), names)
-        with self._engine.connect(query=sql, variant_parts=of_variants) as connection:
+        with (
+            self._engine.connect(query=sql, variant_parts=of_variants) as connection,
+            self.naming_damage(sql),
+        ):
             return connection.execute(sql, parameters).fetchall()
 
     def of_problems(self, problem_ids: Sequence[str]) -> VariantStore:
@@ -330,7 +340,7 @@ class VariantStore:
 
         Equal where two stores say the same by the same version of DuckDB.
         """
-        with self.connect() as connection:
+        with self.connect() as connection, self.naming_damage(" ".join(view_names())):
             return engine.checksums(connection)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from diva_grpo.pipeline.difficulty.design import DESIGN_SD
 from diva_grpo.pipeline.difficulty.scale import LEVELS
 from diva_grpo.pipeline.store.derived import DERIVED_SQL, SCORES
+from diva_grpo.pipeline.store.files.database import literal, parquet, parquet_glob, quoted
 from diva_grpo.pipeline.store.files.parts import Part
 from diva_grpo.pipeline.store.label_model import JOIN_LABEL_MODEL
 from diva_grpo.schemas.migrations import migrated
@@ -58,11 +59,6 @@ PREPARED = "prepared"
 """Schema of what a connection has computed for its views."""
 
 
-def quoted(text: str) -> str:
-    """A text as an SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
-
-
 def source(url: str, table: str, parts: Sequence[Part], origins: Collection[str] | None = None) -> str:
     """A FROM clause over rows of a table, as this version has them, with the place of each (`_PLACE`).
 
@@ -75,13 +71,13 @@ def source(url: str, table: str, parts: Sequence[Part], origins: Collection[str]
     groups: dict[tuple[int, bool], list[str]] = {}
     for part in parts:
         some_only = part.merged and origins is not None
-        groups.setdefault((part.version, some_only), []).append(quoted(f"{url}/{table}/{part.name}"))
+        groups.setdefault((part.version, some_only), []).append(f"{url}/{table}/{part.name}")
     selects = []
     first = 0
     for (version, some_only), files in sorted(groups.items()):
         rows = (
             f"SELECT *, (file_index::BIGINT + {first} << {_ROW_BITS}) + file_row_number AS {_PLACE} "
-            f"FROM read_parquet([{', '.join(files)}], union_by_name = true)"
+            f"FROM {parquet(files)}"
         )
         first += len(files)
         if some_only and origins is not None:
@@ -95,7 +91,7 @@ def every_file(url: str, table: str) -> str:
 
     Rows that compaction has copied are there twice until it removes the first; the views show a key once.
     """
-    return f"read_parquet({quoted(f'{url}/{table}/*.parquet')}, union_by_name = true)"
+    return parquet_glob([literal(f"{url}/{table}", "/*.parquet")])
 
 
 def _column_list(record: type[Record]) -> str:

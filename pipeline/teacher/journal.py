@@ -23,8 +23,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.pipeline.store.doctor import is_cut_off
+from diva_grpo.pipeline.store.files.sqlite import is_cut_off
 from diva_grpo.pipeline.teacher.claims import Claims
+from diva_grpo.schemas.command import diva, word
 from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.records import Call, utc_now
 
@@ -281,22 +282,27 @@ def _call(row: Sequence[Any]) -> Call:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    cure = f"`diva doctor --store {path.parent} --repair` puts it aside"
     connection = sqlite3.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
     try:
         if is_cut_off(connection, path):
-            raise StoreError(f"the journal {path} cannot be used: its end is cut off; {cure}")
+            raise StoreError(unusable(path, "its end is cut off"))
         for statement in _PRAGMAS:
             connection.execute(statement)
         if _version(connection) != _VERSION:
             _migrate(connection, path)
     except sqlite3.Error as error:
         connection.close()
-        raise StoreError(f"the journal {path} cannot be used: {error}; {cure}") from error
+        raise StoreError(unusable(path, str(error))) from error
     except StoreError:
         connection.close()
         raise
     return connection
+
+
+def unusable(path: Path, fault: str) -> str:
+    """What a user reads where a journal is damaged."""
+    cure = diva("doctor", "--store", path.parent, "--repair")
+    return f"the journal {word(path)} cannot be used: {fault}; `{cure}` puts it aside"
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from diva_grpo.schemas.records import (
     Variant,
     Verdict,
 )
+from tests.conftest import Diva
 
 
 @pytest.fixture(scope="module")
@@ -574,3 +576,36 @@ def _take_terminal(terminal: int) -> None:
     fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
     # A shell starts jobs in the background deaf to Ctrl-C, and their children inherit it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_the_text_of_a_result_is_made_within_the_limits(store: VariantStore, diva: Diva) -> None:
+    query = "SELECT range, range + 1, range + 2 FROM range(5_000_000)"
+    outcome = diva("sql", query, "--store", store.root, "--timeout", "3")
+    assert outcome.code == 1
+    assert "the query took longer than 3 s" in outcome.err
+    assert outcome.out == ""
+
+
+@pytest.mark.parametrize("output_format", ["table", "csv", "json"])
+def test_no_control_character_reaches_a_terminal(
+    output_format: str, store: VariantStore, diva: Diva, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = (
+        "sql",
+        "SELECT chr(27) || '[2J' || chr(155) AS x",
+        "--store",
+        store.root,
+        "--format",
+        output_format,
+    )
+    assert ("\x9b" in diva(*query).out) == (output_format != "table")  # a file gets what is there
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    shown = diva(*query).out
+    assert "\x1b" not in shown
+    assert "\x9b" not in shown
+
+
+def test_the_present_moment_is_utc(store: VariantStore) -> None:
+    query = "SELECT current_setting('TimeZone')[-3:] AS zone, now()::TIMESTAMP - now() AT TIME ZONE 'UTC' AS ahead"
+    assert store.query(query) == [("UTC", timedelta())]
+    assert run_select(store, query).to_pylist() == [{"zone": "UTC", "ahead": timedelta()}]

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 from diva_grpo.pipeline.store.files.places import LocalPlace, Place
+from diva_grpo.schemas.command import word
+from diva_grpo.schemas.exceptions import ConfigError
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)")
 """A URL, also as `Path` writes it, which makes one slash of two."""
 
 
 def place_of(root: str | Path) -> Place:
-    """The place that a user names by a path or by a URL such as `s3://bucket/prefix`.
+    """The place that a user names by a path, `~` for the home folder, or by a URL such as `s3://bucket/prefix`.
 
     Raises:
-        ConfigError: a URL that cannot be used here.
+        ConfigError: a URL that cannot be used here, or a file.
     """
-    if url := _URL.fullmatch(str(root)):
+    url = _URL.fullmatch(str(root))
+    if url and url[1] == "file":
+        return LocalPlace(Path(f"/{unquote(url[2])}").resolve())
+    if url:
         from diva_grpo.pipeline.store.files.objects import ObjectPlace  # fsspec takes time to load
 
         return ObjectPlace(f"{url[1]}://{url[2]}")
-    return LocalPlace(Path(root).resolve())
+    path = Path(root).expanduser().resolve()
+    if path.is_file():
+        raise ConfigError(f"{word(root)} is a file: a store is a folder")
+    return LocalPlace(path)

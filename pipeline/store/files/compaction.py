@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from diva_grpo.pipeline.store.files.database import open_database
+from diva_grpo.pipeline.store.files.database import open_database, parquet, quoted
 from diva_grpo.pipeline.store.files.parts import ORIGIN_FIELD, Catalogue, Part, is_whole, publish_stream
 from diva_grpo.pipeline.store.files.places import Place
 from diva_grpo.schemas.arrow import arrow_schema
@@ -194,10 +194,8 @@ def _order(record: type[Record]) -> str:
 def _selects(place: Place, catalogue: Catalogue, table: str, group: Sequence[Part]) -> list[str]:
     """One SELECT for all plain parts of a version, and one for each merged part; no row is in two of them."""
 
-    def files(parts: Sequence[Part]) -> str:
-        return ", ".join(
-            "'" + f"{place.local}/{table}/{part.name}".replace("'", "''") + "'" for part in parts
-        )
+    def files(parts: Sequence[Part]) -> list[str]:
+        return [f"{place.local}/{table}/{part.name}" for part in parts]
 
     selects = []
     seen: set[str] = {part.name for part in group if not part.merged}
@@ -205,15 +203,15 @@ def _selects(place: Place, catalogue: Catalogue, table: str, group: Sequence[Par
         plain = [part for part in group if not part.merged and part.version == version]
         rows = (
             "SELECT * EXCLUDE (filename), parse_filename(filename) AS part "
-            f"FROM read_parquet([{files(plain)}], union_by_name = true, filename = true)"
+            f"FROM {parquet(files(plain), names=True)}"
         )
         selects.append(migrated(table, version, rows))
     for part in group:
         if part.merged:
             new = catalogue.origins(table, part) - seen
             seen |= new
-            quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in sorted(new)) or "NULL"
-            rows = f"SELECT * FROM read_parquet([{files([part])}]) WHERE part IN ({quoted})"
+            names = ", ".join(map(quoted, sorted(new))) or "NULL"
+            rows = f"SELECT * FROM {parquet(files([part]))} WHERE part IN ({names})"
             selects.append(migrated(table, part.version, rows))
     return selects
 

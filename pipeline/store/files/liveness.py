@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from diva_grpo.schemas.command import word
+from diva_grpo.schemas.exceptions import StoreError
+
 FOLDER = "running"
 """Sub-folder of the store: one file a run that has not ended."""
 
@@ -44,10 +47,18 @@ def _path(root: Path, run_id: str) -> Path:
 
 @contextmanager
 def sign_of_life(root: Path, run_id: str) -> Iterator[None]:
-    """Show a run as alive while the context is open; only a process that dies leaves its file behind."""
+    """Show a run as alive while the context is open; only a process that dies leaves its file behind.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
     path = _path(root, run_id)
-    path.parent.mkdir(exist_ok=True)
-    with _held(path):
+    try:
+        path.parent.mkdir(exist_ok=True)
+        sign = _held(path)
+    except OSError as error:
+        raise StoreError(f"the store {word(root)} cannot be written: {error.strerror or error}") from error
+    with sign:
         try:
             yield
         finally:

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diva_grpo.pipeline.store.files.places import Place, sha256_of
+from diva_grpo.schemas.command import diva, word
 from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.migrations import SCHEMA_VERSION
 
@@ -183,7 +184,8 @@ class Catalogue:
 
 def damaged(place: Place, what: str) -> str:
     """The line that a user reads where a file cannot be read."""
-    return f"store {place.url} cannot be read: {what} is damaged: `diva doctor --store {place.url} --repair`"
+    cure = diva("doctor", "--store", place.url, "--repair")
+    return f"store {word(place.url)} cannot be read: {what} is damaged: `{cure}`"
 
 
 # --- writing

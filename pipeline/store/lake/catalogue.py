@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from diva_grpo.pipeline.store.lake.worker import REFUSED
 from diva_grpo.pipeline.store.store import VariantStore
 from diva_grpo.pipeline.store.views import view_statements
 from diva_grpo.schemas.arrow import arrow_schema
+from diva_grpo.schemas.command import diva, word
 from diva_grpo.schemas.exceptions import ConfigError, StoreError
 from diva_grpo.schemas.migrations import migrated
 from diva_grpo.schemas.records import RECORDS, Record
@@ -68,6 +70,10 @@ def sync_lake(store: VariantStore, catalog: str, *, python: str | None = None) -
         )
     if store.place.url != str(store.root):
         raise StoreError(f"{store.place.url} is no folder: a lake needs hard links to the parts of a store")
+    if re.search(r"[*?\[]|/[^/=]+=", str(store.root)):
+        raise StoreError(
+            f"{word(store.root)} cannot be in a lake: DuckLake reads * ? [ and = in paths as patterns"
+        )
     views = view_statements("", {record.table: f"parts.{record.table}" for record in RECORDS})
     plan = {
         "catalog": catalog,
@@ -84,7 +90,7 @@ def _files(store: VariantStore, record: type[Record]) -> dict[str, object]:
     for part in live:
         if migrated(table, part.version, "rows") != "rows":
             raise StoreError(
-                f"{table}/{part.name} is of an older schema: `diva compact --store {store.root}` first"
+                f"{table}/{part.name} is of an older schema: `{diva('compact', '--store', store.root)}` first"
             )
     return {
         "empty": str(store.root / table / empty_name(arrow_schema(record))),

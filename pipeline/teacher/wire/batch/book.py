@@ -6,10 +6,10 @@ import fcntl
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from diva_grpo.pipeline.store.files.sqlite import reading
 from diva_grpo.pipeline.teacher.journal import now_text
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome
 from diva_grpo.schemas.exceptions import ConfigError, StoreError
@@ -159,12 +159,12 @@ def pending_batches(root: Path) -> list[Batch]:
     """All batches of a store that have not ended; also while another process works on them."""
     if not (root / _FILE).exists():
         return []
-    with closing(sqlite3.connect(root / _FILE, timeout=10.0)) as connection:
-        try:
+    try:
+        with reading((root / _FILE).absolute()) as connection:
             made = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'batches'").fetchone()
             return _batches(connection, "", []) if made else []
-        except sqlite3.Error as error:
-            raise StoreError(f"the batches in {root / _FILE} cannot be read: {error}") from error
+    except sqlite3.Error as error:
+        raise StoreError(f"the batches in {root / _FILE} cannot be read: {error}") from error
 
 
 def _batches(connection: sqlite3.Connection, where: str, values: Sequence[str]) -> list[Batch]:

@@ -1,0 +1,38 @@
+"""How messages write a command of ours, so that it can be pasted into a shell whatever the store is called."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def diva(*words: object) -> str:
+    """A command line.
+
+    >>> diva("doctor", "--store", "my runs/$1")
+    "diva doctor --store 'my runs/$1'"
+    """
+    return " ".join(["diva", *map(word, words)])
+
+
+def word(value: object) -> str:
+    r"""A word of a command line. It has no line breaks, and a text in SQL with quotes of its own stays readable.
+
+    >>> word("source = 'a'"), word("two\nlines")
+    ('"source = \'a\'"', "$'two\\nlines'")
+    """
+    text = str(value)
+    if _CONTROL.search(text):
+        escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+        return "$'" + _CONTROL.sub(lambda found: _escape(found[0]), escaped) + "'"
+    if "'" in text and not set(text) & set('"$`\\!'):
+        return f'"{text}"'
+    return shlex.quote(text)
+
+
+def _escape(control: str) -> str:
+    return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(control) or "".join(
+        f"\\x{byte:02x}" for byte in control.encode()
+    )

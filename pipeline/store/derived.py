@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from diva_grpo.pipeline.store.label_model import LABEL_MODEL
+from diva_grpo.pipeline.store.label_model import JOIN_LABEL_MODEL
 from diva_grpo.schemas.views import Cost, Group, Ladder, LiveDifficulty
 
 _LIVE_DIFFICULTY = """
@@ -24,10 +24,7 @@ SELECT run_id, step, problem_id, slot, any_value(variant_id) AS variant_id, coun
 FROM rollouts GROUP BY run_id, step, problem_id, slot
 """
 
-_PASS_RATE = (
-    "(SELECT l.subject_id, l.pass_rate FROM labels l JOIN settings s ON s.value = l.solver_model "
-    f"WHERE s.name = '{LABEL_MODEL}')"
-)
+_PASS_RATE = f"(SELECT l.subject_id, l.pass_rate FROM labels l {JOIN_LABEL_MODEL})"
 _LADDERS = f"""
 SELECT v.problem_id, max(v.hint_total)::INTEGER AS solution_steps, count(*)::INTEGER AS hints,
        count(*) FILTER (v.status = 'accepted')::INTEGER AS accepted,

@@ -448,4 +448,4 @@ def test_teacher_serves_the_problems_of_a_store(
     assert taken.code == 2
     assert "choose another with --port" in taken.err
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=10) == 130
+    assert process.wait() == 130

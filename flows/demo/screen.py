@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
 from diva_grpo.flows.demo.vision import VisionRun
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.pipeline.store.queries import Rows, answer
+from diva_grpo.pipeline.store.queries import answer
 from diva_grpo.schemas.command import word
 from diva_grpo.trainer.evaluation.score import Score
 
@@ -16,7 +17,7 @@ _BAR = 30
 _MOST_REASONS = 6
 
 
-def _table(found: Rows) -> str:
+def _table(found: list[dict[str, Any]]) -> str:
     return tabulate(found, headers="keys", missingval="")
 
 

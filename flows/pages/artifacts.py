@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from diva_grpo.flows.pages.plots import LEVELS, bars
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.label_model import BY_LABEL_MODEL
-from diva_grpo.pipeline.store.queries import Rows, answer, rows
+from diva_grpo.pipeline.store.queries import answer
+
+Rows = list[dict[str, Any]]
 
 EXAMPLE_CHARACTERS = 160
 """Longest example of a reason."""
@@ -96,22 +99,22 @@ def cost(store: VariantStore, since: datetime) -> Artifact:
     requests = sum(number for _, _, number, _ in own)
     known = [dollars for dollars in paid_for.values() if dollars is not None]
     paid = "no dollars" if not requests else f"${sum(known):,.4f}" if known else "of no known price"
-    told = f"This run: {requests:,} requests, {paid}. The table is of all the store, with dollars of this run last."
-    return Artifact("cost", table, told)
+    description = (
+        f"This run: {requests:,} requests, {paid}. The table has all runs; its last column is of this run."
+    )
+    return Artifact("cost", table, description)
 
 
 def decisions(store: VariantStore, since: datetime) -> Artifact:
     """What top-up runs asked for since a run began, those problems first that were furthest from the wanted offset."""
-    table = rows(
-        store,
-        """
+    sql = """
         SELECT problem_id AS problem, round(wanted_delta, 2) AS wanted, round(nearest_delta, 2) AS nearest,
                array_to_string(kinds, ', ') AS kinds, requested, made, accepted, outcome
         FROM decisions WHERE created_at >= ?
         ORDER BY abs(wanted_delta - nearest_delta) DESC NULLS FIRST, problem_id
-        """,
-        (since,),
-    )
+        """
+    columns = ("problem", "wanted", "nearest", "kinds", "requested", "made", "accepted", "outcome")
+    table = [dict(zip(columns, row, strict=True)) for row in store.query(sql, [since])]
     totals = ", ".join(
         f"{sum(row[name] for row in table):,} {name}" for name in ("requested", "made", "accepted")
     )
@@ -196,8 +199,8 @@ def gallery_link(page: Path, problems: int, url: str | None = None) -> Artifact:
             no browser follows a link from a server to a file, and Prefect's second interface removes it.
     """
     head = f"{problems} problems beside their variants, with images as the policy sees them"
-    told = "One page, to filter by kind and status."
+    description = "One page, with filters for kind and status."
     if url is not None:
-        return Artifact("gallery", f"[{head}]({url.rstrip('/')}/{page.name})", told)
+        return Artifact("gallery", f"[{head}]({url.rstrip('/')}/{page.name})", description)
     where = "Paste this into the address bar of a browser on the machine of the store:"
-    return Artifact("gallery", f"{head}. {where}\n\n```\n{page.resolve().as_uri()}\n```", told)
+    return Artifact("gallery", f"{head}. {where}\n\n```\n{page.resolve().as_uri()}\n```", description)

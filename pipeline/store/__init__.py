@@ -1,4 +1,4 @@
-"""The one door to the data: immutable Parquet parts on disk, DuckDB views over them."""
+"""The store, the only access to the data: immutable Parquet parts on disk, with DuckDB views over them."""
 
 from diva_grpo.pipeline.store.sandbox import run_apart
 from diva_grpo.pipeline.store.snapshot import Snapshot, VariantText

@@ -6,9 +6,8 @@ from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple
 
+from diva_grpo.pipeline.store.sql import locked, select
 from diva_grpo.pipeline.store.store import VariantStore
-
-Rows = list[dict[str, Any]]
 
 
 class Query(NamedTuple):
@@ -30,22 +29,14 @@ def queries() -> dict[str, Query]:
     return found
 
 
-def answer(store: VariantStore, name: str) -> Rows:
+def answer(store: VariantStore, name: str) -> list[dict[str, Any]]:
     """The rows of a named query, as dictionaries by column.
 
     Raises:
+        QueryError: the query takes too long.
         StoreError: a part file is damaged.
     """
-    return rows(store, queries()[name].sql)
-
-
-def rows(store: VariantStore, sql: str, parameters: tuple[object, ...] = ()) -> Rows:
-    """The rows of one SELECT, as dictionaries by column.
-
-    Raises:
-        StoreError: a part file is damaged.
-    """
-    with store.connect(query=sql) as connection, store.naming_damage(sql):
-        cursor = connection.execute(sql, parameters)
-        names = [column[0] for column in cursor.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    sql = queries()[name].sql
+    with locked(store, sql) as connection:
+        rows: list[dict[str, Any]] = select(store, connection, sql).to_pylist()
+    return rows

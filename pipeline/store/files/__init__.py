@@ -1,1 +1,1 @@
-"""The store's files: immutable Parquet parts, where they lie, compaction and signs of life."""
+"""The files of a store: immutable Parquet parts, their places, compaction, and the files of running commands."""

@@ -1,6 +1,6 @@
-"""Where a store's files lie: a folder of this machine, or a prefix of an object store.
+"""The place of a store's files: a local folder, or a prefix of an object store.
 
-A file appears by one atomic act (a rename, or one PUT), whole and durable, and is never changed again.
+A file appears by one atomic operation (a rename, or one PUT), complete and durable, and never changes again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _READ_BYTES = 1 << 20
 
 
 class Draft(io.RawIOBase):
-    """A file in the making, which knows the hash of what was written; it is published under `name`."""
+    """A file that is being written, with the hash of its content so far. It is published under `name`."""
 
     name: str | None = None
 
@@ -72,16 +72,16 @@ class FileInfo:
 
 
 class Place(Protocol):
-    """What a store asks of where it lies. Paths are relative to the store, with slashes."""
+    """What a store needs of its place. Paths are relative to the store, with slashes."""
 
     url: str
-    """As a user names it: an absolute path, or a URL."""
+    """The place as a user names it: an absolute path, or a URL."""
 
     local: Path
-    """A folder of this machine: the store's own, or a cache of it, which also has what must be a file."""
+    """A local folder: that of the store, or a cache of it, which also has the files that must be local."""
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files of a folder that readers may see, sorted; none where it is missing.
+        """Sorted names of the published files of a folder; none if it is missing.
 
         Raises:
             StoreError: the place cannot be read.
@@ -89,21 +89,21 @@ class Place(Protocol):
         ...
 
     def files(self, folder: str) -> Iterator[FileInfo]:
-        """All files in a folder and below it, leftovers of crashed writers included."""
+        """All files in a folder and its sub-folders, also leftovers of crashed writers."""
         ...
 
     def exists(self, path: str) -> bool:
-        """Whether there is a file."""
+        """Whether a file exists."""
         ...
 
     def open(self, path: str) -> BinaryIO:
-        """A file to read."""
+        """Open a file for reading."""
         ...
 
     def draft(self, folder: str) -> AbstractContextManager[Draft]:
-        """A file to write to, which is in `folder` under the draft's name on leaving.
+        """Open a file for writing. At the end it is published in `folder` under the name of the draft.
 
-        Nothing is published where the draft has no name.
+        A draft without a name is not published.
 
         Raises:
             StoreError: the place cannot be written.
@@ -111,18 +111,18 @@ class Place(Protocol):
         ...
 
     def remove(self, path: str) -> None:
-        """Delete a file; one that is gone already is no error, since another process may do the same."""
+        """Delete a file. A missing one is not an error, because another process may have deleted it."""
         ...
 
     def move(self, path: str, to: str) -> None:
-        """Give a file another path."""
+        """Move a file to another path."""
         ...
 
     def fetch(self, paths: Sequence[str]) -> None:
-        """See that files, which never change, are in `local` under the same paths.
+        """Make sure that files, which never change, are in `local` under the same paths.
 
         Raises:
-            StoreError: the place cannot be read, or one is gone.
+            StoreError: the place cannot be read, or a file is missing.
         """
         ...
 
@@ -137,14 +137,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 class LocalPlace:
-    """A folder."""
+    """A local folder."""
 
     def __init__(self, root: Path) -> None:
         self.local = root
         self.url = str(root)
 
     def names(self, folder: str) -> list[str]:
-        """See `Place`; a name that begins with a dot is a file in the making."""
+        """See `Place`. A name that begins with a dot is a draft."""
         try:
             return sorted(name for name in os.listdir(self.local / folder) if not name.startswith("."))
         except (FileNotFoundError, NotADirectoryError):
@@ -172,7 +172,7 @@ class LocalPlace:
     def draft(self, folder: str) -> Iterator[Draft]:
         """See `Place`."""
         target = self.local / folder
-        # A name that no reader's glob matches and no other writer has.
+        # A name that no reader's glob matches and no other writer uses.
         temporary = target / f".{uuid.uuid4().hex}.tmp"
         try:
             target.mkdir(parents=True, exist_ok=True)
@@ -202,11 +202,11 @@ class LocalPlace:
         _sync_folder(target.parent)
 
     def fetch(self, paths: Sequence[str]) -> None:
-        """See `Place`: they are."""
+        """See `Place`: they already are."""
 
 
 def sha256_of(file: BinaryIO) -> str:
-    """Hash of a file's content, in hex digits."""
+    """SHA-256 of a file's content, in hex digits."""
     content = hashlib.sha256()
     while block := file.read(_READ_BYTES):
         content.update(block)

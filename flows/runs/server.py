@@ -110,11 +110,11 @@ class BoundServer:
         }
         closed = {"PREFECT_SERVER_API_AUTH_STRING": self.auth, "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ""}
         if self._keep_days:
-            seconds = str(self._keep_days * 86_400)
+            period = f"PT{self._keep_days * 86_400:.0f}S"
             defaults |= {
                 "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
-                "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": seconds,
-                "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": seconds,
+                "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": period,
+                "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": period,
             }
         process = subprocess.Popen(
             # -P: the folder of this file is no place to import from.

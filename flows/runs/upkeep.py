@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import httpx
+from prefect import State
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import FlowRun
 from prefect.client.schemas.filters import (
@@ -33,7 +34,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.runtime import flow_run as this_run
-from prefect.states import AwaitingConcurrencySlot, Cancelled, Crashed, State
+from prefect.states import AwaitingConcurrencySlot, Cancelled, Crashed
 
 from diva_grpo.schemas.exceptions import ServerError
 
@@ -57,7 +58,7 @@ _HELD = timedelta(days=3650)
 """How far off a run is put while its schedule is paused."""
 
 
-OnLost = Callable[[str, FlowRun, State], None]
+OnLost = Callable[[str, FlowRun, State[Any]], None]
 """What is told of a run that was lost: the name of its deployment, the run, and the state that it has got."""
 
 
@@ -145,7 +146,9 @@ def hold_waiting(client: SyncPrefectClient, known: DeploymentResponse) -> None:
         at = run.state.state_details.scheduled_time if run.state else None
         is_held = at is not None and at > now + _HELD / 2
         if _is_paused(known) and not is_held:
-            held = AwaitingConcurrencySlot(scheduled_time=now + _HELD, message="held: its schedule is paused")
+            held: State[Any] = AwaitingConcurrencySlot(
+                scheduled_time=now + _HELD, message="held: its schedule is paused"
+            )
             client.set_flow_run_state(run.id, held, force=True)
         elif is_held and not _is_paused(known):
             client.set_flow_run_state(run.id, AwaitingConcurrencySlot(scheduled_time=now), force=True)
@@ -169,7 +172,7 @@ def _waiting(client: SyncPrefectClient, known: DeploymentResponse) -> list[FlowR
     )
 
 
-def _is_lost(run: FlowRun, state: State) -> bool:
+def _is_lost(run: FlowRun, state: State[Any]) -> bool:
     """Whether a run that the server takes for at work has no process any more."""
     host, pid, count = (str(run.labels.get(_PROCESS) or "::")).rsplit(":", 2)
     if state.type == StateType.PENDING or count != str(run.run_count):  # not signed since it was taken up
@@ -185,10 +188,12 @@ def _is_child(pid: int) -> bool:
         return False
 
 
-def _ended(client: SyncPrefectClient, run: FlowRun, state: State) -> State | None:
+def _ended(client: SyncPrefectClient, run: FlowRun, state: State[Any]) -> State[Any] | None:
     """The state that a lost run has got; None where it has ended meanwhile."""
     message = "its process ended without a word: `diva serve` was killed, or the server could not be told"
-    new = Cancelled(message=message) if state.type == StateType.CANCELLING else Crashed(message=message)
+    new: State[Any] = (
+        Cancelled(message=message) if state.type == StateType.CANCELLING else Crashed(message=message)
+    )
     client.set_flow_run_state(run.id, new)
     now = client.read_flow_run(run.id).state
     return now if now and now.is_final() and now.message == message else None

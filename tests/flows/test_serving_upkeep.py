@@ -8,15 +8,16 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
-from prefect import flow
+from prefect import State, flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import FlowRun
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.states import AwaitingConcurrencySlot, Cancelling, Completed, Pending, Running, State
+from prefect.states import AwaitingConcurrencySlot, Cancelling, Completed, Pending, Running
 
 from diva_grpo.flows.runs import upkeep
 from diva_grpo.flows.runs.upkeep import hold_waiting, keep_in_order, sole
@@ -41,7 +42,7 @@ class Deployed:
         self.id = client.create_deployment(client.create_flow(idle), "often", schedules=[schedule])
         self.lost: list[UUID] = []
 
-    def run(self, *states: State, signed: str | None = None) -> FlowRun:
+    def run(self, *states: State[Any], signed: str | None = None) -> FlowRun:
         run = self.client.create_flow_run_from_deployment(self.id)
         for state in states:
             self.client.set_flow_run_state(run.id, state, force=True)
@@ -52,7 +53,7 @@ class Deployed:
     def keep(self, most: int = 1) -> None:
         keep_in_order(self.client, NAME, most, lambda name, run, state: self.lost.append(run.id))
 
-    def state(self, run: FlowRun) -> State:
+    def state(self, run: FlowRun) -> State[Any]:
         state = self.client.read_flow_run(run.id).state
         assert state
         return state
@@ -119,7 +120,7 @@ def test_no_run_stays_pending(deployed: Deployed, monkeypatch: pytest.MonkeyPatc
     assert deployed.state(unsigned).is_crashed()
 
 
-def _due(seconds: int) -> State:
+def _due(seconds: int) -> State[Any]:
     return AwaitingConcurrencySlot(scheduled_time=datetime.now(UTC) + timedelta(seconds=seconds))
 
 

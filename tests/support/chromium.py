@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 
 PATIENCE_S = 60.0
 
@@ -26,7 +27,7 @@ def chromium() -> str | None:
 class Browser:
     """One tab of a headless Chromium."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: Connection) -> None:
         self._socket, self._numbers = socket, itertools.count()
 
     def __call__(self, method: str, **parameters: Any) -> dict[str, Any]:

@@ -96,9 +96,7 @@ def sql(
             rows = table.num_rows
             render(table, output_format, output)
         else:
-            rows, text = text_apart(
-                store, statement, output_format, timeout_s=timeout_s, memory_mb=memory_mb
-            )
+            rows, text = text_apart(store, statement, output_format, timeout_s=timeout_s, memory_mb=memory_mb)
             if output is None:
                 click.echo(visible(text) if sys.stdout.isatty() else text)
                 return

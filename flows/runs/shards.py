@@ -8,7 +8,6 @@ nothing is lost with a result.
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from diva_grpo.pipeline.teacher.wire.batch.exchange import SHARD_SIZE as BATCH_S
 from diva_grpo.pipeline.teacher.wire.live import endpoint_name
 from diva_grpo.schemas.config import FlowConfig, ProblemsConfig, TeacherConfig, VerifyConfig
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError, OutageError
+from diva_grpo.schemas.records import Variant
 
 Counts = dict[str, dict[str, int]]
 """What came of a stage, by stage: variants by status, labels by kind."""
@@ -311,7 +311,7 @@ def running(verb: str, config: FlowConfig, problems: int, checks: VerifyConfig |
         store.run(verb, config.model_dump_json(), config.teacher.model) as here.run_id,
         shown(meter, store, here.run_id, get_run_logger().info),
     ):
-        began_ns = time.time_ns()
+        began_ns = store.catalogue.now_ns(Variant.table) - 1  # before all that this run writes
         if checks is not None:
             here.references = References.of(store, checks, variant_parts=store.variant_parts(began_ns))
         places = {here.run_id: here}

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +240,14 @@ def is_image(value: object) -> bool:
     )
 
 
+@cache
+def _real_roots(root: Path) -> list[Path]:
+    """Where files of a source may lie: in its folder, and in `blobs` beside it, of which the hub's cache is made."""
+    root = root.resolve()
+    snapshots = [folder for folder in (root, *root.parents) if folder.name == "snapshots"]
+    return [root, *(folder.parent / "blobs" for folder in snapshots[:1])]
+
+
 def _content(item: object, place: Place) -> bytes:
     if isinstance(item, dict):
         item = item["bytes"] if item.get("bytes") is not None else item.get("path")
@@ -251,11 +260,11 @@ def _content(item: object, place: Place) -> bytes:
         return content
     if item.startswith(("http://", "https://")):
         raise ImageError("an address: images are not downloaded")
-    # Only the path itself is checked: links inside the folder are the user's own (the hub's cache consists of links),
-    # a path in a row is not.
     path = Path(os.path.abspath(place.folder / item))
     if not path.is_relative_to(os.path.abspath(place.root)):
         raise ImageError("the path leads out of the source's folder")
+    if not any(path.resolve().is_relative_to(root) for root in _real_roots(place.root)):
+        raise ImageError("a link that leads out of the source's folder: copy the image there")
     try:
         if not path.is_file():
             raise ImageError("no such file in the folder of the source")

@@ -46,6 +46,9 @@ def text_of(value: Any, column: str | None) -> str:
     """A cell as text; empty for the usual marks of a missing value."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if isinstance(value, float) and math.isinf(value):
+        # Infinity, or 1e400, of which JSON and Parquet make the same: nothing can be meant by it.
+        raise RowError(f"the column {column!r} holds a number that is too large")
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # an integer column with missing values has floats
     if isinstance(value, list | dict | bytes):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diva_grpo.pipeline.ingest.shapes import Table, tables_of
@@ -30,6 +31,8 @@ from diva_grpo.schemas.exceptions import SourceError
 _BATCH_ROWS = 256
 # Limit of a CSV cell: images in base64 have megabytes, but an unclosed quote must not swallow the whole file.
 _CELL_CHARS = 2**24
+# Of a table: what a batch may come to where each of its rows has the largest value of its column.
+_BATCH_BYTES = 2**28
 _SEPARATORS = (",", ";", "\t", "|")
 # Errors of the readers for a damaged file.
 DAMAGED = (OSError, ValueError, EOFError, lzma.LZMAError, pa.ArrowException)
@@ -141,7 +144,23 @@ def _not_utf8(error: UnicodeDecodeError) -> str:
     return f"not UTF-8: byte 0x{error.object[error.start]:02x} at byte {error.start + 1} of the row"
 
 
+class _Twice(dict[str, object]):
+    """A JSON object that has a key twice: which of its values is meant nobody knows."""
+
+    key: str
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        made = _Twice(made)
+        made.key = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+    return made
+
+
 def _object(number: int, value: object, line: str) -> Row | Unreadable:
+    if isinstance(value, _Twice):
+        return Unreadable(number, f"it has the key {value.key!r} twice", line)
     if isinstance(value, dict):
         return Row(number, value, line)
     return Unreadable(number, "not a JSON object", line)
@@ -154,7 +173,7 @@ def _jsonl_rows(path: Path) -> Rows:
                 continue
             try:
                 line = content.decode().rstrip("\r\n")
-                yield _object(number, json.loads(line), line)
+                yield _object(number, _DECODER.decode(line), line)
             except UnicodeDecodeError as error:
                 yield Unreadable(number, _not_utf8(error), _escaped(content))
             except (ValueError, RecursionError) as error:
@@ -316,7 +335,27 @@ def _header(path: Path, cells: list[str] | None, problem: str | None) -> list[st
 
 def _parquet_rows(path: Path) -> Rows:
     with pq.ParquetFile(path) as file:
-        yield from _table_rows(file.iter_batches(batch_size=_BATCH_ROWS))
+        for group in range(file.num_row_groups):
+            about = file.metadata.row_group(group)
+            columns = [about.column(i) for i in range(about.num_columns)]
+            # Kilobytes of a file can be gigabytes of one value, or of one value that each row points to.
+            largest = max((column.total_uncompressed_size for column in columns), default=0)
+            rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, largest)))
+            yield from _table_rows(file.iter_batches(rows, row_groups=[group]))
+
+
+def _too_large(batch: Any) -> list[str | None]:
+    """By row, what is said of a cell that is too large; None where none is."""
+    said: list[str | None] = [None] * batch.num_rows
+    for name in batch.schema.names:
+        column = batch.column(name)
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            sizes = pc.binary_length(column).fill_null(0)
+            if (pc.max(sizes).as_py() or 0) > _CELL_CHARS:
+                for row, size in enumerate(sizes.to_pylist()):
+                    if size > _CELL_CHARS:
+                        said[row] = f"a cell of {size >> 20} MiB in {name}: at most {_CELL_CHARS >> 20}"
+    return said
 
 
 def _arrow_rows(path: Path) -> Rows:
@@ -346,6 +385,13 @@ def dataset_rows(data: Any) -> Rows:
 def _table_rows(batches: Iterable[Any], features: Any = None) -> Rows:
     number = 0
     for batch in batches:
+        large = _too_large(batch)
+        if any(large):
+            for index, reason in enumerate(large):
+                number += 1
+                alone = batch.slice(index, 1)
+                yield Unreadable(number, reason, "") if reason else _row_alone(number, alone, features)
+            continue
         try:
             rows = written_rows(batch, features)
         except UnicodeDecodeError:
@@ -366,7 +412,7 @@ def _row_alone(number: int, batch: Any, features: Any) -> Row | Unreadable:
         return Unreadable(number, reason, _escaped(error.object))
 
 
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 _UNPACKED: Mapping[str, Callable[[Path], BinaryIO]] = {
     ".gz": cast(Callable[[Path], BinaryIO], gzip.open),
     ".bz2": cast(Callable[[Path], BinaryIO], bz2.open),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,15 +23,19 @@ import pyarrow.parquet as pq
 from diva_grpo.pipeline.quantities.escapes import damage, restored
 from diva_grpo.pipeline.store.engine import Engine
 from diva_grpo.pipeline.store.files.parts import (
+    AHEAD_NS,
     IMAGES,
     Part,
+    about,
+    as_time,
     empty_name,
     is_whole,
     publish,
     publish_bytes,
     publish_empty,
 )
-from diva_grpo.pipeline.store.files.places import sha256_of
+from diva_grpo.pipeline.store.files.places import LISTS, sha256_of
+from diva_grpo.pipeline.store.files.published import Published
 from diva_grpo.pipeline.store.files.sqlite import fault_of, reading
 from diva_grpo.schemas.arrow import arrow_schema, to_table
 from diva_grpo.schemas.command import diva
@@ -96,8 +101,10 @@ def examine(engine: Engine, *, repair: bool = False) -> list[Finding]:
     # Once what is damaged is out of the way, the rest can be asked what it misses.
     whole = repair or not any(finding.path.endswith(".parquet") for finding in damaged)
     missing = [*_missing_images(engine), *_missing_answers(engine)] if whole else []
+    missing += _missing_parts(engine, repair=repair) if whole else []
     garbled = _garbled(engine, repair=repair) if whole else []
     suspect = [*_control_characters(engine), *_rollouts_without_run(engine)] if whole else []
+    suspect += _from_the_future(engine)
     return [*damaged, *missing, *garbled, *suspect, *_leftovers(engine)]
 
 
@@ -131,7 +138,8 @@ def _garbled(engine: Engine, *, repair: bool) -> list[Finding]:
         )
         for variant, fault in found
     ]
-    publish(engine.place, Variant.table, to_table([*was, *made], utc_now()))
+    now_ns = engine.catalogue.now_ns(Variant.table)
+    publish(engine.place, Variant.table, to_table([*was, *made], as_time(now_ns)), now_ns)
     return [Finding(Variant.table, Fault.GARBLED, held, "new candidates: run `diva verify`")]
 
 
@@ -163,19 +171,67 @@ def _parts(engine: Engine) -> Iterator[Finding]:
     for record in RECORDS:
         for part in engine.catalogue.parts(record.table):
             try:
-                fine = is_whole(engine.place, record.table, part) and _has_key(engine, record, part)
+                fine = is_whole(engine.place, record.table, part) and _is_of_table(engine, record, part)
             except FileNotFoundError:  # a compaction removed it meanwhile
                 continue
             if not fine:
                 yield Finding(f"{record.table}/{part.name}", Fault.DAMAGED, _held(engine, record.table, part))
 
 
-def _has_key(engine: Engine, record: type[Record], part: Part) -> bool:
+def _is_of_table(engine: Engine, record: type[Record], part: Part) -> bool:
     """Whether a part is of its table: any Parquet file may have been copied there."""
-    if part.is_empty or part.version > 1:
-        return True
     with engine.place.open(f"{record.table}/{part.name}") as file:
-        return {*record.key, "recorded_at", "record_no"} <= set(pq.read_schema(file).names)
+        if not {*record.key, "recorded_at", "record_no"} <= set(pq.read_schema(file).names):
+            return False
+    try:
+        return about(engine.place, record.table, part).get("table", record.table) == record.table
+    except KeyError:  # of version 1
+        return True
+
+
+def _missing_parts(engine: Engine, *, repair: bool) -> Iterator[Finding]:
+    """Parts that were published and are gone, and parts that nobody has published here."""
+    published = Published(engine.place, engine.catalogue)
+    if repair and (gone := published.missing()):
+        published.give_up(gone)
+        yield from (
+            Finding(path, Fault.MISSING, _lost(path), "given up: it is not asked for again") for path in gone
+        )
+    yield from (Finding(path, Fault.MISSING, _lost(path)) for path in published.missing())
+    found = [
+        f"{table}/{part.name}"
+        for table, part in published.unlisted()
+        if part.version > 1 and about(engine.place, table, part).get("listed")
+    ]
+    if found and not published.exists():
+        why = f"the list of what was published is gone: {len(found)} parts are there, nobody can say which are not"
+        yield Finding(LISTS, Fault.MISSING, why, "made of the parts that are there" if repair else None)
+    else:
+        why = "in no list of what was published here: of another store, or its writer died at that moment"
+        taken = "taken in" if repair else None
+        yield from (Finding(path, Fault.SUSPECT, why, taken) for path in found)
+    if repair and found:
+        published.take_in(found)
+
+
+def _from_the_future(engine: Engine) -> Iterator[Finding]:
+    for record in RECORDS:
+        late = [
+            p for p in engine.catalogue.parts(record.table) if (p.written_ns or 0) > time.time_ns() + AHEAD_NS
+        ]
+        if late:
+            what = (
+                f"{len(late)} parts are dated in the future, such as {late[-1].name}: a clock is or was wrong"
+            )
+            yield Finding(
+                record.table, Fault.SUSPECT, f"{what}; what is written now counts as later than they"
+            )
+
+
+def _lost(path: str) -> str:
+    part = Part.named(PurePosixPath(path).name)
+    when = datetime.fromtimestamp((part.written_ns or 0) / 1e9, UTC)
+    return f"{part.rows} rows written {when:%Y-%m-%d %H:%M:%S} UTC were published and are gone: copy the file back"
 
 
 def _held(engine: Engine, table: str, part: Part) -> str:
@@ -331,6 +387,9 @@ def _quarantined(engine: Engine, damaged: Sequence[Finding]) -> list[Finding]:
     publish_bytes(engine.place, f"{folder}/report.json", report.encode())
     for finding in moved:
         _move(engine, finding.path, folder)
+    lost = [finding.path for finding in moved if finding.path.endswith(".parquet")]
+    if lost:
+        Published(engine.place, engine.catalogue).give_up(lost)
     for record in RECORDS:
         schema = arrow_schema(record)
         if not engine.place.exists(f"{record.table}/{empty_name(schema)}"):

@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import platform
+import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import duckdb
+import pyarrow as pa
 
 from diva_grpo.pipeline.store import engine
 from diva_grpo.pipeline.store.doctor import Finding, examine
@@ -24,6 +28,7 @@ from diva_grpo.pipeline.store.files.compaction import GRACE_S, Compacted, compac
 from diva_grpo.pipeline.store.files.database import quoted
 from diva_grpo.pipeline.store.files.liveness import bury, sign_of_life
 from diva_grpo.pipeline.store.files.parts import Part
+from diva_grpo.pipeline.store.files.published import Published, rows_of
 from diva_grpo.pipeline.store.snapshot import Snapshot, load_snapshot
 from diva_grpo.pipeline.store.views import view_names
 from diva_grpo.schemas.arrow import arrow_schema, columns_to_table, to_table
@@ -43,6 +48,7 @@ from diva_grpo.schemas.records import (
 )
 
 R = TypeVar("R", bound=Record)
+_LOG = logging.getLogger(__name__)
 
 _IMAGE_SUFFIXES = {
     "PNG": ".png",
@@ -89,6 +95,9 @@ class VariantStore:
             schema = arrow_schema(record)
             if parts.empty_name(schema) not in {part.name for part in self.catalogue.parts(record.table)}:
                 parts.publish_empty(self.place, record.table, schema)
+        with suppress(StoreError):  # a damaged part is said where it is read
+            if missing := Published(self.place, self.catalogue).missing():
+                _warn(_missing_line(self.place.url, missing))
 
     @property
     def root(self) -> Path:
@@ -100,7 +109,7 @@ class VariantStore:
     def append(self, records: Sequence[Record], *, recorded_at: datetime | None = None) -> None:
         """Add records of one type as one part: all become visible at once, durable on return."""
         if records:
-            parts.publish(self.place, records[0].table, to_table(records, recorded_at or utc_now()))
+            self._publish(records[0].table, lambda now: to_table(records, recorded_at or now))
 
     def append_columns(self, record: type[Record], batches: Sequence[Mapping[str, Any]]) -> None:
         """Add rows given as columns, without a model for each: for a trainer's thousands of rollouts a step.
@@ -114,7 +123,17 @@ class VariantStore:
             pyarrow.ArrowInvalid: a value is not of its column's type.
         """
         if batches:
-            parts.publish(self.place, record.table, columns_to_table(record, batches, utc_now()))
+            self._publish(record.table, lambda now: columns_to_table(record, batches, now))
+
+    def _publish(self, table: str, rows_at: Callable[[datetime], pa.Table]) -> None:
+        now_ns = self.catalogue.now_ns(table)
+        if now_ns > time.time_ns() + parts.AHEAD_NS:
+            _warn(
+                f"{table} of the store {word(self.place.url)} has parts dated in the future: the clock is wrong here "
+                "or where they were written; what is written now counts as later than they"
+            )
+        part = parts.publish(self.place, table, rows_at(parts.as_time(now_ns)), now_ns)
+        self.catalogue.saw(table, part)
 
     def put_image(self, content: bytes, image_format: str) -> str:
         """Keep an image's bytes once; returns the SHA-256 that `image_path` finds them by."""
@@ -342,6 +361,20 @@ class VariantStore:
         """
         with self.connect() as connection, self.naming_damage(" ".join(view_names())):
             return engine.checksums(connection)
+
+
+def _missing_line(url: str, paths: Sequence[str]) -> str:
+    rows = sum(rows_of(path) or 0 for path in paths)
+    return (
+        f"the store {word(url)} lacks {len(paths)} of its parts, with {rows} rows ({paths[0]} is one): "
+        f"`{diva('doctor', '--store', url)}`"
+    )
+
+
+@cache
+def _warn(line: str) -> None:
+    """Say a line once a process."""
+    _LOG.warning(line)
 
 
 def _one_of(column: str, values: Sequence[str]) -> str:

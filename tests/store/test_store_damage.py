@@ -77,7 +77,6 @@ def test_every_command_names_the_file(part: Path, diva: Diva) -> None:
         ["status"],
         ["sql", "FROM variants"],
         ["report"],
-        ["show", "w/0"],
         ["export", root / "out"],
     ):
         outcome = diva(*arguments, "--store", root)

@@ -20,6 +20,7 @@ import pyarrow as pa
 from diva_grpo.pipeline.store.files.database import open_database, parquet, quoted
 from diva_grpo.pipeline.store.files.parts import ORIGIN_FIELD, Catalogue, Part, is_whole, publish_stream
 from diva_grpo.pipeline.store.files.places import Place
+from diva_grpo.pipeline.store.files.published import fold
 from diva_grpo.schemas.arrow import arrow_schema
 from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.migrations import SCHEMA_VERSION, migrated
@@ -85,6 +86,7 @@ def compact(
         StoreError: the store cannot be written, or was written by a newer program.
     """
     done = Compacted(leftovers=_remove_leftovers(place, time.time() - grace_s))
+    fold(place, time.time_ns() - int(max(grace_s, GRACE_S) * 1e9))
     for record in RECORDS:
         done += _remove_replaced(place, catalogue, record.table, time.time_ns() - int(grace_s * 1e9))
         done += _merge(place, catalogue, record, merged_bytes)
@@ -179,7 +181,8 @@ def _publish_merged(place: Place, catalogue: Catalogue, record: type[Record], gr
             schema = _merged_schema(record, connection.sql(f"{rows} LIMIT 0").to_arrow_table().schema)
             groups = _row_groups(connection, f"FROM ({rows}) ORDER BY {_order(record)}", schema)
             origins = frozenset[str]().union(*(catalogue.origins(record.table, part) for part in group))
-            publish_stream(place, record.table, schema, groups, origins)
+            newest = max(Part.named(name).written_ns or 0 for name in origins)
+            publish_stream(place, record.table, schema, groups, origins, not_before_ns=newest)
         except duckdb.Error as error:
             line = str(error).strip().splitlines()[0]
             raise StoreError(f"{record.table} cannot be compacted: {line}") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO, cast
 
 import fsspec
 
-from diva_grpo.pipeline.store.files.places import Draft, FileInfo
+from diva_grpo.pipeline.store.files.places import LISTS, Draft, FileInfo, ListName
 from diva_grpo.schemas.exceptions import ConfigError, StoreError
 
 
@@ -51,6 +52,7 @@ class ObjectPlace:
         self.local = cache / hashlib.sha256(self.url.encode()).hexdigest()[:16]
         self.local.mkdir(parents=True, exist_ok=True)
         self._failures = _failures()
+        self._list, self._lists, self._noting = ListName(), dict[str, list[str]](), threading.Lock()
 
     def names(self, folder: str) -> list[str]:
         """See `Place`."""
@@ -88,6 +90,14 @@ class ObjectPlace:
             if draft.name is not None:
                 with self._one_line("written"):
                     self._files.put_file(out.name, f"{self.url}/{folder}/{draft.name}")
+
+    def note(self, lines: Sequence[str]) -> None:
+        """See `Place`; an object cannot grow, so the whole list is put again."""
+        with self._noting, self._one_line("written"):
+            name = str(self._list)
+            self._lists = {name: [*self._lists.get(name, []), *lines]}
+            content = "".join(f"{line}\n" for line in self._lists[name]).encode()
+            self._files.pipe_file(f"{self.url}/{LISTS}/{name}", content)
 
     def remove(self, path: str) -> None:
         """See `Place`."""

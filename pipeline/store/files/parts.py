@@ -18,7 +18,9 @@ import re
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +35,9 @@ ORIGIN_FIELD = pa.field("part", pa.string())
 
 IMAGES = "images"
 """Folder of the images, each under its hash."""
+
+AHEAD_NS = 60 * 10**9
+"""Nanoseconds that clocks may be apart before it is said."""
 
 _NAME = re.compile(r"(\d{20})-v(\d+)(-merged)?-(\d+)-([0-9a-f]{16})\.parquet")
 _OLD_NAME = re.compile(r"(\d{19,20})-[0-9a-f]{12}\.parquet")
@@ -82,6 +87,11 @@ def empty_name(schema: pa.Schema) -> str:
     return f"{'0' * 20}-empty-{fingerprint}.parquet"
 
 
+def as_time(ns: int) -> datetime:
+    """Nanoseconds since 1970 as records have times, never later than they are."""
+    return datetime(1970, 1, 1) + timedelta(microseconds=ns // 1000)
+
+
 # --- reading
 
 
@@ -91,6 +101,14 @@ class Catalogue:
     def __init__(self, place: Place) -> None:
         self._place = place
         self._origins: dict[str, frozenset[str]] = {}
+        self._newest_ns: dict[str, int] = {}
+
+    def now_ns(self, table: str) -> int:
+        """The present moment as a table counts it, in nanoseconds since 1970: after each part that was seen here.
+
+        So what is written in answer to a part counts as later than it, although the other's clock was ahead.
+        """
+        return max(time.time_ns(), self._newest_ns.get(table, 0) + 1_000)
 
     def parts(self, table: str) -> list[Part]:
         """All parts of a table, those that a merged one replaces included.
@@ -105,7 +123,12 @@ class Catalogue:
                 f"the store {self._place.url} was written by a newer diva-grpo (schema {newest}, this one knows "
                 f"{SCHEMA_VERSION}): update diva-grpo"
             )
+        self._newest_ns[table] = max((part.written_ns or 0 for part in found), default=0)
         return found
+
+    def saw(self, table: str, part: Part) -> None:
+        """Note a part that was written here, see `now_ns`."""
+        self._newest_ns[table] = max(self._newest_ns.get(table, 0), part.written_ns or 0)
 
     def live(self, table: str) -> list[Part]:
         """The parts that a reader needs to read: each row is in at least one of them.
@@ -172,14 +195,23 @@ class Catalogue:
         path = f"{table}/{part.name}"
         if path not in self._origins:
             try:
-                with self._place.open(path) as file:
-                    content = (pq.read_metadata(file).metadata or {})[_METADATA]
-                self._origins[path] = frozenset(json.loads(content)["origins"])
+                self._origins[path] = frozenset(about(self._place, table, part)["origins"])
             except FileNotFoundError:
                 raise
             except (OSError, pa.ArrowException, KeyError, ValueError) as error:
                 raise StoreError(damaged(self._place, path)) from error
         return self._origins[path]
+
+
+def about(place: Place, table: str, part: Part) -> dict[str, Any]:
+    """What a part says of itself: its `table`, the `origins` of a merged one, whether it is `listed`.
+
+    Raises:
+        OSError, pyarrow.ArrowException, KeyError, ValueError: it is damaged, or of version 1, which said nothing.
+    """
+    with place.open(f"{table}/{part.name}") as file:
+        content = (pq.read_metadata(file).metadata or {})[_METADATA]
+    return dict(json.loads(content))
 
 
 def damaged(place: Place, what: str) -> str:
@@ -191,17 +223,31 @@ def damaged(place: Place, what: str) -> str:
 # --- writing
 
 
-def publish(place: Place, table: str, rows: pa.Table) -> Part:
+def publish(place: Place, table: str, rows: pa.Table, not_before_ns: int = 0) -> Part:
     """Write rows as a new part of a table, visible to readers all at once and durable on return.
+
+    Args:
+        place: of the store.
+        table: its name.
+        rows: of the part.
+        not_before_ns: the least time that its name may tell, see `Catalogue.now_ns`.
 
     Raises:
         StoreError: the folder cannot be written, or the disk is full.
     """
-    return publish_stream(place, table, rows.schema, [rows])
+    part = publish_stream(place, table, rows.schema, [rows], not_before_ns=not_before_ns)
+    place.note([f"+{table}/{part.name}"])
+    return part
 
 
 def publish_stream(
-    place: Place, table: str, schema: pa.Schema, batches: Iterable[pa.Table], origins: Iterable[str] = ()
+    place: Place,
+    table: str,
+    schema: pa.Schema,
+    batches: Iterable[pa.Table],
+    origins: Iterable[str] = (),
+    *,
+    not_before_ns: int = 0,
 ) -> Part:
     """Write a part a row group at a time.
 
@@ -211,19 +257,22 @@ def publish_stream(
         schema: of the rows.
         batches: the row groups.
         origins: for a merged part, the parts that its rows were first written in.
+        not_before_ns: see `publish`.
     """
     merged = sorted(origins)
-    about: dict[str, object] = {"table": table, "schema_version": SCHEMA_VERSION}
-    about |= {"origins": merged} if merged else {}
+    said: dict[str, object] = {"table": table, "schema_version": SCHEMA_VERSION}
+    said |= {"origins": merged} if merged else {"listed": True}
     rows = 0
     with place.draft(table) as draft:
-        with pq.ParquetWriter(draft, schema.with_metadata(_about(about)), compression="zstd") as writer:
+        with pq.ParquetWriter(draft, schema.with_metadata(_about(said)), compression="zstd") as writer:
             for batch in batches:
-                writer.write_table(batch.replace_schema_metadata(_about(about)))
+                writer.write_table(batch.replace_schema_metadata(_about(said)))
                 rows += batch.num_rows
         kind = "-merged" if merged else ""
         digest = draft.digest[:_DIGEST_DIGITS]
-        draft.name = f"{time.time_ns():020d}-v{SCHEMA_VERSION}{kind}-{rows}-{digest}.parquet"
+        draft.name = (
+            f"{max(time.time_ns(), not_before_ns):020d}-v{SCHEMA_VERSION}{kind}-{rows}-{digest}.parquet"
+        )
     return Part.named(draft.name)
 
 

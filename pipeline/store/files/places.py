@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -22,7 +23,26 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
+LISTS = "published"
+"""Folder of the lists of published parts, see `pipeline.store.files.published`."""
+
 _READ_BYTES = 1 << 20
+_LIST_S = 1800.0
+"""Seconds for which a process adds to one list: shorter than the grace of a compaction, which folds older ones."""
+
+
+class ListName:
+    """The name of this process's own list; a fork gets another, and so does each half hour."""
+
+    def __init__(self) -> None:
+        self._process, self._begun_ns, self._name = 0, 0, ""
+
+    def __str__(self) -> str:
+        now = time.time_ns()
+        if self._process != os.getpid() or not 0 <= now - self._begun_ns < _LIST_S * 1e9:
+            self._process, self._begun_ns = os.getpid(), now
+            self._name = f"{now:020d}-{uuid.uuid4().hex[:8]}.txt"
+        return self._name
 
 
 class Draft(io.RawIOBase):
@@ -110,6 +130,14 @@ class Place(Protocol):
         """
         ...
 
+    def note(self, lines: Sequence[str]) -> None:
+        """Add lines to this process's own list in the folder `LISTS`.
+
+        Raises:
+            StoreError: the place cannot be written.
+        """
+        ...
+
     def remove(self, path: str) -> None:
         """Delete a file. A missing one is not an error, because another process may have deleted it."""
         ...
@@ -142,6 +170,7 @@ class LocalPlace:
     def __init__(self, root: Path) -> None:
         self.local = root
         self.url = str(root)
+        self._list = ListName()
 
     def names(self, folder: str) -> list[str]:
         """See `Place`. A name that begins with a dot is a draft."""
@@ -189,6 +218,19 @@ class LocalPlace:
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+    def note(self, lines: Sequence[str]) -> None:
+        """See `Place`; one write that appends, so that threads do not mix their lines."""
+        path = self.local / LISTS / str(self._list)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                os.write(handle, "".join(f"{line}\n" for line in lines).encode())
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
 
     def remove(self, path: str) -> None:
         """See `Place`."""

@@ -46,7 +46,8 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
             return tuple(generated)
         prompt_ids, completion_ids, _, completions, logprobs, extra, images, tool_images = generated
         opening = self._opening_ids()
-        mask = [[0] * len(more) + [1] * len(ids) for more, ids in zip(opening, completion_ids, strict=True)]
+        own = tool_mask or [[1] * len(ids) for ids in completion_ids]
+        mask = [[0] * len(more) + row for more, row in zip(opening, own, strict=True)]
         prompt_ids = [ids[: len(ids) - len(more)] for ids, more in zip(prompt_ids, opening, strict=True)]
         completion_ids = [[*more, *ids] for more, ids in zip(opening, completion_ids, strict=True)]
         if logprobs is not None:

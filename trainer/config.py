@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -170,6 +171,16 @@ class DivaGRPOConfig(GRPOConfig):
         default=50,
         metadata={"help": "Steps after which rollouts go to the store, at the latest at a checkpoint."},
     )
+    log_rollouts: str = field(
+        default="4",
+        metadata={
+            "help": "Rollouts that are stored with their texts: those of N problems of a generation, all, or none."
+        },
+    )
+    log_rollouts_mb: float = field(
+        default=200.0,
+        metadata={"help": "Texts of rollouts and prompts that a run may store, in MB before compression."},
+    )
     refill_rounds: int = field(
         default=0,
         metadata={
@@ -194,6 +205,8 @@ class DivaGRPOConfig(GRPOConfig):
             raise ConfigError("refill_rounds and variant_warmup_steps are not negative")
         if self.dgpo_temperature <= 0:
             raise ConfigError(f"dgpo_temperature={self.dgpo_temperature}: above 0")
+        if self.log_rollouts not in ("all", "none") and not str(self.log_rollouts).isdecimal():
+            raise ConfigError(f"log_rollouts={self.log_rollouts!r}: a number of problems, all, or none")
         self._check_opening()
         # transformers warns of TRL's name for it, which has a default there.
         name = "activation_checkpointing"
@@ -268,6 +281,12 @@ class DivaGRPOConfig(GRPOConfig):
     def rollouts_per_problem(self) -> int:
         """n (M + 1): consecutive rows of the generation batch that share a problem."""
         return int(self.num_generations * (self.num_variants + 1))
+
+    @property
+    def problems_logged(self) -> int:
+        """Problems of a generation whose rollouts are stored with their texts."""
+        named = {"all": sys.maxsize, "none": 0}
+        return named[self.log_rollouts] if self.log_rollouts in named else int(self.log_rollouts)
 
     def advantage_settings(self, reward_max: float) -> AdvantageSettings:
         """Return the options of the advantage functions.

@@ -26,7 +26,7 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,17 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from diva_grpo.pipeline.store import Snapshot, VariantStore
+from diva_grpo.pipeline.grade import Grade
+from diva_grpo.pipeline.store import Snapshot, VariantStore, VariantText
 from diva_grpo.schemas.exceptions import ConfigError, DivaError
 from diva_grpo.schemas.records import DifficultyEvent, Rollout
+from diva_grpo.schemas.records import Prompt as PromptRecord
 from diva_grpo.trainer.checkpoints import latest_checkpoint
 from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.data import Layout, rows_of_choice
-from diva_grpo.trainer.method.curriculum import BoolArray, Curriculum
+from diva_grpo.trainer.method.curriculum import BoolArray, Choice, Curriculum
 from diva_grpo.trainer.openings import OpenedGRPOTrainer
-from diva_grpo.trainer.prompts import PromptBuilder
+from diva_grpo.trainer.prompts import Prompt, PromptBuilder
 from diva_grpo.trainer.recorder import Recorder, RecorderCallback
 from diva_grpo.trainer.resume import (
     REFERENCE_FILE,
@@ -56,9 +58,11 @@ from diva_grpo.trainer.resume import (
     load_state,
     state_name,
 )
+from diva_grpo.trainer.rewards import accuracy_reward, graded
 from diva_grpo.trainer.rollouts import RolloutBatch
 from diva_grpo.trainer.sampler import EpochRepeatSampler
 from diva_grpo.trainer.vision import ImageRows
+from diva_grpo.trainer.words import WordKeeper, Words
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +123,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
                 f"accuracy_from={args.accuracy_from!r} is none of the reward functions: choose one of "
                 f"{', '.join(self.reward_func_names)}"
             )
+        self._accuracy_column = self.reward_func_names.index(args.accuracy_from)
         reward_max = args.reward_max
         self._reward_max = float(self.reward_weights.sum()) if reward_max is None else reward_max
         if self._reward_max <= 0:
@@ -142,6 +147,13 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         self.add_callback(RecorderCallback(self.recorder))
         self.openings = []
         self._other_processes = False
+        self.keeper = WordKeeper(
+            args.problems_logged if own_store else 0,
+            int(args.log_rollouts_mb * 1e6),
+            self._prompts.hint_style,
+            self._rendered,
+            self._graded if self.reward_funcs[self._accuracy_column] is accuracy_reward else None,
+        )
         self._reward_BF = torch.empty(0, len(self.reward_funcs))
 
         if (
@@ -269,16 +281,19 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         )
         output = super()._generate_and_score_completions(rows)
         self.openings = []
-        written = torch.tensor(self.written, device=device)
+        of_rows = torch.tensor([self.written, self.ended], device=device).T.contiguous()
+        written_B, ended_B = self.accelerator.gather(of_rows).cpu().numpy().T
         shape = (len(problem_P), layout.variants + 1, layout.generations)
         batch = RolloutBatch(
             choice,
             self._reward_B().cpu().numpy().reshape(shape),
             self._reward_BF.double().cpu().numpy().reshape(*shape, -1),
             self._accuracy_B().cpu().numpy().reshape(shape),
-            self.accelerator.gather(written).cpu().numpy().reshape(shape),
+            written_B.reshape(shape),
+            ended_B.reshape(shape).astype(bool),
             np.array([tries[number] for number in problem_P.tolist()]),
             dict(output),
+            self._words(choice, texts),
         )
         tries.update(problem_P.tolist())
         visit = self.curriculum.observe(choice, batch.accuracy_PVN)
@@ -286,6 +301,27 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
             columns = batch.event_columns(visit, self.curriculum)
             self.recorder.add(DifficultyEvent, self.state.global_step, columns)
         return batch
+
+    def _words(self, choice: Choice, texts: Mapping[int, VariantText]) -> Words | None:
+        """The texts of the generation that TRL has just logged, of all processes."""
+        if not self.keeper.active:
+            return None
+        openings = [
+            [self._prompts.prefix(texts[variant.number].hint) if variant else "" for variant in slots]
+            for slots in choice.variant_PV
+        ]
+        said = self._logs["prompt"], self._logs["completion"]
+        return Words.of_batch(*map(list, said), openings, self._layout.generations)
+
+    def _rendered(self, prompt: Prompt) -> str:
+        if isinstance(prompt, str):
+            return prompt
+        options = {"tokenize": False, "add_generation_prompt": True, **self.chat_template_kwargs}
+        return str(self.processing_class.apply_chat_template(prompt, **options))
+
+    def _graded(self, number: int, text: str) -> Grade:
+        row = self.train_dataset[number]
+        return graded(text, row["answer"], tuple(row.get("options") or ()))
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, ids: Any) -> torch.Tensor:
         self._reward_BF = super()._calculate_rewards(inputs, prompts, completions, ids)
@@ -303,9 +339,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         return weighted_BF.nansum(dim=1).masked_fill(unjudged_B, torch.nan)
 
     def _accuracy_B(self) -> torch.Tensor:
-        value_B: torch.Tensor = self._reward_BF[
-            :, self.reward_func_names.index(self.args.accuracy_from)
-        ].double()
+        value_B: torch.Tensor = self._reward_BF[:, self._accuracy_column].double()
         return torch.where(torch.isnan(value_B), value_B, (value_B > 0.5).double())
 
     def _reward_max_matters(self) -> bool:
@@ -344,8 +378,13 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
 
     def _record(self, batch: RolloutBatch, advantage_PVN: Any, only_P: Any) -> None:
         if self.recorder.active:
-            columns = batch.rollout_columns(self.curriculum.problem_ids, advantage_PVN, only_P)
-            self.recorder.add(Rollout, self.state.global_step, columns)
+            places, step = np.flatnonzero(only_P).tolist(), self.state.global_step
+            ids = self.curriculum.problem_ids
+            columns = batch.rollout_columns(ids, self.reward_func_names, advantage_PVN, places)
+            texts, prompts = self.keeper.columns(batch, places, ids)
+            self.recorder.add(Rollout, step, {**columns, **texts})
+            if prompts["prompt"]:
+                self.recorder.add(PromptRecord, step, prompts)
 
     # --- checkpoints
 
@@ -362,6 +401,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
             "micro_step": self._step,
             "split": self._split.state(),
             "refreshed_at": self._refreshed_at,
+            "logged_bytes": self.keeper.used_bytes,
             "variant_parts": self._snapshot.parts if self._snapshot else None,
             # A generation that has steps to go is kept, or the resumed run would make another.
             "buffered": self._buffered_inputs if between else None,
@@ -405,6 +445,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         self._step = self._split.passes(made, state["micro_step"])
         self._buffered_inputs = send_to_device(buffered, self.accelerator.device)
         self._refreshed_at = state["refreshed_at"]
+        self.keeper.used_bytes = state["logged_bytes"]
         self._other_processes = made.processes != self._split.processes
         if state["variant_parts"] is not None:
             self._snapshot = self._take_snapshot(state["variant_parts"])

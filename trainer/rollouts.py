@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ from diva_grpo.trainer.method.advantages import (
 )
 from diva_grpo.trainer.method.curriculum import BoolArray, Choice, Curriculum, IntArray, Visit
 from diva_grpo.trainer.rows import joined, picked
+from diva_grpo.trainer.words import Words
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,10 @@ class RolloutBatch:
         part_PVNF: reward by each function, NaN where it did not judge.
         accuracy_PVN: 1 right, 0 wrong, NaN not judged.
         tokens_PVN: tokens that the policy generated.
+        ended_PVN: whether it ended its answer, which else was truncated.
         tries_P: earlier generations of the same step that had the problem too (refill of a small data set).
         output: TRL's tensors of this process's rows.
+        words: texts, where the run keeps any.
     """
 
     choice: Choice
@@ -42,8 +48,10 @@ class RolloutBatch:
     part_PVNF: FloatArray
     accuracy_PVN: FloatArray
     tokens_PVN: IntArray
+    ended_PVN: BoolArray
     tries_P: IntArray
     output: dict[str, Any]
+    words: Words | None = None
 
     def silent_P(self) -> BoolArray:
         """Problems whose rollouts all have the same reward: nothing to learn from."""
@@ -101,17 +109,21 @@ class RolloutBatch:
         return torch.from_numpy(self.reward_PVN.reshape(-1)), prompt_B, prompt_B // slots, difficulty_B
 
     def rollout_columns(
-        self, problem_ids: Sequence[str], advantage_PVN: FloatArray | None, only_P: BoolArray
+        self,
+        problem_ids: Sequence[str],
+        functions: Sequence[str],
+        advantage_PVN: FloatArray | None,
+        places: Sequence[int],
     ) -> dict[str, Any]:
-        """Columns of `rollouts`, for the problems in `only_P`, but for run_id, step and attempt.
+        """Columns of `rollouts`, but for texts, run_id, step and attempt.
 
         Args:
             problem_ids: of the training data, by row number.
+            functions: names of the reward functions.
             advantage_PVN: what the loss sees of the policy's own tokens; None where the rollouts are not trained
                 on, and count as 0.
-            only_P: which problems.
+            places: of the problems that are recorded.
         """
-        places = np.flatnonzero(only_P).tolist()
         _, slots, samples = self.reward_PVN.shape
         prompts = [(place, slot) for place in places for slot in range(slots)]
         advantages = np.zeros_like(self.reward_PVN) if advantage_PVN is None else advantage_PVN
@@ -133,6 +145,8 @@ class RolloutBatch:
             "accuracy": pa.array(self.accuracy_PVN[places].reshape(-1), from_pandas=True),
             "advantage": advantages[places].reshape(-1),
             "completion_tokens": self.tokens_PVN[places].reshape(-1),
+            "reward_parts": _as_json(functions, self.part_PVNF[places].reshape(-1, len(functions))),
+            "finish": np.where(self.ended_PVN[places].reshape(-1), "ended", "truncated"),
         }
 
     def event_columns(self, visit: Visit, curriculum: Curriculum) -> dict[str, Any]:
@@ -171,8 +185,10 @@ class RolloutBatch:
             np.where(where_PVN[..., None], other.part_PVNF, self.part_PVNF),
             np.where(where_PVN, other.accuracy_PVN, self.accuracy_PVN),
             np.where(where_PVN, other.tokens_PVN, self.tokens_PVN),
+            np.where(where_PVN, other.ended_PVN, self.ended_PVN),
             np.where(take_P, other.tries_P, self.tries_P),
             picked(joined([self.output, other.output], pad_id), source_B),
+            self.words.replaced(other.words, take_P) if self.words and other.words else None,
         )
 
 
@@ -182,3 +198,15 @@ def _varies(values_QN: FloatArray) -> BoolArray:
     high = np.where(np.isnan(values_QN), -np.inf, values_QN).max(axis=1)
     varies: BoolArray = high > low
     return varies
+
+
+def _as_json(functions: Sequence[str], part_BF: FloatArray) -> list[str]:
+    """Rewards by function, for each rollout; few differ, so each is written once."""
+
+    @cache
+    def written(parts: tuple[float, ...]) -> str:
+        named = zip(functions, parts, strict=True)
+        return json.dumps({name: None if math.isnan(part) else part for name, part in named})
+
+    # NaN is equal to nothing, so a rollout with one is written by itself.
+    return [written(tuple(parts)) for parts in part_BF.tolist()]

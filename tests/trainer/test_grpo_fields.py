@@ -70,7 +70,8 @@ SEEN = {
         "test_an_epoch_has_each_problem_once": "num_train_epochs",
         "test_generation_is_told_what_was_set": "cache_implementation",
         "test_settings_of_the_model_and_of_evaluation": "disable_dropout cast_lm_head_to_fp32 num_generations_eval "
-        "model_init_kwargs eval_on_start load_best_model_at_end metric_for_best_model eval_delay greater_is_better save_total_limit dataloader_num_workers "
+        "model_init_kwargs eval_on_start load_best_model_at_end metric_for_best_model eval_delay greater_is_better "
+        "save_total_limit dataloader_num_workers "
         "gradient_checkpointing activation_checkpointing use_cpu disable_tqdm bf16",
         "test_the_chat_template_is_told_what_was_set": "chat_template_kwargs",
     },

@@ -13,8 +13,9 @@ What is overridden, and why:
 - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the live state goes with the checkpoint, the buffered generation
   where a checkpoint falls between two generations, and a reference model that follows the policy.
 - `_load_rng_state`: where other processes wrote the checkpoint, they left no state of the random numbers for these.
-- `_get_grad_norm`, `save_model`: a gradient that is not finite ends the run, and such weights are never saved.
-- `evaluate`: draws random numbers of its own, so that training is the same with and without it.
+- `_get_grad_norm`, `save_model` (in `trainer.finite`): a gradient that is not finite ends the run, and such weights are
+  never saved.
+- `evaluate` (there too): draws random numbers of its own, so that training is the same with and without it.
 
 All else, the clipped loss included, is TRL's. These methods are private, so TRL is pinned to one minor version;
 `tests/trainer/test_trl_contract.py` names what is relied on. Where we depart from the paper: DESIGN.md, The method.
@@ -23,7 +24,6 @@ All else, the clipped loss included, is TRL's. These methods are private, so TRL
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -40,12 +40,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from diva_grpo.pipeline.grade import Grade
 from diva_grpo.pipeline.store import Snapshot, VariantStore, VariantText
-from diva_grpo.schemas.exceptions import ConfigError, DivaError
+from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import DifficultyEvent, Rollout
 from diva_grpo.schemas.records import Prompt as PromptRecord
-from diva_grpo.trainer.checkpoints import latest_checkpoint
 from diva_grpo.trainer.config import DivaGRPOConfig
-from diva_grpo.trainer.data import Layout, rows_of_choice
+from diva_grpo.trainer.data import Layout, check_dataset, rows_of_choice
+from diva_grpo.trainer.finite import FiniteGRPOTrainer
+from diva_grpo.trainer.keeper import WordKeeper
 from diva_grpo.trainer.method.curriculum import BoolArray, Choice, Curriculum
 from diva_grpo.trainer.openings import OpenedGRPOTrainer
 from diva_grpo.trainer.prompts import Prompt, PromptBuilder
@@ -54,7 +55,6 @@ from diva_grpo.trainer.resume import (
     REFERENCE_FILE,
     Split,
     buffered_of,
-    kept_random_state,
     load_state,
     state_name,
 )
@@ -62,12 +62,12 @@ from diva_grpo.trainer.rewards import accuracy_reward, graded
 from diva_grpo.trainer.rollouts import RolloutBatch
 from diva_grpo.trainer.sampler import EpochRepeatSampler
 from diva_grpo.trainer.vision import ImageRows
-from diva_grpo.trainer.words import WordKeeper, Words
+from diva_grpo.trainer.words import Words
 
 logger = logging.getLogger(__name__)
 
 
-class DivaGRPOTrainer(OpenedGRPOTrainer):
+class DivaGRPOTrainer(OpenedGRPOTrainer, FiniteGRPOTrainer):
     """GRPO on a problem and its variants, chosen by live difficulty from the store.
 
     Args:
@@ -116,7 +116,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         images: ImageRows | None = None,
         **kwargs: Any,
     ) -> None:
-        _check_dataset(train_dataset, args)
+        check_dataset(train_dataset, args)
         super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
         if args.accuracy_from not in self.reward_func_names:
             raise ConfigError(
@@ -310,8 +310,8 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
             [self._prompts.prefix(texts[variant.number].hint) if variant else "" for variant in slots]
             for slots in choice.variant_PV
         ]
-        said = self._logs["prompt"], self._logs["completion"]
-        return Words.of_batch(*map(list, said), openings, self._layout.generations)
+        prompts, completions = list(self._logs["prompt"]), list(self._logs["completion"])
+        return Words.of_batch(prompts, completions, openings, self._layout.generations)
 
     def _rendered(self, prompt: Prompt) -> str:
         if isinstance(prompt, str):
@@ -477,65 +477,9 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         model: torch.nn.Module = self.accelerator.unwrap_model(self.ref_model)
         return model
 
-    # --- what must stay finite, and what must not be moved
-
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        # Mixed precision with fp16 looks for the largest factor of the loss that overflows no gradient.
-        if self.accelerator.scaler is None and not math.isfinite(norm):
-            raise self._not_finite("a gradient")
-        return norm
-
-    def _check_weights(self) -> None:
-        # Cheap beside a generation, which reads all weights for each token.
-        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
-            raise self._not_finite("weights")
-
-    def _not_finite(self, what: str) -> DivaError:
-        whole = latest_checkpoint(self.args.output_dir)
-        return DivaError(
-            f"step {self.state.global_step}: {what} that are not finite end the run; "
-            f"{f'the last checkpoint is {whole}' if whole else 'there is no checkpoint'}. Lower --learning_rate, or "
-            "--max_grad_norm"
-        )
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save, unless weights are not finite.
-
-        Raises:
-            DivaError: they are not.
-        """
-        self._check_weights()
-        super().save_model(output_dir, _internal_call)
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate, without a trace in the random numbers of training."""
-        with kept_random_state():
-            return dict(super().evaluate(*args, **kwargs))
-
 
 def _with_tensors(state: Any) -> Any:
     """A state with tensors in place of NumPy arrays, which `torch.load(weights_only=True)` refuses."""
     if isinstance(state, dict):
         return {name: _with_tensors(value) for name, value in state.items()}
     return torch.from_numpy(state) if isinstance(state, np.ndarray) else state
-
-
-def _check_dataset(dataset: Any, args: DivaGRPOConfig) -> None:
-    if not isinstance(dataset, Dataset):
-        raise ConfigError("DIVA-GRPO needs a map-style dataset: an iterable one has no row to come back to")
-    missing = {"problem_id", "prompt"} - set(dataset.column_names)
-    if missing:
-        raise ConfigError(f"the training data has no column {', '.join(sorted(missing))}")
-    if len(set(dataset["problem_id"])) != len(dataset):
-        raise ConfigError("a problem_id stands twice in the training data: one row a problem")
-    block, size = args.rollouts_per_problem, args.generation_batch_size
-    if len(dataset) * block < size:
-        # Rows that all processes generate for each row of per_device_train_batch_size.
-        factor = args.steps_per_generation * args.world_size
-        works = [n * block for n in range(len(dataset), 0, -1) if n * block % factor == 0]
-        advice = f"per_device_train_batch_size={works[0] // factor} works" if works else "use fewer processes"
-        raise ConfigError(
-            f"the training data has {len(dataset)} problems, fewer than the {size // block} of a generation batch "
-            f"({size} rollouts, {block} a problem): add problems, or make the batch smaller ({advice})"
-        )

@@ -225,7 +225,7 @@ def test_grpo_s_advantages_are_those_of_trl(
         return [None if i % 5 == 0 else value for i, value in enumerate(ascii_share(completions))]
 
     store = planted_store(tmp_path / "store")
-    trainer = make_trainer(
+    trainer: Any = make_trainer(
         store, model_path, tmp_path / "out", rewards=[coin_reward, sometimes], advantage="grpo", max_steps=2,
         advantage_eps=1e-4, **options,
     )  # fmt: skip

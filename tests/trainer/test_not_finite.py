@@ -55,7 +55,7 @@ def test_the_run_ends_and_the_last_checkpoint_stays(
 
 def test_training_is_the_same_with_and_without_evaluation(model_path: Path, tmp_path: Path) -> None:
     ended = []
-    for name, options in {
+    cases: dict[str, dict[str, Any]] = {
         "without": {},
         "with": {
             "eval_strategy": "steps",
@@ -63,7 +63,8 @@ def test_training_is_the_same_with_and_without_evaluation(model_path: Path, tmp_
             "per_device_eval_batch_size": 8,
             "eval_problems": 4,
         },
-    }.items():
+    }
+    for name, options in cases.items():
         store = planted_store(tmp_path / name)
         trainer = make_trainer(store, model_path, tmp_path / f"out-{name}", **options)
         trainer.train()

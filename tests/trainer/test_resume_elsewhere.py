@@ -101,7 +101,7 @@ def outcome(store: VariantStore, trainer: Any) -> tuple[list[Any], list[Any], to
 def test_a_resumed_run_ends_as_the_unbroken_one(
     options: dict[str, Any], model_path: Path, tmp_path: Path
 ) -> None:
-    saving = {"save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-2}
+    saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-2}
     whole = planted_store(tmp_path / "whole")
     unbroken = make_trainer(whole, model_path, tmp_path / "a", **saving, **options)
     unbroken.train()
@@ -116,7 +116,7 @@ def test_a_resumed_run_ends_as_the_unbroken_one(
 
 def test_a_checkpoint_without_its_reference_is_refused(model_path: Path, tmp_path: Path) -> None:
     store = planted_store(tmp_path / "store")
-    saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2, "beta": 0.1}
+    saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2, "beta": 0.1}
     make_trainer(store, model_path, tmp_path / "a", **saving).train()
     trainer = make_trainer(store, model_path, tmp_path / "b", **saving, sync_ref_model=True)
     with pytest.raises(ConfigError, match="written without sync_ref_model"):
@@ -127,8 +127,13 @@ def test_a_checkpoint_without_its_reference_is_refused(model_path: Path, tmp_pat
 def test_one_process_two_processes_and_one_again(model_path: Path, tmp_path: Path) -> None:
     store = planted_store(tmp_path / "store")
     add_labels(store)
-    shared = {"steps_per_generation": 2, "save_strategy": "steps", "save_steps": 1, "max_steps": 4}
-    alone = {"per_device_train_batch_size": 8, "difficulty_init": "labels", **shared}
+    shared: dict[str, Any] = {
+        "steps_per_generation": 2,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "max_steps": 4,
+    }
+    alone: dict[str, Any] = {"per_device_train_batch_size": 8, "difficulty_init": "labels", **shared}
     first = make_trainer(store, model_path, tmp_path / "one", **alone)
     unbroken = loss_inputs(first)
     first.train()

@@ -31,7 +31,8 @@ def sums(tmp_path: Path) -> VariantStore:
 
 def rows(store: VariantStore, sql: str) -> list[dict[str, Any]]:
     with store.connect() as connection:
-        return connection.sql(sql).to_arrow_table().to_pylist()
+        found: list[dict[str, Any]] = connection.sql(sql).to_arrow_table().to_pylist()
+    return found
 
 
 @pytest.mark.parametrize("style", ["prompt", "prefix"])
@@ -70,14 +71,17 @@ def test_what_is_stored_is_what_the_rewards_saw(
         given = "+ 3 = " in row["opening"] + row["prompt"].replace(" + 3 + 1", "")
         assert given == (row["variant_id"] != "original")
         parts = json.loads(row["reward_parts"])
-        assert sum(value or 0.0 for value in parts.values()) == pytest.approx(row["reward"])
+        judged = [value for value in parts.values() if value is not None]
+        assert row["reward"] == (pytest.approx(sum(judged)) if judged else None)
         assert list(parts) == ["accuracy_reward", "spy"]
         number = int(row["problem_id"].rpartition("/")[2])
-        found = grade(text, str(number + 4))
-        assert (row["graded_outcome"], row["graded_answer"], row["graded_how"]) == (
-            found.outcome, found.answer, found.how,
-        )  # fmt: skip
-        assert row["accuracy"] == found.score == parts["accuracy_reward"]
+        assert row["accuracy"] == parts["accuracy_reward"]
+        assert (row["graded_outcome"] == "error") == (row["accuracy"] is None)
+        assert (row["graded_outcome"] == "correct") == (row["accuracy"] == 1)
+        if row["graded_outcome"] != "error":  # on a busy machine a deadline may pass
+            found = grade(text, str(number + 4), deadline_s=60)
+            expected = found.outcome, found.answer, found.how
+            assert (row["graded_outcome"], row["graded_answer"], row["graded_how"]) == expected
         assert row["finish"] == ("truncated" if row["completion_tokens"] == 6 else "ended")
     assert any(row["reward_parts"].count("null") for row in stored)
 

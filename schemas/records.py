@@ -260,6 +260,44 @@ class Rollout(Record):
     advantage: float = Field(description="advantage that its own tokens were trained with")
     completion_tokens: int = Field(description="tokens of the completion")
     attempt: int = Field(description="start or resume of the run that made it")
+    completion: str | None = Field(
+        default=None,
+        description="text that the policy wrote, without an opening that was given (see `prompts`); NULL where not "
+        "logged (`--log_rollouts`)",
+    )
+    reward_parts: Json | None = Field(
+        default=None, description="reward by function, null where it did not judge"
+    )
+    finish: str | None = Field(default=None, description="ended, or truncated at the longest completion")
+    graded_outcome: str | None = Field(
+        default=None,
+        description="correct, wrong, no_answer or error; NULL where not logged, or judged by other rewards than ours",
+    )
+    graded_answer: str | None = Field(
+        default=None, description="the answer as it stands in the completion; NULL where none was found"
+    )
+    graded_how: str | None = Field(
+        default=None,
+        description="how it was found (boxed, tag, stated, ...), or why it was not, or not decided",
+    )
+
+
+class Prompt(Record):
+    """What the policy was asked in training; kept once for all logged rollouts of a prompt."""
+
+    table: ClassVar = "prompts"
+    key: ClassVar = ("run_id", "problem_id", "variant_id", "hint_style")
+
+    run_id: str = Field(description="the training run")
+    problem_id: str = Field(description="the problem")
+    variant_id: str = Field(description="`original` for the problem's own prompt, as in `rollouts`")
+    hint_style: str = Field(
+        description="prompt (think steps in the question) or prefix (they open the answer)"
+    )
+    prompt: str = Field(
+        description="text that the policy was given, with its chat template; images are placeholders"
+    )
+    opening: str = Field(default="", description="given text that opens the answer (hint_style prefix)")
 
 
 class DifficultyEvent(Record):
@@ -362,7 +400,7 @@ class Setting(Record):
 
 RECORDS: tuple[type[Record], ...] = (
     Problem, Reject, Variant, Shortage, Verdict, Label, Call, Run, Attempt, Rollout,
-    DifficultyEvent, TrainStep, Evaluation, Decision, Setting,
+    Prompt, DifficultyEvent, TrainStep, Evaluation, Decision, Setting,
 )  # fmt: skip
 
 

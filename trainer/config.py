@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, fields
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from trl import GRPOConfig
 
 from diva_grpo.schemas.exceptions import ConfigError
-from diva_grpo.trainer.method.advantages import ADVANTAGES, DEFAULTS, AdvantageSettings, Balance, Rescale
+from diva_grpo.trainer.method.advantages import (
+    ADVANTAGES,
+    DEFAULTS,
+    AdvantageSettings,
+    Balance,
+    Rescale,
+    Scale,
+)
 from diva_grpo.trainer.method.curriculum import Aim, CurriculumSettings, DifficultyFrom, VariantPrior
 from diva_grpo.trainer.method.live import LiveRule
 from diva_grpo.trainer.method.selection import SELECTORS
@@ -17,6 +25,19 @@ from diva_grpo.trainer.prompts import HintStyle
 
 _CURRICULUM = CurriculumSettings()
 _NAMED = {"selector": SELECTORS, "advantage": ADVANTAGES}
+_SCALING: dict[str, tuple[str, ...]] = {
+    "scale_rewards": get_args(Scale),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+}
+_NO_EFFECT: dict[str, tuple[Any, str]] = {
+    "remove_unused_columns": (
+        False,
+        "rewards and selection need the columns of the problems; leave it false",
+    ),
+    "label_smoothing_factor": (0.0, "the loss is of rewards, not of labels; leave it 0"),
+    "train_sampling_strategy": ("random", "problems come shuffled, or in order with --shuffle_dataset false"),
+}
+"""Fields that this trainer would pass over: the default, and what a user is told who changes it."""
 
 
 @dataclass
@@ -101,7 +122,10 @@ class DivaGRPOConfig(GRPOConfig):
     )
     advantage: str = field(
         default="diva",
-        metadata={"help": "Advantage function: diva, dgpo (2601.20614) or dr_grpo (2503.20783)."},
+        metadata={
+            "help": "Advantage function: diva, dgpo (2601.20614), dr_grpo (2503.20783), or grpo (TRL's own, with "
+            "scale_rewards and multi_objective_aggregation)."
+        },
     )
     weight_k: float = field(
         default=DEFAULTS.k, metadata={"help": "Strength k of the difficulty weight; 0 is off."}
@@ -147,6 +171,16 @@ class DivaGRPOConfig(GRPOConfig):
         default=50,
         metadata={"help": "Steps after which rollouts go to the store, at the latest at a checkpoint."},
     )
+    log_rollouts: str = field(
+        default="4",
+        metadata={
+            "help": "Rollouts that are stored with their texts: those of N problems of a generation, all, or none."
+        },
+    )
+    log_rollouts_mb: float = field(
+        default=200.0,
+        metadata={"help": "Texts of rollouts and prompts that a run may store, in MB before compression."},
+    )
     refill_rounds: int = field(
         default=0,
         metadata={
@@ -171,9 +205,9 @@ class DivaGRPOConfig(GRPOConfig):
             raise ConfigError("refill_rounds and variant_warmup_steps are not negative")
         if self.dgpo_temperature <= 0:
             raise ConfigError(f"dgpo_temperature={self.dgpo_temperature}: above 0")
+        if self.log_rollouts not in ("all", "none") and not str(self.log_rollouts).isdecimal():
+            raise ConfigError(f"log_rollouts={self.log_rollouts!r}: a number of problems, all, or none")
         self._check_opening()
-        # Columns such as the answer and the problem's id must reach the rewards and the selection.
-        self.remove_unused_columns = False
         # transformers warns of TRL's name for it, which has a default there.
         name = "activation_checkpointing"
         if getattr(self, name) is None:
@@ -181,6 +215,8 @@ class DivaGRPOConfig(GRPOConfig):
         # torch warns of pinned memory that nothing reads.
         self.dataloader_pin_memory &= torch.accelerator.is_available()
         super().__post_init__()
+        self._check_scaling()
+        self._check_no_effect()
         block = self.num_generations * (self.num_variants + 1)
         size = self.generation_batch_size
         if size % block:
@@ -208,10 +244,49 @@ class DivaGRPOConfig(GRPOConfig):
                 "loss_type other than vespo"
             )
 
+    def _check_scaling(self) -> None:
+        """TRL's ways to scale rewards are of its own advantages; each of ours has its own."""
+        for name, choices in _SCALING.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        scale, by_function = self.scale_rewards, self.multi_objective_aggregation == "normalize_then_sum"
+        own = {"dr_grpo": ("group", "none"), "grpo": _SCALING["scale_rewards"]}.get(
+            self.advantage, ("group",)
+        )
+        if scale not in own:
+            raise ConfigError(
+                f"scale_rewards={scale} has no effect on advantage={self.advantage}, which scales rewards by its own "
+                "rules: set --advantage grpo (TRL's own), or --advantage dr_grpo for rewards less the mean of their "
+                "group"
+            )
+        if by_function and (self.advantage != "grpo" or scale != "group" or self.refill_rounds):
+            raise ConfigError(
+                "multi_objective_aggregation=normalize_then_sum is of TRL's own advantages, normalises them over the "
+                "batch, and has a signal where summed rewards are equal: set --advantage grpo, --scale_rewards group "
+                "and --refill_rounds 0"
+            )
+
+    def _check_no_effect(self) -> None:
+        """Settings that this trainer would pass over."""
+        for name, (default, advice) in _NO_EFFECT.items():
+            if getattr(self, name) not in (default, str(default)):
+                raise ConfigError(f"{name}={getattr(self, name)}: {advice}")
+        for name in ("split_batches", "dispatch_batches"):
+            if getattr(self.accelerator_config, name):
+                raise ConfigError(
+                    f"accelerator_config {name}=true: each process reads its own rows of a batch; leave it out"
+                )
+
     @property
     def rollouts_per_problem(self) -> int:
         """n (M + 1): consecutive rows of the generation batch that share a problem."""
         return int(self.num_generations * (self.num_variants + 1))
+
+    @property
+    def problems_logged(self) -> int:
+        """Problems of a generation whose rollouts are stored with their texts."""
+        named = {"all": sys.maxsize, "none": 0}
+        return named[self.log_rollouts] if self.log_rollouts in named else int(self.log_rollouts)
 
     def advantage_settings(self, reward_max: float) -> AdvantageSettings:
         """Return the options of the advantage functions.
@@ -228,6 +303,7 @@ class DivaGRPOConfig(GRPOConfig):
             local_weight=self.local_weight,
             global_weight=self.global_weight,
             dgpo_temperature=self.dgpo_temperature,
+            scale=self.scale_rewards,
         )
 
     def curriculum_settings(self) -> CurriculumSettings:

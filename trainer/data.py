@@ -12,6 +12,7 @@ from datasets import Dataset
 from diva_grpo.pipeline.store import VariantStore, VariantText
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Problem
+from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.method.curriculum import Choice
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.vision import ImageRows
@@ -139,3 +140,28 @@ def _prompt_columns(
         prompt = prompts.prompt(text.text, row.get("options") or (), text.hint)
         opening, recipe = prompts.prefix(text.hint), text.recipe
     return images.columns(row, prompt, recipe) if images else {"prompt": prompt}, opening
+
+
+def check_dataset(dataset: Any, args: DivaGRPOConfig) -> None:
+    """Check that training data fit the trainer.
+
+    Raises:
+        ConfigError: they lack a column, name a problem twice, or are fewer than a generation batch needs.
+    """
+    if not isinstance(dataset, Dataset):
+        raise ConfigError("DIVA-GRPO needs a map-style dataset: an iterable one has no row to come back to")
+    missing = {"problem_id", "prompt"} - set(dataset.column_names)
+    if missing:
+        raise ConfigError(f"the training data has no column {', '.join(sorted(missing))}")
+    if len(set(dataset["problem_id"])) != len(dataset):
+        raise ConfigError("a problem_id stands twice in the training data: one row a problem")
+    block, size = args.rollouts_per_problem, args.generation_batch_size
+    if len(dataset) * block < size:
+        # Rows that all processes generate for each row of per_device_train_batch_size.
+        factor = args.steps_per_generation * args.world_size
+        works = [n * block for n in range(len(dataset), 0, -1) if n * block % factor == 0]
+        advice = f"per_device_train_batch_size={works[0] // factor} works" if works else "use fewer processes"
+        raise ConfigError(
+            f"the training data has {len(dataset)} problems, fewer than the {size // block} of a generation batch "
+            f"({size} rollouts, {block} a problem): add problems, or make the batch smaller ({advice})"
+        )

@@ -10,8 +10,12 @@ What is overridden, and why:
 - `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the steps open the answer;
   they are trained on where `opening_advantage` is not 0.
 - `_load_from_checkpoint`, `_load_best_model`: a vision-language model gets its weights (transformers' own skip them).
-- `_save_checkpoint`, `_load_optimizer_and_scheduler`: the live state goes with the checkpoint, and the
-  buffered generation where a checkpoint falls between two generations.
+- `_save_checkpoint`, `_load_optimizer_and_scheduler`: the live state goes with the checkpoint, the buffered generation
+  where a checkpoint falls between two generations, and a reference model that follows the policy.
+- `_load_rng_state`: where other processes wrote the checkpoint, they left no state of the random numbers for these.
+- `_get_grad_norm`, `save_model` (in `trainer.finite`): a gradient that is not finite ends the run, and such weights are
+  never saved.
+- `evaluate` (there too): draws random numbers of its own, so that training is the same with and without it.
 
 All else, the clipped loss included, is TRL's. These methods are private, so TRL is pinned to one minor version;
 `tests/trainer/test_trl_contract.py` names what is relied on. Where we depart from the paper: DESIGN.md, The method.
@@ -19,46 +23,51 @@ All else, the clipped loss included, is TRL's. These methods are private, so TRL
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list, send_to_device
+from accelerate.utils import broadcast_object_list, send_to_device, set_seed
 from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from diva_grpo.pipeline.store import Snapshot, VariantStore
+from diva_grpo.pipeline.grade import Grade
+from diva_grpo.pipeline.store import Snapshot, VariantStore, VariantText
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import DifficultyEvent, Rollout
-from diva_grpo.trainer.checkpoints import STATE_FILE
+from diva_grpo.schemas.records import Prompt as PromptRecord
 from diva_grpo.trainer.config import DivaGRPOConfig
-from diva_grpo.trainer.data import Layout, rows_of_choice
-from diva_grpo.trainer.method.curriculum import BoolArray, Curriculum
+from diva_grpo.trainer.data import Layout, check_dataset, rows_of_choice
+from diva_grpo.trainer.finite import FiniteGRPOTrainer
+from diva_grpo.trainer.keeper import WordKeeper
+from diva_grpo.trainer.method.curriculum import BoolArray, Choice, Curriculum
 from diva_grpo.trainer.openings import OpenedGRPOTrainer
-from diva_grpo.trainer.prompts import PromptBuilder
+from diva_grpo.trainer.prompts import Prompt, PromptBuilder
 from diva_grpo.trainer.recorder import Recorder, RecorderCallback
+from diva_grpo.trainer.resume import (
+    REFERENCE_FILE,
+    Split,
+    buffered_of,
+    load_state,
+    state_name,
+)
+from diva_grpo.trainer.rewards import accuracy_reward, graded
 from diva_grpo.trainer.rollouts import RolloutBatch
 from diva_grpo.trainer.sampler import EpochRepeatSampler
 from diva_grpo.trainer.vision import ImageRows
+from diva_grpo.trainer.words import Words
 
-PLAIN_GRPO: dict[str, Any] = {
-    "k": 0.0,
-    "balance": "none",
-    "rescale": "none",
-    "local_weight": 0.0,
-    "global_weight": 1.0,
-}
-"""Advantage settings of the warm-up: the reward standardised over all rollouts of a problem."""
+logger = logging.getLogger(__name__)
 
 
-class DivaGRPOTrainer(OpenedGRPOTrainer):
+class DivaGRPOTrainer(OpenedGRPOTrainer, FiniteGRPOTrainer):
     """GRPO on a problem and its variants, chosen by live difficulty from the store.
 
     Args:
@@ -107,13 +116,14 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         images: ImageRows | None = None,
         **kwargs: Any,
     ) -> None:
-        _check_dataset(train_dataset, args)
+        check_dataset(train_dataset, args)
         super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
         if args.accuracy_from not in self.reward_func_names:
             raise ConfigError(
                 f"accuracy_from={args.accuracy_from!r} is none of the reward functions: choose one of "
                 f"{', '.join(self.reward_func_names)}"
             )
+        self._accuracy_column = self.reward_func_names.index(args.accuracy_from)
         reward_max = args.reward_max
         self._reward_max = float(self.reward_weights.sum()) if reward_max is None else reward_max
         if self._reward_max <= 0:
@@ -136,7 +146,25 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         self.recorder = Recorder(own_store, run_id, args.store_flush_steps)
         self.add_callback(RecorderCallback(self.recorder))
         self.openings = []
+        self._other_processes = False
+        self.keeper = WordKeeper(
+            args.problems_logged if own_store else 0,
+            int(args.log_rollouts_mb * 1e6),
+            self._prompts.hint_style,
+            self._rendered,
+            self._graded if self.reward_funcs[self._accuracy_column] is accuracy_reward else None,
+        )
         self._reward_BF = torch.empty(0, len(self.reward_funcs))
+
+        if (
+            args.sync_ref_model
+            and args.save_strategy != "no"
+            and (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+        ):
+            raise ConfigError(
+                "sync_ref_model with DeepSpeed or FSDP: a checkpoint would not hold the reference model, and a resumed "
+                "run would have another; set --save_strategy no"
+            )
 
     # --- start-up
 
@@ -171,7 +199,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
             batch_size=self.args.generation_batch_size // block,
             repeat_count=self.num_iterations * self.args.steps_per_generation,
             shuffle=bool(self.shuffle_dataset),
-            seed=self.args.seed,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
         )
 
     # --- a generation batch
@@ -182,6 +210,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
             if self._images:
                 rows = [{**row, **self._images.columns(row, row["prompt"])} for row in inputs]
             return super()._generate_and_score_completions(rows)
+        self._check_weights()
         self._refresh_snapshot()
         tries: Counter[int] = Counter()
         batch = self._generated(inputs, tries)
@@ -252,15 +281,19 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         )
         output = super()._generate_and_score_completions(rows)
         self.openings = []
-        written = torch.tensor(self.written, device=device)
+        of_rows = torch.tensor([self.written, self.ended], device=device).T.contiguous()
+        written_B, ended_B = self.accelerator.gather(of_rows).cpu().numpy().T
         shape = (len(problem_P), layout.variants + 1, layout.generations)
         batch = RolloutBatch(
             choice,
             self._reward_B().cpu().numpy().reshape(shape),
+            self._reward_BF.double().cpu().numpy().reshape(*shape, -1),
             self._accuracy_B().cpu().numpy().reshape(shape),
-            self.accelerator.gather(written).cpu().numpy().reshape(shape),
+            written_B.reshape(shape),
+            ended_B.reshape(shape).astype(bool),
             np.array([tries[number] for number in problem_P.tolist()]),
             dict(output),
+            self._words(choice, texts),
         )
         tries.update(problem_P.tolist())
         visit = self.curriculum.observe(choice, batch.accuracy_PVN)
@@ -268,6 +301,27 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
             columns = batch.event_columns(visit, self.curriculum)
             self.recorder.add(DifficultyEvent, self.state.global_step, columns)
         return batch
+
+    def _words(self, choice: Choice, texts: Mapping[int, VariantText]) -> Words | None:
+        """The texts of the generation that TRL has just logged, of all processes."""
+        if not self.keeper.active:
+            return None
+        openings = [
+            [self._prompts.prefix(texts[variant.number].hint) if variant else "" for variant in slots]
+            for slots in choice.variant_PV
+        ]
+        prompts, completions = list(self._logs["prompt"]), list(self._logs["completion"])
+        return Words.of_batch(prompts, completions, openings, self._layout.generations)
+
+    def _rendered(self, prompt: Prompt) -> str:
+        if isinstance(prompt, str):
+            return prompt
+        options = {"tokenize": False, "add_generation_prompt": True, **self.chat_template_kwargs}
+        return str(self.processing_class.apply_chat_template(prompt, **options))
+
+    def _graded(self, number: int, text: str) -> Grade:
+        row = self.train_dataset[number]
+        return graded(text, row["answer"], tuple(row.get("options") or ()))
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, ids: Any) -> torch.Tensor:
         self._reward_BF = super()._calculate_rewards(inputs, prompts, completions, ids)
@@ -285,9 +339,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
         return weighted_BF.nansum(dim=1).masked_fill(unjudged_B, torch.nan)
 
     def _accuracy_B(self) -> torch.Tensor:
-        value_B: torch.Tensor = self._reward_BF[
-            :, self.reward_func_names.index(self.args.accuracy_from)
-        ].double()
+        value_B: torch.Tensor = self._reward_BF[:, self._accuracy_column].double()
         return torch.where(torch.isnan(value_B), value_B, (value_B > 0.5).double())
 
     def _reward_max_matters(self) -> bool:
@@ -304,10 +356,10 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
                 f"an answer got a reward of {highest:g}, above reward_max={self._reward_max:g}: set --reward_max "
                 "to the largest reward that an answer can get"
             )
-        name = self.args.advantage
-        if batch.choice.warmup:  # all rollouts of a problem are of its original, and are one group
-            name, settings = "diva", replace(settings, **PLAIN_GRPO)
-        trained = batch.advantages(name, settings)
+        by_function = self.args.multi_objective_aggregation == "normalize_then_sum"
+        trained = batch.advantages(
+            self.args.advantage, settings, self.reward_weights if by_function else None
+        )
         total_B = trained.total
         theirs = batch.output["advantages"]
         first_row = self.accelerator.process_index * len(theirs)
@@ -326,13 +378,19 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
 
     def _record(self, batch: RolloutBatch, advantage_PVN: Any, only_P: Any) -> None:
         if self.recorder.active:
-            columns = batch.rollout_columns(self.curriculum.problem_ids, advantage_PVN, only_P)
-            self.recorder.add(Rollout, self.state.global_step, columns)
+            places, step = np.flatnonzero(only_P).tolist(), self.state.global_step
+            ids = self.curriculum.problem_ids
+            columns = batch.rollout_columns(ids, self.reward_func_names, advantage_PVN, places)
+            texts, prompts = self.keeper.columns(batch, places, ids)
+            self.recorder.add(Rollout, step, {**columns, **texts})
+            if prompts["prompt"]:
+                self.recorder.add(PromptRecord, step, prompts)
 
     # --- checkpoints
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Our files come first: trainer_state.json, which TRL writes last, says that a checkpoint is whole.
+        self._check_weights()
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         folder.mkdir(parents=True, exist_ok=True)
         self.recorder.flush(self.state.global_step)
@@ -341,12 +399,16 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
             **_with_tensors(self.curriculum.state_dict()),
             "run_id": self.recorder.run_id,
             "micro_step": self._step,
+            "split": self._split.state(),
             "refreshed_at": self._refreshed_at,
+            "logged_bytes": self.keeper.used_bytes,
             "variant_parts": self._snapshot.parts if self._snapshot else None,
             # A generation that has steps to go is kept, or the resumed run would make another.
             "buffered": self._buffered_inputs if between else None,
         }
-        torch.save(state, folder / _state_name(self.accelerator.process_index))
+        torch.save(state, folder / state_name(self.accelerator.process_index))
+        if self.args.sync_ref_model and self.accelerator.is_main_process:
+            torch.save(self._reference().state_dict(), folder / REFERENCE_FILE)
         super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -370,17 +432,50 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        path = Path(checkpoint or "") / _state_name(self.accelerator.process_index)
-        if checkpoint is None or not path.exists():
+        if checkpoint is None or not (Path(checkpoint) / state_name(0)).exists():
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # What is the same for all processes is in the file of the first: others need not have been there.
+        state = load_state(checkpoint)
+        made, process = Split(**state["split"]), self.accelerator.process_index
+        buffered = buffered_of(checkpoint, state, self._split, process, self._tokenizer.pad_token_id)
+        if buffered is None and state["buffered"] is not None:
+            logger.warning("steps have other sizes than in the checkpoint: its rollouts are generated anew")
         self.curriculum.load_state_dict(state)
         self.recorder.run_id = state["run_id"]
-        self._step = state["micro_step"]
-        self._buffered_inputs = send_to_device(state["buffered"], self.accelerator.device)
+        self._step = self._split.passes(made, state["micro_step"])
+        self._buffered_inputs = send_to_device(buffered, self.accelerator.device)
         self._refreshed_at = state["refreshed_at"]
+        self.keeper.used_bytes = state["logged_bytes"]
+        self._other_processes = made.processes != self._split.processes
         if state["variant_parts"] is not None:
             self._snapshot = self._take_snapshot(state["variant_parts"])
+        if self.args.sync_ref_model:
+            path = Path(checkpoint) / REFERENCE_FILE
+            if not path.exists():
+                raise ConfigError(
+                    f"{checkpoint} has no reference model: it was written without sync_ref_model; resume without it"
+                )
+            weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            self._reference().load_state_dict(weights)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if self._other_processes:
+            set_seed(self.args.seed + self.state.global_step, device_specific=True)
+        else:
+            super()._load_rng_state(checkpoint)
+
+    @property
+    def _split(self) -> Split:
+        return Split(
+            self.accelerator.num_processes,
+            self.args.per_device_train_batch_size,
+            self.args.steps_per_generation,
+            self.args.gradient_accumulation_steps,
+        )
+
+    def _reference(self) -> torch.nn.Module:
+        model: torch.nn.Module = self.accelerator.unwrap_model(self.ref_model)
+        return model
 
 
 def _with_tensors(state: Any) -> Any:
@@ -388,27 +483,3 @@ def _with_tensors(state: Any) -> Any:
     if isinstance(state, dict):
         return {name: _with_tensors(value) for name, value in state.items()}
     return torch.from_numpy(state) if isinstance(state, np.ndarray) else state
-
-
-def _state_name(process_index: int) -> str:
-    return STATE_FILE if process_index == 0 else f"diva_state_{process_index}.pt"
-
-
-def _check_dataset(dataset: Any, args: DivaGRPOConfig) -> None:
-    if not isinstance(dataset, Dataset):
-        raise ConfigError("DIVA-GRPO needs a map-style dataset: an iterable one has no row to come back to")
-    missing = {"problem_id", "prompt"} - set(dataset.column_names)
-    if missing:
-        raise ConfigError(f"the training data has no column {', '.join(sorted(missing))}")
-    if len(set(dataset["problem_id"])) != len(dataset):
-        raise ConfigError("a problem_id stands twice in the training data: one row a problem")
-    block, size = args.rollouts_per_problem, args.generation_batch_size
-    if len(dataset) * block < size:
-        # Rows that all processes generate for each row of per_device_train_batch_size.
-        factor = args.steps_per_generation * args.world_size
-        works = [n * block for n in range(len(dataset), 0, -1) if n * block % factor == 0]
-        advice = f"per_device_train_batch_size={works[0] // factor} works" if works else "use fewer processes"
-        raise ConfigError(
-            f"the training data has {len(dataset)} problems, fewer than the {size // block} of a generation batch "
-            f"({size} rollouts, {block} a problem): add problems, or make the batch smaller ({advice})"
-        )

@@ -22,10 +22,12 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
             nothing.
         written: tokens that the policy wrote in each row of this process's last generation. Without openings, texts
             of tools, and whether or not a truncated answer is trained on.
+        ended: whether each row of the last generation has ended, and was not truncated.
     """
 
     openings: list[str]
     written: list[int]
+    ended: list[bool]
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, dict[str, Any]]:
         prompt_ids, images, fields = super()._tokenize_prompts(prompts)
@@ -42,11 +44,14 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
         generated = super()._generate(prompts)
         tool_mask = generated[2]
         self.written = [sum(row) for row in tool_mask] if tool_mask else [len(ids) for ids in generated[1]]
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        self.ended = [ids[-1] in ends for ids in generated[1]]
         if not any(self.openings):
             return tuple(generated)
         prompt_ids, completion_ids, _, completions, logprobs, extra, images, tool_images = generated
         opening = self._opening_ids()
-        mask = [[0] * len(more) + [1] * len(ids) for more, ids in zip(opening, completion_ids, strict=True)]
+        own = tool_mask or [[1] * len(ids) for ids in completion_ids]
+        mask = [[0] * len(more) + row for more, row in zip(opening, own, strict=True)]
         prompt_ids = [ids[: len(ids) - len(more)] for ids, more in zip(prompt_ids, opening, strict=True)]
         completion_ids = [[*more, *ids] for more, ids in zip(opening, completion_ids, strict=True)]
         if logprobs is not None:

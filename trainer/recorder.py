@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.schemas.records import Attempt, DifficultyEvent, Record, Rollout, TrainStep
+from diva_grpo.schemas.records import Attempt, DifficultyEvent, Prompt, Record, Rollout, TrainStep
 
 
 class Recorder:
@@ -44,11 +44,11 @@ class Recorder:
 
     def add(
         self,
-        record: type[Rollout] | type[DifficultyEvent] | type[TrainStep],
+        record: type[Rollout] | type[Prompt] | type[DifficultyEvent] | type[TrainStep],
         step: int,
         columns: Mapping[str, Any],
     ) -> None:
-        """Keep rows for the next flush; run_id, step and attempt are the recorder's to say."""
+        """Keep rows for the next flush; run_id, and where a record has them step and attempt, are added here."""
         shared = {"run_id": self.run_id, "step": step, "attempt": self.attempt}
         self._waiting[record].append({**columns, **shared})
 

@@ -6,10 +6,11 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from diva_grpo.pipeline.grade import grade
+from diva_grpo.pipeline.grade import Grade, grade
 from diva_grpo.schemas.exceptions import ConfigError
 
 Completion = str | list[dict[str, Any]]
@@ -37,9 +38,38 @@ def accuracy_reward(
     choices = options or [()] * len(completions)
     values: list[float | None] = []
     for completion, reference, choice in zip(completions, answer, choices, strict=True):
-        outcome = grade(completion_text(completion), reference, options=choice or ()).outcome
-        values.append(None if outcome == "error" else float(outcome == "correct"))
+        values.append(graded(completion_text(completion), reference, tuple(choice or ())).score)
     return values
+
+
+def graded(text: str, reference: str, options: tuple[str, ...]) -> Grade:
+    """The grade that `accuracy_reward` gives for; asked again for the same answer, it is remembered.
+
+    Args:
+        text: a completion's, with its opening.
+        reference: the right answer.
+        options: texts of the choices, if there are any.
+    """
+    try:
+        return _decided(text, reference, options)
+    except _UndecidedGradeError as undecided:
+        return undecided.grade
+
+
+class _UndecidedGradeError(Exception):
+    """What ran into a deadline may be decided the next time, so it is not remembered."""
+
+    def __init__(self, grade: Grade) -> None:
+        super().__init__(grade.how)
+        self.grade = grade
+
+
+@lru_cache(maxsize=4_096)
+def _decided(text: str, reference: str, options: tuple[str, ...]) -> Grade:
+    found = grade(text, reference, options=options)
+    if found.outcome == "error":
+        raise _UndecidedGradeError(found)
+    return found
 
 
 def format_reward(completions: Sequence[Completion], **columns: Any) -> list[float | None]:

@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from diva_grpo.pipeline.difficulty.scale import FloatArray
 from diva_grpo.trainer.data import Layout
-from diva_grpo.trainer.method.advantages import ADVANTAGES, Advantages, AdvantageSettings, DivaAdvantages
+from diva_grpo.trainer.method.advantages import (
+    ADVANTAGES,
+    Advantages,
+    AdvantageSettings,
+    DivaAdvantages,
+    normalised_sum,
+)
 from diva_grpo.trainer.method.curriculum import BoolArray, Choice, Curriculum, IntArray, Visit
+from diva_grpo.trainer.rows import joined, picked
+from diva_grpo.trainer.words import Words
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutBatch:
-    """One generation batch. Axes: P problems, V = M+1 prompts of each, N rollouts of a prompt.
+    """One generation batch. Axes: P problems, V = M+1 prompts of each, N rollouts of a prompt, F reward functions.
 
     Attributes:
         choice: the prompts that were used.
         reward_PVN: weighted sum of the rewards, NaN where no function judged.
+        part_PVNF: reward by each function, NaN where it did not judge.
         accuracy_PVN: 1 right, 0 wrong, NaN not judged.
         tokens_PVN: tokens that the policy generated.
+        ended_PVN: whether it ended its answer, which else was truncated.
         tries_P: earlier generations of the same step that had the problem too (refill of a small data set).
         output: TRL's tensors of this process's rows.
+        words: texts, where the run keeps any.
     """
 
     choice: Choice
     reward_PVN: FloatArray
+    part_PVNF: FloatArray
     accuracy_PVN: FloatArray
     tokens_PVN: IntArray
+    ended_PVN: BoolArray
     tries_P: IntArray
     output: dict[str, Any]
+    words: Words | None = None
 
     def silent_P(self) -> BoolArray:
         """Problems whose rollouts all have the same reward: nothing to learn from."""
@@ -50,14 +66,24 @@ class RolloutBatch:
             "original": float(1 - _varies(self.reward_PVN[:, 0]).mean()),
         }
 
-    def advantages(self, name: str, settings: AdvantageSettings) -> Advantages:
-        """The advantages of all rollouts, each tensor of shape (B,).
+    def advantages(
+        self, name: str, settings: AdvantageSettings, weights_F: torch.Tensor | None = None
+    ) -> Advantages:
+        """The advantages of all rollouts, each tensor of shape (B,); in the warm-up those of plain GRPO.
 
         Args:
             name: one of `trainer.method.advantages.ADVANTAGES`.
             settings: its options.
+            weights_F: of the reward functions, where each function's rewards are normalised before they are added.
         """
-        return ADVANTAGES[name](*self._tensors(), settings)
+        reward_B, prompt_B, problem_B, difficulty_B = self._tensors()
+        if self.choice.warmup:  # all rollouts of a problem are of its original, and are one group
+            name, prompt_B = "grpo", problem_B
+        if weights_F is not None:
+            part_BF = torch.from_numpy(self.part_PVNF.reshape(len(reward_B), -1))
+            reward_B = normalised_sum(part_BF, weights_F, prompt_B, settings.eps)
+            prompt_B = torch.zeros_like(prompt_B)
+        return ADVANTAGES[name](reward_B, prompt_B, problem_B, difficulty_B, settings)
 
     def metrics(self, trained: Advantages, settings: AdvantageSettings) -> dict[str, float]:
         """What is logged of the rewards and advantages of a batch.
@@ -83,17 +109,21 @@ class RolloutBatch:
         return torch.from_numpy(self.reward_PVN.reshape(-1)), prompt_B, prompt_B // slots, difficulty_B
 
     def rollout_columns(
-        self, problem_ids: Sequence[str], advantage_PVN: FloatArray | None, only_P: BoolArray
+        self,
+        problem_ids: Sequence[str],
+        functions: Sequence[str],
+        advantage_PVN: FloatArray | None,
+        places: Sequence[int],
     ) -> dict[str, Any]:
-        """Columns of `rollouts`, for the problems in `only_P`, but for run_id, step and attempt.
+        """Columns of `rollouts`, but for texts, run_id, step and attempt.
 
         Args:
             problem_ids: of the training data, by row number.
+            functions: names of the reward functions.
             advantage_PVN: what the loss sees of the policy's own tokens; None where the rollouts are not trained
                 on, and count as 0.
-            only_P: which problems.
+            places: of the problems that are recorded.
         """
-        places = np.flatnonzero(only_P).tolist()
         _, slots, samples = self.reward_PVN.shape
         prompts = [(place, slot) for place in places for slot in range(slots)]
         advantages = np.zeros_like(self.reward_PVN) if advantage_PVN is None else advantage_PVN
@@ -115,6 +145,8 @@ class RolloutBatch:
             "accuracy": pa.array(self.accuracy_PVN[places].reshape(-1), from_pandas=True),
             "advantage": advantages[places].reshape(-1),
             "completion_tokens": self.tokens_PVN[places].reshape(-1),
+            "reward_parts": _as_json(functions, self.part_PVNF[places].reshape(-1, len(functions))),
+            "finish": np.where(self.ended_PVN[places].reshape(-1), "ended", "truncated"),
         }
 
     def event_columns(self, visit: Visit, curriculum: Curriculum) -> dict[str, Any]:
@@ -143,16 +175,20 @@ class RolloutBatch:
             first_row: position of this process's first row in the global batch.
             pad_id: padding token.
         """
-        rows = len(self.output["prompt_ids"])
-        take_rows = torch.from_numpy(take_P[(np.arange(rows) + first_row) // layout.block])
+        row_B = np.arange(len(self.output["prompt_ids"]))
+        theirs_B = take_P[(row_B + first_row) // layout.block]
+        source_B = torch.from_numpy(np.where(theirs_B, row_B + len(row_B), row_B))
         where_PVN = take_P[:, None, None]
         return RolloutBatch(
             self.choice.replaced(other.choice, take_P),
             np.where(where_PVN, other.reward_PVN, self.reward_PVN),
+            np.where(where_PVN[..., None], other.part_PVNF, self.part_PVNF),
             np.where(where_PVN, other.accuracy_PVN, self.accuracy_PVN),
             np.where(where_PVN, other.tokens_PVN, self.tokens_PVN),
+            np.where(where_PVN, other.ended_PVN, self.ended_PVN),
             np.where(take_P, other.tries_P, self.tries_P),
-            _merged_tensors(self.output, other.output, take_rows, pad_id),
+            picked(joined([self.output, other.output], pad_id), source_B),
+            self.words.replaced(other.words, take_P) if self.words and other.words else None,
         )
 
 
@@ -164,68 +200,13 @@ def _varies(values_QN: FloatArray) -> BoolArray:
     return varies
 
 
-_LEFT_PADDED = frozenset({"prompt_ids", "prompt_mask"})
-_PADDED_WITH_TOKEN = frozenset({"prompt_ids", "completion_ids"})
-_OF_PROMPT_AND_COMPLETION = frozenset({"token_type_ids", "mm_token_type_ids"})
-_TOOL_MASK = "tool_mask"
+def _as_json(functions: Sequence[str], part_BF: FloatArray) -> list[str]:
+    """Rewards by function, for each rollout; few differ, so each is written once."""
 
+    @cache
+    def written(parts: tuple[float, ...]) -> str:
+        named = zip(functions, parts, strict=True)
+        return json.dumps({name: None if math.isnan(part) else part for name, part in named})
 
-def _merged_tensors(
-    ours: dict[str, Any], theirs: dict[str, Any], take_rows: torch.Tensor, pad_id: int
-) -> dict[str, Any]:
-    """Rows of two of TRL's output dictionaries, those in `take_rows` from `theirs`."""
-    # TRL keeps the pixels of all rows in one tensor of patches, tiles or images: row by row they can be picked.
-    sides = [split_pixel_values_by_grid(side) for side in (ours, theirs)]
-    width = ours["prompt_ids"].shape[1], theirs["prompt_ids"].shape[1]
-    merged: dict[str, Any] = {}
-    for name in dict.fromkeys([*ours, *theirs]):  # in order: TRL takes the first for a tensor
-        if name == "num_items_in_batch":
-            continue
-        a, b = (_with_default(name, *pair) for pair in (sides, sides[::-1]))
-        if isinstance(a, list):
-            picks = zip(take_rows.tolist(), a, b, strict=True)
-            merged[name] = [their if take else our for take, our, their in picks]
-        elif name in _OF_PROMPT_AND_COMPLETION:
-            prompt = _picked(a[:, : width[0]], b[:, : width[1]], take_rows, 0, left=True)
-            completion = _picked(a[:, width[0] :], b[:, width[1] :], take_rows, 0, left=False)
-            merged[name] = torch.cat([prompt, completion], dim=1)
-        else:
-            value = pad_id if name in _PADDED_WITH_TOKEN else 1 if name == _TOOL_MASK else 0
-            merged[name] = _picked(a, b, take_rows, value, left=name in _LEFT_PADDED)
-    return dict(unsplit_pixel_values_by_grid(merged))
-
-
-def _with_default(name: str, side: dict[str, Any], other: dict[str, Any]) -> Any:
-    """A field of one side, or what it would be where only the other side has it."""
-    if name in side:
-        return side[name]
-    if name in _OF_PROMPT_AND_COMPLETION:
-        return torch.zeros_like(torch.cat([side["prompt_ids"], side["completion_ids"]], dim=1))
-    if name == _TOOL_MASK:  # a batch without any opening: all of its tokens count
-        return torch.ones_like(side["completion_mask"])
-    rows = len(side["prompt_ids"])
-    if name in ("num_images", "num_tiles"):  # a batch without any image
-        return [0] * rows
-    theirs = other[name]
-    if isinstance(theirs, list):
-        return [theirs[0][:0]] * rows
-    return theirs.new_zeros((rows, *theirs.shape[1:]))
-
-
-def _picked(
-    a: torch.Tensor, b: torch.Tensor, take_rows: torch.Tensor, value: int, *, left: bool
-) -> torch.Tensor:
-    """Rows of `b` where they are taken, else of `a`, padded to one width where they have one."""
-    if a.dim() > 1:
-        wide = max(a.shape[1], b.shape[1])
-        a, b = (_padded(x, wide, value, left=left) for x in (a, b))
-    take = take_rows.to(a.device).reshape(-1, *[1] * (a.dim() - 1))
-    return torch.where(take, b, a)
-
-
-def _padded(tensor: torch.Tensor, width: int, value: int, *, left: bool) -> torch.Tensor:
-    missing = width - tensor.shape[1]
-    behind = [0, 0] * (tensor.dim() - 2)
-    return torch.nn.functional.pad(
-        tensor, (*behind, missing, 0) if left else (*behind, 0, missing), value=value
-    )
+    # NaN is equal to nothing, so a rollout with one is written by itself.
+    return [written(tuple(parts)) for parts in part_BF.tolist()]

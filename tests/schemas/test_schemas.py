@@ -155,6 +155,22 @@ ARROW = {
         advantage: double
         completion_tokens: int64
         attempt: int64
+        completion: string
+        reward_parts: string
+        finish: string
+        graded_outcome: string
+        graded_answer: string
+        graded_how: string
+        recorded_at: timestamp[us]
+        record_no: int32
+    """,
+    "prompts": """
+        run_id: string
+        problem_id: string
+        variant_id: string
+        hint_style: string
+        prompt: string
+        opening: string
         recorded_at: timestamp[us]
         record_no: int32
     """,
@@ -240,7 +256,9 @@ CONTRACT = {
     "ladders": "problem_id solution_steps hints accepted steps pass_rates original_pass_rate",
     "groups": "run_id step problem_id slot variant_id rollouts rewards reward accuracy silent silent_why "
     "completion_tokens",
-    "rollouts": "run_id step problem_id slot sample variant_id reward accuracy advantage completion_tokens attempt",
+    "rollouts": "run_id step problem_id slot sample variant_id reward accuracy advantage completion_tokens attempt "
+    "completion reward_parts finish graded_outcome graded_answer graded_how",
+    "prompts": "run_id problem_id variant_id hint_style prompt opening",
     "difficulty_events": "run_id step problem_id old_difficulty new_difficulty accuracy rollouts rule attempt",
     "live_difficulty": "run_id problem_id difficulty uncertainty step",
     "train_steps": "run_id step seconds cpu_seconds rollouts groups silent_groups silent_problems completion_tokens "
@@ -260,6 +278,7 @@ KEYS = {
     "runs": "run_id",
     "attempts": "run_id attempt",
     "rollouts": "run_id step problem_id slot sample",
+    "prompts": "run_id problem_id variant_id hint_style",
     "difficulty_events": "run_id step problem_id",
     "train_steps": "run_id step",
     "evaluations": "run_id step split problem_id",

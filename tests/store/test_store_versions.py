@@ -67,6 +67,11 @@ SCHEMA = {
     "rollouts": """
         run_id:string step:int64 problem_id:string slot:int64 sample:int64 variant_id:string
         reward:double accuracy:double advantage:double completion_tokens:int64 attempt:int64
+        completion:string reward_parts:string finish:string graded_outcome:string graded_answer:string
+        graded_how:string recorded_at:timestamp[us] record_no:int32
+    """,
+    "prompts": """
+        run_id:string problem_id:string variant_id:string hint_style:string prompt:string opening:string
         recorded_at:timestamp[us] record_no:int32
     """,
     "difficulty_events": """

@@ -87,11 +87,17 @@ def loss_inputs(trainer: Any) -> list[dict[str, Any]]:
     return seen
 
 
+def completions(batch: dict[str, Any]) -> list[list[int]]:
+    """Tokens of each completion of a batch of the loss, without padding."""
+    rows = zip(batch["completion_ids"], batch["completion_mask"], strict=True)
+    return [ids[mask.bool()].tolist() for ids, mask in rows]
+
+
 def two_processes(
     store: VariantStore, model_path: Path, output: Path, **overrides: Any
 ) -> list[dict[str, Any]]:
     """What each of two processes that train together reports of its steps, see `tests.support.train_distributed`."""
-    output.mkdir()
+    output.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     result = subprocess.run(
         [

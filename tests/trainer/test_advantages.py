@@ -428,10 +428,10 @@ def test_dr_grpo_is_reward_less_mean(rows: Rows) -> None:
 # --- the registry ---
 
 
-def test_registry_holds_the_three_and_cannot_be_changed() -> None:
-    assert list(ADVANTAGES) == ["diva", "dgpo", "dr_grpo"]
+def test_registry_holds_the_four_and_cannot_be_changed() -> None:
+    assert list(ADVANTAGES) == ["diva", "dgpo", "dr_grpo", "grpo"]
     with pytest.raises(TypeError):
-        ADVANTAGES["grpo"] = ADVANTAGES["diva"]  # type: ignore[index]  # the mistake that is tested
+        ADVANTAGES["other"] = ADVANTAGES["diva"]  # type: ignore[index]  # the mistake that is tested
 
 
 @pytest.mark.parametrize(

@@ -247,7 +247,7 @@ def test_where_rewards_say_nothing_given_steps_are_learnt_all_the_same(
         {"num_iterations": 2, "beta": 0.1},
         {"mask_truncated_completions": True},
         {"loss_type": "cispo"},
-        {"loss_type": "dr_grpo", "scale_rewards": "none"},
+        {"loss_type": "dr_grpo", "scale_rewards": "none", "advantage": "dr_grpo"},
     ],
     ids=str,
 )

@@ -239,7 +239,7 @@ def test_the_area_is_bounded(
 def test_the_best_model_is_kept_and_not_the_last(vision_path: Path, tmp_path: Path) -> None:
     store = vision_store(tmp_path / "store", one=4, two=0, text=0)
     scores = iter([0.0, 1.0, 0.5])  # of the evaluations after each step
-    trainer = make_trainer(
+    trainer: Any = make_trainer(
         store, vision_path, tmp_path / "out", max_steps=3, learning_rate=0.05, eval_strategy="steps", eval_steps=1,
         eval_problems=2, per_device_eval_batch_size=4, save_strategy="steps", save_steps=1, load_best_model_at_end=True,
         metric_for_best_model="planted",

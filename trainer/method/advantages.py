@@ -1,4 +1,4 @@
-"""Advantages of a batch of responses: DIVA-GRPO's and two alternatives, as pure functions of tensors.
+"""Advantages of a batch of responses: DIVA-GRPO's and three alternatives, as pure functions of tensors.
 
 All functions have the signature of `AdvantageFn`: one value per response, shape (B,), for the whole batch of all
 processes, and the settings. They return float64 of shape (B,) on the device of the rewards. The result does not
@@ -25,6 +25,7 @@ from torch import Tensor
 
 Balance = Literal["zscore", "minmax", "rms", "none"]
 Rescale = Literal["range", "low_reward", "none"]
+Scale = Literal["group", "batch", "none"]
 
 LOW_REWARD_THRESHOLD: Final = 0.15
 """`rescale="low_reward"`: a group counts as low where all its rewards are below this."""
@@ -83,6 +84,8 @@ class AdvantageSettings:
     """Weight of DIVA's global part."""
     dgpo_temperature: float = 2.0
     """Temperature of DGPO's question weights; the larger, the more equal the questions."""
+    scale: Scale = "group"
+    """What GRPO divides a group's centred rewards by: the deviation of the group, that of the batch, or nothing."""
 
 
 DEFAULTS: Final = AdvantageSettings()
@@ -294,6 +297,68 @@ def dgpo_advantages(
     return Advantages(_over_all(judged, groups.scaled(balanced, weight_G)))
 
 
+def grpo_advantages(
+    rewards: Tensor,
+    local_group: Tensor,
+    global_group: Tensor,
+    difficulty: Tensor,
+    settings: AdvantageSettings = DEFAULTS,
+) -> Advantages:
+    """Compute GRPO's advantages as TRL does: centred rewards of the local group, divided as `settings.scale` says.
+
+    Source: Shao et al., "DeepSeekMath", arXiv 2402.03300, equation 4 (`group`); "Part I: Tricks or Traps?", arXiv
+    2508.08221 (`batch`); Dr. GRPO (`none`).
+
+    Args:
+        rewards: Reward of each response, NaN where it was not judged; shape (B,).
+        local_group: Integer id of each response's prompt; shape (B,).
+        global_group: Not used.
+        difficulty: Not used.
+        settings: `scale` and `eps` are used.
+
+    Raises:
+        ValueError: For an unknown `scale`, group ids that are not integers, or inputs that are not vectors of one
+            length.
+    """
+    _check_choice("scale", settings.scale, get_args(Scale))
+    _check_shapes(rewards, local_group)
+    judged, rewards, local_group = _judged_only(rewards, local_group)
+    groups = _RewardGroups(local_group, rewards)
+    match settings.scale:
+        case "group":
+            scaled = groups.standardised(settings.eps)
+        case "batch":
+            deviation = rewards.std() if len(rewards) > 1 else rewards.new_zeros(())
+            scaled = groups.centred / _or_one(deviation + settings.eps)
+        case "none":
+            scaled = groups.centred
+    return Advantages(_over_all(judged, scaled))
+
+
+def normalised_sum(
+    parts_BF: Tensor, weights_F: Tensor, local_group: Tensor, eps: float = DEFAULTS.eps
+) -> Tensor:
+    """Standardise the rewards of each function within its local group, then add them by weight.
+
+    Source: GDPO, arXiv 2601.05242; TRL's `multi_objective_aggregation="normalize_then_sum"`, which takes the sums for
+    rewards of one group, the whole batch.
+
+    Args:
+        parts_BF: Reward of each response by each of F functions, NaN where it did not judge.
+        weights_F: Weight of each function.
+        local_group: Integer id of each response's prompt; shape (B,).
+        eps: Added to the deviation of each group.
+
+    Returns:
+        (B,) sums in float64, NaN where no function judged.
+    """
+    summed = torch.zeros(len(parts_BF), dtype=torch.float64)
+    for part_B, weight in zip(parts_BF.T, weights_F.tolist(), strict=True):
+        judged, rewards, groups = _judged_only(part_B, local_group)
+        summed += weight * _over_all(judged, _RewardGroups(groups, rewards).standardised(eps))
+    return summed.masked_fill(parts_BF.isnan().all(dim=1), torch.nan)
+
+
 def dr_grpo_advantages(
     rewards: Tensor,
     local_group: Tensor,
@@ -387,6 +452,11 @@ def _check_shapes(*inputs: Tensor) -> None:
 
 
 ADVANTAGES: Final[Mapping[str, AdvantageFn]] = MappingProxyType(
-    {"diva": diva_advantages, "dgpo": dgpo_advantages, "dr_grpo": dr_grpo_advantages}
+    {
+        "diva": diva_advantages,
+        "dgpo": dgpo_advantages,
+        "dr_grpo": dr_grpo_advantages,
+        "grpo": grpo_advantages,
+    }
 )
 """The advantage functions by the name that the trainer's configuration uses."""

@@ -10,6 +10,7 @@ What is overridden, and why:
 - `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the steps open the answer;
   they are trained on where `opening_advantage` is not 0.
 - `_load_from_checkpoint`, `_load_best_model`: a vision-language model gets its weights (transformers' own skip them).
+- `_run_epoch`: a run that has done its steps makes none more when it is resumed.
 - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the live state goes with the checkpoint, and the
   buffered generation where a checkpoint falls between two generations.
 
@@ -330,6 +331,13 @@ class DivaGRPOTrainer(OpenedGRPOTrainer):
             self.recorder.add(Rollout, self.state.global_step, columns)
 
     # --- checkpoints
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        # transformers compares with max_steps after a step alone.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Our files come first: trainer_state.json, which TRL writes last, says that a checkpoint is whole.

@@ -73,11 +73,13 @@ class RunFile:
 
     Attributes:
         run_id: of the run.
-        settings: all settings of the run by name, as JSON holds them; empty for a run of a version without run files.
+        settings: all settings of the run by name, as JSON holds them.
+        policy: how its policy is asked (fields of `PolicyConfig`).
     """
 
     run_id: str
     settings: dict[str, Any] = field(default_factory=dict)
+    policy: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: str | Path) -> None:
         """Put the file into a folder, in one step."""
@@ -90,7 +92,7 @@ def read_run_file(folder: str | Path) -> RunFile | None:
     """The run file of a folder; None where it has none, or one that cannot be read."""
     try:
         content = json.loads(Path(folder, RUN_FILE).read_text(encoding="utf-8"))
-        return RunFile(str(content["run_id"]), dict(content["settings"]))
+        return RunFile(str(content["run_id"]), dict(content["settings"]), dict(content["policy"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

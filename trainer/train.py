@@ -23,13 +23,14 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from diva_grpo.pipeline.images.shown import MAX_PIXELS, MIN_PIXELS
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import PolicyConfig
 from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.trainer.asking import prompts_of, template_digest, unapplied
 from diva_grpo.trainer.checkpoints import STATE_FILE, Checkpoint
 from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.data import problems_dataset, training_problems
 from diva_grpo.trainer.grpo import DivaGRPOTrainer
 from diva_grpo.trainer.loading import load_processor, load_tokenizer, reads_images
-from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.rewards import load_rewards
 from diva_grpo.trainer.run_folder import (
     RunFile,
@@ -146,6 +147,34 @@ def train(train_args: TrainArguments, config: DivaGRPOConfig, model_args: ModelC
         return _train(train_args, config, model_args, store, reading, settings, start)
 
 
+def policy_of_training(train_args: TrainArguments, config: DivaGRPOConfig, processing: Any) -> PolicyConfig:
+    """How training asks the policy.
+
+    Args:
+        train_args: what is trained on.
+        config: options of the trainer.
+        processing: the model's tokenizer, or its processor where it reads images.
+    """
+    sees = hasattr(processing, "image_processor")
+    return PolicyConfig(
+        system_prompt=train_args.system_prompt,
+        instruction=train_args.instruction,
+        hint_style=config.hint_style,
+        hint_opening=config.hint_opening,
+        chat_template=template_digest(processing),
+        chat_template_kwargs=config.chat_template_kwargs or {},
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        min_p=config.min_p,
+        repetition_penalty=config.repetition_penalty,
+        generation_kwargs=config.generation_kwargs or {},
+        max_new_tokens=config.max_completion_length,
+        min_pixels=train_args.min_pixels if sees else None,
+        max_pixels=train_args.max_pixels if sees else None,
+    )
+
+
 def _is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
@@ -214,13 +243,8 @@ def _train(
     start: _Start,
 ) -> TrainResult:
     images, processing = reading
-    prompts = PromptBuilder(
-        chat=processing.chat_template is not None,
-        system=train_args.system_prompt,
-        instruction=train_args.instruction,
-        hint_style=config.hint_style,
-        hint_opening=config.hint_opening,
-    )
+    policy = policy_of_training(train_args, config, processing)
+    prompts = prompts_of(policy, chat=processing.chat_template is not None)
     problems = training_problems(
         store,
         split=train_args.split,
@@ -242,9 +266,12 @@ def _train(
         "dtype": model_args.dtype,
         **(config.model_init_kwargs or {}),
     }
+    kept_policy = policy.model_dump(mode="json")
     known_run = start.checkpoint.run_id if start.checkpoint else None
     recorded = (
-        store.run("train", json.dumps(settings), model_args.model_name_or_path, known_run)
+        store.run(
+            "train", json.dumps({**settings, "policy": kept_policy}), model_args.model_name_or_path, known_run
+        )
         if _is_main()
         else nullcontext("")
     )
@@ -264,10 +291,12 @@ def _train(
             quantization_config=get_quantization_config(model_args),
         )
         trainer.add_callback(StepRecorder(trainer.recorder, trainer, config.accuracy_from))
-        trainer.add_callback(RunFileCallback(RunFile(run_id, settings)))
+        trainer.add_callback(RunFileCallback(RunFile(run_id, settings, kept_policy)))
         if _is_main():
             for folder in start.superseded:
                 shutil.rmtree(folder)
+            if ignored := unapplied(trainer.accelerator.unwrap_model(trainer.model), policy):
+                logger.warning("the model's generation_config is not applied in training: it has %s", ignored)
         try:
             trainer.train(resume_from_checkpoint=str(start.checkpoint.folder) if start.checkpoint else None)
         finally:

@@ -20,6 +20,7 @@ from diva_grpo.schemas.config import (
     ExportConfig,
     GenerateConfig,
     LabelConfig,
+    PolicyOptions,
     TeacherConfig,
     TopUpConfig,
     VerifyConfig,
@@ -77,6 +78,13 @@ _GENERATE = Fields(
 _CHECKS = ("checks", "solver_samples", "evaluation_sets", "retry_failed")
 _VERIFY = Fields("Checks", VerifyConfig, first=_CHECKS)
 _LABEL = Fields("Labels", LabelConfig)
+# The endpoint's options of these names stand for both.
+_POLICY = Fields(
+    "With --policy or --as-policy",
+    PolicyOptions,
+    skip=("temperature", "max_new_tokens", "max_pixels"),
+    first=("system_prompt", "hint_style"),
+)
 # Where a verb does several things, the option of the first stands for all.
 _VERIFY_TOO = Fields("Checks", VerifyConfig, skip=("retry_failed",), first=_CHECKS)
 _LABEL_TOO = Fields("Labels", LabelConfig, skip=("retry_failed",))
@@ -89,7 +97,9 @@ VERBS: dict[str, Verb] = {
         own=("store", "teacher_config", "problem_filter", "limit", *_LIMITS),
     ),
     "verify": Verb((TEACHER, _VERIFY), own=("store", "teacher_config", "problem_filter", *_LIMITS)),
-    "label": Verb((TEACHER, _LABEL), own=("store", "teacher_config", "problem_filter", "limit", *_LIMITS)),
+    "label": Verb(
+        (TEACHER, _LABEL, _POLICY), own=("store", "teacher_config", "problem_filter", "limit", *_LIMITS)
+    ),
     "export": Verb((Fields("Output", ExportConfig, first=("format", "what", "preset", "where")),)),
     "curate": Verb(
         (
@@ -139,7 +149,7 @@ VERBS: dict[str, Verb] = {
             Fields(
                 "Evaluation",
                 EvaluateConfig,
-                skip=("store",),
+                skip=("store", *PolicyOptions.model_fields),
                 first=(
                     "model",
                     "split",
@@ -148,9 +158,9 @@ VERBS: dict[str, Verb] = {
                     "kinds",
                     "limit",
                     "samples",
-                    "temperature",
                 ),
             ),
+            Fields("How it is asked", PolicyOptions, first=("temperature", "max_new_tokens")),
         )
     ),
 }
@@ -194,7 +204,7 @@ def _options_of(config: BaseModel, usual: BaseModel | None = None) -> Iterator[t
         elif isinstance(value, list):
             yield name, ",".join(map(str, value))
         elif isinstance(value, dict):
-            is_json = name == "request_fields"
+            is_json = name in ("request_fields", "chat_template_kwargs")
             yield (
                 name,
                 json.dumps(value) if is_json else ",".join(f"{key}={count}" for key, count in value.items()),

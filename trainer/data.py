@@ -26,6 +26,7 @@ def training_problems(
     split: str,
     where: str | None = None,
     limit: int | None = None,
+    only: Sequence[str] | None = None,
     reads_images: bool = False,
 ) -> list[Problem]:
     """Problems to train on, in the order of their ids.
@@ -35,10 +36,11 @@ def training_problems(
         split: of the problems.
         where: an SQL condition on the columns of `problems`, such as `source = 'gsm8k'`.
         limit: only the first `limit`.
+        only: ids of the problems of a run that goes on, which keeps to them where the store has grown.
         reads_images: whether the model does; else problems with images are left out, with a warning.
 
     Raises:
-        ConfigError: no problem fits, or the condition is not valid SQL.
+        ConfigError: no problem fits, one of `only` is missing, or the condition is not valid SQL.
     """
     problems = store.problems(
         where=f"split = '{split.replace(chr(39), chr(39) * 2)}' AND ({where or 'true'})"
@@ -57,7 +59,19 @@ def training_problems(
         raise ConfigError(
             f"no problem of split {split!r} fits; the store has the splits {', '.join(splits) or '(none)'}"
         )
-    return readable[:limit]
+    if only is None:
+        return readable[:limit]
+    by_id = {problem.problem_id: problem for problem in readable}
+    missing = [problem_id for problem_id in only if problem_id not in by_id]
+    if missing:
+        raise ConfigError(
+            f"the store lacks {len(missing)} of the {len(only)} problems of the run, such as {missing[0]}: resume with "
+            "the store and split that it began with"
+        )
+    grown = len(readable[:limit]) - len(only)
+    if grown > 0:
+        logger.warning("the run keeps to its %d problems: the store has %d more by now", len(only), grown)
+    return [by_id[problem_id] for problem_id in only]
 
 
 def problems_dataset(problems: list[Problem], prompts: PromptBuilder) -> Dataset:

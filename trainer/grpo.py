@@ -16,6 +16,7 @@ What is overridden, and why:
 - `_get_grad_norm`, `save_model` (in `trainer.finite`): a gradient that is not finite ends the run, and such weights are
   never saved.
 - `evaluate` (there too): draws random numbers of its own, so that training is the same with and without it.
+- `_run_epoch`: a run that has done its steps makes none more when it is resumed.
 
 All else, the clipped loss included, is TRL's. These methods are private, so TRL is pinned to one minor version;
 `tests/trainer/test_trl_contract.py` names what is relied on. Where we depart from the paper: DESIGN.md, The method.
@@ -387,6 +388,13 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, FiniteGRPOTrainer):
                 self.recorder.add(PromptRecord, step, prompts)
 
     # --- checkpoints
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        # transformers compares with max_steps after a step alone.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Our files come first: trainer_state.json, which TRL writes last, says that a checkpoint is whole.

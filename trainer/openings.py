@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from diva_grpo.trainer.asking import plain_generation
 from diva_grpo.trainer.vision import SeeingGRPOTrainer
 
 
@@ -41,7 +42,8 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
         return prompt_ids, images, fields
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-        generated = super()._generate(prompts)
+        with plain_generation(self.accelerator.unwrap_model(self.model)):
+            generated = super()._generate(prompts)
         tool_mask = generated[2]
         self.written = [sum(row) for row in tool_mask] if tool_mask else [len(ids) for ids in generated[1]]
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}

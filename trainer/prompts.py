@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from diva_grpo.schemas.config import HintStyle
+from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.question import Question, place_images, render_question
 
-HintStyle = Literal["prompt", "prefix"]
 Prompt = str | list[dict[str, Any]]
 
 
@@ -22,6 +23,9 @@ class PromptBuilder:
         instruction: added behind the question, such as where to put the answer.
         hint_style: `prompt` (steps in the question) or `prefix` (steps open the answer).
         hint_opening: text before the steps that open an answer.
+
+    Raises:
+        ConfigError: a system message where prompts are plain text, which has no place for it.
     """
 
     chat: bool
@@ -29,6 +33,13 @@ class PromptBuilder:
     instruction: str = ""
     hint_style: HintStyle = "prompt"
     hint_opening: str = ""
+
+    def __post_init__(self) -> None:
+        if self.system and not self.chat:
+            raise ConfigError(
+                "the model has no chat template, so a system prompt would have no effect: leave it out, or give the "
+                "tokenizer a template"
+            )
 
     def prompt(self, text: str, options: Sequence[str] = (), hint: Sequence[str] = ()) -> Prompt:
         """The prompt of a question; the hint is left out where it opens the answer instead."""

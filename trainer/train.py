@@ -7,30 +7,45 @@ accelerate launch -m diva_grpo.trainer --config data/train_demo.yaml --store DIR
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shutil
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from diva_grpo.pipeline.images.shown import MIN_PIXELS
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.schemas.config import MAX_PIXELS
+from diva_grpo.schemas.config import MAX_PIXELS, PolicyConfig
 from diva_grpo.schemas.exceptions import ConfigError
-from diva_grpo.trainer.checkpoints import STATE_FILE, latest_checkpoint
+from diva_grpo.trainer.asking import prompts_of, template_digest, unapplied
+from diva_grpo.trainer.checkpoints import STATE_FILE, Checkpoint
 from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.data import problems_dataset, training_problems
 from diva_grpo.trainer.grpo import DivaGRPOTrainer
 from diva_grpo.trainer.loading import load_processor, load_tokenizer, reads_images
-from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.rewards import load_rewards
+from diva_grpo.trainer.run_folder import (
+    RunFile,
+    RunFileCallback,
+    as_json,
+    at_work,
+    check_resumed_settings,
+    find_resumed,
+    read_run_file,
+    superseded_checkpoints,
+)
 from diva_grpo.trainer.steps import StepRecorder
 from diva_grpo.trainer.vision import ImageRows
+
+logger = logging.getLogger(__name__)
 
 EXAMPLE = "example: diva train --config data/train_demo.yaml --store runs/store --max_steps 20"
 
@@ -65,7 +80,11 @@ class TrainArguments:
     )
     resume: bool = field(
         default=False,
-        metadata={"help": "Go on from the last whole checkpoint of output_dir, if there is one."},
+        metadata={"help": "Go on from the last whole checkpoint of the run in output_dir, if there is one."},
+    )
+    overwrite: bool = field(
+        default=False,
+        metadata={"help": "Delete checkpoints of other runs in output_dir, which is refused otherwise."},
     )
 
 
@@ -116,25 +135,122 @@ def train(train_args: TrainArguments, config: DivaGRPOConfig, model_args: ModelC
     """Train a policy on the problems of a store; its records go back there.
 
     Raises:
-        ConfigError: arguments, store and model that do not go together.
+        ConfigError: arguments, store, model and folder that do not go together.
         StoreError: no such store.
     """
     if model_args.model_name_or_path is None:
         raise ConfigError("no model: give --model_name_or_path")
+    settings = as_json({**vars(train_args), **config.to_dict(), **vars(model_args)})
     store = VariantStore(train_args.store)
-    images, processing = _reading(train_args, store, model_args.model_name_or_path)
-    prompts = PromptBuilder(
-        chat=processing.chat_template is not None,
-        system=train_args.system_prompt,
+    reading = _reading(train_args, store, model_args.model_name_or_path)
+    with _begun(train_args, config, settings) as start:
+        return _train(train_args, config, model_args, store, reading, settings, start)
+
+
+def policy_of_training(train_args: TrainArguments, config: DivaGRPOConfig, processing: Any) -> PolicyConfig:
+    """How training asks the policy.
+
+    Args:
+        train_args: what is trained on.
+        config: options of the trainer.
+        processing: the model's tokenizer, or its processor where it reads images.
+    """
+    sees = hasattr(processing, "image_processor")
+    return PolicyConfig(
+        system_prompt=train_args.system_prompt,
         instruction=train_args.instruction,
         hint_style=config.hint_style,
         hint_opening=config.hint_opening,
+        chat_template=template_digest(processing),
+        chat_template_kwargs=config.chat_template_kwargs or {},
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        min_p=config.min_p,
+        repetition_penalty=config.repetition_penalty,
+        generation_kwargs=config.generation_kwargs or {},
+        max_new_tokens=config.max_completion_length,
+        min_pixels=train_args.min_pixels if sees else None,
+        max_pixels=train_args.max_pixels if sees else None,
     )
+
+
+def _is_main() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where a run begins.
+
+    Attributes:
+        checkpoint: that it goes on from, if any.
+        problem_ids: of the run so far; None of a new one.
+        superseded: checkpoints that must go before it begins.
+    """
+
+    checkpoint: Checkpoint | None
+    problem_ids: list[str] | None
+    superseded: list[Path]
+
+
+@contextmanager
+def _begun(train_args: TrainArguments, config: DivaGRPOConfig, settings: dict[str, Any]) -> Iterator[_Start]:
+    """Take the folder of the run, and find where to begin, alike on all processes.
+
+    Raises:
+        ConfigError: the folder is another run's, or the run cannot go on with these settings; on all processes.
+    """
+    with ExitStack() as held:
+        found: Any = None
+        if _is_main():
+            try:
+                held.enter_context(at_work(config.output_dir))
+                resumed = find_resumed(
+                    config.output_dir, config.resume_from_checkpoint, resume=train_args.resume
+                )
+                found = (
+                    resumed,
+                    superseded_checkpoints(config.output_dir, resumed, overwrite=train_args.overwrite),
+                )
+            except ConfigError as error:
+                found = error
+        [found] = broadcast_object_list([found])
+        if isinstance(found, ConfigError):
+            raise found
+        yield _start(*found, settings)
+
+
+def _start(resumed: Checkpoint | None, superseded: list[Path], settings: dict[str, Any]) -> _Start:
+    """Check that a run may go on with these settings."""
+    if resumed is None:
+        return _Start(None, None, superseded)
+    run = read_run_file(resumed.folder)
+    changed = check_resumed_settings(run, settings) if run else ""
+    if changed and _is_main():
+        logger.warning("the run %s goes on with other settings: %s", resumed.run_id, changed)
+    state = torch.load(resumed.folder / STATE_FILE, map_location="cpu", weights_only=True, mmap=True)
+    return _Start(resumed, state["problem_ids"], superseded)
+
+
+def _train(
+    train_args: TrainArguments,
+    config: DivaGRPOConfig,
+    model_args: ModelConfig,
+    store: VariantStore,
+    reading: tuple[ImageRows | None, Any],
+    settings: dict[str, Any],
+    start: _Start,
+) -> TrainResult:
+    images, processing = reading
+    policy = policy_of_training(train_args, config, processing)
+    prompts = prompts_of(policy, chat=processing.chat_template is not None)
     problems = training_problems(
         store,
         split=train_args.split,
         where=train_args.problem_filter,
         limit=train_args.max_problems,
+        only=start.problem_ids,
         reads_images=images is not None,
     )
     eval_dataset = None
@@ -150,18 +266,18 @@ def train(train_args: TrainArguments, config: DivaGRPOConfig, model_args: ModelC
         "dtype": model_args.dtype,
         **(config.model_init_kwargs or {}),
     }
-    checkpoint = config.resume_from_checkpoint
-    if train_args.resume and checkpoint is None:
-        checkpoint = latest_checkpoint(config.output_dir)
-    known_run = torch.load(Path(checkpoint) / STATE_FILE, weights_only=True)["run_id"] if checkpoint else None
-    is_main = int(os.environ.get("RANK", "0")) == 0
-    settings = json.dumps({"train": vars(train_args), "trl": config.to_dict()}, default=str)
+    kept_policy = policy.model_dump(mode="json")
+    known_run = start.checkpoint.run_id if start.checkpoint else None
     recorded = (
-        store.run("train", settings, model_args.model_name_or_path, known_run) if is_main else nullcontext("")
+        store.run(
+            "train", json.dumps({**settings, "policy": kept_policy}), model_args.model_name_or_path, known_run
+        )
+        if _is_main()
+        else nullcontext("")
     )
     with recorded as run_id:
         trainer = DivaGRPOTrainer(
-            model_args.model_name_or_path,
+            str(model_args.model_name_or_path),
             rewards,
             config,
             problems_dataset(problems, prompts),
@@ -175,8 +291,14 @@ def train(train_args: TrainArguments, config: DivaGRPOConfig, model_args: ModelC
             quantization_config=get_quantization_config(model_args),
         )
         trainer.add_callback(StepRecorder(trainer.recorder, trainer, config.accuracy_from))
+        trainer.add_callback(RunFileCallback(RunFile(run_id, settings, kept_policy)))
+        if _is_main():
+            for folder in start.superseded:
+                shutil.rmtree(folder)
+            if ignored := unapplied(trainer.accelerator.unwrap_model(trainer.model), policy):
+                logger.warning("the model's generation_config is not applied in training: it has %s", ignored)
         try:
-            trainer.train(resume_from_checkpoint=checkpoint)
+            trainer.train(resume_from_checkpoint=str(start.checkpoint.folder) if start.checkpoint else None)
         finally:
             trainer.recorder.flush(trainer.state.global_step)
         trainer.save_model(config.output_dir)

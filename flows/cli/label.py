@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,8 +24,13 @@ from diva_grpo.flows.cli.options import (
 from diva_grpo.flows.cli.progress import watched
 from diva_grpo.flows.cli.results import counted
 from diva_grpo.schemas.command import diva
-from diva_grpo.schemas.config import MAX_PIXELS, LabelConfig
-from diva_grpo.schemas.exceptions import TeacherError
+from diva_grpo.schemas.config import MAX_PIXELS, LabelConfig, PolicyConfig, PolicyOptions, TeacherConfig
+from diva_grpo.schemas.exceptions import ConfigError, TeacherError
+
+if TYPE_CHECKING:
+    from diva_grpo.pipeline.stages.solve import Solver
+    from diva_grpo.pipeline.store import VariantStore
+    from diva_grpo.pipeline.teacher.prompts import Prompt
 
 
 @click.command(cls=VerbCommand)
@@ -32,18 +38,15 @@ from diva_grpo.schemas.exceptions import TeacherError
 @verb_options("label")
 @click.option("--policy", metavar="PATH", help="Label with this local model instead of an endpoint.")
 @click.option(
-    "--hint-style",
-    type=click.Choice(["prompt", "prefix"]),
-    default="prompt",
-    show_default=True,
-    help="With --policy: where hints stand, as in training.",
-)
-@click.option(
     "--as-policy",
     is_flag=True,
     help="The endpoint serves the policy: ask it the question alone, as training does.",
 )
-@click.option("--system-prompt", help="With --policy or --as-policy: system message, as in training.")
+@click.option(
+    "--as-run",
+    metavar="RUN_ID",
+    help="With --as-policy: ask with the prompts and the sampling of this training run (`diva status` lists runs).",
+)
 @filter_option
 @limit_option
 @spending_options
@@ -52,9 +55,8 @@ def label(
     problem_filter: str | None,
     limit: int | None,
     policy: str | None,
-    hint_style: Any,
     as_policy: bool,
-    system_prompt: str | None,
+    as_run: str | None,
     dry_run: bool,
     **values: Any,
 ) -> None:
@@ -68,11 +70,15 @@ def label(
     """
     from diva_grpo.pipeline.stages.label import UNJUDGED, count_unlabelled
     from diva_grpo.pipeline.stages.label import label as run
-    from diva_grpo.pipeline.stages.solve import Solver, TeacherSolver, policy_prompt
+    from diva_grpo.pipeline.stages.solve import TeacherSolver
     from diva_grpo.pipeline.store import VariantStore
 
-    if system_prompt is not None and not (policy or as_policy):
-        raise click.UsageError("--system-prompt goes with --policy or --as-policy")
+    options = made(PolicyOptions, take(values, PolicyOptions, but=("temperature", "max_pixels")))
+    asked = options.model_dump(exclude_none=True)
+    if asked and not (policy or as_policy):
+        raise click.UsageError(f"{_flag(next(iter(asked)))} goes with --policy or --as-policy")
+    if as_run and not as_policy:
+        raise click.UsageError("--as-run goes with --as-policy")
     store, config = VariantStore(store_dir), made(LabelConfig, take(values, LabelConfig))
     spending = spending_of(values)
     chosen: Any = {"where": problem_filter, "limit": limit}
@@ -81,23 +87,9 @@ def label(
     if policy and (dry_run or spending.max_cost or spending.batch):
         raise click.UsageError("--policy costs nothing: leave --dry-run, --max-cost and --batch out")
     if policy:
-        from diva_grpo.pipeline.images.shown import MIN_PIXELS
-        from diva_grpo.trainer.evaluation.policy import PolicySolver
-
-        max_tokens, temperature = values["max_tokens"] or 512, values["temperature"]
-        solver = PolicySolver(
-            policy,
-            images=store.image_path,
-            min_pixels=MIN_PIXELS,
-            max_pixels=values["max_pixels"] or MAX_PIXELS,
-            hint_style=hint_style,
-            system=system_prompt,
-            max_new_tokens=max_tokens,
-            temperature=1.0 if temperature is None else temperature,
-        )
+        solver = _local_policy(store, policy, asked, values)
     else:
-        teacher = teacher_of(values, retry_failed=config.retry_failed)
-        prompt = policy_prompt(system_prompt) if as_policy else None
+        teacher, prompt = _endpoint(store, options, values, config, as_policy=as_policy, as_run=as_run)
         if dry_run:
             with rehearsed(store, teacher, batch=spending.batch) as dry:
                 run(dry.store, TeacherSolver(dry.store, dry.teacher, prompt=prompt), config, **chosen)
@@ -114,3 +106,70 @@ def label(
                 f"no answer could be judged: `{diva('status', '--store', store_dir)}` shows the calls"
             )
         meter.raise_for_outages()
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _local_policy(store: VariantStore, path: str, asked: dict[str, Any], values: dict[str, Any]) -> Solver:
+    """A local model that is asked as in its training; the endpoint's options of sampling stand for its own."""
+    from diva_grpo.pipeline.images.shown import MIN_PIXELS
+    from diva_grpo.trainer.evaluation.policy import PolicySolver
+
+    own = {"temperature": values["temperature"], "max_new_tokens": values["max_tokens"]}
+    own["max_pixels"] = values["max_pixels"]
+    asked = asked | {name: value for name, value in own.items() if value is not None}
+    usual = PolicyConfig(min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
+    solver = PolicySolver(path, images=store.image_path, usual=usual, **asked)
+    for remark in solver.remarks():
+        click.echo(remark, err=True)
+    return solver
+
+
+def _endpoint(
+    store: VariantStore,
+    options: PolicyOptions,
+    values: dict[str, Any],
+    config: LabelConfig,
+    *,
+    as_policy: bool,
+    as_run: str | None,
+) -> tuple[TeacherConfig, Prompt | None]:
+    """The endpoint and how it is asked; one that serves the policy, as a training run asked it.
+
+    Raises:
+        ConfigError: there is no such training run.
+    """
+    if not as_policy:
+        return teacher_of(values, retry_failed=config.retry_failed), None
+    from diva_grpo.pipeline.stages.solve import policy_fields, policy_prompt
+
+    trained = _policy_of_run(store, as_run) if as_run else None
+    policy = (trained or PolicyConfig()).asked_with(options)
+    if trained:
+        given = {"temperature": values["temperature"], "max_new_tokens": values["max_tokens"]}
+        policy = policy.asked_with(made(PolicyOptions, given))
+        values |= {"temperature": policy.temperature, "max_tokens": policy.max_new_tokens}
+        if other := policy.differences(trained):
+            click.echo(f"asked otherwise than in training: {other}", err=True)
+    if policy.hint_style == "prefix":
+        click.echo(
+            "think steps stand in the question, since an endpoint's answer cannot be opened: label them with --policy",
+            err=True,
+        )
+    teacher = teacher_of(values, retry_failed=config.retry_failed)
+    fields = policy_fields(policy if trained else options) | teacher.request_fields
+    return teacher.model_copy(update={"request_fields": fields}), policy_prompt(
+        policy.system_prompt, policy.instruction
+    )
+
+
+def _policy_of_run(store: VariantStore, run_id: str) -> PolicyConfig:
+    found = store.query("SELECT config FROM runs WHERE run_id = ? AND kind = 'train'", [run_id])
+    kept = json.loads(found[0][0]).get("policy") if found else None
+    if kept is None:
+        raise ConfigError(
+            f"--as-run {run_id}: the store has no training run of this id that says how it asked"
+        )
+    return PolicyConfig.from_kept(kept)

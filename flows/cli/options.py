@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
@@ -84,6 +84,8 @@ def _click_type(field: FieldInfo) -> Any:
     simple = choices[0] if choices else annotation
     if get_origin(simple) is Literal:  # of an option that may be left out
         return click.Choice([str(choice) for choice in get_args(simple)])
+    if get_origin(simple) is dict:
+        return str
     return click.Path(path_type=Path) if simple is Path else simple
 
 
@@ -157,9 +159,9 @@ def _settings(file: Path) -> dict[str, Any]:
     return settings
 
 
-def take(values: dict[str, Any], model: type[Config]) -> dict[str, Any]:
-    """The values of a command that belong to a configuration, removed from `values`."""
-    return {name: values.pop(name) for name in model.model_fields if name in values}
+def take(values: dict[str, Any], model: type[Config], but: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of a command that belong to a configuration, removed from `values`; not those in `but`."""
+    return {name: values.pop(name) for name in model.model_fields if name in values and name not in but}
 
 
 def teacher_of(values: dict[str, Any], *, retry_failed: bool = False) -> TeacherConfig:

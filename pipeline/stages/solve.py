@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from diva_grpo.pipeline.images.shown import shown_images
 from diva_grpo.pipeline.session.work import AnyTeacher, Progress, with_teacher
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.prompts import Prompt, load_prompt
+from diva_grpo.schemas.config import PolicyConfig, PolicyOptions
 from diva_grpo.schemas.question import Question
 from diva_grpo.schemas.replies import Answer, Reply
 
@@ -38,12 +39,19 @@ label, and look easier than it is.
 """
 
 
-def policy_prompt(system: str | None = None) -> Prompt:
-    """The question alone behind the system message of training, if any: how the trainer asks the policy.
+def policy_prompt(system: str | None = None, instruction: str = "") -> Prompt:
+    """The question alone, after the system message of training and before its instruction: how the trainer asks.
 
     For an endpoint that serves the policy, so that its labels are of the level that it trains at.
     """
-    return Prompt("policy", system or "", "$problem")
+    return Prompt("policy", system or "", "$problem" + instruction.replace("$", "$$"))
+
+
+def policy_fields(asked: PolicyConfig | PolicyOptions) -> dict[str, Any]:
+    """The fields of a request that a server of the policy (vLLM, SGLang) samples by, beside those of every endpoint."""
+    names = ("top_p", "top_k", "min_p", "repetition_penalty", "chat_template_kwargs")
+    fields = {name: getattr(asked, name) for name in names}
+    return {name: value for name, value in fields.items() if value not in (None, {})}
 
 
 class TeacherSolver:

@@ -206,7 +206,9 @@ def test_a_chat_policy_answers(chat_model_path: Path) -> None:
 def test_the_instruction_stands_behind_the_question(
     chat_model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    solver = PolicySolver(str(chat_model_path), system="Be brief.", instruction="\nBox it.", max_new_tokens=1)
+    solver = PolicySolver(
+        str(chat_model_path), system_prompt="Be brief.", instruction="\nBox it.", max_new_tokens=1
+    )
     seen: list[str] = []
     generate = solver._model.generate
 

@@ -63,10 +63,11 @@ def test_a_checkpoint_cut_short_is_passed_over(arguments: list[str], tmp_path: P
     assert latest_checkpoint(str(tmp_path / "nothing")) is None
 
 
-def test_a_resume_with_other_problems_is_refused(arguments: list[str]) -> None:
+def test_a_resume_without_the_problems_of_the_run_is_refused(arguments: list[str], tmp_path: Path) -> None:
     main([*arguments, "--save_steps", "1"])
-    with pytest.raises(ConfigError, match="other problems"):
-        main([*arguments, "--resume", "true", "--max_problems", "4"])
+    smaller = planted_store(tmp_path / "smaller", problems=6)
+    with pytest.raises(ConfigError, match="lacks 2 of the 8 problems of the run, such as sums/006"):
+        main([*arguments, "--resume", "true", "--store", str(smaller.root)])
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,10 @@ def test_attributes_that_are_used(name: str) -> None:
     assert f"self.{name}" in inspect.getsource(GRPOTrainer)
 
 
+def test_an_epoch_is_run_by_keywords() -> None:
+    assert "self._run_epoch(\n                model=model," in inspect.getsource(Trainer._inner_training_loop)
+
+
 def test_what_steps_are_measured_by() -> None:
     assert "self._tr_loss" in inspect.getsource(Trainer._run_epoch)
     assert '"completions/mean_length"' in inspect.getsource(GRPOTrainer._generate)

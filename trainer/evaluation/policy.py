@@ -18,11 +18,20 @@ from transformers import (
 )
 
 from diva_grpo.pipeline.images.shown import ImagePath, Shown, shown_images
+from diva_grpo.schemas.config import PolicyConfig, PolicyOptions
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.question import Question
 from diva_grpo.schemas.replies import Answer, Reply
+from diva_grpo.trainer.asking import (
+    known_policy,
+    plain_generation,
+    prompts_of,
+    sampling,
+    template_digest,
+    unapplied,
+)
 from diva_grpo.trainer.loading import load_model, load_processor, load_tokenizer, reads_images
-from diva_grpo.trainer.prompts import HintStyle, PromptBuilder, with_image_parts
+from diva_grpo.trainer.prompts import with_image_parts
 from diva_grpo.trainer.vision import ShownImage, each_image_once
 
 TEXT_BATCH = 256
@@ -66,9 +75,10 @@ class _Reader(Protocol):
 class _TextReader:
     """Reads questions of text alone."""
 
-    def __init__(self, tokenizer: Any, prompts: PromptBuilder) -> None:
+    def __init__(self, tokenizer: Any, policy: PolicyConfig) -> None:
         self.tokenizer = tokenizer
-        self._prompts = prompts
+        self._prompts = prompts_of(policy, chat=tokenizer.chat_template is not None)
+        self._template_kwargs = policy.chat_template_kwargs
 
     def prompt(self, question: Question) -> _Prompt:
         prompt, opening = self._prompts.of_question(question)
@@ -76,7 +86,7 @@ class _TextReader:
             ids = self.tokenizer(prompt)["input_ids"]
         else:
             ids = self.tokenizer.apply_chat_template(
-                prompt, add_generation_prompt=True, return_dict=True, tokenize=True
+                prompt, add_generation_prompt=True, return_dict=True, tokenize=True, **self._template_kwargs
             )["input_ids"]
         opened = self.tokenizer(opening, add_special_tokens=False)["input_ids"] if opening else []
         return _Prompt([*ids, *opened], opening)
@@ -88,30 +98,26 @@ class _TextReader:
 class _VisionReader:
     """Reads questions with images, which are opened one question at a time."""
 
-    def __init__(
-        self,
-        processor: Any,
-        prompts: PromptBuilder,
-        images: ImagePath | None,
-        bounds: tuple[int | None, int | None],
-    ) -> None:
+    def __init__(self, processor: Any, policy: PolicyConfig, images: ImagePath | None) -> None:
         self.tokenizer = processor.tokenizer
         self._processor = processor
-        self._prompts = prompts
+        self._prompts = prompts_of(policy, chat=True)
+        self._policy = policy
         self._image_path = images
-        self._bounds = bounds
 
     def prompt(self, question: Question) -> _Prompt:
         prompt, opening = self._prompts.of_question(question)
         messages, order = with_image_parts(prompt, len(question.image_hashes))
-        text = self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = self._processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, **self._policy.chat_template_kwargs
+        )
         images = tuple(ShownImage(self._shown(question), place) for place in order)
         return _Prompt(text + opening, opening, images)
 
     def _shown(self, question: Question) -> Shown:
         if self._image_path is None:
             raise ConfigError("the question has images: say where they lie (PolicySolver's `images`)")
-        smallest, largest = self._bounds
+        smallest, largest = self._policy.min_pixels, self._policy.max_pixels
         return shown_images(question, self._image_path, min_pixels=smallest, max_pixels=largest)
 
     def batch(self, prompts: Sequence[_Prompt]) -> Any:
@@ -128,68 +134,68 @@ class _VisionReader:
 
 
 class PolicySolver:
-    """Answers by sampling from a model with the prompts that it is trained on.
+    """Answers by sampling from a model, asked as it was in its training unless it is to be asked otherwise.
 
     Args:
         path: model folder, LoRA adapter folder, or hub name.
-        prompts: default: a conversation where the model has a chat template, else plain text.
-        hint_style: of the default prompts, as in training.
-        system: system message of the default prompts, as in training.
-        instruction: of the default prompts, added behind each question.
-        max_new_tokens: longest answer.
-        temperature: of sampling; 0 takes the likeliest token.
         batch_size: answers generated at once; default 256, and 16 of a model that sees.
-        seed: makes the samples.
+        seed: of the sampling.
         name: under which its labels are kept; default the path's last part.
         images: finds the images of questions; without it, only questions of text alone are answered.
-        min_pixels: smaller images are enlarged to about this area, as in training.
-        max_pixels: larger images are made smaller, as in training.
+        usual: how a model is asked that `diva train` has not trained.
+        **options: fields of `PolicyOptions`: what to ask otherwise.
+
+    Attributes:
+        policy: how it is asked.
 
     Raises:
-        ConfigError: no such model, or one that sees without a processor or a chat template.
+        ConfigError: no such model; one that sees without a processor or a chat template; a system prompt for one
+            without a chat template.
+
+    Example:
+        >>> PolicySolver("data/demo_model", max_new_tokens=64, temperature=0).policy.max_new_tokens
+        64
     """
 
     def __init__(
         self,
         path: str,
-        prompts: PromptBuilder | None = None,
         *,
-        hint_style: HintStyle = "prompt",
-        system: str | None = None,
-        instruction: str = "",
-        max_new_tokens: int = 512,
-        temperature: float = 1.0,
         batch_size: int | None = None,
         seed: int = 0,
         name: str | None = None,
         images: ImagePath | None = None,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
+        usual: PolicyConfig | None = None,
+        **options: Any,
     ) -> None:
         sees = reads_images(path)
-
-        def builder(*, chat: bool) -> PromptBuilder:
-            return prompts or PromptBuilder(
-                chat=chat, system=system, instruction=instruction, hint_style=hint_style
-            )
-
+        self._trained = known_policy(path)
+        policy = (self._trained or usual or PolicyConfig()).asked_with(PolicyOptions(**options))
         self._reader: _Reader
         if sees:
-            processor = load_processor(path, min_pixels, max_pixels)
-            self._reader = _VisionReader(processor, builder(chat=True), images, (min_pixels, max_pixels))
+            processing = load_processor(path, policy.min_pixels, policy.max_pixels)
+            self._reader = _VisionReader(processing, policy, images)
         else:
-            tokenizer = load_tokenizer(path)
-            self._reader = _TextReader(tokenizer, builder(chat=tokenizer.chat_template is not None))
+            processing = load_tokenizer(path)
+            self._reader = _TextReader(processing, policy)
+        self.policy = policy.model_copy(update={"chat_template": template_digest(processing)})
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model: Any = load_model(path, AutoModelForImageTextToText if sees else AutoModelForCausalLM)
         self._model = model.to(device).eval()
-        self._sampling: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
-        if temperature > 0:
-            self._sampling |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
+        self._sampling = sampling(self.policy, model, self._reader.tokenizer)
         self._batch_size = batch_size or (VISION_BATCH if sees else TEXT_BATCH)
         self._seed = seed
         self._name = name or Path(path).name
         self._reads_images = sees and images is not None
+
+    def remarks(self) -> list[str]:
+        """What a user should know of how it is asked: what differs from its training, and from its own settings."""
+        said = []
+        if self._trained and (other := self.policy.differences(self._trained)):
+            said.append(f"asked otherwise than in training: {other}")
+        if ignored := unapplied(self._model, self.policy):
+            said.append(f"the model's generation_config is not applied, as in training: it has {ignored}")
+        return said
 
     @property
     def model(self) -> str:
@@ -255,6 +261,7 @@ class PolicySolver:
             name: value.to(self._model.dtype) if torch.is_floating_point(value) else value
             for name, value in inputs.items()
         }
-        generated = self._model.generate(**inputs, pad_token_id=tokenizer.pad_token_id, **self._sampling)
+        with plain_generation(self._model):
+            generated = self._model.generate(**inputs, generation_config=self._sampling)
         new = generated[:, inputs["input_ids"].shape[1] :]
         return list(tokenizer.batch_decode(new, skip_special_tokens=True))

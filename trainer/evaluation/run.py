@@ -9,7 +9,7 @@ from typing import Any
 from diva_grpo.pipeline.ingest import ingest
 from diva_grpo.pipeline.session.progress import progress_bar
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.schemas.config import EvaluateConfig
+from diva_grpo.schemas.config import EvaluateConfig, PolicyOptions
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Problem
 from diva_grpo.trainer.checkpoints import training_step
@@ -67,21 +67,19 @@ def run_evaluation(config: EvaluateConfig, say: Say) -> Evaluated:
     if benchmark is not None:
         _read_benchmark(store, benchmark, config, say)
         condition = f"source = '{benchmark.name}' AND ({condition or 'true'})"
-    settings = config.model_copy(update={"problem_filter": condition, **_generation(config, benchmark)})
-    kinds = chosen_kinds(settings.kinds)
-    found = select_problems(store, split=settings.split, where=condition)
+    kinds = chosen_kinds(config.kinds)
+    found = select_problems(store, split=config.split, where=condition)
     solver = PolicySolver(
-        settings.model,
-        hint_style=settings.hint_style,
-        system=settings.system_prompt,
-        instruction=settings.instruction or "",
-        max_new_tokens=settings.max_new_tokens or 0,
-        temperature=settings.temperature or 0.0,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
+        config.model,
+        batch_size=config.batch_size,
+        seed=config.seed,
         images=store.image_path,
-        max_pixels=settings.max_pixels,
+        **_options(config, benchmark),
     )
+    for remark in solver.remarks():
+        say(remark)
+    asked = {name: getattr(solver.policy, name) for name in PolicyOptions.model_fields}
+    settings = config.model_copy(update={"problem_filter": condition, **asked})
     readable = readable_problems(found, solver)
     left_out = len(found) - len(readable)
     if left_out:
@@ -121,13 +119,14 @@ def _scored(
         )
 
 
-def _generation(config: EvaluateConfig, benchmark: Benchmark | None) -> dict[str, Any]:
-    """Settings of the answers that were left open: a benchmark's own where it is one."""
-    own: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 512, "instruction": ""}
+def _options(config: EvaluateConfig, benchmark: Benchmark | None) -> dict[str, Any]:
+    """What is said of how the model is asked; of what the user leaves open, by the benchmark where it is one."""
+    said: dict[str, Any] = {}
     if benchmark is not None:
-        own = {"max_new_tokens": benchmark.max_new_tokens, "instruction": benchmark.instruction}
-        own["temperature"] = 0.0 if config.samples == 1 else 1.0
-    return {name: value for name, value in own.items() if getattr(config, name) is None}
+        said = {"max_new_tokens": benchmark.max_new_tokens, "instruction": benchmark.instruction}
+        said["temperature"] = 0.0 if config.samples == 1 else 1.0
+    given = {name: getattr(config, name) for name in PolicyOptions.model_fields}
+    return {**said, **{name: value for name, value in given.items() if value is not None}}
 
 
 def _read_benchmark(store: VariantStore, benchmark: Benchmark, config: EvaluateConfig, say: Say) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Before anything imports them: no network, no telemetry, one thread, so that runs are quiet and repeatable.
@@ -30,6 +31,12 @@ from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, s
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.records import Problem
+
+# On a busy machine neither an example nor its drawing takes the time that it needs.
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 
 
 def pytest_collection_finish() -> None:

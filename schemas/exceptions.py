@@ -83,5 +83,9 @@ class BudgetError(DivaError, RuntimeError):
     """A run has spent the budget of `--max-cost`; all answers are kept. The command exits with 1."""
 
 
+class TrainingError(DivaError, RuntimeError):
+    """A training run that has no memory or disk left; its checkpoints are kept. The command exits with 1."""
+
+
 class ServerError(DivaError, RuntimeError):
     """Prefect's server does not start, or does not answer."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
+from huggingface_hub import constants, try_to_load_from_cache
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from diva_grpo.schemas.exceptions import ConfigError
 
+_HUB_TIMEOUT_S = 10
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -21,8 +26,33 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_path(path: str) -> None:
-    if not Path(path).exists() and not _HUB_NAME.fullmatch(path):
+    """Refuse at once what cannot be loaded: the hub's client tries for a minute where there is no network."""
+    if Path(path).exists():
+        return
+    if not _HUB_NAME.fullmatch(path):
         raise ConfigError(f"model {path}: there is no such folder, and a name of the hub is owner/name")
+    if any(
+        isinstance(try_to_load_from_cache(path, name), str) for name in ("config.json", "adapter_config.json")
+    ):
+        return
+    unreachable = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _hub_error()
+    if unreachable:
+        raise ConfigError(
+            f"model {path}: there is no such folder, and the hub cannot be asked for that name: {unreachable}"
+        )
+
+
+@cache
+def _hub_error() -> str:
+    """Why the hub does not answer; empty where it does."""
+    request = Request(constants.ENDPOINT, method="HEAD")
+    try:
+        urlopen(request, timeout=_HUB_TIMEOUT_S).close()
+    except HTTPError:  # it answers
+        return ""
+    except OSError as error:
+        return f"{constants.ENDPOINT}: {getattr(error, 'reason', error)}"
+    return ""
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

@@ -15,10 +15,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate.utils import broadcast_object_list
+from pydantic import ValidationError
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from diva_grpo.pipeline.images.shown import MIN_PIXELS
@@ -31,6 +32,7 @@ from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.data import problems_dataset, training_problems
 from diva_grpo.trainer.grpo import DivaGRPOTrainer
 from diva_grpo.trainer.loading import load_processor, load_tokenizer, reads_images
+from diva_grpo.trainer.refusals import first_line, in_one_line
 from diva_grpo.trainer.rewards import load_rewards
 from diva_grpo.trainer.run_folder import (
     RunFile,
@@ -103,20 +105,28 @@ class TrainResult:
     model_path: str
 
 
+class _Parser(TrlParser):
+    """TRL's parser, which says what is wrong with an argument in one line, without the hundreds of its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{first_line(ValueError(message))} (`diva train --help`)")
+
+
 def parse(arguments: Sequence[str]) -> tuple[TrainArguments, DivaGRPOConfig, ModelConfig]:
     """Read YAML (`--config`) and flags; a flag wins.
 
     Raises:
         ConfigError: an unknown field, or settings that cannot work.
-        SystemExit: `--help`, or a flag that argparse refuses.
+        SystemExit: `--help`.
     """
-    parser = TrlParser((TrainArguments, DivaGRPOConfig, ModelConfig), prog="diva train", epilog=EXAMPLE)
+    parser = _Parser((TrainArguments, DivaGRPOConfig, ModelConfig), prog="diva train", epilog=EXAMPLE)
     try:
-        parsed = parser.parse_args_and_config(args=list(arguments), fail_with_unknown_args=True)
+        with in_one_line():
+            parsed = parser.parse_args_and_config(args=list(arguments), fail_with_unknown_args=True)
     except ConfigError:
         raise
     except (ValueError, OSError) as error:
-        raise ConfigError(str(error).strip().splitlines()[0]) from error
+        raise ConfigError(first_line(error)) from error
     train_args, config, model_args = parsed
     return train_args, config, model_args
 
@@ -143,7 +153,7 @@ def train(train_args: TrainArguments, config: DivaGRPOConfig, model_args: ModelC
     settings = as_json({**vars(train_args), **config.to_dict(), **vars(model_args)})
     store = VariantStore(train_args.store)
     reading = _reading(train_args, store, model_args.model_name_or_path)
-    with _begun(train_args, config, settings) as start:
+    with _begun(train_args, config, settings) as start, in_one_line():
         return _train(train_args, config, model_args, store, reading, settings, start)
 
 
@@ -154,25 +164,36 @@ def policy_of_training(train_args: TrainArguments, config: DivaGRPOConfig, proce
         train_args: what is trained on.
         config: options of the trainer.
         processing: the model's tokenizer, or its processor where it reads images.
+
+    Raises:
+        ConfigError: sampling that cannot be.
     """
+    if config.temperature <= 0:
+        raise ConfigError(f"temperature={config.temperature}: above 0, since rollouts are sampled")
     sees = hasattr(processing, "image_processor")
-    return PolicyConfig(
-        system_prompt=train_args.system_prompt,
-        instruction=train_args.instruction,
-        hint_style=config.hint_style,
-        hint_opening=config.hint_opening,
-        chat_template=template_digest(processing),
-        chat_template_kwargs=config.chat_template_kwargs or {},
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
-        min_p=config.min_p,
-        repetition_penalty=config.repetition_penalty,
-        generation_kwargs=config.generation_kwargs or {},
-        max_new_tokens=config.max_completion_length,
-        min_pixels=train_args.min_pixels if sees else None,
-        max_pixels=train_args.max_pixels if sees else None,
-    )
+    asked: dict[str, Any] = {
+        "system_prompt": train_args.system_prompt,
+        "instruction": train_args.instruction,
+        "hint_style": config.hint_style,
+        "hint_opening": config.hint_opening,
+        "chat_template": template_digest(processing),
+        "chat_template_kwargs": config.chat_template_kwargs or {},
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "top_k": config.top_k,
+        "min_p": config.min_p,
+        "repetition_penalty": config.repetition_penalty,
+        "generation_kwargs": config.generation_kwargs or {},
+        "max_new_tokens": config.max_completion_length,
+        "min_pixels": train_args.min_pixels if sees else None,
+        "max_pixels": train_args.max_pixels if sees else None,
+    }
+    try:
+        return PolicyConfig.model_validate(asked)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = {"max_new_tokens": "max_completion_length"}.get(str(first["loc"][0]), first["loc"][0])
+        raise ConfigError(f"{name}={first['input']}: {first['msg'].removeprefix('Input ')}") from error
 
 
 def _is_main() -> bool:

@@ -51,6 +51,7 @@ def make_trainer(
     *,
     rewards: Any = coin_reward,
     eval_problems: int = 0,
+    peft: Any = None,
     **overrides: Any,
 ) -> DivaGRPOTrainer:
     """A trainer over all problems of a store, as `trainer.train.train` builds it."""
@@ -69,6 +70,7 @@ def make_trainer(
         prompts=prompts,
         run_id="test",
         processing_class=processing,
+        peft_config=peft,
         images=ImageRows(store.image_path, max_pixels=200_000) if sees else None,
     )
 

@@ -64,6 +64,8 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=True)
     table: ClassVar[str]
     key: ClassVar[tuple[str, ...]]
+    holds: ClassVar[str] = ""
+    """SQL condition: a record that meets it holds over those of its key that do not, whatever their times."""
 
 
 class Image(BaseModel):
@@ -193,6 +195,7 @@ class Call(Record):
 
     table: ClassVar = "calls"
     key: ClassVar = ("request_hash",)
+    holds: ClassVar = "outcome = 'ok'"
 
     request_hash: str = Field(description="SHA-256 of all that determines the answer")
     purpose: str = Field(description="reword, harder, think_step, solve, ...")

@@ -113,11 +113,17 @@ def _literal(value: str | int | float | list[Any]) -> str:
     return quoted(value) if isinstance(value, str) else str(value)
 
 
+def _order(record: type[Record]) -> str:
+    """The records of a key, the one that holds first: by what is known of their order, then by time."""
+    known = f"({record.holds}) DESC, " if record.holds else ""
+    return f"{known}recorded_at DESC, record_no DESC"
+
+
 def _latest(rows: str, record: type[Record], where: str = "true") -> str:
     key = ", ".join(f'"{name}"' for name in record.key)
     return (
         f"SELECT {_column_list(record)} FROM {rows} t WHERE {where} "
-        f"QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY recorded_at DESC, record_no DESC) = 1"
+        f"QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {_order(record)}) = 1"
     )
 
 
@@ -254,7 +260,7 @@ def _superseded(rows: str, record: type[Record]) -> str:
     return (
         f"WITH repeated AS (SELECT hash({key}) AS code FROM {rest} GROUP BY code HAVING count(*) > 1) "
         f"{earlier}SELECT {_PLACE} FROM (SELECT {_PLACE} FROM {rest} r SEMI JOIN repeated ON code = hash({key}) "
-        f"QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY recorded_at DESC, record_no DESC) > 1)"
+        f"QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {_order(record)}) > 1)"
     )
 
 

@@ -139,3 +139,12 @@ def test_the_commands_work(name: str, diva: Diva, tmp_path: Path, monkeypatch: p
 def test_escapes_of_paths() -> None:
     assert literal("/a/b") == "/a/b"
     assert literal("/s[1]*?") == "/s[[]1][*][?]"
+
+
+def test_one_place_writes_the_paths_that_duckdb_reads() -> None:
+    """Whatever reads parts otherwise reads another store's under some name: use `database.parquet`."""
+    root = Path(__file__).parents[2]
+    files = [file for folder in ("pipeline", "trainer", "flows") for file in (root / folder).rglob("*.py")]
+    found = {file.name for file in files if "read_parquet(" in file.read_text("utf-8")}
+    # The lake's worker runs beside us, and its paths have no patterns.
+    assert found == {"database.py", "worker.py"}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
+from datetime import datetime
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from diva_grpo.pipeline.store import VariantStore
@@ -13,7 +15,8 @@ from diva_grpo.pipeline.store import store as store_module
 from diva_grpo.pipeline.store.doctor import Fault
 from diva_grpo.pipeline.store.files import published
 from diva_grpo.pipeline.store.files.places import LISTS
-from diva_grpo.schemas.records import Problem, Variant
+from diva_grpo.pipeline.store.views import view_statements
+from diva_grpo.schemas.records import Call, Problem, Variant
 from tests.conftest import Diva
 from tests.support.store_records import variant
 
@@ -160,6 +163,19 @@ def test_what_is_written_in_answer_to_a_part_from_the_future_holds(
     assert [v.status for v in VariantStore(ahead.root).read(Variant)] == ["candidate"]
     assert ["dated in the future" in record.message for record in caplog.records] == [True]
     assert [(f.fault, f.path) for f in ahead.examine()] == [(Fault.SUSPECT, "variants")]
+
+
+@pytest.mark.parametrize("first", ["ok", "timeout"])
+def test_an_answer_holds_over_a_failure_whatever_the_clocks_say(first: str, store: VariantStore) -> None:
+    for hour, outcome in enumerate([first, "timeout" if first == "ok" else "ok"]):
+        call = Call(request_hash="c0ffee", purpose="solve", endpoint="e", model="m", problem_id="w/0", latency_s=0.5,
+                    attempts=1, outcome=outcome, output_mode="text")  # fmt: skip
+        store.append([call], recorded_at=datetime(2026, 1, 1, hour))
+    assert [call.outcome for call in store.read(Call)] == ["ok"]
+    [(_, live)] = [(name, sql) for name, sql in view_statements(str(store.root)).items() if name == "calls"]
+    with duckdb.connect() as connection:
+        connection.execute(live)
+        assert connection.execute("SELECT outcome FROM calls").fetchall() == [("ok",)]
 
 
 def test_clocks_that_agree_are_not_spoken_of(store: VariantStore, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -193,6 +194,30 @@ def moved_deployments(served_names: Collection[str]) -> list[str]:
     return lines
 
 
+@contextmanager
+def _answering(url: str) -> Iterator[None]:
+    """Say in one line that a server does not answer, or not to us.
+
+    Raises:
+        ServerError: it cannot be reached, or it asks for another password.
+    """
+    import httpx
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise ServerError(
+            f"Prefect's server at {url} does not answer: is `diva serve` running? {error}"
+        ) from error
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != 401:
+            raise
+        raise ServerError(
+            f"Prefect's server at {url} asks for another password: set PREFECT_API_AUTH_STRING"
+        ) from error
+
+
 def serve(
     deployments: Sequence[ServedFlow], port: int, say: Callable[[str], None], *, keep_days: float
 ) -> None:
@@ -213,9 +238,7 @@ def serve(
         ServerError: no server could be started, the configured one does not answer, or another process of this
             machine serves one of the flows.
     """
-    import httpx
     import prefect
-    from prefect.exceptions import PrefectHTTPStatusError
     from prefect.settings import PREFECT_API_URL, get_current_settings
 
     from diva_grpo.flows.runs.hooks import publish
@@ -237,20 +260,12 @@ def serve(
         url = prefect_api(port, services=True, keep_days=keep_days)
         if is_own:
             say(f"{url.removesuffix('/api')} asks for a password: cat {shlex.quote(str(auth_file(port)))}")
-        try:
+        with _answering(url):
             for line in moved_deployments(set(by_name)):
                 say(line)
             made = [deployment(served, active=is_active(served)) for served in deployments]
             with upkeep([(name, served.max_waiting) for name, served in by_name.items()], leave):
                 prefect.serve(*made)
-        except httpx.TransportError as error:
-            raise ServerError(f"Prefect's server at {url} does not answer: {error}") from error
-        except PrefectHTTPStatusError as error:
-            if error.response.status_code != 401:
-                raise
-            raise ServerError(
-                f"Prefect's server at {url} asks for a password: set PREFECT_API_AUTH_STRING"
-            ) from error
 
 
 def set_active(deployments: Sequence[ServedFlow], *, active: bool, port: int) -> None:
@@ -265,7 +280,6 @@ def set_active(deployments: Sequence[ServedFlow], *, active: bool, port: int) ->
         ConfigError: a flow that was never served.
         ServerError: the server does not answer.
     """
-    import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
@@ -282,16 +296,12 @@ def set_active(deployments: Sequence[ServedFlow], *, active: bool, port: int) ->
                 f"there is no {auth_file(port)}: is `diva serve` running on port {port}?"
             ) from error
     settings = {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth}
-    with temporary_settings(settings), get_client(sync_client=True) as client:
+    with _answering(url), temporary_settings(settings), get_client(sync_client=True) as client:
         for served in deployments:
             try:
                 known = client.read_deployment_by_name(full_name(served))
             except ObjectNotFound as error:
                 raise ConfigError(f"{full_name(served)} was never served: run `diva serve` first") from error
-            except httpx.TransportError as error:
-                raise ServerError(
-                    f"Prefect's server at {url} does not answer: is `diva serve` running?"
-                ) from error
             for schedule in known.schedules:
                 client.update_deployment_schedule(known.id, schedule.id, active=active)
             hold_waiting(client, client.read_deployment(known.id))

@@ -210,6 +210,7 @@ def sole(home: Path, names: Sequence[str]) -> Iterator[None]:
     Raises:
         ServerError: another process of this machine holds one.
     """
+    home.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         for name in names:
             file = stack.enter_context((home / f"diva-serve-{name.replace('/', '-')}.lock").open("a"))

@@ -71,7 +71,10 @@ def test_says_the_same_as_a_folder(store: VariantStore, tmp_path: Path) -> None:
     again = VariantStore(Path(store.place.url))  # as the command line gives it, with one slash
     assert again.place.url == store.place.url
     assert [again.read(record) for record in RECORDS] == [local.read(record) for record in RECORDS]
-    assert {key.split("/")[0] for key in _keys(store)} == {record.table for record in RECORDS} | {"images", LISTS}
+    assert {key.split("/")[0] for key in _keys(store)} == {record.table for record in RECORDS} | {
+        "images",
+        LISTS,
+    }
 
 
 def test_snapshots_images_runs_and_journal_work(store: VariantStore) -> None:
@@ -159,7 +162,7 @@ def test_writers_on_several_machines_beside_a_reader_and_a_compaction(url: str) 
 
 
 def test_faults_are_one_line(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(StoreError, match="no store at .*s3://"):
+    with pytest.raises(StoreError, match=r"no store at .*s3://"):
         VariantStore(url)
     with pytest.raises(StoreError, match=r"cannot be (read|written): ") as caught:
         VariantStore("s3://no-such-bucket/x", create=True)

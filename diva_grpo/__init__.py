@@ -1,7 +1,8 @@
 """diva-grpo: difficulty-adaptive variants for GRPO (arXiv 2603.01106).
 
-    from diva_grpo import GenerateConfig, TeacherConfig, VariantStore, generate
-    generate(VariantStore("runs/store"), TeacherConfig(model="gpt-4.1-mini"), GenerateConfig())
+    from diva_grpo import GenerateConfig, Session, TeacherConfig, VariantStore, generate
+    with Session(VariantStore("runs/store"), TeacherConfig(model="gpt-4.1-mini")) as session:
+        generate(session, GenerateConfig())
 
 The names below are the public interface. Each is imported when it is first used, so `import diva_grpo` loads nothing
 else, and a name needs only its own extra (`curate`, `train`).
@@ -17,10 +18,8 @@ if TYPE_CHECKING:
     from diva_grpo.pipeline.export import export
     from diva_grpo.pipeline.grade import grade
     from diva_grpo.pipeline.ingest import ingest
-    from diva_grpo.pipeline.stages.generate import generate
-    from diva_grpo.pipeline.stages.label import label
-    from diva_grpo.pipeline.stages.solve import TeacherSolver
-    from diva_grpo.pipeline.stages.verify import verify
+    from diva_grpo.pipeline.session.session import Session
+    from diva_grpo.pipeline.stages.curate import Stages, curate, generate, label, verify
     from diva_grpo.pipeline.store import VariantStore
     from diva_grpo.schemas.config import (
         ExportConfig,
@@ -40,10 +39,12 @@ __all__ = [
     "ExportConfig",
     "GenerateConfig",
     "LabelConfig",
+    "Session",
+    "Stages",
     "TeacherConfig",
-    "TeacherSolver",
     "VariantStore",
     "VerifyConfig",
+    "curate",
     "export",
     "generate",
     "grade",
@@ -59,16 +60,18 @@ _MODULES = {
     "ExportConfig": "schemas.config",
     "GenerateConfig": "schemas.config",
     "LabelConfig": "schemas.config",
+    "Session": "pipeline.session.session",
+    "Stages": "pipeline.stages.curate",
     "TeacherConfig": "schemas.config",
-    "TeacherSolver": "pipeline.stages.solve",
     "VariantStore": "pipeline.store",
     "VerifyConfig": "schemas.config",
+    "curate": "pipeline.stages.curate",
     "export": "pipeline.export",
-    "generate": "pipeline.stages.generate",
+    "generate": "pipeline.stages.curate",
     "grade": "pipeline.grade",
     "ingest": "pipeline.ingest",
-    "label": "pipeline.stages.label",
-    "verify": "pipeline.stages.verify",
+    "label": "pipeline.stages.curate",
+    "verify": "pipeline.stages.curate",
 }
 
 # OpenMP's threads spin while they wait: beside busy processes a training step would take many times as long. OpenMP

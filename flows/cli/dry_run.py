@@ -1,46 +1,62 @@
-"""`--dry-run`: the verbs on a copy of the store, with a teacher that is never asked."""
+"""`--dry-run`: the stages on a copy of the store, with an exchange that sends nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
 if TYPE_CHECKING:
-    from diva_grpo.pipeline.session.work import TeacherRun
+    from diva_grpo.pipeline.stages.curate import Chosen, Stages
+    from diva_grpo.pipeline.stages.top_up import Need
     from diva_grpo.pipeline.store import VariantStore
-    from diva_grpo.schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
-
-ASSUMED = "Assumed: each variant is written and accepted at the first try, as long as its original."
-"""What a dry run of several stages says at its end."""
+    from diva_grpo.schemas.config import TeacherConfig
 
 
-@dataclass(frozen=True, slots=True)
-class Rehearsal:
-    """A dry run: what the verbs are given in the place of the store and of the teacher."""
+def rehearse(
+    store: VariantStore,
+    stages: Stages,
+    teacher: TeacherConfig,
+    solver: TeacherConfig | None = None,
+    *,
+    batch: bool,
+    needs: Sequence[Need] = (),
+    **chosen: Unpack[Chosen],
+) -> None:
+    """Print what stages would send if each variant were written and accepted at the first try.
 
-    store: VariantStore
-    teacher: TeacherRun
-    note: Callable[[str], None]
+    Args:
+        store: stays as it is.
+        stages: what is rehearsed.
+        teacher: writes.
+        solver: verifies and labels; default the teacher.
+        batch: whether the Batch API is to be used.
+        needs: of a top-up, in the place of `chosen`.
+        **chosen: for which problems.
+    """
+    from diva_grpo.pipeline.session.rehearsal import Rehearsal, copied
+    from diva_grpo.pipeline.stages.curate import curate
+    from diva_grpo.pipeline.stages.top_up import stages_for
 
-
-@contextmanager
-def rehearsed(
-    store: VariantStore, teacher: TeacherConfig, generate: GenerateConfig | None = None, *, batch: bool
-) -> Iterator[Rehearsal]:
-    """Rehearse verbs on a copy of a store, and print what they would have sent."""
-    from diva_grpo.pipeline.session.rehearsal import Estimate, rehearsal
-
-    lengths = {"Rewordings": generate.rewordings, "HarderTexts": generate.harder} if generate else {}
-    with rehearsal(store) as copy:
-        estimate = Estimate(copy, teacher, lengths, batch=batch)
-        yield Rehearsal(copy, estimate.teacher, estimate.note)
-    click.echo(estimate.render())
-
-
-def costly(checks: VerifyConfig) -> VerifyConfig:
-    """Only the checks that ask a model: what a dry run makes up would not pass those of its text."""
-    return checks.model_copy(update={"checks": tuple(c for c in checks.checks if c in ("answer", "judge"))})
+    if stages.generate and stages.verify:
+        # What a dry run makes up would not pass the checks of its text: only those that ask a model count.
+        asking = tuple(name for name in stages.verify.checks if name in ("answer", "judge"))
+        stages = replace(
+            stages,
+            generate=stages.generate.model_copy(update={"tries": 1}),
+            verify=stages.verify.model_copy(update={"checks": asking}),
+        )
+    asked = stages.generate
+    lengths = {"Rewordings": asked.rewordings, "HarderTexts": asked.harder} if asked else {}
+    with copied(store) as copy, Rehearsal(copy, teacher, solver, lengths=lengths, batch=batch) as session:
+        if needs:
+            stages = stages_for(session, stages, needs)
+            chosen["problem_ids"] = [need.problem_id for need in needs]
+        for name, part in stages.apart():
+            curate(session, part, **chosen)
+            session.note(name)
+        click.echo(session.render())
+    if stages.generate and stages.verify:
+        click.echo("Assumed: each variant is written and accepted at the first try, as long as its original.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from diva_grpo.flows.cli.dry_run import rehearsed
+from diva_grpo.flows.cli.dry_run import rehearse
 from diva_grpo.flows.cli.help import VerbCommand
 from diva_grpo.flows.cli.options import (
     filter_option,
@@ -68,9 +68,8 @@ def label(
                   --samples 8 --max-tokens 1024 --label-model
               diva label --store runs/store --policy data/demo_model --samples 8 --hint-style prefix
     """
+    from diva_grpo.pipeline.stages.curate import Stages, curate
     from diva_grpo.pipeline.stages.label import UNJUDGED, count_unlabelled
-    from diva_grpo.pipeline.stages.label import label as run
-    from diva_grpo.pipeline.stages.solve import TeacherSolver
     from diva_grpo.pipeline.store import VariantStore
 
     options = made(PolicyOptions, take(values, PolicyOptions, but=("temperature", "max_pixels")))
@@ -80,26 +79,24 @@ def label(
     if as_run and not as_policy:
         raise click.UsageError("--as-run goes with --as-policy")
     store, config = VariantStore(store_dir), made(LabelConfig, take(values, LabelConfig))
-    spending = spending_of(values)
-    chosen: Any = {"where": problem_filter, "limit": limit}
-    meter = spending.meter("answers")
-    solver: Solver
+    spending, teacher = spending_of(values), None
     if policy and (dry_run or spending.max_cost or spending.batch):
         raise click.UsageError("--policy costs nothing: leave --dry-run, --max-cost and --batch out")
     if policy:
         solver = _local_policy(store, policy, asked, values)
+        stages, model = Stages(label=config, solver=solver), solver.model
     else:
         teacher, prompt = _endpoint(store, options, values, config, as_policy=as_policy, as_run=as_run)
+        stages, model = Stages(label=config, prompt=prompt), teacher.model
         if dry_run:
-            with rehearsed(store, teacher, batch=spending.batch) as dry:
-                run(dry.store, TeacherSolver(dry.store, dry.teacher, prompt=prompt), config, **chosen)
-                dry.note("label")
+            rehearse(store, stages, teacher, batch=spending.batch, where=problem_filter, limit=limit)
             return
-        solver = TeacherSolver(store, spending.teacher(teacher, meter), prompt=prompt)
-    meter.total = count_unlabelled(store, solver.model, config, **chosen)
-    with store.run("label", config.model_dump_json(), solver.model) as run_id:
-        with watched(store, run_id, "label", meter):
-            counts = run(store, solver, config, **chosen, shard_size=spending.shard_size, progress=meter)
+    total = count_unlabelled(store, model, config, where=problem_filter, limit=limit)
+    meter = spending.meter("answers", "labelled", total)
+    session = spending.session(store, meter, teacher)
+    with store.run("label", config.model_dump_json(), model) as run_id:
+        with watched(store, run_id, "label", meter), session:
+            counts = curate(session, stages, where=problem_filter, limit=limit).labelled
         click.echo(f"labels: {counted(counts)}")
         if set(counts) == {UNJUDGED}:
             raise TeacherError(

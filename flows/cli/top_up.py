@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from diva_grpo.flows.cli.dry_run import ASSUMED, costly, rehearsed
+from diva_grpo.flows.cli.dry_run import rehearse
 from diva_grpo.flows.cli.help import VerbCommand
 from diva_grpo.flows.cli.options import (
     dry_run_option,
@@ -24,10 +23,6 @@ from diva_grpo.flows.cli.results import show_stages
 from diva_grpo.schemas.command import word
 from diva_grpo.schemas.config import GenerateConfig, LabelConfig, TeacherConfig, TopUpConfig, VerifyConfig
 from diva_grpo.schemas.records import Kind
-
-if TYPE_CHECKING:
-    from diva_grpo.flows.runs.needs import Found
-    from diva_grpo.pipeline.store import VariantStore
 
 
 @click.command("top-up", cls=VerbCommand)
@@ -54,19 +49,25 @@ def top_up(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
     """
     from diva_grpo.flows.runs.needs import find
     from diva_grpo.pipeline.session.spending import Spending
+    from diva_grpo.pipeline.stages.curate import Stages
     from diva_grpo.pipeline.store import VariantStore
     from diva_grpo.pipeline.teacher.wire.live import endpoint_url
 
     config = _config(store_dir, no_labels, values)
     # What is wrong here is one line; within the flow it would be a log with a traceback.
     endpoint_url(config.teacher)
-    spending = Spending(config.max_cost, config.batch, config.batch_size)
-    spending.teacher(config.teacher, spending.meter("problems"))
     store = VariantStore(store_dir)
+    Spending.of(config).session(store, None, config.teacher, config.solver)
     found = find(config, store)
     click.echo(found.summary())
+    needs = found.planned.needs
+    if dry_run and not needs:
+        click.echo("Nothing would be sent.")
+        return
     if dry_run:
-        _rehearse(store, config, found)
+        lengths = {"rewordings": config.variants, "harder": config.variants}
+        stages = Stages.of(config.model_copy(update={"generate": config.generate.model_copy(update=lengths)}))
+        rehearse(store, stages, config.teacher, config.solver, batch=config.batch, needs=needs)
         return
     from diva_grpo.flows.runs.server import prefect_api
     from diva_grpo.flows.runs.top_up import top_up as flow
@@ -94,40 +95,3 @@ def _config(store_dir: Path, no_labels: bool, values: dict[str, Any]) -> TopUpCo
             **take(values, TopUpConfig),
         },
     ).model_copy(update={"label": None} if no_labels else {})
-
-
-def _rehearse(store: VariantStore, config: TopUpConfig, found: Found) -> None:
-    """Print what would be sent if every variant were written and accepted at the first try."""
-    from collections import Counter
-
-    from diva_grpo.pipeline.stages.label import label
-    from diva_grpo.pipeline.stages.solve import TeacherSolver
-    from diva_grpo.pipeline.stages.supply import supply, verifying
-    from diva_grpo.pipeline.stages.top_up import moves_deltas
-    from diva_grpo.pipeline.stages.verify import References
-    from diva_grpo.schemas.records import Status, Variant, utc_now
-
-    wanted = {need.problem_id: dict(need.accepted) for need in found.planned.needs}
-    if not wanted:
-        click.echo("Nothing would be sent.")
-        return
-    began_at = utc_now()
-    checks = costly(config.verify)
-    chosen: Any = {"problem_ids": list(wanted), "shard_size": len(wanted)}
-    lengths = config.generate.model_copy(update={"rewordings": config.variants, "harder": config.variants})
-    with rehearsed(store, config.teacher, lengths, batch=config.batch) as dry:
-        solver = dry.teacher.other(config.solver) if config.solver else dry.teacher
-        verify = verifying(dry.store, solver, checks, References(), wanted)
-
-        def accept(problem_ids: Sequence[str]) -> Counter[str]:
-            counts = verify(problem_ids)
-            made = dry.store.read(Variant, "created_at >= ? AND status <> 'accepted'", [began_at])
-            dry.store.append([v.model_copy(update={"status": Status.ACCEPTED.value}) for v in made])
-            return counts
-
-        supply(dry.store, dry.teacher, config.generate, accept, wanted=wanted, **chosen)
-        dry.note("write and verify")
-        if config.label and moves_deltas(store, config.label, (config.solver or config.teacher).model):
-            label(dry.store, TeacherSolver(dry.store, solver), config.label, kinds=wanted, **chosen)
-            dry.note("label")
-    click.echo(ASSUMED)

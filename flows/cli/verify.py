@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from diva_grpo.flows.cli.dry_run import rehearsed
+from diva_grpo.flows.cli.dry_run import rehearse
 from diva_grpo.flows.cli.help import VerbCommand
 from diva_grpo.flows.cli.options import (
     filter_option,
@@ -21,7 +21,7 @@ from diva_grpo.flows.cli.options import (
 )
 from diva_grpo.flows.cli.progress import watched
 from diva_grpo.flows.cli.results import show_variants
-from diva_grpo.schemas.config import IMAGE_KINDS, VerifyConfig
+from diva_grpo.schemas.config import VerifyConfig
 
 
 @click.command(cls=VerbCommand)
@@ -52,37 +52,23 @@ def verify(store_dir: Path, problem_filter: str | None, dry_run: bool, **values:
               diva verify --store runs/store --model qwen --judge-model gpt-4.1 \\
                   --checks format,leak,numbers,duplicate,answer,judge
     """
-    from diva_grpo.pipeline.checks import Judge
-    from diva_grpo.pipeline.stages.solve import VERIFICATION, TeacherSolver
+    from diva_grpo.pipeline.stages.curate import Stages, curate
     from diva_grpo.pipeline.stages.verify import count_undecided, has_texts
-    from diva_grpo.pipeline.stages.verify import verify as run
     from diva_grpo.pipeline.store import VariantStore
 
     store, config = VariantStore(store_dir), made(VerifyConfig, take(values, VerifyConfig))
-    spending = spending_of(values)
+    spending, stages = spending_of(values), Stages(verify=config)
     teacher = teacher_of(values, retry_failed=config.retry_failed) if has_texts(store, config) else None
     total = count_undecided(store, config, problem_filter)
     if dry_run and teacher:
-        with rehearsed(store, teacher, batch=spending.batch) as dry:
-            solver = TeacherSolver(dry.store, dry.teacher, VERIFICATION)
-            judge = Judge.for_verify(dry.store, dry.teacher, config)
-            run(dry.store, solver, config, judge=judge, where=problem_filter)
-            dry.note("verify")
+        rehearse(store, stages, teacher, batch=spending.batch, where=problem_filter)
         return
     if dry_run:
         click.echo("Nothing would be sent: no written variant waits, and those of images cost nothing.")
         return
-    meter = spending.meter("variants", total)
-    chosen: Any = {"where": problem_filter, "shard_size": spending.shard_size, "progress": meter}
+    meter = spending.meter("variants", "verified", total)
+    session = spending.session(store, meter, teacher)
     with store.run("verify", config.model_dump_json(), teacher.model if teacher else None) as run_id:
-        with watched(store, run_id, "verify", meter):
-            if teacher:
-                hired = spending.teacher(teacher, meter)
-                chosen["judge"] = Judge.for_verify(store, hired, config)
-                counts = run(store, TeacherSolver(store, hired, VERIFICATION), config, **chosen)
-            else:
-                # Of images alone: a text that another process writes meanwhile waits for its solver.
-                counts = run(
-                    store, None, config.model_copy(update={"checks": ()}), kinds=IMAGE_KINDS, **chosen
-                )
-        show_variants(store, counts, meter, written=True)
+        with watched(store, run_id, "verify", meter), session:
+            done = curate(session, stages, where=problem_filter)
+        show_variants(store, done.verified, meter, written=True)

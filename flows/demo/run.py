@@ -14,7 +14,8 @@ from diva_grpo.flows.demo.scripted_teacher import MODEL, ScriptedTeacher, create
 from diva_grpo.flows.pages.gallery import write_gallery
 from diva_grpo.flows.pages.look import look
 from diva_grpo.pipeline.ingest import ingest
-from diva_grpo.pipeline.stages.label import label
+from diva_grpo.pipeline.session.session import Session
+from diva_grpo.pipeline.stages.curate import label
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import IMAGE_KINDS, CurateConfig, GenerateConfig, LabelConfig, TeacherConfig
 from diva_grpo.schemas.exceptions import ConfigError
@@ -138,7 +139,9 @@ def run_demo(data_dir: Path | None, store_dir: Path | None, *, short: bool) -> s
     _say(f"Label {len(sums)} problems and their variants with the policy itself")
     warm = PolicySolver(model, hint_style="prefix", max_new_tokens=96)
     with store.run("label", "{}", warm.model):
-        label(store, warm, LabelConfig(samples=size.label_samples, label_model=True), problem_ids=sums)
+        labels = LabelConfig(samples=size.label_samples, label_model=True)
+        with Session(store) as session:
+            label(session, labels, warm, problem_ids=sums)
 
     _say(f"Train {size.steps} steps")
     problem_filter = f"{_LONG_SUMS} AND {condition}"

@@ -13,27 +13,17 @@ from diva_grpo.flows.runs.shards import (
     Counts,
     Order,
     ShardDone,
-    Workplace,
     chosen_problems,
     running,
     worked,
 )
-from diva_grpo.flows.runs.stages import labelled, verified, written
 from diva_grpo.schemas.config import CurateConfig
 
 
 @task(name="curate-shard", **SHARD_TASK)
 def curate_shard(config: CurateConfig, order: Order) -> ShardDone:
     """All stages of one shard; run again, it does only what is missing."""
-    ids = order.problem_ids
-
-    def stages(here: Workplace) -> Counts:
-        counts = written(here, ids, config.generate, config.verify)
-        if config.generate.accepted is None:
-            counts |= verified(here, ids, config.verify)
-        return counts | (labelled(here, ids, config.label) if config.label else {"labelled": {}})
-
-    return worked(config, order, config.verify, stages)
+    return worked(config, order)
 
 
 @flow(name="curate", **SHOWN)
@@ -49,6 +39,6 @@ def curate(config: CurateConfig) -> Counts:
         kind of which they have too few.
     """
     problems = chosen_problems(config)
-    with running("curate", config, len(problems), config.verify) as run:
+    with running("curate", config, len(problems)) as run:
         run.work_off(curate_shard, run.orders(problems))
     return run.counts()

@@ -1,9 +1,9 @@
 """What the flows share: shards of problems as Prefect tasks, on any task runner, within one budget.
 
 A task gets a configuration and an `Order`, which are small and can be pickled, and opens store, teacher and
-references where it runs. Within the flow's own process these are the flow's (`Workplace`), so that a purse, a meter
-and an index over all texts are there once. What a task has done is in the store; it returns counts alone, so that
-nothing is lost with a result.
+references where it runs. Within the flow's own process these are the flow's (its `Session`), so that a client, a
+budget, a meter and an index over all texts are there once. What a task has done is in the store; it returns counts
+alone, so that nothing is lost with a result.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Any, Self, TypeVar
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from prefect import State, Task, get_run_logger
@@ -24,10 +24,11 @@ from prefect.futures import PrefectFuture, as_completed
 
 from diva_grpo.flows.runs.hooks import Progress, released
 from diva_grpo.flows.runs.runners import submitting
+from diva_grpo.pipeline.session.references import References
+from diva_grpo.pipeline.session.session import Session, shards
 from diva_grpo.pipeline.session.spending import Spending
-from diva_grpo.pipeline.session.work import TeacherRun, shards, tell
+from diva_grpo.pipeline.stages.curate import Curated, Stages, curate_shard
 from diva_grpo.pipeline.stages.top_up import Need
-from diva_grpo.pipeline.stages.verify import References
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.meter import Meter, shown
 from diva_grpo.pipeline.teacher.prices import Purse
@@ -97,37 +98,8 @@ ShardTask = Task[[C, Order], ShardDone]
 Finished = tuple[Order, ShardDone]
 Submit = Callable[[Order], PrefectFuture[ShardDone]]
 
-
-@dataclass(slots=True)
-class Workplace:
-    """What tasks of one run share within a process.
-
-    Attributes:
-        run_id: of the run.
-        store: of the run.
-        teacher: the endpoint, with the run's meter and purse.
-        references: what variants are compared with; see `Order.began_ns`.
-    """
-
-    run_id: str
-    store: VariantStore
-    teacher: TeacherRun
-    references: References = field(default_factory=References)
-
-    @classmethod
-    def of(cls, config: FlowConfig, run_id: str, meter: Meter) -> Self:
-        """A workplace whose teacher has its share of the endpoint's concurrency and rates.
-
-        Raises:
-            ConfigError: the endpoint or the limits cannot work.
-        """
-        spending = Spending(config.max_cost, config.batch, config.batch_size)
-        teacher = spending.teacher(shared(config.teacher, config.workers), meter)
-        return cls(run_id, VariantStore(config.store), teacher)
-
-
-_HERE: ContextVar[dict[str, Workplace] | None] = ContextVar("workplaces", default=None)
-"""The workplace of the flow by its run, for tasks in its process; threads of a task runner inherit it.
+_HERE: ContextVar[dict[str, Session] | None] = ContextVar("sessions", default=None)
+"""The session of the flow by its run, for tasks in its process; threads of a task runner inherit it.
 
 Prefect's own threads copy it too and live on: so it is emptied at the end of the run, or a store would stay open.
 """
@@ -152,6 +124,12 @@ def endpoint_tag(teacher: TeacherConfig) -> str:
     return f"endpoint:{urlsplit(name).netloc or name}"
 
 
+@lru_cache(maxsize=8)
+def _meter(order: Order, strict: bool) -> Meter:
+    """The meter of a task in another process than the flow's, through all of its retries."""
+    return Meter("problems", purse=Purse(order.allowance, strict=strict))
+
+
 @lru_cache(maxsize=2)
 def _references(store: str, checks: VerifyConfig, began_ns: int) -> References:
     """References of a run in another process than the flow's, which has many of its shards to do."""
@@ -159,55 +137,63 @@ def _references(store: str, checks: VerifyConfig, began_ns: int) -> References:
     return References.of(opened, checks, variant_parts=opened.variant_parts(began_ns))
 
 
-def _strict(config: FlowConfig) -> bool:
-    """Whether the purse sets aside what a request may cost; a batch does so by itself."""
-    return config.strict_budget and not config.batch
+def _session(config: FlowConfig, meter: Meter, began_ns: int, workers: int = 1) -> Session:
+    """A session for a flow, or for one of its tasks in another process.
+
+    Raises:
+        ConfigError: the endpoint or the limits cannot work.
+    """
+    teacher, solver = shared(config.teacher, workers), getattr(config, "solver", None)
+    return Spending.of(config).session(
+        VariantStore(config.store), meter, teacher, solver and shared(solver, workers), began_ns
+    )
 
 
-@lru_cache(maxsize=8)
-def _meter(order: Order, strict: bool) -> Meter:
-    """The meter of a task in another process than the flow's, through all of its retries."""
-    return Meter("problems", purse=Purse(order.allowance, strict=strict))
-
-
-def worked(
-    config: FlowConfig,
-    order: Order,
-    checks: VerifyConfig | None,
-    do: Callable[[Workplace], Counts],
-) -> ShardDone:
-    """Do the work of a task where it runs: at the flow's own workplace, or at one of this process.
+def worked(config: FlowConfig, order: Order, do: Callable[[Session], Counts] | None = None) -> ShardDone:
+    """Do the work of a task where it runs: in the flow's own session, or in one of this process.
 
     Args:
         config: of the flow.
         order: the shard.
-        checks: of the verification, if the task verifies.
-        do: the work.
+        do: the work; default all stages of the configuration.
     """
+    stages = Stages.of(config)
+    do = do or (lambda session: counts_of(stages, curate_shard(session, stages, order.problem_ids)))
     here = (_HERE.get() or {}).get(order.run_id)
-    apart = here is None
-    if here is None:
-        here = Workplace.of(config, order.run_id, _meter(order, _strict(config)))
-        if checks is not None:
-            here.references = _references(str(config.store), checks, order.began_ns)
-    stopped, counts = None, Counts()
+    if here is not None:
+        return _done(here, do)
+    meter = _meter(order, Spending.of(config).strict)
+    with _session(config, meter, order.began_ns, config.workers) as apart:
+        if stages.verify is not None:
+            apart.use(stages.verify, _references(str(config.store), stages.verify, order.began_ns))
+        done = _done(apart, do)
+    spent = Usage(meter.sent, meter.reused, dict(meter.failures), dict(meter.outages), meter.purse.spent)
+    return replace(done, usage=spent)
+
+
+def _done(session: Session, do: Callable[[Session], Counts]) -> ShardDone:
     try:
         with released():
-            counts = do(replace(here, references=here.references.layered()))
+            return ShardDone(do(session))
     except BudgetError as error:
-        stopped = str(error)
-    meter = here.teacher.meter
-    usage = (
-        Usage(meter.sent, meter.reused, dict(meter.failures), dict(meter.outages), meter.purse.spent)
-        if apart
-        else None
-    )
-    return ShardDone(counts, stopped, usage)
+        return ShardDone({}, str(error))
+
+
+def counts_of(stages: Stages, made: Curated) -> Counts:
+    """What came of the stages that there were; `short`, where enough was to be supplied, by kind."""
+    counts = {
+        "generated": stages.generate and dict(made.generated),
+        "verified": stages.verify and dict(made.verified),
+        "short": made.shortages and dict(Counter(str(shortage.kind) for shortage in made.shortages)),
+        "labelled": stages.label and dict(made.labelled),
+    }
+    return {stage: found for stage, found in counts.items() if isinstance(found, dict)}
 
 
 def _may_pass(shard: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether to try again: an endpoint may come back, a wrong setting stays wrong."""
-    return not isinstance(state.result(raise_on_failure=False), ConfigError | OutageError)
+    """Whether to try again: an endpoint may come back, a wrong setting stays wrong, and a run that ends has ended."""
+    over = any(session.is_stopped for session in (_HERE.get() or {}).values())
+    return not over and not isinstance(state.result(raise_on_failure=False), ConfigError | OutageError)
 
 
 SHARD_TASK: dict[str, Any] = {
@@ -227,16 +213,21 @@ class Run:
     Attributes:
         config: of the flow.
         run_id: in `runs`.
-        meter: of the run.
+        session: of the run.
         began_ns: see `Order`.
         totals: by stage, what came of the shards so far.
     """
 
     config: FlowConfig
     run_id: str
-    meter: Meter
+    session: Session
     began_ns: int
     totals: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+
+    @property
+    def meter(self) -> Meter:
+        """Of the run."""
+        return self.session.meter
 
     def counts(self) -> Counts:
         """The totals as plain dictionaries."""
@@ -251,13 +242,15 @@ class Run:
             for number, shard in enumerate(shards(problem_ids, size), 1)
         ]
 
-    def work_off(self, task: ShardTask[Any], orders: Sequence[Order], shown_stage: str = "verified") -> None:
-        """Run a task for each order, as many at once as the configuration says.
+    def work_off(self, task: ShardTask[Any], orders: Sequence[Order]) -> None:
+        """Run a task for each order.
+
+        With one worker they run in threads of this process and overlap, so that the endpoint never waits for the end
+        of a shard (see `Session.over`); with several, as many at once on the task runner.
 
         Args:
             task: of the flow.
             orders: its shards.
-            shown_stage: whose counts the meter shows.
 
         Raises:
             BudgetError: the run has spent what it may; what was in flight then has been answered and kept.
@@ -269,14 +262,17 @@ class Run:
             tags=[endpoint_tag(self.config.teacher)],
         )
         progress = Progress(self.config, self.meter, len(orders))
-        results = _in_turn(ready, self.config, orders)
-        if self.config.workers > 1:
-            results = _on_runner(ready, self, orders)
+        results = (
+            self.session.over(orders, partial(_finished, ready, self.config))
+            if self.config.workers == 1
+            else _on_runner(ready, self, orders)
+        )
         for order, done in results:
             for stage, counts in done.counts.items():
                 self.totals[stage].update(counts)
-            self.meter(len(order.problem_ids))
-            tell(self.meter, self.totals[shown_stage] - self.meter.results)
+                if done.usage is not None:
+                    self.meter.tell(stage, counts)
+            self.meter.count("problems", len(order.problem_ids))
             progress.shard_ended()
             log.info("shard %d of %d: %d problems done", order.number, len(orders), len(order.problem_ids))
 
@@ -290,34 +286,37 @@ class Run:
 
 
 @contextmanager
-def running(verb: str, config: FlowConfig, problems: int, checks: VerifyConfig | None) -> Iterator[Run]:
-    """Record a run of a flow, show how far it is, and open its workplace.
+def running(verb: str, config: FlowConfig, problems: int, shown_stage: str = "verified") -> Iterator[Run]:
+    """Record a run of a flow, show how far it is, and open its session.
 
     Args:
         verb: kind of the run.
         config: of the flow.
         problems: how many it works on.
-        checks: of its verification, if it has one.
+        shown_stage: whose counts the meter shows.
 
     Raises:
         ConfigError: the endpoint or the limits cannot work.
         SourceError: an evaluation set cannot be read.
         TeacherError: at the end, where requests failed for want of credit, key, model or network.
     """
-    meter = Meter("problems", problems, Purse(config.max_cost, strict=_strict(config)))
-    here = Workplace.of(config, "", meter)
-    store = here.store
+    # Before all that this run writes.
+    began_ns = VariantStore(config.store).catalogue.now_ns(Variant.table) - 1
+    meter = Spending.of(config).meter("problems", shown_stage, problems)
+    session = _session(config, meter, began_ns)
+    store = session.store
     with (
-        store.run(verb, config.model_dump_json(), config.teacher.model) as here.run_id,
-        shown(meter, store, here.run_id, get_run_logger().info),
+        store.run(verb, config.model_dump_json(), config.teacher.model) as run_id,
+        shown(meter, store, run_id, get_run_logger().info),
+        session,
     ):
-        began_ns = store.catalogue.now_ns(Variant.table) - 1  # before all that this run writes
-        if checks is not None:
-            here.references = References.of(store, checks, variant_parts=store.variant_parts(began_ns))
-        places = {here.run_id: here}
+        checks = Stages.of(config).verify
+        if checks is not None and problems:
+            session.references(checks)  # what is wrong with a held-out set ends the run, and not each task
+        places = {run_id: session}
         token = _HERE.set(places)
         try:
-            yield Run(config, here.run_id, meter, began_ns)
+            yield Run(config, run_id, session, began_ns)
             meter.raise_for_outages()
         finally:
             places.clear()
@@ -331,16 +330,19 @@ def chosen_problems(config: ProblemsConfig) -> list[str]:
         ConfigError: the filter is no SQL.
     """
     store = VariantStore(config.store)
-    return [p.problem_id for p in store.problems(where=config.problem_filter, limit=config.limit)]
+    return store.problem_ids(where=config.problem_filter, limit=config.limit)
 
 
-def _in_turn(task: ShardTask[Any], config: FlowConfig, orders: Sequence[Order]) -> Iterator[Finished]:
-    """Results of tasks that run one after the other, in this thread."""
-    for order in orders:
-        done = task(config, order)
-        if done.stopped is not None:
-            raise BudgetError(done.stopped)
-        yield order, done
+def _finished(task: ShardTask[Any], config: FlowConfig, order: Order) -> Finished:
+    """A task that runs in this thread.
+
+    Raises:
+        BudgetError: the budget is spent.
+    """
+    done = task(config, order)
+    if done.stopped is not None:
+        raise BudgetError(done.stopped)
+    return order, done
 
 
 def _on_runner(task: ShardTask[Any], run: Run, orders: Sequence[Order]) -> Iterator[Finished]:

@@ -18,11 +18,12 @@ from diva_grpo.flows.runs.shards import (
     Counts,
     Order,
     ShardDone,
-    Workplace,
+    counts_of,
     running,
-    shared,
     worked,
 )
+from diva_grpo.pipeline.session.session import Session
+from diva_grpo.pipeline.stages.curate import Stages
 from diva_grpo.pipeline.stages.top_up import Journey, complete_killed, fill, record_idle
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import TopUpConfig
@@ -32,30 +33,15 @@ from diva_grpo.schemas.config import TopUpConfig
 def top_up_shard(config: TopUpConfig, order: Order) -> ShardDone:
     """Variants for the problems of one shard, with their decisions."""
 
-    def filled(here: Workplace) -> Counts:
-        solver = here.teacher
-        if config.solver is not None:
-            solver = solver.other(shared(config.solver, config.workers))
-        journey = Journey(order.run_id, order.training_run, order.began_ns)
-        made = fill(
-            here.store,
-            here.teacher,
-            solver,
-            order.needs,
-            journey,
-            config.generate,
-            config.verify,
-            config.label,
-            here.references,
-        )
-        return {
-            "generated": dict(made.supplied.generated),
-            "verified": dict(made.supplied.verified),
-            "labelled": dict(made.labelled),
-            "decided": dict(made.decided),
-        }
+    stages = Stages.of(config)
 
-    return worked(config, order, config.verify, filled)
+    def filled(session: Session) -> Counts:
+        journey = Journey(order.run_id, order.training_run, order.began_ns)
+        made, decided = fill(session, stages, order.needs, journey)
+        counts = counts_of(stages, made) | {"labelled": dict(made.labelled), "decided": dict(decided)}
+        return {stage: found for stage, found in counts.items() if stage != "short"}
+
+    return worked(config, order, filled)
 
 
 @flow(name="top_up", **SHOWN)
@@ -73,8 +59,7 @@ def top_up(config: TopUpConfig) -> Counts:
     found = find(config, store)
     get_run_logger().info(found.summary())
     needs = {need.problem_id: need for need in found.planned.needs}
-    checks = config.verify if needs else None
-    with running("top_up", config, len(needs), checks) as run:
+    with running("top_up", config, len(needs)) as run:
         complete_killed(store)
         shortages = found.shortages
         journey = Journey(run.run_id, shortages.run_id, run.began_ns)

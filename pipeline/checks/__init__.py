@@ -20,7 +20,6 @@ from diva_grpo.pipeline.checks.decontamination import (
 from diva_grpo.pipeline.checks.duplicate import OtherProblems, check_duplicate, identity
 from diva_grpo.pipeline.checks.finding import PASSED, Finding, normalised
 from diva_grpo.pipeline.checks.form import check_format
-from diva_grpo.pipeline.checks.judge import Judge
 from diva_grpo.pipeline.checks.leak import check_leak
 from diva_grpo.pipeline.checks.numbers import check_numbers
 
@@ -28,7 +27,6 @@ __all__ = [
     "PASSED",
     "EvaluationSets",
     "Finding",
-    "Judge",
     "OtherProblems",
     "check_decontamination",
     "check_duplicate",

@@ -17,17 +17,17 @@ from typing import Any
 
 from tabulate import tabulate
 
-from diva_grpo.pipeline.session.work import TeacherRun
+from diva_grpo.pipeline.session.session import Session
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.files.liveness import FOLDER as SIGNS
 from diva_grpo.pipeline.store.files.sqlite import fault_of, reading
 from diva_grpo.pipeline.teacher.journal import Journal, unusable
-from diva_grpo.pipeline.teacher.meter import Meter
 from diva_grpo.pipeline.teacher.prices import BATCH_SHARE, ImageRule, Price, PriceTable
 from diva_grpo.pipeline.teacher.tokens import TokenCounter
 from diva_grpo.pipeline.teacher.wire.outcome import Exchange, Outcome
 from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.exceptions import StoreError
+from diva_grpo.schemas.records import Status, Variant
 
 SOLUTION_TOKENS = 300
 """Assumed length of a worked solution, until the store has calls that say better."""
@@ -131,7 +131,7 @@ def _made_up(part: Any, schema: Mapping[str, Any], text: str, lengths: Mapping[s
 
 
 @contextmanager
-def rehearsal(store: VariantStore) -> Iterator[VariantStore]:
+def copied(store: VariantStore) -> Iterator[VariantStore]:
     """A copy of a store that may be written to and is gone afterwards: parts and images as links, the journal
     page by page.
 
@@ -179,23 +179,30 @@ class Line:
     usd: float | None
 
 
-class Estimate:
-    """What a run would send, found by rehearsing its stages.
+class Rehearsal(Session):
+    """A session that sends nothing, and takes down what its stages would send; every variant is accepted.
 
     Args:
-        store: the copy on which the stages are rehearsed; its ledger says how long answers are.
-        config: the teacher's settings.
+        store: the copy on which the stages are rehearsed, see `copied`; its ledger says how long answers are.
+        teacher: as of a session.
+        solver: as of a session.
         lengths: see `DryExchange`.
         batch: whether the Batch API is to be used, at half the price.
     """
 
     def __init__(
-        self, store: VariantStore, config: TeacherConfig, lengths: Mapping[str, int], *, batch: bool = False
+        self,
+        store: VariantStore,
+        teacher: TeacherConfig,
+        solver: TeacherConfig | None = None,
+        *,
+        lengths: Mapping[str, int] | None = None,
+        batch: bool = False,
     ) -> None:
-        self._store = store
-        self._config, self._share = config, BATCH_SHARE if batch else 1.0
-        self.prices = PriceTable.load(config.prices, config.base_url)
-        self._lengths = lengths
+        super().__init__(store, teacher, solver=solver, connect=self._dry)
+        self._share = BATCH_SHARE if batch else 1.0
+        self.prices = PriceTable.load(teacher.prices, teacher.base_url)
+        self._lengths = lengths or {}
         self._exchanges: dict[str, DryExchange] = {}
         self._means: dict[tuple[str, str], float] = {
             (model, purpose): mean
@@ -205,22 +212,23 @@ class Estimate:
                 [_ENOUGH_CALLS],
             )
         }
-        self._meter = Meter("requests")
-        self.teacher = TeacherRun(config, self._meter, self._connect)
-        """To be given to the verbs that are rehearsed."""
         self.lines: list[Line] = []
         with Journal.of_store(store) as journal:
             self._noted = journal.last_id()
 
-    def _connect(self, config: TeacherConfig, store: VariantStore) -> Exchange:
+    def _dry(self, config: TeacherConfig, store: VariantStore) -> Exchange:
         if config.model not in self._exchanges:
             self._exchanges[config.model] = DryExchange(config, self.prices.of(config.model), self._lengths)
         return self._exchanges[config.model]
 
+    def decided(self, variants: list[Variant]) -> list[Variant]:
+        """All are taken as accepted: no answer was real."""
+        return [v.model_copy(update={"status": Status.ACCEPTED.value, "reason": None}) for v in variants]
+
     @property
     def reused(self) -> int:
         """Requests that the journal answers, for nothing."""
-        return self._meter.reused
+        return self.meter.reused
 
     @property
     def requests(self) -> int:
@@ -235,7 +243,7 @@ class Estimate:
 
     def note(self, stage: str) -> None:
         """Take down what a stage, of that name, has asked for since the last one."""
-        with Journal.of_store(self._store) as journal:
+        with Journal.of_store(self.store) as journal:
             sums = journal.sums_since(self._noted)
             self._noted = journal.last_id()
         for model, purpose, requests, prompt, made_up in sums:

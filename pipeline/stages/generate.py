@@ -13,13 +13,12 @@ from itertools import chain, pairwise
 from diva_grpo.pipeline.checks import check_leak
 from diva_grpo.pipeline.difficulty.design import designed_delta
 from diva_grpo.pipeline.images.shown import shown_images
-from diva_grpo.pipeline.session.work import SHARD_SIZE, AnyTeacher, Progress, shards, tell, with_teacher
-from diva_grpo.pipeline.stages.image_variants import generate_image_variants
+from diva_grpo.pipeline.session.session import Session
+from diva_grpo.pipeline.stages.image_variants import perturb_images
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.prompts import load_prompt
 from diva_grpo.schemas.config import TEXT_KINDS, GenerateConfig
-from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.question import question_of, render_question
 from diva_grpo.schemas.records import Aspect, Kind, Problem, Status, Variant
 from diva_grpo.schemas.replies import COST_NOTHING, Answer, HarderTexts, Reply, Rewordings, ThinkSteps
@@ -57,76 +56,33 @@ class Ask:
     from_source: bool = False
 
 
-def generate(
-    store: VariantStore,
-    teacher: AnyTeacher | None,
-    config: GenerateConfig,
-    *,
-    problem_ids: Sequence[str] | None = None,
-    where: str | None = None,
-    limit: int | None = None,
-    shard_size: int = SHARD_SIZE,
-    progress: Progress | None = None,
-) -> Counter[str]:
+def write_candidates(session: Session, config: GenerateConfig, problems: Sequence[Problem]) -> Counter[str]:
     """Write candidate variants of every problem that has none of that kind, model and prompt yet.
 
     Kinds of perturbed images are recipes, for which no teacher is asked.
 
-    `pipeline.stages.supply` goes on from there until enough of them are accepted.
-
     Args:
-        store: where problems come from and variants go.
-        teacher: the endpoint; may be None where all kinds are of images.
+        session: its teacher writes.
         config: kinds and how many of each.
-        problem_ids: only these; default all.
-        where: an SQL condition on `problems`.
-        limit: only the first so many, by id.
-        shard_size: problems whose records are written together.
-        progress: told of every kind of a problem that is done, now or before.
+        problems: of a shard.
 
     Returns:
         New rows by status: `candidate`, `failed` with the teacher's reason, or `rejected` where an operation
         does not suit a problem.
 
     Raises:
-        ConfigError: a kind that a teacher must write, and no teacher; or a condition that is no SQL.
-
-    Example:
-        >>> teacher = TeacherConfig(model="gpt-4.1-mini")
-        >>> generate(store, teacher, GenerateConfig(kinds=("reword",)))
-        Counter({'candidate': 30})
+        ConfigError: a kind that a teacher must write, and no teacher.
     """
-    if where is not None:
-        problem_ids = [problem.problem_id for problem in store.problems(problem_ids, where=where)]
-    counts = generate_image_variants(store, config, problem_ids=problem_ids, limit=limit, progress=progress)
-    texts = config.model_copy(update={"kinds": tuple(k for k in config.kinds if k in TEXT_KINDS)})
-    if not texts.kinds:
-        return counts
-    if teacher is None:
-        raise ConfigError(f"kind {texts.kinds[0]} is written by a teacher: name one")
-    return counts + _generate_texts(store, teacher, texts, problem_ids, limit, shard_size, progress)
-
-
-def _generate_texts(
-    store: VariantStore,
-    teacher: AnyTeacher,
-    config: GenerateConfig,
-    problem_ids: Sequence[str] | None,
-    limit: int | None,
-    shard_size: int,
-    progress: Progress | None,
-) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for shard in shards(store.problems(problem_ids, limit=limit), shard_size):
-        done = asked(store, teacher.model, config, [problem.problem_id for problem in shard])
-        firsts = [first_ask(problem, kind, config) for problem in shard for kind in config.kinds]
+    counts = perturb_images(session.store, config, problems)
+    kinds = [kind for kind in config.kinds if kind in TEXT_KINDS]
+    asks = []
+    if kinds:
+        done = asked(session.store, session.teacher.model, config, [p.problem_id for p in problems])
+        firsts = [first_ask(problem, kind, config) for problem in problems for kind in kinds]
         asks = [ask for ask in firsts if not _is_done(ask, done[ask.problem.problem_id, ask.kind])]
-        if progress:
-            progress(len(shard) * len(config.kinds) - len(asks))
-        written = write(store, teacher, config, asks, progress)
-        counts += written
-        tell(progress, written)
-    return counts
+    session.meter.count("requests", len(problems) * len(config.kinds) - len(asks))
+    session.meter.tell("generated", counts)
+    return counts + write(session, config, asks)
 
 
 def first_ask(problem: Problem, kind: Kind, config: GenerateConfig) -> Ask:
@@ -164,26 +120,24 @@ def asked(
     return found
 
 
-def write(
-    store: VariantStore,
-    teacher: AnyTeacher,
-    config: GenerateConfig,
-    asks: Sequence[Ask],
-    progress: Progress | None = None,
-) -> Counter[str]:
+def write(session: Session, config: GenerateConfig, asks: Sequence[Ask]) -> Counter[str]:
     """Carry out requests and append what comes of them, as one part.
 
     Returns:
         New rows by status.
     """
+    if not asks:
+        return Counter()
     own = [ask for ask in asks if ask.from_source]
     variants = list(chain.from_iterable(_of_source(ask.problem) for ask in own))
-    if progress:
-        progress(len(own))
-    jobs = [partial(_send, store, ask, config) for ask in asks if not ask.from_source]
-    variants += chain.from_iterable(with_teacher(store, teacher, jobs, progress))
-    store.append(variants)
-    return Counter(str(variant.status) for variant in variants)
+    session.meter.count("requests", len(own))
+    jobs = [partial(_send, session.store, ask, config) for ask in asks if not ask.from_source]
+    if jobs:
+        variants += chain.from_iterable(session.teacher.ask(jobs, partial(session.meter.count, "requests")))
+    session.store.append(variants)
+    counts = Counter(str(variant.status) for variant in variants)
+    session.meter.tell("generated", counts)
+    return counts
 
 
 def solution_hints(problem: Problem) -> list[str]:

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from diva_grpo.pipeline.checks import PASSED, Finding
 from diva_grpo.pipeline.difficulty.design import IMAGE_STRENGTHS, designed_delta_of_recipe
 from diva_grpo.pipeline.perturb import HIDES_WRITING, follow, make_operation, refusal
-from diva_grpo.pipeline.session.work import Progress, shards
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import IMAGE_KINDS, GenerateConfig
 from diva_grpo.schemas.recipe import RENDERER, OperationName, Recipe
@@ -37,42 +36,28 @@ _ORDER = (
 Family = tuple[OperationName, ...]
 
 
-def generate_image_variants(
-    store: VariantStore,
-    config: GenerateConfig,
-    *,
-    problem_ids: Sequence[str] | None = None,
-    limit: int | None = None,
-    progress: Progress | None = None,
-) -> Counter[str]:
-    """Write the image variants of every problem with images that the store does not have yet.
+def perturb_images(store: VariantStore, config: GenerateConfig, problems: Sequence[Problem]) -> Counter[str]:
+    """Write the image variants of problems that the store does not have yet, as one part.
 
     Args:
-        store: where problems come from and variants go.
+        store: where variants go.
         config: its kinds `image`, `image_text` and `composite`, and how many families of operations.
-        problem_ids: only these; default all.
-        limit: only the first so many, by id.
-        progress: told of every kind of a problem that is done.
+        problems: of a shard.
 
     Returns:
         New rows by status: `candidate`, or `rejected` where a family of operations does not suit a problem.
     """
     kinds = [kind for kind in config.kinds if kind in IMAGE_KINDS]
-    counts: Counter[str] = Counter()
     if not kinds:
-        return counts
-    for shard in shards(store.problems(problem_ids, limit=limit)):
-        variants = [
-            variant for problem in shard for kind in kinds for variant in _variants(problem, kind, config)
-        ]
-        sql = "SELECT variant_id FROM variants WHERE variant_id IN (SELECT unnest(?))"
-        there = {found for (found,) in store.query(sql, [[variant.variant_id for variant in variants]])}
-        new = [variant for variant in variants if variant.variant_id not in there]
-        store.append(new)
-        counts.update(str(variant.status) for variant in new)
-        if progress:
-            progress(len(shard) * len(kinds))
-    return counts
+        return Counter()
+    variants = [
+        variant for problem in problems for kind in kinds for variant in _variants(problem, kind, config)
+    ]
+    sql = "SELECT variant_id FROM variants WHERE variant_id IN (SELECT unnest(?))"
+    there = {found for (found,) in store.query(sql, [[variant.variant_id for variant in variants]])}
+    new = [variant for variant in variants if variant.variant_id not in there]
+    store.append(new)
+    return Counter(str(variant.status) for variant in new)
 
 
 def check_recipe(variant: Variant, problem: Problem) -> Finding:

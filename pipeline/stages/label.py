@@ -4,84 +4,70 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 from diva_grpo.pipeline.difficulty.scale import measured_difficulty
 from diva_grpo.pipeline.grade import grade
-from diva_grpo.pipeline.session.work import SHARD_SIZE, Progress, shards, tell
+from diva_grpo.pipeline.session.session import Session
 from diva_grpo.pipeline.stages.solve import Solver
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.label_model import LABEL_MODEL
 from diva_grpo.schemas.config import LabelConfig
 from diva_grpo.schemas.question import Question, question_of
-from diva_grpo.schemas.records import ORIGINAL, Label, Variant
+from diva_grpo.schemas.records import ORIGINAL, Label, Problem, Variant
 from diva_grpo.schemas.replies import Answer, Reply
 
 UNJUDGED = "unjudged"
 """Counted in the place of a kind: subjects to which no answer could be judged."""
 
 
-def label(
-    store: VariantStore,
+def measure(
+    session: Session,
     solver: Solver,
     config: LabelConfig,
-    *,
-    problem_ids: Sequence[str] | None = None,
+    problems: Sequence[Problem],
     kinds: Mapping[str, Collection[str]] | None = None,
-    where: str | None = None,
-    limit: int | None = None,
-    shard_size: int = SHARD_SIZE,
-    progress: Progress | None = None,
 ) -> Counter[str]:
-    """Label every problem and every accepted variant that this solver has not labelled yet.
+    """Label every problem of a shard, and its accepted variants, that this solver has not labelled yet.
 
     The first solver that has labelled anything becomes the store's `label_model`; `config.label_model` makes
     this one it.
 
     Args:
-        store: where questions come from and labels go.
+        session: whose store has the questions and gets the labels.
         solver: answers the questions.
         config: how often each is asked.
-        problem_ids: only these and their variants; default all.
+        problems: of a shard.
         kinds: by problem, its variants of these kinds alone; None is all.
-        where: an SQL condition on `problems`.
-        limit: only the first so many problems, by id.
-        shard_size: problems whose labels are written together.
-        progress: told of every answer.
 
     Returns:
         Labels written by kind (`original` or a variant's), and `unjudged`.
-
-    Example:
-        >>> teacher = TeacherConfig(model="gpt-4.1-mini")
-        >>> label(store, TeacherSolver(store, teacher), LabelConfig(samples=2))
-        Counter({'reword': 30, 'original': 6})
     """
-    counts: Counter[str] = Counter()
-    for shard in shards(store.problems(problem_ids, where=where, limit=limit), shard_size):
-        ids = [problem.problem_id for problem in shard]
-        of_shard = "problem_id IN (SELECT unnest(?)) AND status = 'accepted'"
-        variants: defaultdict[str, list[Variant]] = defaultdict(list)
-        for variant in store.read(Variant, of_shard, [ids]):
-            if kinds is None or variant.kind in kinds.get(variant.problem_id, ()):
-                variants[variant.problem_id].append(variant)
-        subjects = [
-            (kind, question)
-            for problem in shard
-            for kind, question in [
-                (ORIGINAL, question_of(problem)),
-                *((str(v.kind), question_of(problem, v)) for v in variants[problem.problem_id]),
-            ]
+    store, counts = session.store, Counter[str]()
+    of_shard = "problem_id IN (SELECT unnest(?)) AND status = 'accepted'"
+    variants: defaultdict[str, list[Variant]] = defaultdict(list)
+    for variant in store.read(Variant, of_shard, [[problem.problem_id for problem in problems]]):
+        if kinds is None or variant.kind in kinds.get(variant.problem_id, ()):
+            variants[variant.problem_id].append(variant)
+    subjects = [
+        (kind, question)
+        for problem in problems
+        for kind, question in [
+            (ORIGINAL, question_of(problem)),
+            *((str(v.kind), question_of(problem, v)) for v in variants[problem.problem_id]),
         ]
-        done = _labelled(store, solver.model, [q.subject_id for _, q in subjects], config.samples)
-        subjects = [(kind, question) for kind, question in subjects if question.subject_id not in done]
-        answers = solver.solve([question for _, question in subjects], config.samples, progress)
-        labels = []
-        for (kind, question), given in zip(subjects, answers, strict=True):
-            made = _label(kind, question, given, solver.model)
-            counts[kind if made else UNJUDGED] += 1
-            labels += [made] if made else []
-        store.append(labels)
-        tell(progress, Counter({"labelled": len(labels), UNJUDGED: len(subjects) - len(labels)}))
+    ]
+    done = _labelled(store, solver.model, [q.subject_id for _, q in subjects], config.samples)
+    subjects = [(kind, question) for kind, question in subjects if question.subject_id not in done]
+    questions = [question for _, question in subjects]
+    answers = solver.solve(questions, config.samples, partial(session.meter.count, "answers"))
+    labels = []
+    for (kind, question), given in zip(subjects, answers, strict=True):
+        made = _label(kind, question, given, solver.model)
+        counts[kind if made else UNJUDGED] += 1
+        labels += [made] if made else []
+    store.append(labels)
+    session.meter.tell("labelled", {"labelled": len(labels), UNJUDGED: len(subjects) - len(labels)})
     label_model = store.setting(LABEL_MODEL)
     wanted = config.label_model or (label_model is None and _has_labelled(store, solver.model))
     if wanted and label_model != solver.model:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 from diva_grpo.pipeline.images.shown import shown_images
-from diva_grpo.pipeline.session.work import AnyTeacher, Progress, with_teacher
-from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.session.session import Endpoint
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.prompts import Prompt, load_prompt
 from diva_grpo.schemas.config import PolicyConfig, PolicyOptions
 from diva_grpo.schemas.question import Question
 from diva_grpo.schemas.replies import Answer, Reply
+
+Progress = Callable[[int], None]
+"""Told how many answers are newly there."""
 
 
 class Solver(Protocol):
@@ -58,30 +60,20 @@ class TeacherSolver:
     """A solver behind an OpenAI-compatible endpoint.
 
     Args:
-        store: whose images and journal are used.
-        config: the endpoint.
+        endpoint: of a session.
         first_sample: number of the first answer to a question: 0, or `VERIFICATION`.
         prompt: how it is asked; default the prompt `solve`.
-
-    Example:
-        >>> TeacherSolver(store, TeacherConfig(model="gpt-4.1-mini")).model
-        'gpt-4.1-mini'
     """
 
-    def __init__(
-        self,
-        store: VariantStore,
-        config: AnyTeacher,
-        first_sample: int = 0,
-        prompt: Prompt | None = None,
-    ) -> None:
-        self._store, self._config, self._first_sample = store, config, first_sample
+    def __init__(self, endpoint: Endpoint, first_sample: int = 0, prompt: Prompt | None = None) -> None:
+        self._endpoint, self._first_sample = endpoint, first_sample
+        self._store = endpoint.session.store
         self._prompt = prompt or load_prompt("solve")
 
     @property
     def model(self) -> str:
         """The endpoint's model."""
-        return self._config.model
+        return self._endpoint.model
 
     def solve(
         self, questions: Sequence[Question], samples: int, progress: Progress | None = None
@@ -89,7 +81,7 @@ class TeacherSolver:
         """`samples` answers to each question, in order."""
         numbers = range(self._first_sample, self._first_sample + samples)
         jobs = [partial(self._ask, question, number) for question in questions for number in numbers]
-        answers = with_teacher(self._store, self._config, jobs, progress)
+        answers = self._endpoint.ask(jobs, progress)
         return [answers[i * samples : (i + 1) * samples] for i in range(len(questions))]
 
     async def _ask(self, question: Question, sample: int, teacher: Teacher) -> Answer[Reply]:

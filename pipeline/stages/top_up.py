@@ -10,25 +10,22 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from diva_grpo.pipeline.difficulty.design import designed_deltas
 from diva_grpo.pipeline.difficulty.scale import FloatArray
-from diva_grpo.pipeline.session.work import TeacherRun
+from diva_grpo.pipeline.session.session import Session
+from diva_grpo.pipeline.stages.curate import Curated, Stages, curate_shard
 from diva_grpo.pipeline.stages.generate import SOURCE, asked
 from diva_grpo.pipeline.stages.image_variants import GENERATOR
-from diva_grpo.pipeline.stages.label import label
-from diva_grpo.pipeline.stages.solve import TeacherSolver
-from diva_grpo.pipeline.stages.supply import Supply, Wanted, supply, verifying
-from diva_grpo.pipeline.stages.verify import References
+from diva_grpo.pipeline.stages.supply import Wanted
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.label_model import LABEL_MODEL
-from diva_grpo.schemas.config import IMAGE_KINDS, GenerateConfig, LabelConfig, VerifyConfig
+from diva_grpo.schemas.config import IMAGE_KINDS, GenerateConfig, LabelConfig
 from diva_grpo.schemas.exceptions import BudgetError
 from diva_grpo.schemas.records import Decision, Kind, Shortage
 
@@ -316,74 +313,60 @@ def _counts(
 # --- the work
 
 
-@dataclass(slots=True)
-class Filled:
-    """What came of some needs.
-
-    Attributes:
-        supplied: rows and verdicts, see `pipeline.stages.supply`.
-        labelled: labels by kind.
-        decided: problems by outcome, without its reasons.
-    """
-
-    supplied: Supply = field(default_factory=Supply)
-    labelled: Counter[str] = field(default_factory=Counter)
-    decided: Counter[str] = field(default_factory=Counter)
-
-
 def moves_deltas(store: VariantStore, labels: LabelConfig, model: str) -> bool:
     """Whether labels by a solver are those that measured deltas are of: another's would be paid for in vain."""
     return labels.label_model or store.setting(LABEL_MODEL) in (None, model)
 
 
+def stages_for(session: Session, stages: Stages, needs: Sequence[Need]) -> Stages:
+    """The stages that give some problems what they need, and no more.
+
+    Args:
+        session: its solver labels only where that moves deltas, see `moves_deltas`.
+        stages: how to ask, check and label.
+        needs: of a few problems.
+    """
+    wanted: Wanted = {need.problem_id: dict(need.accepted) for need in needs}
+    kinds = tuple(kind for kind in Kind if any(kind in of_problem for of_problem in wanted.values()))
+    model = session.solver.model if session.solver else ""
+    return replace(
+        stages,
+        generate=stages.generate and stages.generate.model_copy(update={"kinds": kinds}),
+        label=stages.label if stages.label and moves_deltas(session.store, stages.label, model) else None,
+        wanted=wanted,
+    )
+
+
 def fill(
-    store: VariantStore,
-    teacher: TeacherRun,
-    solver: TeacherRun,
-    needs: Sequence[Need],
-    journey: Journey,
-    config: GenerateConfig,
-    checks: VerifyConfig,
-    labels: LabelConfig | None,
-    references: References,
-) -> Filled:
+    session: Session, stages: Stages, needs: Sequence[Need], journey: Journey
+) -> tuple[Curated, Counter[str]]:
     """Have the variants made that problems need, verify and label them, and record what came of each decision.
 
     Run again, it goes on where it stopped: a need says how many there are to be.
 
     Args:
-        store: the store.
-        teacher: writes.
-        solver: verifies, and labels where that moves deltas, see `moves_deltas`.
-        needs: of a few problems.
+        session: its teacher writes, its solver verifies and labels.
+        stages: how to ask, check and label.
+        needs: of a shard of problems.
         journey: whose decisions are recorded.
-        config: how to ask.
-        checks: what a variant must pass.
-        labels: how new variants are labelled; None leaves them out.
-        references: what variants are compared with.
+
+    Returns:
+        What came of the stages, and problems by outcome, without its reasons.
 
     Raises:
-        BudgetError: the purse is empty; what is there then is kept and recorded.
+        BudgetError: the budget is spent; what is there then is kept and recorded.
     """
-    wanted: Wanted = {need.problem_id: dict(need.accepted) for need in needs}
-    all_of: Any = {"problem_ids": list(wanted), "shard_size": len(wanted)}
-    kinds = tuple(kind for kind in Kind if any(kind in of_problem for of_problem in wanted.values()))
+    store, made, stopped = session.store, Curated(), None
     store.append([journey.decision(need, ASKED) for need in needs])
-    filled, stopped = Filled(), None
     try:
-        decide = verifying(store, solver, checks, references, wanted)
-        asking = config.model_copy(update={"kinds": kinds})
-        filled.supplied = supply(store, teacher, asking, decide, wanted=wanted, **all_of)
-        if labels is not None and moves_deltas(store, labels, solver.model):
-            filled.labelled = label(store, TeacherSolver(store, solver), labels, kinds=wanted, **all_of)
+        made = curate_shard(session, stages_for(session, stages, needs), [need.problem_id for need in needs])
     except BudgetError as error:
         stopped = error
-    decisions = _closed(store, needs, journey, filled.supplied.shortages, stopped is not None)
+    decisions = _closed(store, needs, journey, made.shortages, stopped is not None)
     store.append(decisions)
-    filled.decided = Counter(decision.outcome.partition(" ")[0] for decision in decisions)
     if stopped is not None:
         raise stopped
-    return filled
+    return made, Counter(decision.outcome.partition(" ")[0] for decision in decisions)
 
 
 def _closed(

@@ -5,14 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from diva_grpo.pipeline.checks import (
-    EvaluationSets,
     Finding,
-    Judge,
-    OtherProblems,
     check_decontamination,
     check_duplicate,
     check_ending,
@@ -21,12 +17,13 @@ from diva_grpo.pipeline.checks import (
     check_numbers,
     check_solution,
     majority,
-    read_evaluation_sets,
 )
 from diva_grpo.pipeline.checks.steps import unlabelled
-from diva_grpo.pipeline.session.work import SHARD_SIZE, Progress, one_of, shards, tell
+from diva_grpo.pipeline.session.references import References
+from diva_grpo.pipeline.session.session import Session
 from diva_grpo.pipeline.stages.image_variants import check_recipe
-from diva_grpo.pipeline.stages.solve import Solver
+from diva_grpo.pipeline.stages.judge import Judge
+from diva_grpo.pipeline.stages.solve import VERIFICATION, Progress, Solver, TeacherSolver
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import IMAGE_KINDS, CheckName, VerifyConfig
 from diva_grpo.schemas.exceptions import ConfigError
@@ -35,126 +32,73 @@ from diva_grpo.schemas.records import Kind, Problem, Status, Variant, Verdict
 from diva_grpo.schemas.replies import COST_NOTHING
 
 
-@dataclass(frozen=True, slots=True)
-class References:
-    """What variants are compared with beside their own problem; made once, and used for any number of shards.
-
-    Attributes:
-        others: texts of all problems of the store; grows as variants pass. None compares with none.
-        evaluation_sets: the questions that no variant may contain; None where the user named none.
-    """
-
-    others: OtherProblems | None = None
-    evaluation_sets: EvaluationSets | None = None
-
-    @classmethod
-    def of(
-        cls, store: VariantStore, config: VerifyConfig, *, variant_parts: Sequence[str] | None = None
-    ) -> References:
-        """What the checks of a configuration need.
-
-        Args:
-            store: the store.
-            config: the checks.
-            variant_parts: the parts of `variants` that count, see `VariantStore.variant_parts`; None is all.
-
-        Raises:
-            SourceError: an evaluation set cannot be read.
-            ConfigError: an evaluation set has no question.
-        """
-        others = None
-        if "duplicate" in config.checks:
-            others = OtherProblems()
-            problems = {problem.problem_id: problem for problem in store.problems()}
-            others.add((problem, problem.text) for problem in problems.values())
-            texts = store.query(
-                "SELECT problem_id, text FROM variants WHERE status = 'accepted' "
-                "AND kind IN ('reword', 'harder') AND text IS NOT NULL ORDER BY variant_id",
-                variant_parts=variant_parts,
-            )
-            others.add((problems[problem_id], text) for problem_id, text in texts if problem_id in problems)
-        wanted = "decontamination" in config.checks and config.evaluation_sets
-        return cls(others, read_evaluation_sets(config.evaluation_sets) if wanted else None)
-
-    def layered(self) -> References:
-        """The same, with what passes from now on known to the copy alone."""
-        return References(None if self.others is None else OtherProblems(self.others), self.evaluation_sets)
-
-
-def verify(
-    store: VariantStore,
-    solver: Solver | None,
+def decide(
+    session: Session,
     config: VerifyConfig,
+    problem_ids: Sequence[str],
     *,
-    judge: Judge | None = None,
-    references: References | None = None,
-    problem_ids: Sequence[str] | None = None,
-    where: str | None = None,
+    solver: Solver | None = None,
     kinds: Collection[Kind] = tuple(Kind),
-    shard_size: int = SHARD_SIZE,
-    progress: Progress | None = None,
 ) -> Counter[str]:
-    """Give every candidate its terminal status: accepted, rejected (a check), or failed (no verdict).
+    """Give every candidate of some problems its terminal status: accepted, rejected (a check), or failed (no verdict).
 
     Cheap checks run first and spare the solver, which spares the judge; `verdicts` keeps what each check said.
     Of a perturbed image there is one check, always made: `recipe`. Its answer is the original's by rule.
 
     Args:
-        store: where candidates come from and verdicts go.
-        solver: for the `answer` check of rewritten texts; may be None where there are none, see `has_texts`.
+        session: its solver (and a judge at the same endpoint) is asked of rewritten texts.
         config: the checks.
-        judge: for the check `judge`; see `Judge.for_verify`.
-        references: what to compare with; default what is in the store and the evaluation sets now.
-        problem_ids: only variants of these; default all.
-        where: an SQL condition on `problems`.
+        problem_ids: of a shard.
+        solver: asked in the place of the session's.
         kinds: only candidates of these.
-        shard_size: problems whose verdicts are written together.
-        progress: told of every variant that is decided, or solved.
 
     Returns:
         Variants by new status.
 
     Raises:
-        ConfigError: the check `judge` without a judge, an evaluation set without a question, or a condition
-            that is no SQL.
+        ConfigError: a check that needs a model without one, or an evaluation set without a question.
         SourceError: an evaluation set cannot be read.
-
-    Example:
-        >>> teacher = TeacherConfig(model="gpt-4.1-mini")
-        >>> verify(store, TeacherSolver(store, teacher), VerifyConfig())
-        Counter({'accepted': 30})
     """
-    if "judge" in config.checks and judge is None:
-        raise ConfigError("the check `judge` needs a judge: see Judge.for_verify")
-    counts: Counter[str] = Counter()
-    ids = [problem.problem_id for problem in store.problems(problem_ids, where=where)]
-    for shard in shards(ids, shard_size):
-        round_ = _Round.of_problems(store, config, shard, kinds)
-        if round_ is None:
-            continue
-        references = references or References.of(store, config)
-        solved = 0
+    store = session.store
+    round_ = _Round.of_problems(store, config, problem_ids, kinds)
+    if round_ is None:
+        return Counter()
+    if solver is None and session.solver is not None:
+        solver = TeacherSolver(session.solver, VERIFICATION)
+    references, solved = session.references(config), 0
 
-        def on_solved(done: int) -> None:
-            nonlocal solved
-            solved += done
-            if progress:
-                progress(done)
+    def on_solved(done: int) -> None:
+        nonlocal solved
+        solved += done
+        session.meter.count("variants", done)
 
+    with references.lock:
         passed = round_.alone(references)
-        passed = round_.solved(passed, solver, one_of(config.solver_samples, on_solved))
-        if judge is not None:
-            passed = round_.judged(passed, judge)
-        for variant in [*passed, *round_.perturbed()]:
-            round_.settle(variant, Status.ACCEPTED, None)
-        store.append(round_.verdicts)
-        store.append(round_.decided)
-        settled = Counter(str(variant.status) for variant in round_.decided)
-        counts += settled
-        if progress:
-            progress(len(round_.decided) - solved)
-        tell(progress, settled)
-    return counts
+    passed = round_.solved(passed, solver, _one_of(config.solver_samples, on_solved))
+    judge = Judge.for_verify(session, config)
+    if judge is not None:
+        passed = round_.judged(passed, judge)
+    for variant in [*passed, *round_.perturbed()]:
+        round_.settle(variant, Status.ACCEPTED, None)
+    decided = session.decided(round_.decided)
+    store.append(round_.verdicts)
+    store.append(decided)
+    settled = Counter(str(variant.status) for variant in decided)
+    session.meter.count("variants", len(decided) - solved)
+    session.meter.tell("verified", settled)
+    return settled
+
+
+def _one_of(every: int, progress: Progress) -> Progress:
+    """A progress that passes on one of every so many: of answers, where questions are counted."""
+    told = 0
+
+    def tell_some(done: int) -> None:
+        nonlocal told
+        before, told = told, told + done
+        progress(told // every - before // every)
+
+    return tell_some
 
 
 _UNDECIDED = (

@@ -281,6 +281,22 @@ class VariantStore:
         with _user_condition(where):
             return self.read(Problem, condition, parameters, limit=limit)
 
+    def problem_ids(
+        self, problem_ids: Sequence[str] | None = None, *, where: str | None = None, limit: int | None = None
+    ) -> list[str]:
+        """The ids of what `problems` would give, without reading it.
+
+        Raises:
+            ConfigError: the condition is no SQL.
+        """
+        sql = (
+            f"SELECT problem_id FROM problems WHERE ({where or 'true'}) "
+            "AND (? IS NULL OR problem_id IN (SELECT unnest(?))) ORDER BY problem_id LIMIT ?"
+        )
+        only = None if problem_ids is None else list(problem_ids)
+        with _user_condition(where):
+            return [found for (found,) in self.query(sql, [only, only or [], limit])]
+
     def count_problems(self, *, where: str | None = None, limit: int | None = None) -> int:
         """How many problems `problems` would give, without reading them.
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from diva_grpo.pipeline.images.encoding import content_parts
 from diva_grpo.pipeline.images.shown import NOTHING_SHOWN, Shown
-from diva_grpo.pipeline.teacher.interrupt import Interrupt
 from diva_grpo.pipeline.teacher.journal import Entry, Journal, now_text, request_hash
+from diva_grpo.pipeline.teacher.meter import Meter
 from diva_grpo.pipeline.teacher.prices import PriceTable
 from diva_grpo.pipeline.teacher.prompts import Prompt
 from diva_grpo.pipeline.teacher.request import Dialect, Request
@@ -51,55 +49,45 @@ _LOG = logging.getLogger(__name__)
 class Teacher:
     """Asks one endpoint: renders a request, looks into the journal, else makes an exchange and keeps it.
 
-    Use as an asynchronous context manager within one event loop. In the main thread, Ctrl-C then lets the requests
-    in flight finish, and ends the context with KeyboardInterrupt; a second one ends it at once.
+    Use within one event loop.
 
     Args:
         config: endpoint, model and sampling parameters.
         journal: where every answer is committed before it is used.
         exchange: how requests reach the endpoint, closed with the teacher; by default live.
+        meter: of the run, counts what the journal had and what failed.
+        prices: of models; by default the table of the configuration.
 
     Raises:
         ConfigError: no API key for an endpoint that needs one, no URL, or an unreadable price table.
     """
 
-    def __init__(self, config: TeacherConfig, journal: Journal, exchange: Exchange | None = None) -> None:
+    def __init__(
+        self,
+        config: TeacherConfig,
+        journal: Journal,
+        exchange: Exchange | None = None,
+        meter: Meter | None = None,
+        prices: PriceTable | None = None,
+    ) -> None:
         self.config = config
         self._journal = journal
         self.endpoint = endpoint_name(config)
         self._exchange = exchange or LiveExchange(config)
-        self._slots = asyncio.Semaphore(self._exchange.concurrency)
-        self._prices = PriceTable.load(config.prices, config.base_url)
-        self.reused = 0
-        """Requests in the place of which the journal had something."""
+        self._meter = meter or Meter("requests")
+        self._prices = prices or PriceTable.load(config.prices, config.base_url)
         self._dialect = self._first_dialect()
         self._unshaped: int | None = 0
         """Answers in the present output mode that had not the asked shape; None as soon as one had."""
         self._since = now_text() if config.fresh else ""
         self._has_answered, self._unanswered = False, 0
         """Whether there was an answer; and requests that failed since the last one."""
-        self.outages: Counter[str] = Counter()
-        """Requests that failed for want of credit, key, model or network, by outcome."""
-        self._interrupt: Interrupt | None = None
         self._keeping = 0
         """Entries on their way into the journal."""
-        self._draining: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Self:
-        self._interrupt = Interrupt(self._finish)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._interrupt
-        self._interrupt.release()
-        if self._draining:
-            self._draining.cancel()
+    async def close(self) -> None:
+        """Release connections and files."""
         await self._exchange.close()
-        # Also where all were done just then: after this work there would be that of the next shard.
-        if self._interrupt.pressed and kind in (None, asyncio.CancelledError):
-            raise KeyboardInterrupt from error
 
     async def ask(
         self,
@@ -128,23 +116,24 @@ class Teacher:
             TeacherError: `GIVE_UP_AFTER` requests in a row were not answered.
             StoreError: an image is missing or damaged, or an answer could not be kept.
         """
-        # The slot comes first: a shard's images, all encoded at once, would fill the memory.
-        async with self._slots:
-            render = partial(self.request, prompt, values, shape=shape, images=images, sample=sample)
-            request = await asyncio.to_thread(render) if images else render()
-            entry = self.kept(request)
-            self.reused += entry is not None
-            if entry is None:
-                async with self._journal.claim(request.key):
-                    # Another task or process may have been first.
-                    entry = self.kept(request)
-                    if entry is None:
-                        entry = await self._obtained(request, purpose, problem_id)
-                        self._give_up_in_time(entry)
+        render = partial(self.request, prompt, values, shape=shape, images=images, sample=sample)
+        request = await asyncio.to_thread(render) if images else render()
+        entry, value = self.kept(request), None
+        if entry is None:
+            async with self._journal.claim(request.key):
+                # Another task or process may have been first.
+                entry = self.kept(request)
+                if entry is None:
+                    entry, value = await self._obtained(request, shape, purpose, problem_id)
+                    self._give_up_in_time(entry)
+                else:
+                    self._meter.reused += 1
+        else:
+            self._meter.reused += 1
         text = entry.content or ""
         if entry.outcome != "ok":
             return Answer(None, text, f"{entry.outcome}: {entry.detail or 'no detail'}")
-        return Answer(read_reply(text, shape) if shape else None, text, None)
+        return Answer(value or read_reply(text, shape) if shape else None, text, None)
 
     def request(
         self,
@@ -184,30 +173,34 @@ class Teacher:
             return entry
         return None
 
-    async def _obtained(self, request: Request, purpose: str, problem_id: str) -> Entry:
+    async def _obtained(
+        self, request: Request, shape: type[T] | None, purpose: str, problem_id: str
+    ) -> tuple[Entry, T | None]:
         """The endpoint's answer, in another dialect where it refuses one; asked once more for the right shape."""
         dialect: Dialect | None = self._dialect
         while dialect:
             asked = _Asked(request, dialect, purpose, problem_id)
             started, outcome = time.monotonic(), await self._send(asked)
-            checked = _checked(outcome, request.shape)
+            checked, value = _checked(outcome, shape)
             dialect = self._other_dialect(dialect, outcome)
             # What was refused, cut short or has no text is beyond repair.
             mendable = outcome.outcome == "ok" and checked.outcome in ("parse", "schema")
             entry = await self._keep(asked, checked, started, settled=not dialect and not mendable)
             if outcome.to_do and not dialect:
-                self.outages[outcome.outcome] += 1
+                self._meter.outages[outcome.outcome] += 1
                 raise outage(self.endpoint, outcome, outcome.to_do)
-        self.outages.update([outcome.outcome] if outcome.is_outage and not self._is_refusal(outcome) else [])
+        if outcome.is_outage and not self._is_refusal(outcome):
+            self._meter.outages[outcome.outcome] += 1
         if outcome.answered:
             self._learn(asked.dialect)
-        if request.shape and outcome.outcome == "ok":
+        if shape and outcome.outcome == "ok":
             self._note_shape(asked.dialect, shaped=not mendable)
         if mendable:
             asked = replace(asked, unshaped=checked)
             started, outcome = time.monotonic(), await self._send(asked)
-            entry = await self._keep(asked, _checked(outcome, request.shape), started, settled=True)
-        return entry
+            checked, value = _checked(outcome, shape)
+            entry = await self._keep(asked, checked, started, settled=True)
+        return entry, value
 
     async def _send(self, asked: _Asked) -> Outcome:
         parameters = asked.parameters()
@@ -292,18 +285,16 @@ class Teacher:
         if self._unshaped == UNENFORCED_AFTER and self.config.output_mode == "auto":
             self._learn(self._dialect.simpler() or self._dialect)
 
-    # --- ends of the work
+    # --- the end of the work
 
-    def _finish(self) -> int:
-        """Let no further request go; when those in flight are answered and kept, end the work."""
-        self._draining = asyncio.create_task(self._drain())
+    def finish(self) -> int:
+        """Let no further request go; returns how many are in flight."""
         return self._exchange.finish()
 
-    async def _drain(self) -> None:
-        assert self._interrupt
-        while self._exchange.finish() or self._keeping:
-            await asyncio.sleep(0.02)
-        self._interrupt.stop()
+    @property
+    def is_busy(self) -> bool:
+        """Once no further request goes: whether there are requests in flight, or answers that are not kept yet."""
+        return self._keeping > 0 or self._exchange.finish() > 0
 
     def _give_up_in_time(self, entry: Entry) -> None:
         """Else a wrong URL or key would cost hours: each request waits for all of its retries."""
@@ -343,15 +334,15 @@ class _Asked:
         return self.request.repair(self.dialect, self.unshaped.content or "", self.unshaped.detail or "")
 
 
-def _checked(outcome: Outcome, shape: type[Reply] | None) -> Outcome:
-    """The outcome with another type in the place of `ok` where the text has not the asked shape.
+def _checked(outcome: Outcome, shape: type[T] | None) -> tuple[Outcome, T | None]:
+    """The outcome, with another type in the place of `ok` where the text has not the asked shape; and what it says.
 
-    What was mended in it is its detail.
+    What was mended in the text is the outcome's detail.
     """
     if shape is None or outcome.outcome != "ok":
-        return outcome
+        return outcome, None
     try:
-        mended = read_mended(outcome.content or "", shape)[1]
+        value, mended = read_mended(outcome.content or "", shape)
     except ShapeError as error:
-        return replace(outcome, outcome=error.kind, detail=str(error))
-    return replace(outcome, detail=mended or outcome.detail)
+        return replace(outcome, outcome=error.kind, detail=str(error)), None
+    return replace(outcome, detail=mended or outcome.detail), value

@@ -2,52 +2,55 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 
 class Interrupt:
-    """Catches SIGINT while an event loop works, where it may: in the main thread of a process that heeds it.
+    """Catches SIGINT while it is open, where it may: in the main thread of a process that heeds it.
+
+    Either way the main thread gets its KeyboardInterrupt: at once where nothing is in flight, else from `drained` or
+    the second Ctrl-C.
 
     Args:
-        finish: told of the first Ctrl-C; returns how many requests are still waited for.
+        finish: told of the first Ctrl-C; returns how many requests are still waited for, or None where there is
+            nothing to wait for. Who returns a number calls `drained` when they are answered.
     """
 
-    def __init__(self, finish: Callable[[], int]) -> None:
+    def __init__(self, finish: Callable[[], int | None]) -> None:
         self._finish = finish
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        self.pressed = False
-        self._caught = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN and self._catch()
+        self._pressed = False
+        self._before: Any = None
 
-    def _catch(self) -> bool:
-        try:
-            self._loop.add_signal_handler(signal.SIGINT, self._on_signal)
-        except (RuntimeError, ValueError, NotImplementedError):
-            # Signals are for the main thread alone, and not for an event loop of Windows: Ctrl-C is as ever there.
-            return False
-        return True
+    def catch(self) -> None:
+        """Take the signal over; it is left as it is elsewhere than in the main thread, or where it is ignored."""
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            self._before = signal.signal(signal.SIGINT, self._on_signal)
 
-    def release(self) -> None:
-        """Leave the signal to Python again."""
-        if self._caught:
-            self._loop.remove_signal_handler(signal.SIGINT)
-            self._caught = False
+    def release(self) -> bool:
+        """Leave the signal to who had it before; returns whether it came."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+        return self._pressed
 
-    def stop(self) -> None:
-        """End the work at once: what runs in the task that made this is cancelled."""
-        self.release()  # a third Ctrl-C ends the process, whatever it does
-        if self._task:
-            self._task.cancel()
+    def drained(self) -> None:
+        """What was in flight is answered and kept: end the work, from whatever thread this is called."""
+        ident = threading.main_thread().ident
+        if self._before is not None and ident:
+            signal.pthread_kill(ident, signal.SIGINT)  # wakes a main thread that waits
 
-    def _on_signal(self) -> None:
-        if self.pressed:
-            self.stop()
-            return
-        self.pressed = True
-        waited_for = self._finish()
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        waited_for = None if self._pressed else self._finish()
+        if waited_for is None:
+            self.release()  # a third Ctrl-C ends the process, whatever it does
+            raise KeyboardInterrupt
+        self._pressed = True
         if waited_for:
             answers = (
                 "the answer to 1 request" if waited_for == 1 else f"the answers to {waited_for} requests"

@@ -23,16 +23,20 @@ Show = Callable[[str], None]
 
 
 class Meter:
-    """Counts of one run. Calling it tells of work that is done, as any `Progress`.
+    """Counts of one run. Threads may share it.
 
     Args:
-        unit: of the work, in the plural.
+        unit: of the work, in the plural; what is counted in another unit is passed over.
         total: units of the whole run; None where nobody knows.
         purse: what it spends from.
+        stage: whose results are shown, see `tell`.
     """
 
-    def __init__(self, unit: str, total: int | None = None, purse: Purse | None = None) -> None:
-        self.unit, self.total = unit, total
+    def __init__(
+        self, unit: str, total: int | None = None, purse: Purse | None = None, stage: str = ""
+    ) -> None:
+        self.unit, self.total, self.stage = unit, total, stage
+        self._lock = threading.Lock()
         self.purse = purse or Purse()
         self.done = 0
         self.sent = 0
@@ -49,9 +53,17 @@ class Meter:
         """Tells what an exchange waits for."""
         self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
 
-    def __call__(self, done: int, /) -> None:
-        """Tell of units that are newly done."""
-        self.done += done
+    def count(self, unit: str, done: int = 1) -> None:
+        """Count units that are newly done, where the run is counted in these."""
+        if unit == self.unit:
+            with self._lock:
+                self.done += done
+
+    def tell(self, stage: str, results: Mapping[str, int]) -> None:
+        """Add what came of a stage, where its results are those shown."""
+        if stage == self.stage:
+            with self._lock:
+                self.results.update(results)
 
     def exchanged(self, outcome: Outcome, dollars: float | None) -> None:
         """Count one exchange with the endpoint."""

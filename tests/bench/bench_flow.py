@@ -34,9 +34,9 @@ from tabulate import tabulate
 from diva_grpo.flows.runs import curate as module
 from diva_grpo.flows.runs import shards
 from diva_grpo.flows.runs.server import prefect_api
-from diva_grpo.flows.runs.shards import Order, ShardDone, Workplace
-from diva_grpo.flows.runs.stages import labelled, verified, written
-from diva_grpo.pipeline.stages.verify import References
+from diva_grpo.flows.runs.shards import Order, ShardDone
+from diva_grpo.pipeline.session.session import Session
+from diva_grpo.pipeline.stages.curate import Stages, curate
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.meter import Meter
 from diva_grpo.schemas.config import CurateConfig, GenerateConfig, LabelConfig, TeacherConfig, VerifyConfig
@@ -196,16 +196,10 @@ def by_functions(config: CurateConfig) -> dict[str, object]:
     store = VariantStore(config.store)
     ids = [problem.problem_id for problem in store.problems()]
     meter = Meter("problems", len(ids))
-    with store.run("curate", config.model_dump_json(), config.teacher.model) as run_id:
-        here = Workplace.of(config, run_id, meter)
-        here.references = References.of(store, config.verify)
+    with store.run("curate", config.model_dump_json(), config.teacher.model):
         started, cpu = time.monotonic(), time.process_time()
-        for start in range(0, len(ids), config.shard_size):
-            shard = ids[start : start + config.shard_size]
-            written(here, shard, config.generate, config.verify)
-            verified(here, shard, config.verify)
-            assert config.label
-            labelled(here, shard, config.label)
+        with Session(store, config.teacher, meter=meter, began_ns=time.time_ns()) as session:
+            curate(session, Stages.of(config), shard_size=config.shard_size)
     spent = time.process_time() - cpu
     return {
         "plain functions, problems": len(ids),

@@ -26,13 +26,13 @@ from typing import Any
 
 import openai
 
-from diva_grpo.pipeline.session.work import with_teacher
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.prompts import load_prompt
 from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.replies import Rewordings
 from tests.bench.fast_endpoint import fast_endpoint
+from tests.support.sessions import ask
 
 QUESTION = "Tom has 3 apples. He buys 4 more, and gives each of his 7 friends one. How many has he now? "
 
@@ -51,7 +51,7 @@ def ours(url: str, requests: int, at_once: int) -> float:
         store = VariantStore(Path(folder) / "store", create=True)
         config = TeacherConfig(model="m", base_url=url, concurrency=at_once)
         started = time.perf_counter()
-        assert all(with_teacher(store, config, [partial(_ask, i) for i in range(requests)]))
+        assert all(ask(store, config, [partial(_ask, i) for i in range(requests)]))
         return requests / (time.perf_counter() - started)
 
 

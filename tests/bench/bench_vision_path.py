@@ -22,13 +22,11 @@ from typing import Any
 from diva_grpo.flows.demo.scripted_teacher import MODEL, ScriptedTeacher, create_app, serve
 from diva_grpo.flows.demo.vision import tiny_vision_model
 from diva_grpo.pipeline.ingest import ingest
-from diva_grpo.pipeline.stages.generate import generate
-from diva_grpo.pipeline.stages.solve import VERIFICATION, TeacherSolver
-from diva_grpo.pipeline.stages.verify import verify
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
 from diva_grpo.schemas.mapping import PRESETS
 from diva_grpo.schemas.records import Kind
+from tests.support.sessions import generate, verify
 
 ROOT = Path(__file__).parent.parent.parent
 PER_STEP = 2
@@ -120,7 +118,7 @@ def _variants(store: VariantStore) -> None:
     with serve(create_app(ScriptedTeacher(told, wrong_share=0.1))) as url:
         teacher = TeacherConfig(model=MODEL, base_url=url, endpoint="scripted", max_pixels=100_352)
         generate(store, teacher, GenerateConfig(kinds=tuple(Kind)))
-        verify(store, TeacherSolver(store, teacher, VERIFICATION), VerifyConfig())
+        verify(store, teacher, VerifyConfig())
 
 
 def _counts(store: VariantStore) -> dict[str, Any]:

@@ -20,15 +20,14 @@ from pathlib import Path
 from tabulate import tabulate
 
 from diva_grpo.pipeline.ingest import ingest
-from diva_grpo.pipeline.stages.label import label
-from diva_grpo.pipeline.stages.solve import TeacherSolver
-from diva_grpo.pipeline.stages.supply import Supply, supply, verifying
+from diva_grpo.pipeline.stages.curate import Curated
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import GenerateConfig, LabelConfig, TeacherConfig, VerifyConfig
 from diva_grpo.schemas.mapping import PRESETS
 from diva_grpo.schemas.records import Kind, Variant
 from tests.support.endpoints import serving
 from tests.support.faulty_teacher import FaultyTeacher
+from tests.support.sessions import label, supply
 
 
 @dataclass
@@ -48,7 +47,7 @@ class Outcome:
     written: Counter[str]
     accepted: Counter[str]
     differs: list[tuple[Variant, str]]
-    supplied: Supply
+    supplied: Curated
     labels: int
 
 
@@ -77,8 +76,8 @@ def run(
         config = GenerateConfig(
             kinds=(Kind.REWORD, Kind.HARDER, Kind.THINK_STEP), accepted=accepted, tries=tries
         )
-        supplied = supply(store, teacher, config, verifying(store, teacher, checks))
-        labels = label(store, TeacherSolver(store, teacher), LabelConfig(samples=1))
+        supplied = supply(store, teacher, config, checks)
+        labels = label(store, teacher, LabelConfig(samples=1))
     variants = store.read(Variant, "status = 'accepted'")
     known = [(variant, faulty.planted(variant)) for variant in variants]
     return Outcome(

@@ -21,14 +21,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from diva_grpo.pipeline.stages.generate import generate
-from diva_grpo.pipeline.stages.verify import verify
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
 from diva_grpo.schemas.records import Kind, Problem
 from diva_grpo.schemas.replies import Answer, Reply
 from tests.support.endpoints import Endpoint, completion, serving
 from tests.support.endpoints import Reply as HttpReply
+from tests.support.sessions import generate, verify
 
 SETTLED_S = 0.2
 """After a kill: requests on their way still arrive."""

@@ -25,13 +25,13 @@ from pathlib import Path
 import yaml
 
 from diva_grpo.pipeline.ingest import ingest
-from diva_grpo.pipeline.stages.verify import verify
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import VerifyConfig
 from diva_grpo.schemas.mapping import PRESETS
 from diva_grpo.schemas.records import Kind, Problem, Variant
 from tests.bench.planted import faults, rules
 from tests.bench.planted.solver import ReadingSolver, Step, steps_of
+from tests.support.sessions import verify
 
 BELONGS = {
     "changed number": "numbers",

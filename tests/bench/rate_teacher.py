@@ -19,13 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diva_grpo.pipeline.session.work import with_teacher
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.prompts import load_prompt
 from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.replies import Rewordings
 from tests.bench.fast_endpoint import counts_of, fast_endpoint
+from tests.support.sessions import ask
 
 
 async def _ask(number: int, teacher: Teacher) -> str:
@@ -40,7 +40,7 @@ def outcomes(url: str, requests: int, folder: Path, **settings: Any) -> tuple[Co
     """Ask so many requests; what came of them, and the store with the ledger."""
     store = VariantStore(folder / "store", create=True)
     config = TeacherConfig(model="m", base_url=url, **settings)
-    return Counter(with_teacher(store, config, [partial(_ask, i) for i in range(requests)])), store
+    return Counter(ask(store, config, [partial(_ask, i) for i in range(requests)])), store
 
 
 def rate(

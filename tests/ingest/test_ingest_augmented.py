@@ -10,14 +10,13 @@ from click.testing import CliRunner
 
 from diva_grpo.flows.cli import cli
 from diva_grpo.pipeline.ingest import IngestReport, ingest
-from diva_grpo.pipeline.stages.solve import TeacherSolver
-from diva_grpo.pipeline.stages.verify import verify
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import VerifyConfig
 from diva_grpo.schemas.mapping import PRESETS
 from diva_grpo.schemas.records import Problem, Variant
 from tests.support.endpoints import Endpoint, serving
 from tests.support.planted_variants import RIGHT, teacher_of
+from tests.support.sessions import verify
 from tests.support.source_files import png, rejects, write_parquet
 
 TEXT = "Tom has 3 apples. He buys 4 more. How many apples has he now?"
@@ -149,7 +148,7 @@ def test_none_is_accepted_unchecked_and_a_verdict_is_not_undone(store: VariantSt
     taken(store, tmp_path, rows)
     assert store.query("SELECT count(*) FROM variants WHERE status = 'accepted'") == [(0,)]
     with serving(Endpoint(RIGHT)) as served:
-        verify(store, TeacherSolver(store, teacher_of(served)), VerifyConfig())
+        verify(store, teacher_of(served), VerifyConfig())
     counts = dict(store.query("SELECT status, count(*) FROM variants GROUP BY 1"))
     assert counts["accepted"] >= 2
     assert counts["rejected"] >= 1

@@ -15,15 +15,15 @@ from PIL import Image as Picture
 from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
 from diva_grpo.pipeline.difficulty.design import designed_delta
 from diva_grpo.pipeline.ingest import ingest
-from diva_grpo.pipeline.stages.generate import generate, joined, solution_hints
-from diva_grpo.pipeline.stages.solve import TeacherSolver
-from diva_grpo.pipeline.stages.verify import verify
+from diva_grpo.pipeline.stages.generate import joined, solution_hints
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.teacher.meter import Meter
 from diva_grpo.schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
 from diva_grpo.schemas.mapping import PRESETS
 from diva_grpo.schemas.records import Aspect, Image, Kind, Problem
 from tests.support.endpoints import Endpoint, Reply, completion, serving
 from tests.support.planted_variants import ALL_KINDS, REWORD, part_files, teacher_of, variants_by
+from tests.support.sessions import generate, verify
 
 STEPS = GenerateConfig(kinds=(Kind.THINK_STEP,))
 TWO_WORDINGS = completion(
@@ -140,9 +140,9 @@ def test_lost_records_cost_no_second_request(store: VariantStore) -> None:
 
 def test_progress_adds_up_on_every_run(store: VariantStore, endpoint: TeacherConfig) -> None:
     for _ in range(2):
-        told: list[int] = []
-        generate(store, endpoint, ALL_KINDS, progress=told.append)
-        assert sum(told) == 5 * 3
+        meter = Meter("requests")
+        generate(store, endpoint, ALL_KINDS, meter)
+        assert meter.done == 5 * 3
 
 
 def test_request_names_the_count_and_the_problem(store: VariantStore) -> None:
@@ -299,7 +299,7 @@ def test_own_solution_serves_as_think_steps_without_a_request(store: VariantStor
 
 def test_own_solution_passes_verification(store: VariantStore, endpoint: TeacherConfig) -> None:
     generate(store, endpoint, SOURCE_STEPS)
-    verify(store, TeacherSolver(store, endpoint), VerifyConfig())
+    verify(store, endpoint, VerifyConfig())
     assert variants_by(store, "generator_model, status, count(*)") == [
         ("scripted-teacher", "failed", 1),
         ("source", "accepted", 8),
@@ -333,7 +333,7 @@ def test_hint_of_an_own_solution_that_states_the_answer_early_is_rejected(
 ) -> None:
     store.append([_with_solution("7 is lucky.", "He has 3.", "3 + 4 = 7")])
     generate(store, endpoint, SOURCE_STEPS, problem_ids=["a/0"])
-    verify(store, TeacherSolver(store, endpoint), VerifyConfig(), problem_ids=["a/0"])
+    verify(store, endpoint, VerifyConfig(), problem_ids=["a/0"])
     rows = store.query("SELECT hint_steps, status FROM variants ORDER BY hint_steps")
     assert rows == [(1, "rejected"), (2, "rejected"), (3, "accepted")]
 
@@ -345,7 +345,7 @@ def test_own_solutions_of_real_problems_make_hints_that_do_not_leak(
     store = VariantStore(tmp_path / "gsm8k", create=True)
     ingest(store, str(real_data / "gsm8k" / "problems.jsonl"), PRESETS["gsm8k"])
     generate(store, endpoint, SOURCE_STEPS)
-    verify(store, TeacherSolver(store, endpoint), VerifyConfig())
+    verify(store, endpoint, VerifyConfig())
     [(problems, with_solution, hinted, sent)] = store.query(
         "SELECT (SELECT count(*) FROM problems), "
         "count(DISTINCT problem_id) FILTER (hint_steps = hint_total AND status = 'accepted'), "

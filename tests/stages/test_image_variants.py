@@ -18,10 +18,7 @@ from diva_grpo.pipeline.images.sources import open_rgb
 from diva_grpo.pipeline.ingest import ingest
 from diva_grpo.pipeline.perturb import make_operation, render
 from diva_grpo.pipeline.stages import verify as stage_verify
-from diva_grpo.pipeline.stages.generate import generate
 from diva_grpo.pipeline.stages.image_variants import GENERATOR
-from diva_grpo.pipeline.stages.supply import supply
-from diva_grpo.pipeline.stages.verify import verify
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import IMAGE_KINDS, GenerateConfig, TeacherConfig, VerifyConfig
 from diva_grpo.schemas.exceptions import ConfigError
@@ -32,6 +29,7 @@ from diva_grpo.schemas.records import Image as ImageRecord
 from diva_grpo.schemas.records import Kind, Problem, Variant
 from diva_grpo.schemas.replies import Answer, Reply
 from tests.conftest import Diva
+from tests.support.sessions import generate, supply, verify
 
 IMAGES = GenerateConfig(kinds=IMAGE_KINDS)
 TEXTS = [
@@ -188,18 +186,13 @@ def test_a_recipe_from_elsewhere_is_checked(pictures: VariantStore) -> None:
 
 
 def test_text_kinds_still_need_a_teacher(pictures: VariantStore) -> None:
-    with pytest.raises(ConfigError, match="reword is written by a teacher"):
+    with pytest.raises(ConfigError, match="written by a teacher"):
         generate(pictures, None, GenerateConfig(kinds=(Kind.IMAGE, Kind.REWORD)))
 
 
 def test_enough_of_each_kind_counts_images_too(pictures: VariantStore, endpoint: TeacherConfig) -> None:
     config = GenerateConfig.model_validate({"kinds": ("image", "image_text"), "accepted": 2})
-    done = supply(
-        pictures,
-        endpoint,
-        config,
-        lambda ids: verify(pictures, NoSolver(), VerifyConfig(), problem_ids=ids),
-    )
+    done = supply(pictures, endpoint, config, VerifyConfig(), NoSolver())
     assert done.wanted == 4
     assert {(s.problem_id, s.kind, s.accepted) for s in done.shortages} == {
         (f"pic/{i}", Kind.IMAGE_TEXT, 1) for i in (0, 1)

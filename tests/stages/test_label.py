@@ -18,11 +18,12 @@ from scipy.stats import beta, binom, spearmanr
 
 from diva_grpo.flows.cli import cli
 from diva_grpo.pipeline.difficulty.scale import measured_difficulty
-from diva_grpo.pipeline.stages.label import label
-from diva_grpo.pipeline.stages.solve import VERIFICATION, TeacherSolver, policy_prompt
-from diva_grpo.pipeline.stages.verify import verify
+from diva_grpo.pipeline.session.session import Session
+from diva_grpo.pipeline.stages.curate import Stages, curate
+from diva_grpo.pipeline.stages.solve import VERIFICATION, policy_prompt
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.queries import answer
+from diva_grpo.pipeline.teacher.meter import Meter
 from diva_grpo.schemas.config import LabelConfig, TeacherConfig, VerifyConfig
 from diva_grpo.schemas.question import Question, question_of
 from diva_grpo.schemas.records import Label, Problem, Variant
@@ -31,6 +32,7 @@ from diva_grpo.schemas.replies import Reply as Structured
 from diva_grpo.trainer.prompts import PromptBuilder
 from tests.support.endpoints import Endpoint, Reply, completion, serving
 from tests.support.planted_variants import RIGHT, WORDING, WRONG, part_files, plant, plant_hint, teacher_of
+from tests.support.sessions import label, verify
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_difficulty_is_the_posterior_through_one_line() -> None:
 
 def _label(store: VariantStore, served: Endpoint, model: str = "m", **values: Any) -> Counter[str]:
     settings = {"problem_ids": values.pop("problem_ids", ["w/0"])}
-    solver = TeacherSolver(store, teacher_of(served, model=model))
+    solver = teacher_of(served, model=model)
     return label(store, solver, LabelConfig(**values), **settings)
 
 
@@ -99,7 +101,7 @@ def _hints(store: VariantStore) -> list[Variant]:
 
 
 def test_label_again_adds_nothing(store: VariantStore, endpoint: TeacherConfig) -> None:
-    solver = TeacherSolver(store, endpoint)
+    solver = endpoint
     config = LabelConfig(samples=2, label_model=True)
     problems = ["w/0", "w/1", "w/2", "w/3"]
     assert label(store, solver, config, problem_ids=problems) == {"original": 4}
@@ -157,17 +159,16 @@ def test_label_model_may_be_chosen_after_its_labels_are_there(store: VariantStor
 
 
 def test_progress_of_labels_is_told_by_answer(store: VariantStore, endpoint: TeacherConfig) -> None:
-    told: list[int] = []
-    config = LabelConfig(samples=2)
-    label(store, TeacherSolver(store, endpoint), config, limit=3, progress=told.append)
-    assert sum(told) == 6
+    meter = Meter("answers")
+    label(store, endpoint, LabelConfig(samples=2), meter, limit=3)
+    assert meter.done == 6
 
 
 def test_label_does_not_reuse_the_answer_that_accepted_a_variant(store: VariantStore) -> None:
     plant(store, 0, WORDING)
     with serving(Endpoint(RIGHT, WRONG)) as served:
-        verify(store, TeacherSolver(store, teacher_of(served), VERIFICATION), VerifyConfig(solver_samples=1))
-        label(store, TeacherSolver(store, teacher_of(served)), LabelConfig(samples=2), problem_ids=["w/0"])
+        verify(store, teacher_of(served), VerifyConfig(solver_samples=1))
+        label(store, teacher_of(served), LabelConfig(samples=2), problem_ids=["w/0"])
     assert [request["seed"] for request in served.requests] == [VERIFICATION, 0, 1, 0, 1]
     assert [row.correct for row in store.read(Label)] == [0, 0]
 
@@ -184,9 +185,9 @@ def test_answer_cut_at_the_limit_is_judged_as_in_training(store: VariantStore) -
 @pytest.mark.parametrize("system", [None, "Think, then answer."])
 def test_policy_behind_an_endpoint_is_asked_as_in_training(store: VariantStore, system: str | None) -> None:
     store.append([v.model_copy(update={"status": "accepted"}) for v in _hints(store)])
-    with serving(Endpoint(RIGHT)) as served:
-        solver = TeacherSolver(store, teacher_of(served), prompt=policy_prompt(system))
-        label(store, solver, LabelConfig(samples=1), problem_ids=["w/0"])
+    with serving(Endpoint(RIGHT)) as served, Session(store, teacher_of(served)) as session:
+        stages = Stages(label=LabelConfig(samples=1), prompt=policy_prompt(system))
+        curate(session, stages, problem_ids=["w/0"])
     builder = PromptBuilder(chat=True, system=system)
     problem, [variant] = store.problems(["w/0"])[0], store.read(Variant)
     expected = [builder.of_question(question_of(problem, v))[0] for v in (None, variant)]

@@ -15,13 +15,14 @@ import pytest
 
 from diva_grpo.flows.cli import cli
 from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
-from diva_grpo.pipeline.stages.supply import Supply, supply, verifying
+from diva_grpo.pipeline.stages.curate import Curated
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
 from diva_grpo.schemas.exceptions import ConfigError, TeacherError
 from diva_grpo.schemas.records import Kind, Problem, Shortage
 from tests.support.endpoints import Endpoint, Reply, completion, serving
 from tests.support.planted_variants import WORDING, plant, teacher_of, variants_by
+from tests.support.sessions import supply
 
 REWORD = GenerateConfig(kinds=(Kind.REWORD,), accepted=2, tries=3)
 FORMAT = VerifyConfig(checks=("format", "duplicate"))
@@ -43,9 +44,8 @@ def _supply(
     config: GenerateConfig = REWORD,
     checks: VerifyConfig = FORMAT,
     **options: Any,
-) -> Supply:
-    decide = verifying(store, teacher, checks)
-    return supply(store, teacher, config, decide, **({"problem_ids": ["w/0"]} | options))
+) -> Curated:
+    return supply(store, teacher, config, checks, **({"problem_ids": ["w/0"]} | options))
 
 
 def _asked(served: Endpoint) -> list[tuple[int, str]]:
@@ -196,11 +196,6 @@ def test_impossible_numbers_are_errors(accepted: object, fault: str) -> None:
         GenerateConfig.model_validate({"accepted": accepted})
 
 
-def test_without_a_number_it_says_what_to_give(store: VariantStore, endpoint: TeacherConfig) -> None:
-    with pytest.raises(ConfigError, match="Give --accepted"):
-        _supply(store, endpoint, GenerateConfig())
-
-
 @pytest.mark.slow
 def test_slips_of_the_teacher_are_made_good(
     store: VariantStore, word_problems: list[Problem], endpoint: TeacherConfig
@@ -295,14 +290,13 @@ def test_image_kinds_are_wanted_of_problems_with_images(store: VariantStore, end
 _RUN = """
 import sys
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.pipeline.stages.supply import supply, verifying
+from tests.support.sessions import supply
 from diva_grpo.schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
 
 store = VariantStore(sys.argv[1])
 teacher = TeacherConfig(model="m", base_url=sys.argv[2], endpoint="test", max_retries=0, concurrency=4)
 config = GenerateConfig(kinds=("reword",), accepted=3, tries=4)
-checks = VerifyConfig(checks=("format", "answer"))
-supply(store, teacher, config, verifying(store, teacher, checks))
+supply(store, teacher, config, VerifyConfig(checks=("format", "answer")))
 """
 
 

@@ -17,17 +17,16 @@ from diva_grpo.flows.demo.wordings import harder_in
 from diva_grpo.flows.runs.needs import find
 from diva_grpo.pipeline.difficulty.design import designed_deltas
 from diva_grpo.pipeline.difficulty.target import nearest_delta, wanted_delta
-from diva_grpo.pipeline.session.work import TeacherRun
+from diva_grpo.pipeline.session.session import Session
+from diva_grpo.pipeline.stages.curate import Curated, Stages
 from diva_grpo.pipeline.stages.shortage import training_run
 from diva_grpo.pipeline.stages.top_up import (
     ASKED,
-    Filled,
     Journey,
     complete_killed,
     fill,
     record_idle,
 )
-from diva_grpo.pipeline.stages.verify import References
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.meter import Meter
 from diva_grpo.pipeline.teacher.prices import Purse
@@ -59,21 +58,14 @@ def _config(store: VariantStore, url: str = "http://127.0.0.1:9/v1", **values: A
 
 def _fill(
     store: VariantStore, config: TopUpConfig, run_id: str = "top-1", purse: Purse | None = None
-) -> Filled:
+) -> tuple[Curated, Counter[str]]:
     """Decide and make, as the flow does, in one shard."""
     found = find(config, store)
-    teacher = TeacherRun(config.teacher, Meter("problems", purse=purse))
-    return fill(
-        store,
-        teacher,
-        teacher,
-        found.planned.needs,
-        Journey(run_id, found.shortages.run_id, time.time_ns()),
-        config.generate,
-        config.verify,
-        config.label,
-        References.of(store, config.verify).layered(),
-    )
+    began_ns = time.time_ns()
+    meter = Meter("problems", purse=purse)
+    with Session(store, config.teacher, meter=meter, began_ns=began_ns) as session:
+        journey = Journey(run_id, found.shortages.run_id, began_ns)
+        return fill(session, Stages.of(config), found.planned.needs, journey)
 
 
 def _asked(store: VariantStore, **values: Any) -> dict[str, list[str]]:
@@ -224,7 +216,7 @@ def test_just_these_are_made_verified_and_recorded(short: VariantStore) -> None:
     with _served(short) as url:
         config = _config(short, url, label=None)
         expected = _asked(short)
-        filled = _fill(short, config)
+        done, decided = _fill(short, config)
     made = [v for v in short.read(Variant) if v.variant_id not in before]
     assert {(v.problem_id, v.kind) for v in made} | {("p/inks", "think_step")} == {
         (problem_id, kind) for problem_id, kinds in expected.items() for kind in kinds
@@ -238,8 +230,8 @@ def test_just_these_are_made_verified_and_recorded(short: VariantStore) -> None:
     assert {name: d.made for name, d in decisions.items()} == of_problem
     assert {name: d.accepted for name, d in decisions.items()} == of_problem
     assert (decisions["p/eggs"].requested, decisions["p/eggs"].nearest_delta) == (2, None)
-    assert filled.decided == {"enough": len(expected)}
-    assert filled.labelled == {}
+    assert decided == {"enough": len(expected)}
+    assert done.labelled == {}
 
 
 def test_second_time_what_is_still_short_alone(short: VariantStore) -> None:
@@ -263,11 +255,11 @@ def test_what_waits_for_a_verdict_is_decided_and_not_written_anew(short: Variant
 def test_labels_of_the_new_alone_and_by_the_label_model(short: VariantStore) -> None:
     only = {"problem_filter": "problem_id IN ('p/apples', 'p/drums')", "label": LabelConfig(samples=1)}
     with _served(short) as url:
-        assert _fill(short, _config(short, url, **only)).labelled == {}, "policy is the label model"
+        assert _fill(short, _config(short, url, **only))[0].labelled == {}, "policy is the label model"
         short.put_setting("label_model", MODEL)
         short.append([planted("p/apples", "think_step", -2.0, 0, status="rejected")])
         short.append([event("p/apples", 1.0, LAST_STEP + 1), event("p/drums", 1.0, LAST_STEP + 1)])
-        labelled = _fill(short, _config(short, url, **only)).labelled
+        labelled = _fill(short, _config(short, url, **only))[0].labelled
     assert labelled == {"original": 1, "harder": 1}
     assert {label.subject_id for label in short.read(Label, "solver_model = ?", [MODEL])} == {
         "p/apples",
@@ -280,7 +272,7 @@ def test_tries_that_are_spent_are_said_and_not_asked_again(short: VariantStore) 
     only = {"problem_filter": "problem_id = 'p/apples'", "label": None}
     with serving(Endpoint(refusing)) as served:
         config = _config(short, served.url, **only)
-        assert _fill(short, config).decided == {"short": 1}
+        assert _fill(short, config)[1] == {"short": 1}
         assert len(served.requests) == config.generate.tries
         [decision] = short.read(Decision)
         assert decision.outcome == "short of think_step: 4 answer (4 tries)"

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from diva_grpo.pipeline.checks import Judge
-from diva_grpo.pipeline.stages.generate import generate
-from diva_grpo.pipeline.stages.solve import TeacherSolver
-from diva_grpo.pipeline.stages.verify import verify
+from diva_grpo.pipeline.session.session import Session
+from diva_grpo.pipeline.stages.judge import Judge
+from diva_grpo.pipeline.stages.solve import VERIFICATION
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import TeacherConfig, VerifyConfig
 from diva_grpo.schemas.exceptions import ConfigError
@@ -29,10 +28,11 @@ from tests.support.planted_variants import (
     teacher_of,
     variants_by,
 )
+from tests.support.sessions import generate, verify
 
 
 def _verify(store: VariantStore, served: Endpoint, config: VerifyConfig | None = None) -> Counter[str]:
-    return verify(store, TeacherSolver(store, teacher_of(served)), config or VerifyConfig(solver_samples=1))
+    return verify(store, teacher_of(served), config or VerifyConfig(solver_samples=1))
 
 
 def _outcome(store: VariantStore, variant_id: str) -> tuple[str, str | None]:
@@ -44,7 +44,7 @@ def test_every_candidate_gets_a_terminal_status_with_a_reason(
     store: VariantStore, endpoint: TeacherConfig
 ) -> None:
     generate(store, endpoint, ALL_KINDS)
-    counts = verify(store, TeacherSolver(store, endpoint), VerifyConfig(solver_samples=1))
+    counts = verify(store, endpoint, VerifyConfig(solver_samples=1))
     # w/4 has no solution: its texts cannot be verified; all others are right, and full hints end at the answer.
     assert counts == {"accepted": 4 * 5 + 4 * 2 + 8, "failed": 7}
     assert store.query("SELECT count(*) FROM variants WHERE status = 'candidate'") == [(0,)]
@@ -187,7 +187,7 @@ def test_majority_of_independent_solutions_decides(
     found, why = _outcome(store, variant)
     assert found == status
     assert (why or "").startswith(reason or "")
-    assert [request["seed"] for request in served.requests] == [0, 1, 2]
+    assert [request["seed"] for request in served.requests] == [VERIFICATION + n for n in range(3)]
 
 
 def test_variant_without_a_verdict_has_failed_and_is_tried_again(store: VariantStore) -> None:
@@ -218,7 +218,7 @@ def test_without_the_answer_check_no_solver_is_asked(store: VariantStore) -> Non
 
 def test_verify_again_does_nothing(store: VariantStore, endpoint: TeacherConfig) -> None:
     generate(store, endpoint, ALL_KINDS)
-    solver = TeacherSolver(store, endpoint)
+    solver = endpoint
     verify(store, solver, VerifyConfig())
     before = part_files(store, "variants", "verdicts", "calls")
     assert verify(store, solver, VerifyConfig()) == {}
@@ -227,7 +227,7 @@ def test_verify_again_does_nothing(store: VariantStore, endpoint: TeacherConfig)
 
 def test_verify_keeps_to_the_problems_that_it_is_given(store: VariantStore, endpoint: TeacherConfig) -> None:
     generate(store, endpoint, REWORD)
-    verify(store, TeacherSolver(store, endpoint), VerifyConfig(), problem_ids=["w/1"])
+    verify(store, endpoint, VerifyConfig(), problem_ids=["w/1"])
     assert variants_by(store, "problem_id, status") == [
         ("w/0", "candidate"),
         ("w/1", "accepted"),
@@ -325,7 +325,7 @@ def test_judge_has_the_last_word(store: VariantStore, reply: Reply, status: str,
     text, hint = plant(store, 0, WORDING), plant_hint(store, 1, ["Start with 3."], 2)
     with serving(Endpoint(RIGHT, reply)) as served:
         teacher = teacher_of(served)
-        verify(store, TeacherSolver(store, teacher), JUDGED, judge=Judge.for_verify(store, teacher, JUDGED))
+        verify(store, teacher, JUDGED)
     assert _outcome(store, text)[0] == status
     assert (_outcome(store, text)[1] or "").startswith(reason or "")
     assert _outcome(store, hint) == ("accepted", None), "its question is the original's"
@@ -343,7 +343,7 @@ def test_judge_is_spared_what_the_solver_rejects(store: VariantStore) -> None:
     plant(store, 0, WORDING)
     with serving(Endpoint(WRONG)) as served:
         teacher = teacher_of(served)
-        verify(store, TeacherSolver(store, teacher), JUDGED, judge=Judge.for_verify(store, teacher, JUDGED))
+        verify(store, teacher, JUDGED)
     assert len(served.requests) == 1
 
 
@@ -352,16 +352,17 @@ def test_judge_may_have_its_own_endpoint(store: VariantStore) -> None:
     with serving(Endpoint(RIGHT)) as solving, serving(Endpoint(SAME)) as judging:
         config = JUDGED.model_copy(update={"judge_base_url": judging.url})
         teacher = teacher_of(solving)
-        verify(store, TeacherSolver(store, teacher), config, judge=Judge.for_verify(store, teacher, config))
+        verify(store, teacher, config)
     assert (len(solving.requests), len(judging.requests)) == (1, 1)
     assert store.query("SELECT endpoint FROM calls WHERE purpose = 'judge'") == [(judging.url,)]
 
 
 def test_judge_is_made_only_where_it_is_asked_for(store: VariantStore) -> None:
     with serving(Endpoint()) as served:
-        assert Judge.for_verify(store, teacher_of(served), VerifyConfig()) is None
-        with pytest.raises(ConfigError, match="needs a judge"):
-            verify(store, TeacherSolver(store, teacher_of(served)), JUDGED)
+        assert Judge.for_verify(Session(store, teacher_of(served)), VerifyConfig()) is None
+        assert Judge.for_verify(Session(store, teacher_of(served)), JUDGED) is not None
+    with pytest.raises(ConfigError, match="needs a judge"):
+        Judge.for_verify(Session(store), JUDGED)
 
 
 # --- solutions

@@ -9,13 +9,14 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from diva_grpo.pipeline.session.work import TeacherRun, with_teacher
+from diva_grpo.pipeline.session.session import Session
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.meter import Meter
@@ -59,19 +60,32 @@ def _config(batches: Batches, **values: Any) -> TeacherConfig:
 
 def _ask(
     store: VariantStore,
-    teacher: TeacherConfig | TeacherRun,
+    teacher: TeacherConfig | Batched,
     words: range,
     shape: type[StructuredReply] | None = None,
 ) -> list[Answer[StructuredReply]]:
     async def one(word: int, asked: Teacher) -> Answer[StructuredReply]:
         return await asked.ask(PROMPT, {"word": word}, purpose="t", problem_id=str(word), shape=shape)
 
-    return with_teacher(store, teacher, [partial(one, word) for word in words])
+    session = teacher.session(store) if isinstance(teacher, Batched) else Session(store, teacher)
+    with session:
+        return session.teacher.ask([partial(one, word) for word in words])
 
 
-def _by_batch(batches: Batches, size: int = 1_000, purse: Purse | None = None, **values: Any) -> TeacherRun:
-    meter = Meter("requests", purse=purse)
-    return TeacherRun(_config(batches, **values), meter, by_batch(meter, size, QUICK))
+@dataclass(frozen=True)
+class Batched:
+    """An endpoint that is asked by the Batch API, quickly."""
+
+    config: TeacherConfig
+    meter: Meter
+    size: int
+
+    def session(self, store: VariantStore) -> Session:
+        return Session(store, self.config, meter=self.meter, connect=by_batch(self.meter, self.size, QUICK))
+
+
+def _by_batch(batches: Batches, size: int = 1_000, purse: Purse | None = None, **values: Any) -> Batched:
+    return Batched(_config(batches, **values), Meter("requests", purse=purse), size)
 
 
 def _paid(batches: Batches) -> Counter[str]:
@@ -90,7 +104,7 @@ def test_answers_come_back_at_half_the_price(store: VariantStore, priced: Path) 
     assert (len(batches.batches), batches.live) == (1, 0)
     rows = store.query("SELECT count(*), sum(cost_usd), min(outcome), sum(completion_tokens) FROM calls")
     assert rows == [(30, pytest.approx(30 * 0.01), "ok", 600)]
-    assert run.purse.spent == pytest.approx(0.3)
+    assert run.meter.purse.spent == pytest.approx(0.3)
     assert pending_batches(store.root) == []
     assert list((store.root / "batches").glob("*.jsonl")) == []
 

@@ -16,10 +16,8 @@ import pytest
 from PIL import Image as Picture
 
 from diva_grpo.pipeline.images.encoding import image_part
-from diva_grpo.pipeline.session.rehearsal import Estimate, rehearsal
-from diva_grpo.pipeline.session.work import TeacherRun, with_teacher
-from diva_grpo.pipeline.stages.label import label
-from diva_grpo.pipeline.stages.solve import TeacherSolver
+from diva_grpo.pipeline.session.rehearsal import Rehearsal, copied
+from diva_grpo.pipeline.stages.curate import label as label_in
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.meter import Meter
@@ -31,6 +29,7 @@ from diva_grpo.schemas.config import LabelConfig, TeacherConfig
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError
 from tests.conftest import Diva
 from tests.support.endpoints import Endpoint, Reply, body, completion, json_reply, serving
+from tests.support.sessions import ask, label
 
 SHAPED = {
     "Rewordings": json.dumps({"rewordings": ["a", "b"]}),
@@ -133,14 +132,12 @@ def test_verify_counts_only_what_the_cheap_checks_leave(diva: Diva, store: Varia
 def test_length_of_earlier_answers_takes_the_place_of_the_assumption(store: VariantStore) -> None:
     with serving(Endpoint(completion("\\boxed{7}"))) as endpoint:
         config = TeacherConfig(model="m", base_url=endpoint.url)
-        with rehearsal(store) as copy:
-            assumed = Estimate(copy, config, {})
-            label(copy, TeacherSolver(copy, assumed.teacher), LabelConfig(samples=4))
+        with copied(store) as copy, Rehearsal(copy, config) as assumed:
+            label_in(assumed, LabelConfig(samples=4))
             assumed.note("label")
-        label(store, TeacherSolver(store, config), LabelConfig(samples=2))  # ten calls of 20 tokens
-    with rehearsal(store) as copy:
-        measured = Estimate(copy, config, {})
-        label(copy, TeacherSolver(copy, measured.teacher), LabelConfig(samples=4))
+        label(store, config, LabelConfig(samples=2))  # ten calls of 20 tokens
+    with copied(store) as copy, Rehearsal(copy, config) as measured:
+        label_in(measured, LabelConfig(samples=4))
         measured.note("label")
     assert [line.completion_tokens for line in assumed.lines] == [20 * 300]
     assert [line.completion_tokens for line in measured.lines] == [10 * 20]
@@ -193,11 +190,11 @@ def test_limit_without_a_price_is_refused(diva: Diva, store: VariantStore) -> No
 def test_answers_of_a_journal_cost_no_money(store: VariantStore, dear: Path) -> None:
     with serving(Endpoint(completion("\\boxed{7}"))) as endpoint:
         config = TeacherConfig(model="m", base_url=endpoint.url, prices=dear)
-        label(store, TeacherSolver(store, config), LabelConfig(samples=1))
-        run = TeacherRun(config, Meter("answers", purse=Purse(0.5)))
-        label(store, TeacherSolver(store, run), LabelConfig(samples=2))
-    assert run.meter.reused == 5
-    assert run.purse.spent == pytest.approx(0.5)
+        label(store, config, LabelConfig(samples=1))
+        meter = Meter("answers", purse=Purse(0.5))
+        label(store, config, LabelConfig(samples=2), meter)
+    assert meter.reused == 5
+    assert meter.purse.spent == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -215,9 +212,9 @@ def test_endpoint_that_counts_no_tokens_reaches_the_limit_too(
     reply = body("\\boxed{7}") | {"usage": usage}
     with serving(Endpoint(json_reply(reply))) as endpoint:
         config = TeacherConfig(model="m", base_url=endpoint.url, concurrency=2, prices=dear)
-        run = TeacherRun(config, Meter("answers", purse=Purse(0.5)))
+        meter = Meter("answers", purse=Purse(0.5))
         with pytest.raises(BudgetError, match="--max-cost is reached"):
-            label(store, TeacherSolver(store, run), LabelConfig(samples=20))
+            label(store, config, LabelConfig(samples=20), meter)
     assert 0 < len(endpoint.requests) < 20
     [(ledger,)] = store.query("SELECT sum(cost_usd) FROM calls")
     assert ledger == pytest.approx(run.purse.spent), "the ledger says what the budget has counted"
@@ -250,7 +247,7 @@ def test_few_of_many_jobs_are_begun_at_once(store: VariantStore) -> None:
 
     with serving(Endpoint()) as endpoint:
         config = TeacherConfig(model="m", base_url=endpoint.url, concurrency=4)
-        assert with_teacher(store, config, [partial(one, i) for i in range(500)]) == list(range(500))
+        assert ask(store, config, [partial(one, i) for i in range(500)]) == list(range(500))
     assert most < 20
 
 

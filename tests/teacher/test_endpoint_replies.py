@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from diva_grpo.pipeline.session.work import with_teacher
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.prompts import Prompt
@@ -19,6 +18,7 @@ from diva_grpo.schemas.exceptions import TeacherError
 from diva_grpo.schemas.replies import Answer, HarderTexts, Rewordings
 from diva_grpo.schemas.replies import Reply as Structured
 from tests.support.endpoints import Endpoint, Reply, Server, body, completion, json_reply, serving
+from tests.support.sessions import ask
 
 PROMPT = Prompt(version="test-1", system="You help.", user="Say $word.")
 TEXT = "Work this out: what is 2 plus 3?"
@@ -47,7 +47,7 @@ def _ask(
     async def one(word: str, teacher: Teacher) -> Answer[Structured]:
         return await teacher.ask(PROMPT, {"word": word}, purpose="test", problem_id=word, shape=shape)
 
-    return with_teacher(store, config, [partial(one, str(i)) for i in range(times)])
+    return ask(store, config, [partial(one, str(i)) for i in range(times)])
 
 
 def _texts(store: VariantStore, reply: Reply, mode: OutputMode = "auto") -> list[str]:

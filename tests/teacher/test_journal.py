@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from PIL import Image as Picture
 
 from diva_grpo.pipeline.images.shown import Shown
-from diva_grpo.pipeline.session.work import with_teacher
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.claims import Claims
 from diva_grpo.pipeline.teacher.client import Teacher
@@ -32,6 +31,7 @@ from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.replies import Answer, Reply, Rewordings
 from tests.support.endpoints import Endpoint, completion, serving
 from tests.support.endpoints import Reply as EndpointReply
+from tests.support.sessions import ask
 
 STRUCTURED = completion('{"rewordings": ["a"]}')
 
@@ -86,7 +86,7 @@ def _send(store: VariantStore, url: str, requests: Sequence[Request]) -> list[An
         config = TeacherConfig.model_validate(
             {"base_url": url} | {name: getattr(request, name) for name in names}
         )
-        answers += with_teacher(store, config, [partial(one, request)])
+        answers += ask(store, config, [partial(one, request)])
     return answers
 
 
@@ -209,7 +209,7 @@ def test_many_requests_in_another_order_and_at_another_concurrency_are_all_found
     with serving(Endpoint()) as endpoint:
         for concurrency, work in ((7, jobs), (1, jobs[::-1])):
             config = TeacherConfig(model="m", base_url=endpoint.url, concurrency=concurrency)
-            assert with_teacher(store, config, work) == ["42"] * 30
+            assert ask(store, config, work) == ["42"] * 30
     assert len(endpoint.requests) == 30
 
 
@@ -354,7 +354,7 @@ import sys
 from functools import partial
 from diva_grpo.pipeline.teacher.prompts import Prompt
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.pipeline.session.work import with_teacher
+from tests.support.sessions import ask
 from diva_grpo.schemas.config import TeacherConfig
 
 async def one(word, teacher):
@@ -362,7 +362,7 @@ async def one(word, teacher):
     return (await teacher.ask(prompt, {"word": word}, purpose="test", problem_id=word)).text
 
 config = TeacherConfig(model="m", base_url=sys.argv[2], concurrency=8, endpoint="test")
-answers = with_teacher(VariantStore(sys.argv[1]), config, [partial(one, str(i)) for i in range(200)])
+answers = ask(VariantStore(sys.argv[1]), config, [partial(one, str(i)) for i in range(200)])
 assert answers == ["42"] * 200
 """
 
@@ -400,7 +400,7 @@ import sys, asyncio
 from functools import partial
 from diva_grpo.pipeline.teacher.prompts import Prompt
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.pipeline.session.work import with_teacher
+from tests.support.sessions import ask
 from diva_grpo.schemas.config import TeacherConfig
 
 async def one(word, teacher):
@@ -408,7 +408,7 @@ async def one(word, teacher):
     return (await teacher.ask(prompt, {"word": word}, purpose="test", problem_id=word)).text
 
 config = TeacherConfig(model="m", base_url=sys.argv[2], concurrency=8, endpoint="test")
-print(with_teacher(VariantStore(sys.argv[1]), config, [partial(one, str(i % 20)) for i in range(40)]))
+print(ask(VariantStore(sys.argv[1]), config, [partial(one, str(i % 20)) for i in range(40)]))
 """
 
 
@@ -548,7 +548,7 @@ def test_api_key_is_in_no_file(store: VariantStore, monkeypatch: pytest.MonkeyPa
             prompt = Prompt("test-1", "s", "Say $word.")
             return (await teacher.ask(prompt, {"word": word}, purpose="test", problem_id=word)).failure
 
-        failures = with_teacher(store, config, [partial(one, word) for word in "abc"])
+        failures = ask(store, config, [partial(one, word) for word in "abc"])
     assert endpoint.keys[0] is not None
     assert [failure and failure.split(":")[0] for failure in failures] == ["http_400", "parse", None]
     files = [path for path in store.root.rglob("*") if path.is_file()]
@@ -568,11 +568,11 @@ def test_key_that_is_no_secret_changes_no_answer(
     with serving(Endpoint(completion(text))) as endpoint:
         config = TeacherConfig(model="m", base_url=endpoint.url)
 
-        async def ask(teacher: Teacher) -> str | None:
+        async def one(teacher: Teacher) -> str | None:
             prompt = Prompt("test-1", "s", "Say $word.")
             return (await teacher.ask(prompt, {"word": "a"}, purpose="test", problem_id="a")).text
 
-        assert with_teacher(store, config, [ask]) == [text]
+        assert ask(store, config, [one]) == [text]
 
 
 _IS_FREE = """

@@ -137,8 +137,8 @@ def test_curate_ends_too_and_goes_on(diva: Diva, store: VariantStore) -> None:
 
 
 def test_other_routes_go_on_without_the_one_that_has_no_credit(store: VariantStore) -> None:
-    from diva_grpo.pipeline.stages.generate import generate
     from diva_grpo.schemas.config import Route, TeacherConfig
+    from tests.support.sessions import generate
 
     with (
         serving(Endpoint(FOR_GOOD["credit"][0])) as poor,
@@ -162,11 +162,10 @@ def test_nothing_to_do_says_what_was_passed_over(diva: Diva, store: VariantStore
 
 
 def test_endless_429s_say_what_is_waited_for(store: VariantStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diva_grpo.pipeline.session.work import TeacherRun
-    from diva_grpo.pipeline.stages.generate import generate
     from diva_grpo.pipeline.teacher.meter import Meter, state_line
     from diva_grpo.pipeline.teacher.wire import live
     from diva_grpo.schemas.config import TeacherConfig
+    from tests.support.sessions import generate
 
     monkeypatch.setattr(live, "_SAID_AFTER_S", 0.3)  # five seconds
     lines: list[str] = []
@@ -178,7 +177,7 @@ def test_endless_429s_say_what_is_waited_for(store: VariantStore, monkeypatch: p
 
     with serving(Server(note)) as endpoint:
         config = TeacherConfig(model="m", base_url=endpoint.url, concurrency=1, patience_s=2)
-        generate(store, TeacherRun(config, meter), GenerateConfig(kinds=(Kind.REWORD,)), limit=1)
+        generate(store, config, GenerateConfig(kinds=(Kind.REWORD,)), meter, limit=1)
     assert any("waits since" in line and "http_429: " in line and "gives up" in line for line in lines[1:]), (
         lines
     )

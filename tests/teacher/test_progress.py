@@ -81,7 +81,7 @@ def test_log_has_a_line_now_and_then_and_one_at_the_end(store: VariantStore) -> 
     meter, lines = Meter("things", 10), list[str]()
     with store.run("test", "{}") as run_id, shown(meter, store, run_id, lines.append, every_s=0.1):
         for _ in range(10):
-            meter(1)
+            meter.count("things")
             time.sleep(0.05)
         [sign] = signs(store.root)
     assert 2 <= len(lines) <= 8
@@ -101,7 +101,7 @@ def test_line_has_all_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     meter = Meter("requests", 1000, Purse(5.0))
-    meter(400)
+    meter.count("requests", 400)
     now += 100
     meter.results.update(accepted=3, rejected=2)
     meter.reused = 7
@@ -127,10 +127,10 @@ def test_rate_is_that_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     meter = Meter("answers", 10_000)
-    meter(5_000)  # from a journal, at once
+    meter.count("answers", 5_000)  # from a journal, at once
     for _ in range(200):
         now += 1
-        meter(2)
+        meter.count("answers", 2)
         rate = meter.rate()
     assert rate == pytest.approx(2.0)
     assert meter.state()["left_s"] == pytest.approx((10_000 - 5_400) / 2, rel=0.01)

@@ -17,7 +17,6 @@ import pytest
 from PIL import Image as Picture
 
 from diva_grpo.pipeline.images.shown import NOTHING_SHOWN, Shown
-from diva_grpo.pipeline.session.work import with_teacher
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.client import GIVE_UP_AFTER, Teacher
 from diva_grpo.pipeline.teacher.prompts import Prompt
@@ -27,6 +26,7 @@ from diva_grpo.schemas.exceptions import ConfigError, StoreError, TeacherError
 from diva_grpo.schemas.replies import Answer, Rewordings, ThinkSteps
 from diva_grpo.schemas.replies import Reply as StructuredReply
 from tests.support.endpoints import Endpoint, Reply, body, completion, json_reply, serving
+from tests.support.sessions import ask
 
 PROMPT = Prompt(version="test-1", system="You help.", user="Say $word.")
 GOOD = completion("42")
@@ -57,7 +57,7 @@ def _ask(
         values: dict[str, object] = {"word": word}
         return await teacher.ask(PROMPT, values, purpose="test", problem_id=word, shape=shape, images=images)
 
-    return with_teacher(store, config, [partial(one, word) for word in words])
+    return ask(store, config, [partial(one, word) for word in words])
 
 
 def _calls(store: VariantStore, columns: str) -> list[tuple[Any, ...]]:
@@ -398,7 +398,7 @@ def test_missing_image_is_the_error_that_says_so(store: VariantStore) -> None:
 
     config = TeacherConfig(model="m", base_url="http://127.0.0.1:9/v1")
     with pytest.raises(StoreError, match="ingest its source again"):
-        with_teacher(store, config, [job, job])
+        ask(store, config, [job, job])
 
 
 def test_missing_image_of_one_problem_lets_the_answers_in_flight_be_kept(store: VariantStore) -> None:
@@ -418,7 +418,7 @@ def test_missing_image_of_one_problem_lets_the_answers_in_flight_be_kept(store: 
             partial(asks, "3"),
         ]
         with pytest.raises(StoreError, match="ingest its source again"):
-            with_teacher(store, _config(endpoint, concurrency=3), jobs)
+            ask(store, _config(endpoint, concurrency=3), jobs)
     assert len(endpoint.requests) == 2
     assert _calls(store, "outcome") == [("ok",), ("ok",)]
 

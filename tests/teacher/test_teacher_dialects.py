@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diva_grpo.pipeline.quantities.escapes import damage
-from diva_grpo.pipeline.session.work import with_teacher
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.prompts import Prompt
@@ -23,6 +22,7 @@ from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.replies import Answer, HarderTexts, Judgement, Rewordings, ThinkSteps
 from diva_grpo.schemas.replies import Reply as Structured
 from tests.support.endpoints import Endpoint, Reply, Server, completion, json_reply, serving
+from tests.support.sessions import ask
 
 PROMPT = Prompt(version="test-1", system="You help.", user="Say $word.")
 GOOD = completion('{"rewordings": ["a", "b"]}')
@@ -41,7 +41,7 @@ def _ask(
     async def one(word: str, teacher: Teacher) -> Answer[Rewordings]:
         return await teacher.ask(PROMPT, {"word": word}, purpose="test", problem_id=word, shape=Rewordings)
 
-    return with_teacher(store, config, [partial(one, word) for word in words])
+    return ask(store, config, [partial(one, word) for word in words])
 
 
 def _config(url: str, **values: Any) -> TeacherConfig:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from diva_grpo.pipeline.session.work import with_teacher
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.prompts import Prompt
 from diva_grpo.schemas.config import TeacherConfig
 from tests.bench.kill_teacher import kill_and_compare
 from tests.bench.rate_teacher import faults
+from tests.support.sessions import ask
 
 
 @pytest.mark.slow
@@ -49,8 +49,8 @@ def test_a_server_that_others_wrote(store: VariantStore) -> None:
         for status in (429, 500, 503):
             server.state.scenarios.add(scenarios.Fail(status))
         config = TeacherConfig(model="gpt-4o", base_url=server.base_url("openai"), max_retries=3)
-        assert with_teacher(store, config, jobs) == [None] * 20
-        assert with_teacher(store, config, jobs) == [None] * 20  # none is sent again
+        assert ask(store, config, jobs) == [None] * 20
+        assert ask(store, config, jobs) == [None] * 20  # none is sent again
     [(requests, attempts, tokens)] = store.query(
         "SELECT count(*), sum(attempts), min(prompt_tokens) FROM calls WHERE outcome = 'ok'"
     )

@@ -20,18 +20,22 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of 
 from functools import partial
 from diva_grpo.pipeline.teacher.prompts import Prompt
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.pipeline.session.work import with_teacher
+from diva_grpo.pipeline.session.session import Session
 from diva_grpo.schemas.config import TeacherConfig
 
 async def one(word, teacher):
     prompt = Prompt("test-1", "s", "Say $word.")
     return (await teacher.ask(prompt, {"word": word}, purpose="test", problem_id=word)).text
 
+def ask(words):
+    return session.teacher.ask([partial(one, str(i)) for i in words])
+
 config = TeacherConfig(model="m", base_url=sys.argv[2], concurrency=4, endpoint="test")
+size = int(sys.argv[3])
 try:
-    for first in range(0, 12, int(sys.argv[3])):
-        jobs = [partial(one, str(i)) for i in range(first, first + int(sys.argv[3]))]
-        with_teacher(VariantStore(sys.argv[1]), config, jobs)
+    with Session(VariantStore(sys.argv[1]), config) as session:
+        for _ in session.over((range(first, first + size) for first in range(0, 12, size)), ask):
+            pass
 except KeyboardInterrupt:
     sys.exit(130)
 """

@@ -20,7 +20,6 @@ from PIL import Image as PillowImage
 from diva_grpo.flows.cli import cli, main
 from diva_grpo.pipeline.images.shown import Shown
 from diva_grpo.pipeline.ingest import ingest
-from diva_grpo.pipeline.stages.label import label
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import LabelConfig
 from diva_grpo.schemas.exceptions import ConfigError, StoreError
@@ -37,6 +36,7 @@ from diva_grpo.trainer.evaluation.score import (
     evaluate_fully,
     score,
 )
+from tests.support.sessions import label
 from tests.support.tiny_text_model import planted_store
 from tests.support.tiny_vision_model import IMAGE_TOKENS, tiny_vision_model
 

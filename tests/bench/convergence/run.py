@@ -21,7 +21,6 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from diva_grpo.pipeline.stages.label import label
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import LabelConfig
 from diva_grpo.schemas.records import Evaluation
@@ -38,6 +37,7 @@ from tests.bench.convergence.contenders import CONTENDERS, SHARED, Contender
 from tests.bench.convergence.noise import NoiseRecorder
 from tests.bench.convergence.tasks import TASKS, Task, fill_store
 from tests.bench.convergence.warm import warm_up
+from tests.support.sessions import label
 
 LABEL_SAMPLES = 4
 LABELS = "labels.json"

@@ -7,11 +7,11 @@ from functools import partial
 
 from diva_grpo.pipeline.checks.finding import Finding, failed
 from diva_grpo.pipeline.images.shown import shown_images
-from diva_grpo.pipeline.session.work import AnyTeacher, Progress, TeacherRun, with_teacher
-from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.session.session import Endpoint, Session
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.prompts import load_prompt
 from diva_grpo.schemas.config import VerifyConfig
+from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.question import question_of, render_question
 from diva_grpo.schemas.records import Problem, Variant
 from diva_grpo.schemas.replies import Answer, Judgement
@@ -21,39 +21,39 @@ class Judge:
     """A model at an OpenAI-compatible endpoint that compares texts.
 
     Args:
-        store: whose images and journal are used.
-        config: the endpoint; `for_verify` makes it.
+        endpoint: of the judge; `for_verify` makes it.
     """
 
-    def __init__(self, store: VariantStore, config: AnyTeacher) -> None:
-        self._store, self._config = store, config
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint, self._store = endpoint, endpoint.session.store
 
     @classmethod
-    def for_verify(cls, store: VariantStore, solver: AnyTeacher, config: VerifyConfig) -> Judge | None:
+    def for_verify(cls, session: Session, config: VerifyConfig) -> Judge | None:
         """The judge of a configuration: the solver's endpoint, with the judge's own settings where they are given.
 
         A judge at another URL does not take over the endpoint name of the solver.
+
+        Raises:
+            ConfigError: the session has no solver, or no price of the judge's model.
         """
         if "judge" not in config.checks:
             return None
+        if session.solver is None:
+            raise ConfigError("the check `judge` needs a judge: name a model")
         own = {"model": config.judge_model, "base_url": config.judge_base_url, "temperature": 0.0}
         own |= {"endpoint": None} if config.judge_base_url else {}
         update = {k: v for k, v in own.items() if v is not None or k == "endpoint"}
-        if isinstance(solver, TeacherRun):
-            return cls(store, solver.other(solver.config.model_copy(update=update)))
-        return cls(store, solver.model_copy(update=update))
+        return cls(session.endpoint(session.solver.config.model_copy(update=update)))
 
     @property
     def model(self) -> str:
         """Name of the check in its verdicts."""
-        return self._config.model
+        return self._endpoint.model
 
-    def compare(
-        self, pairs: Sequence[tuple[Variant, Problem]], progress: Progress | None = None
-    ) -> list[Finding]:
+    def compare(self, pairs: Sequence[tuple[Variant, Problem]]) -> list[Finding]:
         """One finding for each pair of variant and original, in order; undecided if the judge failed."""
         jobs = [partial(self._ask, variant, problem) for variant, problem in pairs]
-        return [_finding(answer) for answer in with_teacher(self._store, self._config, jobs, progress)]
+        return [_finding(answer) for answer in self._endpoint.ask(jobs)]
 
     async def _ask(self, variant: Variant, problem: Problem, teacher: Teacher) -> Answer[Judgement]:
         return await teacher.ask(

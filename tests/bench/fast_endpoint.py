@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import random
 import subprocess
 import sys
@@ -55,7 +56,8 @@ class Behaviour:
         per_minute: requests that are let through in any minute; the others get 429.
         retry_after: whether a 429 says when to come back.
         faults: whether requests fail in the shares of `FAULTS`.
-        seed: of the faults.
+        seed: of the faults and the latencies.
+        latency: how the delays are spread about their mean: constant, exponential, or log-normal with sigma 1.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Behaviour:
         retry_after: bool = False,
         faults: bool = False,
         seed: int = 0,
+        latency: str = "constant",
     ) -> None:
         self.delay_s, self.per_minute, self.retry_after, self.faults = (
             delay_s,
@@ -75,11 +78,25 @@ class Behaviour:
         self.counts: Counter[str] = Counter()
         self.by_second: Counter[int] = Counter()
         self._let_through: deque[float] = deque()
+        self._latency = latency
+        self.spans: list[tuple[float, float]] = []
+        """Of requests whose delays are drawn: when each came, in seconds, and how long it took."""
         self._luck = random.Random(seed)
-        self._answer = _body(CONTENT)
+        self._answer, self._solved = _body(CONTENT), _body("\\boxed{7}")
         self._started = time.monotonic()
 
-    def reply(self) -> tuple[int, bytes, dict[str, str], float]:
+    def _drawn_s(self, now: float) -> float:
+        """Seconds until an answer."""
+        if self._latency == "constant":
+            delay = self.delay_s
+        elif self._latency == "exponential":
+            delay = self._luck.expovariate(1 / self.delay_s)
+        else:
+            delay = self._luck.lognormvariate(math.log(self.delay_s) - 0.5, 1.0)
+        self.spans.append((now - self._started, delay))
+        return delay
+
+    def reply(self, request: bytes) -> tuple[int, bytes, dict[str, str], float]:
         """Status, body, headers and seconds until the next reply."""
         self.counts["requests"] += 1
         now = time.monotonic()
@@ -107,7 +124,8 @@ class Behaviour:
                 return 200, bytes(range(256)), {}, self.delay_s
         self.counts["answers"] += 1
         self.by_second[int(now - self._started)] += 1
-        return 200, self._answer, {}, self.delay_s
+        answer = self._answer if b"json_schema" in request else self._solved
+        return 200, answer, {}, self._drawn_s(now)
 
     def _limited(self, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str], float]:
         self.counts["429"] += 1
@@ -133,10 +151,11 @@ class _Connection(asyncio.Protocol):
             return
         self._received = rest[length:]
         if line.startswith("GET"):
-            counts = self._behaviour.counts | {"by_second": self._behaviour.by_second}
+            counts = dict(self._behaviour.counts) | {"by_second": self._behaviour.by_second}
+            counts["spans"] = self._behaviour.spans
             self._send(200, json.dumps(counts).encode(), {})
             return
-        status, body, more, delay_s = self._behaviour.reply()
+        status, body, more, delay_s = self._behaviour.reply(rest[:length])
         asyncio.get_running_loop().call_later(delay_s, self._send, status, body, more)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
@@ -182,9 +201,12 @@ def main() -> None:
     parser.add_argument("--per-minute", type=int, help="requests let through in any minute")
     parser.add_argument("--retry-after", action="store_true", help="429s say when to come back")
     parser.add_argument("--faults", action="store_true", help="fail in set shares of the requests")
-    parser.add_argument("--seed", type=int, default=0, help="of the faults")
+    parser.add_argument("--seed", type=int, default=0, help="of the faults and the latencies")
+    parser.add_argument("--latency", default="constant", choices=["constant", "exponential", "lognormal"])
     given = parser.parse_args()
-    behaviour = Behaviour(given.delay, given.per_minute, given.retry_after, given.faults, given.seed)
+    behaviour = Behaviour(
+        given.delay, given.per_minute, given.retry_after, given.faults, given.seed, given.latency
+    )
     asyncio.run(_serve(behaviour))
 
 

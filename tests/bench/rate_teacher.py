@@ -76,7 +76,7 @@ def faults(requests: int, folder: Path, **settings: Any) -> dict[str, Any]:
     with fast_endpoint("--delay", "0.05", "--faults") as url:
         started = time.monotonic()
         done, store = outcomes(url, requests, folder, **{"concurrency": 32, "timeout_s": 1.0} | settings)
-        counts = counts_of(url) | {"by_second": None}
+        counts = counts_of(url) | {"by_second": None, "spans": None}
     ledger = store.query("SELECT outcome, count(*) FROM calls GROUP BY ALL")
     return {
         "requested": requests,

@@ -5,6 +5,8 @@ Runs without a Prefect server started by hand (Prefect starts one for the run), 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prefect import flow, task
 
 from diva_grpo.flows.runs.hooks import SHOWN, ends_in_one_line
@@ -23,7 +25,8 @@ from diva_grpo.schemas.config import CurateConfig
 @task(name="curate-shard", **SHARD_TASK)
 def curate_shard(config: CurateConfig, order: Order) -> ShardDone:
     """All stages of one shard; run again, it does only what is missing."""
-    return worked(config, order)
+    done = worked(config, order)
+    return replace(done, counts={"generated": {}, "verified": {}, "labelled": {}} | done.counts)
 
 
 @flow(name="curate", **SHOWN)

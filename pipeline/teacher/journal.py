@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -125,6 +126,8 @@ class Journal:
         # A second connection and a thread of its own: the event loop does not wait for the disk.
         self._writing = _connected(path)
         self._writer = ThreadPoolExecutor(1, "journal")
+        # A third for the ledger, which other threads bring up to date while requests are under way.
+        self._summing, self._summed = _connected(path), threading.Lock()
         self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
         self._flushing: asyncio.Task[None] | None = None
         self._claims = Claims(path.with_suffix(".claims"))
@@ -148,6 +151,7 @@ class Journal:
         _insert(self._writing, [entry for entry, _ in self._waiting])
         self._waiting = []
         self._writing.close()
+        self._summing.close()
         self._connection.close()
         self._claims.close()
 
@@ -246,14 +250,15 @@ class Journal:
         the view shows a key once.
         """
         count = 0
-        while number := self._slice_to_ledger(store):
-            count += number
+        with self._summed:
+            while number := self._slice_to_ledger(store):
+                count += number
         return count
 
     def _slice_to_ledger(self, store: VariantStore) -> int:
         # Within one transaction: two processes that sum up one key in turn must append in that order.
-        with _transaction(self._connection):
-            rows = self._connection.execute(
+        with _transaction(self._summing):
+            rows = self._summing.execute(
                 "WITH new AS (SELECT id, request_hash FROM entries WHERE in_ledger = 0 ORDER BY id LIMIT ?), "
                 f"ranked AS (SELECT *, row_number() OVER (PARTITION BY request_hash ORDER BY {_HOLDS}) AS place "
                 "FROM entries WHERE request_hash IN (SELECT request_hash FROM new)) "
@@ -261,7 +266,7 @@ class Journal:
                 [_LEDGER_SLICE],
             ).fetchall()
             store.append([_call(row) for row in rows])
-            self._connection.execute(
+            self._summing.execute(
                 "UPDATE entries SET in_ledger = 1 WHERE id IN "
                 "(SELECT id FROM entries WHERE in_ledger = 0 ORDER BY id LIMIT ?)",
                 [_LEDGER_SLICE],

@@ -18,11 +18,11 @@ from diva_grpo.flows.cli import cli
 from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
 from diva_grpo.flows.runs import curate as module
 from diva_grpo.flows.runs.curate import curate
+from diva_grpo.pipeline.stages.generate import write_candidates
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import CurateConfig, GenerateConfig, LabelConfig, TeacherConfig, VerifyConfig
 from diva_grpo.schemas.exceptions import ConfigError, TeacherError
 from diva_grpo.schemas.records import Kind, Problem
-from tests.support.sessions import generate
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect")]
 
@@ -147,9 +147,9 @@ def test_endpoint_that_comes_back_is_tried_again(
     def flaky(*arguments: Any, **options: Any) -> Counter[str]:
         if failures:
             raise failures.pop()
-        return generate(*arguments, **options)
+        return write_candidates(*arguments, **options)
 
-    monkeypatch.setattr("diva_grpo.pipeline.stages.generate.generate", flaky)
+    monkeypatch.setattr("diva_grpo.pipeline.stages.curate.write_candidates", flaky)
     assert curate(config)["generated"] == {"candidate": 18, "failed": 1}
     assert failures == []
 

@@ -14,7 +14,7 @@ from prefect.task_runners import ProcessPoolTaskRunner
 
 from diva_grpo.flows.runs.curate import curate
 from diva_grpo.flows.runs.shards import Order, endpoint_tag, shared, worked
-from diva_grpo.flows.runs.stages import generate, label, verify, written
+from diva_grpo.flows.runs.stages import generate, label, verify
 from diva_grpo.pipeline.stages.verify import References
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import (
@@ -103,8 +103,7 @@ def test_what_a_task_is_told_can_be_sent(store: VariantStore, endpoint: TeacherC
 
 def test_task_in_another_process_tells_what_it_sent(store: VariantStore, endpoint: TeacherConfig) -> None:
     config, order = _generate_config(store, endpoint), _order(store)
-    ids = order.problem_ids
-    done = worked(config, order, None, lambda here: written(here, ids, REWORD, VerifyConfig()))
+    done = worked(config, order)
     assert done.counts == {"generated": {"candidate": 5}}
     assert done.stopped is None
     assert done.usage
@@ -117,11 +116,7 @@ def test_allowance_holds_through_retries_of_a_task(store: VariantStore, tmp_path
     with serving(Endpoint(completion('{"rewordings": []}'))) as served:
         teacher = teacher_of(served, prices=prices)
         config, order = _generate_config(store, teacher), _order(store, allowance=0.3, run_id="purse")
-
-        def stages(here: Any) -> Any:
-            return written(here, order.problem_ids, REWORD, VerifyConfig())
-
-        first, second = (worked(config, order, None, stages) for _ in range(2))
+        first, second = (worked(config, order) for _ in range(2))
     assert len(served.requests) == 3
     for done in (first, second):
         assert done.stopped

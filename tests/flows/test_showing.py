@@ -267,7 +267,7 @@ class TestByPrefect:
             raise TeacherError("the endpoint answers nothing: start it")
 
         monkeypatch.setattr(module.curate_shard, "retry_delay_seconds", [0, 0])
-        monkeypatch.setattr(module, "written", down)
+        monkeypatch.setattr(module, "worked", down)
         with caplog.at_level(logging.INFO), pytest.raises(TeacherError):
             module.curate(config)
         run, left = _last_run()
@@ -287,7 +287,7 @@ class TestByPrefect:
             raise KeyError("bug")
 
         monkeypatch.setattr(module.curate_shard, "retries", 0)
-        monkeypatch.setattr(module, "written", broken)
+        monkeypatch.setattr(module, "worked", broken)
         with caplog.at_level(logging.INFO), pytest.raises(KeyError):
             module.curate(config)
         run, left = _last_run()

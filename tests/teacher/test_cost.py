@@ -217,7 +217,7 @@ def test_endpoint_that_counts_no_tokens_reaches_the_limit_too(
             label(store, config, LabelConfig(samples=20), meter)
     assert 0 < len(endpoint.requests) < 20
     [(ledger,)] = store.query("SELECT sum(cost_usd) FROM calls")
-    assert ledger == pytest.approx(run.purse.spent), "the ledger says what the budget has counted"
+    assert ledger == pytest.approx(meter.purse.spent), "the ledger says what the budget has counted"
 
 
 def test_purse_that_is_empty_admits_nothing() -> None:

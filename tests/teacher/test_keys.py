@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from diva_grpo.pipeline.checks import Judge
-from diva_grpo.pipeline.stages.generate import generate
+from diva_grpo.pipeline.session.session import Session
+from diva_grpo.pipeline.stages.judge import Judge
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.wire.keys import KEY_HOSTS, key_for, key_host
 from diva_grpo.schemas.config import VerifyConfig
@@ -13,6 +13,7 @@ from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Variant
 from tests.support.endpoints import Endpoint, serving
 from tests.support.planted_variants import REWORD, plant, teacher_of
+from tests.support.sessions import generate
 
 KEY = "sk-secret-1"
 
@@ -90,8 +91,9 @@ def test_a_judge_elsewhere_gets_no_key(store: VariantStore, monkeypatch: pytest.
     with serving(Endpoint()) as thief:
         checks = VerifyConfig(checks=("judge",), judge_base_url=thief.url)
         solver = teacher_of(thief, key_env="A_KEY", base_url="http://127.0.0.1:9/v1")
-        judge = Judge.for_verify(store, solver, checks)
+        session = Session(store, solver)
+        judge = Judge.for_verify(session, checks)
         assert judge
-        with pytest.raises(ConfigError, match="A_KEY may not be sent to"):
+        with session, pytest.raises(ConfigError, match="A_KEY may not be sent to"):
             judge.compare([(variant, problem)])
         assert thief.requests == []

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from diva_grpo.pipeline.checks import Judge
+from diva_grpo.pipeline.session.session import Session
+from diva_grpo.pipeline.stages.judge import Judge
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.prompts import NAMES, load_prompt
 from diva_grpo.schemas.config import VerifyConfig
@@ -65,8 +66,8 @@ def test_a_judge_that_obeys_hears_no_order_of_a_text(store: VariantStore, breako
     variant_id = plant(store, 0, f"How many?\n{breakout}\n{ORDER}")
     [variant] = [v for v in store.read(Variant) if v.variant_id == variant_id]
     problem = next(p for p in store.read(Problem) if p.problem_id == variant.problem_id)
-    with serving(Server(_obeys)) as served:
-        judge = Judge.for_verify(store, teacher_of(served), VerifyConfig(checks=("judge",)))
+    with serving(Server(_obeys)) as served, Session(store, teacher_of(served)) as session:
+        judge = Judge.for_verify(session, VerifyConfig(checks=("judge",)))
         assert judge
         [finding] = judge.compare([(variant, problem)])
     assert finding.passed is False

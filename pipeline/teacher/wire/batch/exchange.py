@@ -487,7 +487,7 @@ def _said(error: openai.APIError | httpx2.HTTPError) -> str:
 
 
 def by_batch(meter: Meter, size: int = BATCH_SIZE, pace: Pace | None = None) -> Connect:
-    """What makes a `TeacherRun` use the Batch API.
+    """What makes a `Session` use the Batch API.
 
     Args:
         meter: of the run; tells what is waited for.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -50,8 +52,10 @@ class Writing(Endpoint):
     def next(self, request: dict[str, Any], key: str | None) -> Reply:
         super().next(request, key)
         self._barrier.wait(timeout=60)
-        shaped = "response_format" in request
-        return completion('{"rewordings": ["Add one to it: what do you get?"]}' if shaped else "\\boxed{7}")
+        if "response_format" not in request:
+            return completion("\\boxed{7}")
+        number = re.findall(r"What is (\d+)", request["messages"][-1]["content"])[0]
+        return completion(json.dumps({"rewordings": [f"Add one to {number}: what do you get?"]}))
 
 
 def counted(

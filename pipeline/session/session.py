@@ -123,8 +123,8 @@ class Session:
 
     Example:
         >>> with Session(store, TeacherConfig(model="gpt-4.1-mini")) as session:
-        ...     generate(session, GenerateConfig(kinds=("reword",)))
-        Counter({'candidate': 30})
+        ...     session.teacher.model
+        'gpt-4.1-mini'
     """
 
     def __init__(

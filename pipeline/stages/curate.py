@@ -42,6 +42,10 @@ class Stages:
         wanted: accepted variants asked for by problem and kind, in the place of `accepted`.
         solver: answers in the place of the session's solver, such as the policy itself.
         prompt: how the session's solver is asked when it labels; default the prompt `solve`.
+
+    Example:
+        >>> Stages(GenerateConfig(accepted=5), VerifyConfig()).supplies
+        True
     """
 
     generate: GenerateConfig | None = None
@@ -207,6 +211,11 @@ def curate(session: Session, stages: Stages, **chosen: Unpack[Chosen]) -> Curate
     Raises:
         ConfigError: as `curate_shard`; or the condition is no SQL.
         DivaError: see `Endpoint.ask`.
+
+    Example:
+        >>> with Session(store, TeacherConfig(model="gpt-4.1-mini")) as session:
+        ...     curate(session, Stages(verify=VerifyConfig())).verified  # all are decided already
+        Counter()
     """
     size = chosen.get("shard_size") or session.shard_size
     ids = session.store.problem_ids(

@@ -79,7 +79,8 @@ def label(
     if as_run and not as_policy:
         raise click.UsageError("--as-run goes with --as-policy")
     store, config = VariantStore(store_dir), made(LabelConfig, take(values, LabelConfig))
-    spending, teacher = spending_of(values), None
+    spending = spending_of(values)
+    teacher: TeacherConfig | None = None
     if policy and (dry_run or spending.max_cost or spending.batch):
         raise click.UsageError("--policy costs nothing: leave --dry-run, --max-cost and --batch out")
     if policy:

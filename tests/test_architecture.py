@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -167,11 +168,10 @@ def test_tiers_are_told_apart_in_one_place() -> None:
     found = set()
     for name, tree in _code():
         for node in ast.walk(tree):
-            compared = isinstance(node, ast.Compare) and "difficulty" in ast.unparse(node.left)
-            if compared and any(
-                isinstance(getattr(side, "value", None), int | float) for side in node.comparators
-            ):
-                found.add(name)
+            if isinstance(node, ast.Compare) and "difficulty" in ast.unparse(node.left):
+                sides = (getattr(side, "value", None) for side in node.comparators)
+                if any(isinstance(side, int | float) for side in sides):
+                    found.add(name)
             if isinstance(node, ast.Attribute) and node.attr in ("EASY", "MEDIUM", "HARD"):
                 found.add(name)
     assert found == {"pipeline/difficulty/tiers.py"}
@@ -207,9 +207,9 @@ def test_a_default_stands_in_its_configuration_alone() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 positional = [*node.args.posonlyargs, *node.args.args]
-                given = [*zip(reversed(positional), reversed(node.args.defaults), strict=False)]
-                given += [*zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
-                for parameter, value in given:
+                last = zip(reversed(positional), reversed(node.args.defaults), strict=False)
+                named = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+                for parameter, value in chain(last, named):
                     assert not restated(parameter.arg, value), f"{where}: {node.name}({parameter.arg}=...)"
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "click.option":
                 default = next((k.value for k in node.keywords if k.arg == "default"), None)

@@ -179,7 +179,7 @@ def _published(model: str, url: str) -> Price | None:
         for name, price in (("prompt", now.input_mtok), ("completion", now.output_mtok))
         if price is not None
     }
-    return Price(**known, **_COUNTING.get(found.id, {})) if len(known) == 2 else None
+    return Price.model_validate(known | _COUNTING.get(found.id, {})) if len(known) == 2 else None
 
 
 def _mapping(entry: object) -> object:

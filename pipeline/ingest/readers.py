@@ -152,10 +152,11 @@ class _Twice(dict[str, object]):
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     made = dict(pairs)
-    if len(made) < len(pairs):
-        made = _Twice(made)
-        made.key = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
-    return made
+    if len(made) == len(pairs):
+        return made
+    twice = _Twice(made)
+    twice.key = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+    return twice
 
 
 def _object(number: int, value: object, line: str) -> Row | Unreadable:

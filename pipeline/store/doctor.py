@@ -184,7 +184,7 @@ def _is_of_table(engine: Engine, record: type[Record], part: Part) -> bool:
         if not {*record.key, "recorded_at", "record_no"} <= set(pq.read_schema(file).names):
             return False
     try:
-        return about(engine.place, record.table, part).get("table", record.table) == record.table
+        return bool(about(engine.place, record.table, part).get("table", record.table) == record.table)
     except KeyError:  # of version 1
         return True
 

@@ -112,7 +112,8 @@ def _apart(
         process.kill()
         process.wait()
     if process.returncode == 0:
-        return out
+        text: bytes = out
+        return text
     if process.returncode == _REFUSED:
         kind, _, message = err.decode().strip().splitlines()[-1].partition(" ")
         raise {"StoreError": StoreError}.get(kind, QueryError)(message)

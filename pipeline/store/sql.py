@@ -323,7 +323,9 @@ def render(table: pa.Table, output_format: str, out: Path | None = None) -> str 
     """
     if output_format != "parquet":
         text = as_text(table, output_format)
-        return text if out is None else write_text(text, out)
+        if out is not None:
+            write_text(text, out)
+        return text if out is None else None
     if out is None:
         raise QueryError("--format parquet needs --output FILE")
     with _writing(out), out.open("wb") as file:

@@ -45,7 +45,7 @@ def ask(tmp_path: Path) -> Ask:
 
     def run(*commands: list[str]) -> list[list[str]]:
         lines = "".join("\t".join([*command, "--store", str(folder / "s")]) + "\n" for command in commands)
-        program = [*made, f'{mount} && exec "$@"', folder, sys.executable, "-c", _PROGRAM]
+        program = [*made, f'{mount} && exec "$@"', str(folder), sys.executable, "-c", _PROGRAM]
         done = subprocess.run(program, input=lines, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         return [line.split("\t") for line in done.stdout.splitlines()]

@@ -64,11 +64,6 @@ class BoundServer:
         self._services, self._keep_days = services, keep_days
         self._ending = threading.Event()
         self._process, self.port = self._start(port)
-        self._kept = auth_file(self.port) if services else None
-        if self._kept:
-            self._kept.unlink(missing_ok=True)  # of one that was killed, perhaps with other rights
-            with open(os.open(self._kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(f"{self.auth}\n")
 
     @property
     def url(self) -> str:
@@ -88,8 +83,8 @@ class BoundServer:
     def close(self) -> None:
         """End it."""
         self._ending.set()
-        if self._kept:
-            self._kept.unlink(missing_ok=True)
+        if self._services:
+            auth_file(self.port).unlink(missing_ok=True)
         assert self._process.stdin
         self._process.stdin.close()
         try:
@@ -118,7 +113,7 @@ class BoundServer:
             }
         process = subprocess.Popen(
             # -P: the folder of this file is no place to import from.
-            [sys.executable, "-P", __file__, str(port)],
+            [sys.executable, "-P", __file__, str(port), *(["keep"] if self._services else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=defaults
@@ -180,14 +175,28 @@ def prefect_api(port: int = 0, *, services: bool = False, keep_days: float | Non
     return server.url
 
 
+def _keep(auth: str, path: Path) -> None:
+    """Write an auth string to a file that only this user can read, in one act."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = path.with_name(f"{path.name}.{os.getpid()}")
+    with open(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(f"{auth}\n")
+    made.replace(path)
+
+
 def main() -> None:
-    """The server's process: `python server.py PORT`, with its parent at the other end of standard input."""
+    """The server's process: `python server.py PORT [keep]`, with its parent at the other end of standard input.
+
+    With `keep` its auth string is in `auth_file` before it answers, and after it has the port.
+    """
     announce = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed
     try:
         listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
     except OSError:
         sys.exit(PORT_TAKEN)
+    if "keep" in sys.argv:
+        _keep(os.environ["PREFECT_SERVER_API_AUTH_STRING"], auth_file(listener.getsockname()[1]))
 
     import uvicorn
     from fastapi import Request, Response

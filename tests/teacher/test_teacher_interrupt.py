@@ -41,16 +41,19 @@ except KeyboardInterrupt:
 """
 
 
+# What is not to be waited for. No wait of these tests has a limit of its own: the suite's ends one that hangs.
+_LONG_S = 200.0
+
+
 def _start(store: VariantStore, endpoint: Endpoint, shard_size: int = 12) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", _RUN, str(store.root), endpoint.url, str(shard_size)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-def _wait_for(endpoint: Endpoint, number: int) -> None:
-    deadline = time.monotonic() + 30
-    while len(endpoint.requests) < number and time.monotonic() < deadline:
+def _wait_for(endpoint: Endpoint, number: int, process: subprocess.Popen[str]) -> None:
+    while len(endpoint.requests) < number:
+        assert process.poll() is None
         time.sleep(0.01)
-    assert len(endpoint.requests) >= number
 
 
 def _answers(store: VariantStore) -> int:
@@ -60,9 +63,9 @@ def _answers(store: VariantStore) -> int:
 def test_first_lets_what_is_in_flight_finish_and_sends_nothing_more(store: VariantStore) -> None:
     with serving(Endpoint(replace(completion("42"), delay_s=1.0))) as endpoint:
         process = _start(store, endpoint)
-        _wait_for(endpoint, 4)
+        _wait_for(endpoint, 4, process)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate()
         assert process.returncode == 130
         assert (
             said.strip() == "interrupted: waiting for the answers to 4 requests; Ctrl-C again stops at once"
@@ -70,7 +73,7 @@ def test_first_lets_what_is_in_flight_finish_and_sends_nothing_more(store: Varia
         assert len(endpoint.requests) == 4
         assert _answers(store) == 4
         endpoint.replies = [completion("42")]
-        assert _start(store, endpoint).wait(timeout=30) == 0
+        assert _start(store, endpoint).wait() == 0
     assert len(endpoint.requests) == 12
     assert _answers(store) == 12
 
@@ -78,21 +81,23 @@ def test_first_lets_what_is_in_flight_finish_and_sends_nothing_more(store: Varia
 def test_last_requests_of_a_shard_are_followed_by_no_further_shard(store: VariantStore) -> None:
     with serving(Endpoint(replace(completion("42"), delay_s=1.0))) as endpoint:
         process = _start(store, endpoint, shard_size=4)
-        _wait_for(endpoint, 4)
+        _wait_for(endpoint, 4, process)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate()
     assert process.returncode == 130
     assert len(endpoint.requests) == 4
     assert _answers(store) == 4
 
 
-@pytest.mark.parametrize("reply", [Reply(delay_s=60.0), Reply(b"", 429, {"retry-after": "60"})])
+@pytest.mark.parametrize(
+    "reply", [Reply(delay_s=_LONG_S), Reply(b"", 429, {"retry-after": f"{_LONG_S:.0f}"})]
+)
 def test_second_stops_at_once_and_waiting_for_a_limit_is_not_waited_for(
     store: VariantStore, reply: Reply
 ) -> None:
     with serving(Endpoint(reply)) as endpoint:
         process = _start(store, endpoint)
-        _wait_for(endpoint, 4)
+        _wait_for(endpoint, 4, process)
         time.sleep(0.3)
         started = time.monotonic()
         process.send_signal(signal.SIGINT)
@@ -100,13 +105,13 @@ def test_second_stops_at_once_and_waiting_for_a_limit_is_not_waited_for(
             time.sleep(0.3)
             assert process.poll() is None
             process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
-        assert time.monotonic() - started < 10
+        process.communicate()
+        assert time.monotonic() - started < _LONG_S / 2
         assert process.returncode == 130
         endpoint.replies = [completion("42")]
         if not reply.delay_s:
             (store.root / "limits.json").unlink()
-        assert _start(store, endpoint).wait(timeout=30) == 0
+        assert _start(store, endpoint).wait() == 0
     with Journal.of_store(store) as journal:
         assert journal.to_ledger(store) == 0
     assert _answers(store) == 12

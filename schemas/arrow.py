@@ -73,7 +73,7 @@ def columns_to_table(
     """Convert rows in columns to a table with the record's schema. One value in place of a column is for all rows.
 
     Raises:
-        KeyError: a column is missing, or not one of the record's.
+        KeyError: a column without a default is missing, or one is not the record's.
         pyarrow.ArrowInvalid: a value is not of its column's type, or a part of a key is missing.
     """
     schema = arrow_schema(record)
@@ -86,6 +86,9 @@ def columns_to_table(
         spread = {
             name: value if _is_column(value) else [value] * rows for name, value in {**batch, **order}.items()
         }
+        for name, field in record.model_fields.items():
+            if name not in spread and not field.is_required():
+                spread[name] = [field.get_default(call_default_factory=True)] * rows
         made = pa.table([_array(spread[field.name], field.type) for field in schema], schema=schema)
         if missing := [name for name in record.key if made[name].null_count]:
             raise pa.ArrowInvalid(f"{missing[0]} is part of the key of {record.table}, and has no value")

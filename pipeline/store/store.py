@@ -120,7 +120,7 @@ class VariantStore:
             batches: by column name, values of all rows, or one value for them all.
 
         Raises:
-            KeyError: a column is missing.
+            KeyError: a column without a default is missing, or one is not of the table.
             pyarrow.ArrowInvalid: a value is not of its column's type.
         """
         if batches:

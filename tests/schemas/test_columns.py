@@ -36,6 +36,14 @@ def test_no_value_is_altered_to_fit(value: object) -> None:
         _column("completion_tokens", value)
 
 
+def test_a_column_that_is_missing_has_its_default_or_is_refused() -> None:
+    rows = {name: value for name, value in ROWS.items() if name not in ("completion", "reward")}
+    with pytest.raises(KeyError, match="reward"):
+        columns_to_table(Rollout, [rows], datetime(2026, 1, 1))
+    made = columns_to_table(Rollout, [rows | {"reward": 1.0}], datetime(2026, 1, 1))
+    assert made["completion"].to_pylist() == [None, None]
+
+
 def test_columns_that_are_none_and_keys_without_a_value_are_refused() -> None:
     with pytest.raises(KeyError, match="no column rewards"):
         columns_to_table(Rollout, [ROWS | {"rewards": [1, 2]}], datetime(2026, 1, 1))

@@ -28,7 +28,7 @@ def _refusal(store: VariantStore, query: str) -> str:
 @pytest.mark.parametrize(
     ("query", "suggestion"),
     [
-        ("SELECT * FROM problms", "; did you mean problems? `diva sql --schema` shows the views"),
+        ("SELECT * FROM problms", "; did you mean problems or prompts? `diva sql --schema` shows the views"),
         ("SELECT * FROM difficulty_event", "; did you mean difficulty_events"),
         ("SELECT anwser FROM problems", "; did you mean answer?"),
         ("SELECT p.Problem FROM problems p", "; did you mean problem_id?"),
@@ -56,7 +56,9 @@ def _damage_pages(store: VariantStore) -> None:
 @pytest.mark.parametrize("apart", [False, True], ids=["in this process", "apart"])
 def test_damaged_part_is_one_line_that_names_the_doctor(filled: VariantStore, apart: bool) -> None:
     _damage_pages(filled)
-    with pytest.raises(StoreError, match=r"cannot be read: .*`diva doctor --store .*` finds") as caught:
+    with pytest.raises(
+        StoreError, match=r"problems/.* is damaged: `diva doctor --store .* --repair`"
+    ) as caught:
         (run_apart if apart else run_select)(filled, "SELECT text, source FROM problems")
     assert "\n" not in str(caught.value)
 

@@ -11,7 +11,6 @@ from typing import Any
 import duckdb
 import pytest
 
-from diva_grpo.flows.pages import artifacts
 from diva_grpo.pipeline.store import VariantStore, run_select
 from diva_grpo.schemas.exceptions import QueryError, StoreError
 from diva_grpo.schemas.records import Variant
@@ -44,7 +43,6 @@ READERS: dict[str, Callable[[VariantStore], Any]] = {
     "snapshot": lambda store: store.snapshot(),
     "checksums": lambda store: store.checksums(),
     "select": lambda store: run_select(store, "FROM variants"),
-    "artifact": lambda store: artifacts._rows(store, "FROM variants"),
 }
 
 

@@ -103,8 +103,8 @@ def test_a_copy_without_some_tables_or_without_the_lists(three: VariantStore, tm
     assert _found(VariantStore(copy)) == []
 
 
-def test_a_store_of_before_has_no_findings() -> None:
-    old = Path(__file__).parents[1] / "stores" / "v1"
+def test_a_store_of_before_has_no_findings(tmp_path: Path) -> None:
+    old = shutil.copytree(Path(__file__).parents[1] / "stores" / "v1", tmp_path / "old")
     assert [f for f in VariantStore(old).examine() if f.path == LISTS or f.fault == Fault.SUSPECT] == []
 
 

@@ -391,13 +391,17 @@ LICENSE_SETTING = "license:"
 """Prefix of the setting that holds the licence of a source."""
 
 
+REMOVED_SETTING = "removed:"
+"""What stands before a training run's id in the setting that says `yes` where the run was removed."""
+
+
 class Setting(Record):
     """A property of the store, such as the solver whose labels give the deltas (`label_model`)."""
 
     table: ClassVar = "settings"
     key: ClassVar = ("name",)
 
-    name: str = Field(description="label_model, or license:<source>")
+    name: str = Field(description="label_model, license:<source> or removed:<run_id>")
     value: str = Field(description="its value")
 
 
@@ -405,6 +409,12 @@ RECORDS: tuple[type[Record], ...] = (
     Problem, Reject, Variant, Shortage, Verdict, Label, Call, Run, Attempt, Rollout,
     Prompt, DifficultyEvent, TrainStep, Evaluation, Decision, Setting,
 )  # fmt: skip
+
+
+OF_RUNS: tuple[type[Record], ...] = tuple(
+    record for record in RECORDS if "run_id" in record.model_fields and record not in (Run, Attempt)
+)
+"""The tables whose rows a training run leaves, beside those about the run itself."""
 
 
 def columns(record: type[BaseModel]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from diva_grpo.flows.cli.ingest import ingest
 from diva_grpo.flows.cli.init import init
 from diva_grpo.flows.cli.label import label
 from diva_grpo.flows.cli.lake import lake
+from diva_grpo.flows.cli.remove import remove
 from diva_grpo.flows.cli.report import report
 from diva_grpo.flows.cli.serve import serve
 from diva_grpo.flows.cli.show import show
@@ -40,7 +41,7 @@ PHASES = {
     "Variants": (generate, verify, label, grade, curate, serve),
     "Training": (train, top_up, evaluate),
     "Looking": (status, report, show, sql),
-    "Keeping": (compact, doctor, lake),
+    "Keeping": (compact, remove, doctor, lake),
 }
 """The commands by phase, in the order of the loop."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
 from pathlib import Path
 
 import click
@@ -19,21 +21,36 @@ from diva_grpo.schemas.exceptions import StoreError
     type=click.FloatRange(min=0),
     help="Seconds for which a merged file stays for those that read it now.  [default: 3600]",
 )
-def compact(store_dir: Path, grace_s: float | None) -> None:
+@click.option(
+    "--keep-rollouts",
+    "keep_rollouts",
+    multiple=True,
+    metavar="DAYS|RUN",
+    help="Drop the rollouts of training runs, except those that ended within so many days (30d), or this run. "
+    "Give it several times to keep more. Runs at work are always kept.",
+)
+def compact(store_dir: Path, grace_s: float | None, keep_rollouts: tuple[str, ...]) -> None:
     """Merge small files into few, and remove files merged earlier or left behind by a crash.
 
-    Others may read, write and compact meanwhile. No row is lost; what a checkpoint names stays readable.
+    Others may read, write and compact meanwhile. No row is lost but those of removed runs (`diva remove`) and what
+    --keep-rollouts drops; what a checkpoint names stays readable.
 
     \b
     examples: diva compact --store runs/store
+              diva compact --store runs/store --keep-rollouts 30d
               diva compact --store runs/store --grace 0    (only while nothing else uses the store)
     """
     from diva_grpo.pipeline.store import VariantStore
     from diva_grpo.pipeline.store.files.compaction import GRACE_S
 
-    done = VariantStore(store_dir).compact(grace_s=GRACE_S if grace_s is None else grace_s)
+    done = VariantStore(store_dir).compact(
+        grace_s=GRACE_S if grace_s is None else grace_s,
+        keep_rollouts=[_age_or_run(keep) for keep in keep_rollouts] or None,
+    )
     line = f"{done.merged} parts merged into {done.made}, {done.removed} removed that were merged before"
     click.echo(line + (f", {done.leftovers} leftovers of crashes removed" if done.leftovers else ""))
+    if done.dropped:
+        click.echo(f"{done.dropped} rows of training runs dropped")
     if done.waiting:
         click.echo(
             f"{done.waiting} merged parts stay for those that read them now: a later compaction removes them"
@@ -42,3 +59,8 @@ def compact(store_dir: Path, grace_s: float | None) -> None:
         raise StoreError(
             f"{len(done.damaged)} damaged parts were left alone: `{diva('doctor', '--store', store_dir, '--repair')}`"
         )
+
+
+def _age_or_run(keep: str) -> str | timedelta:
+    days = re.fullmatch(r"(\d+)d", keep)
+    return timedelta(days=int(days[1])) if days else keep

@@ -70,9 +70,7 @@ class Engine:
             StoreError: a part file is damaged or missing.
         """
         with self._lock:
-            if os.getpid() not in self._databases:
-                self._databases[os.getpid()] = (open_database(), {})
-            database, known = self._databases[os.getpid()]
+            database, known = self._database()
             self._prepare(database, named_views(sql), known)
             cursor = database.cursor()
         with cursor, self.naming_damage(sql):
@@ -179,12 +177,15 @@ class Engine:
                     raise (self._damage(error, name) or _unreadable(self.place, error)) from error
                 known[name] = read
 
-    @staticmethod
     def _make_prepared(
-        connection: duckdb.DuckDBPyConnection, name: str, rows: str, without_rows: Collection[str]
+        self, connection: duckdb.DuckDBPyConnection, name: str, rows: str, without_rows: Collection[str]
     ) -> None:
-        tables, view = prepared(name, rows, without_rows)
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {PREPARED}")
+        if name in self._only:
+            # Few rows: read once, where views and what they prepare would each look for them.
+            connection.execute(f"CREATE OR REPLACE TABLE {PREPARED}.rows_{name} AS FROM {rows}")
+            rows = f"{PREPARED}.rows_{name}"
+        tables, view = prepared(name, rows, without_rows)
         for table, select in tables.items():
             connection.execute(f"CREATE OR REPLACE TABLE {PREPARED}.{table} AS {select}")
         connection.execute(f"CREATE OR REPLACE VIEW {name} AS {view}")
@@ -201,6 +202,27 @@ class Engine:
                     connection.execute(statement)
                 except duckdb.Error as error:
                     raise (self._damage(error, name) or _unreadable(self.place, error)) from error
+
+    def _database(self) -> tuple[duckdb.DuckDBPyConnection, dict[str, str]]:
+        if os.getpid() not in self._databases:
+            self._databases[os.getpid()] = (open_database(), {})
+        return self._databases[os.getpid()]
+
+    def narrow(self, only: Mapping[str, str]) -> None:
+        """Read less from now on: by table that no query has named yet, a further condition, see `Engine`."""
+        self._only = {**self._only, **only}
+
+    def recorded(self, table: str, column: str) -> list[Any]:
+        """The distinct values of a column in a table's records, superseded ones too.
+
+        Raises:
+            StoreError: a part file is damaged or missing.
+        """
+        with self._lock, self._database()[0].cursor() as cursor:
+            source = self._source(table, self.catalogue.live(table))
+            with self.naming_damage(table):
+                rows = cursor.execute(f"SELECT DISTINCT {column} FROM {source}").fetchall()
+        return [value for (value,) in rows]
 
     def _source(self, table: str, parts: Sequence[Part], origins: Collection[str] | None = None) -> str:
         self.place.fetch([f"{table}/{part.name}" for part in parts])

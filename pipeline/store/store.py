@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,6 +29,7 @@ from diva_grpo.pipeline.store.files.database import quoted
 from diva_grpo.pipeline.store.files.liveness import bury, sign_of_life
 from diva_grpo.pipeline.store.files.parts import Part
 from diva_grpo.pipeline.store.files.published import Published, rows_of
+from diva_grpo.pipeline.store.retention import given_up
 from diva_grpo.pipeline.store.snapshot import Snapshot, load_snapshot
 from diva_grpo.pipeline.store.views import view_names
 from diva_grpo.schemas.arrow import arrow_schema, columns_to_table, to_table
@@ -237,13 +238,14 @@ class VariantStore:
         ids = _one_of("problem_id", problem_ids)
         of_ids = dict.fromkeys([Problem.table, Variant.table, Rollout.table], ids)
         narrow = copy.copy(self)
-        narrow._engine = engine.Engine(self.place, self.catalogue, of_ids | {Label.table: "false"})
-        variant_ids = [name for (name,) in narrow.query(f"SELECT variant_id FROM {Variant.table}")]
-        of_variants = {
-            Verdict.table: _one_of("variant_id", variant_ids),
-            Label.table: _one_of("subject_id", [*problem_ids, *variant_ids]),
-        }
-        narrow._engine = engine.Engine(self.place, self.catalogue, of_ids | of_variants)
+        narrow._engine = engine.Engine(self.place, self.catalogue, of_ids)
+        variant_ids = narrow._engine.recorded(Variant.table, "variant_id")
+        narrow._engine.narrow(
+            {
+                Verdict.table: _one_of("variant_id", variant_ids),
+                Label.table: _one_of("subject_id", [*problem_ids, *variant_ids]),
+            }
+        )
         return narrow
 
     def read(
@@ -335,16 +337,24 @@ class VariantStore:
 
     # --- upkeep
 
-    def compact(self, *, grace_s: float = GRACE_S) -> Compacted:
+    def compact(
+        self, *, grace_s: float = GRACE_S, keep_rollouts: Sequence[str | timedelta] | None = None
+    ) -> Compacted:
         """Merge small parts, and remove what was merged or left behind by a crash long enough ago.
+
+        The rows of removed runs are dropped (`pipeline.store.retention.remove_run`).
 
         Args:
             grace_s: seconds for which a file that was merged stays, for readers that found it before.
+            keep_rollouts: training runs whose rollouts stay, by id or by the time since they were last seen; those of
+                other runs that are not at work are dropped. None keeps all.
 
         Raises:
+            ConfigError: `keep_rollouts` has the id of a run that has no rollouts.
             StoreError: the store cannot be written.
         """
-        return compact(self.place, self.catalogue, grace_s=grace_s)
+        without = given_up(self, keep_rollouts)
+        return compact(self.place, self.catalogue, grace_s=grace_s, without=without)
 
     def examine(self, *, repair: bool = False) -> list[Finding]:
         """Read every file and say which are damaged, missing or left behind; see `pipeline.store.doctor`.

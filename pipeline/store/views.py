@@ -24,7 +24,9 @@ from diva_grpo.pipeline.store.files.parts import Part
 from diva_grpo.pipeline.store.label_model import JOIN_LABEL_MODEL
 from diva_grpo.schemas.migrations import migrated
 from diva_grpo.schemas.records import (
+    OF_RUNS,
     RECORDS,
+    REMOVED_SETTING,
     Attempt,
     DifficultyEvent,
     Evaluation,
@@ -50,7 +52,8 @@ _PLACE, _ROW_BITS = "diva_place", 40
 
 _READS: Mapping[str, Sequence[str]] = MappingProxyType(
     {Variant.table: [Label.table, Setting.table], Run.table: [Evaluation.table]}
-    | {record.table: [Attempt.table] for record in _OF_A_RUN}
+    | {record.table: [Setting.table] for record in OF_RUNS}
+    | {record.table: [Attempt.table, Setting.table] for record in _OF_A_RUN}
     | {view.view: list(view.reads) for view in DERIVED}
 )
 """The views that a view reads, beside the parts of its own table."""
@@ -134,10 +137,19 @@ _EARLIER_ATTEMPT = (
 )
 
 
-def _of_current_attempts(rows: str, record: type[Record]) -> str:
-    """Rows of a training run without those of earlier attempts that are superseded."""
+# Rows of a removed run, see `pipeline.store.retention`.
+_REMOVED = (
+    f"t.run_id IN (SELECT substr(name, {len(REMOVED_SETTING) + 1}) FROM settings "
+    f"WHERE starts_with(name, '{REMOVED_SETTING}') AND value = 'yes')"
+)
+
+
+def _left_out(record: type[Record]) -> str | None:
+    """A condition on rows that a view does not show, whatever their key; None where it shows all."""
     # Before the latest of a key is taken: else a superseded row that was written late would hide its successor.
-    return _latest(rows, record, f"NOT {_EARLIER_ATTEMPT}")
+    if record in _OF_A_RUN:
+        return f"({_EARLIER_ATTEMPT} OR {_REMOVED})"
+    return f"({_REMOVED})" if record in OF_RUNS else None
 
 
 # The measured delta with its variance, from both Beta posteriors on the scale of difficulty, and the delta in
@@ -195,7 +207,7 @@ def view_statements(url: str, sources: Mapping[str, str] | None = None) -> dict[
         sources: FROM clauses by table, see `source`; by default all files that are there, see `every_file`.
     """
     bodies = {}
-    for record in sorted(RECORDS, key=lambda record: record.table in _READS):
+    for record in sorted(RECORDS, key=lambda record: (record.table in _READS, record is Run)):
         rows = sources[record.table] if sources else every_file(url, record.table)
         if record is Variant:
             latest = _latest(rows, record)
@@ -205,10 +217,9 @@ def view_statements(url: str, sources: Mapping[str, str] | None = None) -> dict[
             )
         elif record is Run:
             bodies[record.table] = _RUNS.format(latest=_latest(rows, record))
-        elif record in _OF_A_RUN:
-            bodies[record.table] = _of_current_attempts(rows, record)
         else:
-            bodies[record.table] = _latest(rows, record)
+            left_out = _left_out(record)
+            bodies[record.table] = _latest(rows, record, f"NOT {left_out}" if left_out else "true")
     bodies |= DERIVED_SQL
     return {name: f"CREATE OR REPLACE VIEW {name} AS {body}" for name, body in bodies.items()}
 
@@ -252,14 +263,14 @@ _NO_MEASUREMENT = (
 def _superseded(rows: str, record: type[Record]) -> str:
     """A SELECT of the places of the rows that the view of a record leaves out."""
     key = ", ".join(f'"{name}"' for name in record.key)
-    earlier, rest = "", rows
-    if record in _OF_A_RUN:
-        earlier = f"SELECT {_PLACE} FROM {rows} t WHERE {_EARLIER_ATTEMPT} UNION ALL "
-        rest = f"(SELECT * FROM {rows} t WHERE NOT {_EARLIER_ATTEMPT})"
+    first, rest = "", rows
+    if left_out := _left_out(record):
+        first = f"SELECT {_PLACE} FROM {rows} t WHERE {left_out} UNION ALL "
+        rest = f"(SELECT * FROM {rows} t WHERE NOT {left_out})"
     # Few keys have several rows in most tables: their hashes say which, with a tenth of the memory of the keys.
     return (
         f"WITH repeated AS (SELECT hash({key}) AS code FROM {rest} GROUP BY code HAVING count(*) > 1) "
-        f"{earlier}SELECT {_PLACE} FROM (SELECT {_PLACE} FROM {rest} r SEMI JOIN repeated ON code = hash({key}) "
+        f"{first}SELECT {_PLACE} FROM (SELECT {_PLACE} FROM {rest} r SEMI JOIN repeated ON code = hash({key}) "
         f"QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {_order(record)}) > 1)"
     )
 

@@ -169,6 +169,8 @@ def test_faults_are_one_line(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="use a folder, s3:// or gs://"):
         VariantStore("nothing://x/y")
+    with pytest.raises(ConfigError, match="use a folder, s3:// or gs://"):
+        VariantStore("http://127.0.0.1:9/x", create=True)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StoreError, match="cannot be read: ") as caught:
         VariantStore(url)

@@ -2,17 +2,19 @@
 
 A merged part appears by one atomic act and names the parts that it was made of, so readers leave those out
 from that moment (`parts.Catalogue`). They are removed by a later compaction, after a grace in which readers
-that found them before have finished, and only where the merged part is whole. Nothing is forgotten: every row
-stays, with its time, its place in the append and its origin. So a crash at any point leaves a store that reads
-the same, two compactions at once do the same work twice, and what a checkpoint names can still be read.
+that found them before have finished, and only where the merged part is whole. Every row stays, with its time, its
+place in the append and its origin, but those of training runs that were given up (`pipeline.store.retention`). So a
+crash at any point leaves a store that reads the same, two compactions at once do the same work twice, and what a
+checkpoint names can still be read.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import duckdb
 import pyarrow as pa
@@ -35,7 +37,7 @@ MERGED_BYTES = 128 << 20
 _SORT_MB = 1_024
 """MiB in which a merged part is sorted; what does not fit goes to disk."""
 
-_GROUP_ROWS = 16_384
+_GROUP_ROWS = 32_768
 _GROUP_BYTES = 16 << 20
 _BATCH_ROWS = 8_192
 
@@ -51,6 +53,7 @@ class Compacted:
         waiting: parts merged, now or earlier, whose grace is not over.
         leftovers: files of crashed writers, which are gone now.
         damaged: parts that were left alone because their content is not what was written.
+        dropped: rows that were left out of merged parts.
     """
 
     merged: int = 0
@@ -59,6 +62,7 @@ class Compacted:
     waiting: int = 0
     leftovers: int = 0
     damaged: tuple[str, ...] = ()
+    dropped: int = 0
 
     def __add__(self, other: Compacted) -> Compacted:
         return Compacted(
@@ -68,11 +72,17 @@ class Compacted:
             self.waiting + other.waiting,
             self.leftovers + other.leftovers,
             self.damaged + other.damaged,
+            self.dropped + other.dropped,
         )
 
 
 def compact(
-    place: Place, catalogue: Catalogue, *, grace_s: float = GRACE_S, merged_bytes: int = MERGED_BYTES
+    place: Place,
+    catalogue: Catalogue,
+    *,
+    grace_s: float = GRACE_S,
+    merged_bytes: int = MERGED_BYTES,
+    without: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> Compacted:
     """Compact every table of a store.
 
@@ -81,6 +91,7 @@ def compact(
         catalogue: of its parts.
         grace_s: see `GRACE_S`.
         merged_bytes: see `MERGED_BYTES`.
+        without: by table, the training runs whose rows are dropped; parts of any size that hold some are rewritten.
 
     Raises:
         StoreError: the store cannot be written, or was written by a newer program.
@@ -89,7 +100,7 @@ def compact(
     fold(place, time.time_ns() - int(max(grace_s, GRACE_S) * 1e9))
     for record in RECORDS:
         done += _remove_replaced(place, catalogue, record.table, time.time_ns() - int(grace_s * 1e9))
-        done += _merge(place, catalogue, record, merged_bytes)
+        done += _merge(place, catalogue, record, merged_bytes, without.get(record.table, ()))
     return done
 
 
@@ -133,17 +144,17 @@ def _replaced_at(catalogue: Catalogue, table: str, part: Part, merged: Sequence[
     return min(times, default=math.inf)
 
 
-def _merge(place: Place, catalogue: Catalogue, record: type[Record], merged_bytes: int) -> Compacted:
+def _merge(
+    place: Place, catalogue: Catalogue, record: type[Record], merged_bytes: int, without: Collection[str]
+) -> Compacted:
     table = record.table
     sizes = {file.path: file.size for file in place.files(table)}
-    small = [
-        part
-        for part in catalogue.live(table)
-        if not part.is_empty and sizes.get(f"{table}/{part.name}", 0) < merged_bytes
-    ]
+    live = [part for part in catalogue.live(table) if not part.is_empty]
+    holding = _holding(place, table, live, without)
+    chosen = [part for part in live if part in holding or sizes.get(f"{table}/{part.name}", 0) < merged_bytes]
     done = Compacted()
-    for group in _groups(small, [sizes.get(f"{table}/{part.name}", 0) for part in small], merged_bytes):
-        if len(group) == 1 and group[0].version == SCHEMA_VERSION:
+    for group in _groups(chosen, [sizes.get(f"{table}/{part.name}", 0) for part in chosen], merged_bytes):
+        if len(group) == 1 and group[0].version == SCHEMA_VERSION and group[0] not in holding:
             continue
         # Damage must not be copied under a new hash, where nobody would find it.
         there = [
@@ -152,10 +163,29 @@ def _merge(place: Place, catalogue: Catalogue, record: type[Record], merged_byte
         whole = [part for part in there if is_whole(place, table, part)]
         damaged = tuple(f"{table}/{part.name}" for part in there if part not in whole)
         done += Compacted(damaged=damaged)
-        if len(whole) > 1 or any(part.version < SCHEMA_VERSION for part in whole):
-            _publish_merged(place, catalogue, record, whole)
-            done += Compacted(merged=len(whole), made=1, waiting=len(whole))
+        if len(whole) > 1 or any(part.version < SCHEMA_VERSION or part in holding for part in whole):
+            dropped = _publish_merged(place, catalogue, record, whole, without)
+            done += Compacted(merged=len(whole), made=1, waiting=len(whole), dropped=dropped)
     return done
+
+
+def _holding(place: Place, table: str, parts: Sequence[Part], runs: Collection[str]) -> frozenset[Part]:
+    """The parts that hold rows of some training runs."""
+    if not runs or not parts:
+        return frozenset()
+    place.fetch([f"{table}/{part.name}" for part in parts])
+    with open_database() as connection:
+        try:
+            files = parquet([f"{place.local}/{table}/{part.name}" for part in parts], names=True)
+            rows = connection.execute(
+                f"SELECT DISTINCT parse_filename(filename) FROM {files} WHERE run_id IN (SELECT unnest(?))",
+                [list(runs)],
+            ).fetchall()
+        except duckdb.Error as error:
+            line = str(error).strip().splitlines()[0]
+            raise StoreError(f"{table} cannot be compacted: {line}") from error
+    names = {name for (name,) in rows}
+    return frozenset(part for part in parts if part.name in names)
 
 
 def _groups(parts: Sequence[Part], sizes: Sequence[int], merged_bytes: int) -> Iterator[list[Part]]:
@@ -172,12 +202,26 @@ def _groups(parts: Sequence[Part], sizes: Sequence[int], merged_bytes: int) -> I
         yield group
 
 
-def _publish_merged(place: Place, catalogue: Catalogue, record: type[Record], group: Sequence[Part]) -> None:
+def _publish_merged(
+    place: Place,
+    catalogue: Catalogue,
+    record: type[Record],
+    group: Sequence[Part],
+    without: Collection[str],
+) -> int:
+    """Publish the rows of a group as one part, and return how many were left out."""
     place.fetch([f"{record.table}/{part.name}" for part in group])
     with open_database() as connection:
         connection.execute(f"SET memory_limit = '{_SORT_MB}MiB'")
         rows = " UNION ALL BY NAME ".join(_selects(place, catalogue, record.table, group))
+        dropped = 0
         try:
+            if without:
+                runs = ", ".join(f"'{run}'" for run in (name.replace("'", "''") for name in sorted(without)))
+                [(dropped,)] = connection.execute(
+                    f"SELECT count(*) FROM ({rows}) WHERE run_id IN ({runs})"
+                ).fetchall()
+                rows = f"SELECT * FROM ({rows}) WHERE run_id NOT IN ({runs})"
             schema = _merged_schema(record, connection.sql(f"{rows} LIMIT 0").to_arrow_table().schema)
             groups = _row_groups(connection, f"FROM ({rows}) ORDER BY {_order(record)}", schema)
             origins = frozenset[str]().union(*(catalogue.origins(record.table, part) for part in group))
@@ -186,6 +230,7 @@ def _publish_merged(place: Place, catalogue: Catalogue, record: type[Record], gr
         except duckdb.Error as error:
             line = str(error).strip().splitlines()[0]
             raise StoreError(f"{record.table} cannot be compacted: {line}") from error
+    return dropped
 
 
 def _order(record: type[Record]) -> str:

@@ -21,6 +21,10 @@ import fsspec
 from diva_grpo.pipeline.store.files.places import LISTS, Draft, FileInfo, ListName
 from diva_grpo.schemas.exceptions import ConfigError, StoreError
 
+_PACKAGES = {"s3": "'diva-grpo[s3]'", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+"""Object stores that publish a file by one PUT, with the package that each needs. (Most other schemes of fsspec
+cannot be written, or show a file before it is whole.)"""
+
 
 class ObjectPlace:
     """A prefix of a bucket, see `pipeline.store.files.places.Place`.
@@ -35,19 +39,15 @@ class ObjectPlace:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         scheme = url.split(":")[0]
+        if scheme not in _PACKAGES:
+            raise ConfigError(f"a store at {scheme}:// cannot be used here: use a folder, s3:// or gs://")
         try:
             # Listings are not cached, because other machines write too.
             self._files: Any = fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
         except (ImportError, ValueError) as error:
-            package = {
-                "s3": "'diva-grpo[s3]'",
-                "gs": "gcsfs",
-                "gcs": "gcsfs",
-                "abfs": "adlfs",
-                "az": "adlfs",
-            }.get(scheme)
-            cure = f"pip install {package}" if package else "use a folder, s3:// or gs://"
-            raise ConfigError(f"a store at {scheme}:// cannot be used here ({error}): {cure}") from error
+            raise ConfigError(
+                f"a store at {scheme}:// cannot be used here ({error}): pip install {_PACKAGES[scheme]}"
+            ) from error
         cache = Path(os.environ.get("DIVA_CACHE") or Path.home() / ".cache" / "diva-grpo")
         self.local = cache / hashlib.sha256(self.url.encode()).hexdigest()[:16]
         self.local.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ def remove(run_id: str, store_dir: Path, undo: bool) -> None:
               diva remove train-20260101-120000-ab12cd --store runs/store --undo
     """
     from diva_grpo.pipeline.store import VariantStore
-    from diva_grpo.pipeline.store.retention import remove_run, restore_run
+    from diva_grpo.pipeline.store.removal import remove_run, restore_run
 
     store = VariantStore(store_dir)
     counts = restore_run(store, run_id) if undo else remove_run(store, run_id)

@@ -342,7 +342,7 @@ class VariantStore:
     ) -> Compacted:
         """Merge small parts, and remove what was merged or left behind by a crash long enough ago.
 
-        The rows of removed runs are dropped (`pipeline.store.retention.remove_run`).
+        The rows of removed runs are dropped (`pipeline.store.removal.remove_run`).
 
         Args:
             grace_s: seconds for which a file that was merged stays, for readers that found it before.
@@ -353,7 +353,7 @@ class VariantStore:
             ConfigError: `keep_rollouts` has the id of a run that has no rollouts.
             StoreError: the store cannot be written.
         """
-        without = given_up(self, keep_rollouts)
+        without = given_up(self._engine, keep_rollouts)
         return compact(self.place, self.catalogue, grace_s=grace_s, without=without)
 
     def examine(self, *, repair: bool = False) -> list[Finding]:

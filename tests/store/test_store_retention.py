@@ -12,7 +12,7 @@ from diva_grpo.flows.cli import cli
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.files.compaction import compact
 from diva_grpo.pipeline.store.files.liveness import sign_of_life
-from diva_grpo.pipeline.store.retention import remove_run
+from diva_grpo.pipeline.store.removal import remove_run
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Evaluation, Run, utc_now
 from tests.support.store_records import event, rollout

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from scipy import special
@@ -232,8 +232,8 @@ def as_arrays(candidates: Sequence[Sequence[Candidate]]) -> Candidates:
     """Candidates of several problems, each sequence in the order of variant_id, as arrays."""
     shape = len(candidates), max(map(len, candidates), default=0)
 
-    def column(name: str, missing: object, kind: type) -> np.ndarray:
-        filled = np.full(shape, missing, kind)
+    def column(name: str, missing: object, kind: type) -> np.ndarray[Any, Any]:
+        filled: np.ndarray[Any, Any] = np.full(shape, missing, kind)
         for problem, row in enumerate(candidates):
             for place, candidate in enumerate(row):
                 filled[problem, place] = getattr(candidate, name)

@@ -28,7 +28,9 @@ from diva_grpo.pipeline.difficulty.variants import AcceptedVariant, AcceptedVari
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import ORIGINAL
 from diva_grpo.trainer.method.live import LiveDifficulty, LiveRule
-from diva_grpo.trainer.method.selection import SELECTORS, BoolArray, Candidates, Draw, IntArray
+from diva_grpo.trainer.method.selection import SELECTORS, Candidates, Draw
+from diva_grpo.trainer.method.selection import BoolArray as BoolArray
+from diva_grpo.trainer.method.selection import IntArray as IntArray
 
 VariantPrior = Literal["delta", "pooled"]
 Aim = Literal["variants", "all"]

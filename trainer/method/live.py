@@ -107,7 +107,8 @@ class LiveDifficulty:
     def pooled(self, pools: Sequence[str], prior_V: FloatArray) -> FloatArray:
         """Return (V,) pass rates of pools in this run; each prior pass rate counts as four rollouts."""
         right_V, wrong_V = _counts(self.pools, pools).T
-        return (PRIOR_STRENGTH * prior_V + right_V) / (PRIOR_STRENGTH + right_V + wrong_V)
+        rate_V: FloatArray = (PRIOR_STRENGTH * prior_V + right_V) / (PRIOR_STRENGTH + right_V + wrong_V)
+        return rate_V
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, as copies."""

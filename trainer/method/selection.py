@@ -138,7 +138,8 @@ def _any_of(pool_PK: BoolArray, slot: int, draw_P: Sequence[Draw]) -> npt.NDArra
     number_P = np.zeros(len(size_P), np.int64)
     for problem in np.flatnonzero(size_P > 1).tolist():
         number_P[problem] = draw_P[problem].index(int(size_P[problem]), slot, "variant")
-    return (pool_PK.cumsum(axis=1) > number_P[:, None]).argmax(axis=1)
+    place_P: npt.NDArray[np.intp] = (pool_PK.cumsum(axis=1) > number_P[:, None]).argmax(axis=1)
+    return place_P
 
 
 def _without_repeats(
@@ -161,7 +162,7 @@ def _without_repeats(
     usable_PK = candidates.there_PK
     left_PK = np.zeros_like(usable_PK)
     for slot in range(1, count + 1):
-        left_PK = np.where(left_PK.any(axis=1)[:, None], left_PK, usable_PK)
+        left_PK = np.where(left_PK.any(axis=1, keepdims=True), left_PK, usable_PK)
         place_P = pick(left_PK, slot)
         chosen_PM[:, slot - 1] = np.where(there_P, place_P, -1)
         left_PK = left_PK.copy()
@@ -228,10 +229,10 @@ def _tier(difficulty_P: FloatArray, candidates: Candidates, count: int, draw_P: 
 
     def pick(pool_PK: BoolArray, slot: int) -> npt.NDArray[np.intp]:
         of_tier_PK = pool_PK & in_tier_PK
-        tier_P = of_tier_PK.any(axis=1)
-        wanted_P = np.where(tier_P, MIDDLE - difficulty_P, wanted_delta(difficulty_P))
-        distance_PK = np.abs(candidates.delta_PK - wanted_P[:, None])
-        return _nearest(distance_PK, np.where(tier_P[:, None], of_tier_PK, pool_PK), slot, draw_P)
+        tier_P1 = of_tier_PK.any(axis=1, keepdims=True)
+        wanted_P1 = np.where(tier_P1, MIDDLE - difficulty_P[:, None], wanted_delta(difficulty_P)[:, None])
+        distance_PK = np.abs(candidates.delta_PK - wanted_P1)
+        return _nearest(distance_PK, np.where(tier_P1, of_tier_PK, pool_PK), slot, draw_P)
 
     return _without_repeats(candidates, count, pick)
 

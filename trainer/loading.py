@@ -31,9 +31,11 @@ def _check_path(path: str) -> None:
         return
     if not _HUB_NAME.fullmatch(path):
         raise ConfigError(f"model {path}: there is no such folder, and a name of the hub is owner/name")
-    if any(
-        isinstance(try_to_load_from_cache(path, name), str) for name in ("config.json", "adapter_config.json")
-    ):
+    try:
+        kept = [try_to_load_from_cache(path, name) for name in ("config.json", "adapter_config.json")]
+    except ValueError as error:  # such as `a..b`
+        raise ConfigError(f"model {path}: {_first_line(error)}") from error
+    if any(isinstance(file, str) for file in kept):
         return
     unreachable = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _hub_error()
     if unreachable:

@@ -22,7 +22,7 @@ from diva_grpo.schemas.exceptions import ConfigError, DivaError, TrainingError
 
 _OURS = Path(__file__).parents[1]
 _COMMAND = {Path(__file__), Path(__file__).with_name("train.py")}
-_STANDARD = ("<frozen", sysconfig.get_path("stdlib"))
+_STANDARD = ("<frozen", "<string>", sysconfig.get_path("stdlib"))
 
 _PASS_ON = frozenset(
     "__init__ __post_init__ _run_epoch _load_from_checkpoint _load_best_model _loaded_whole".split()
@@ -30,10 +30,10 @@ _PASS_ON = frozenset(
 """Methods of ours that call those of packages and no more, beside all that is in `train.py`."""
 
 _TO_DO = {
-    "peft": "--lora_target_modules all-linear fits any language model",
-    "vllm": "leave --use_vllm out to generate with transformers",
+    "Target modules": "--lora_target_modules all-linear fits any language model",
+    "use_vllm": "leave --use_vllm out to generate with transformers",
 }
-"""What to do, beside what the message says, by package."""
+"""What to do beside what a message says, by words in it."""
 
 
 @contextmanager
@@ -55,8 +55,9 @@ def in_one_line() -> Iterator[None]:
         package = _refusing(error)
         if package is None:
             raise
-        advice = f" ({_TO_DO[package]})" if package in _TO_DO else ""
-        raise ConfigError(f"{package} refuses these settings: {first_line(error)}{advice}") from error
+        said = first_line(error)
+        advice = "".join(f" ({to_do})" for words, to_do in _TO_DO.items() if words in said)
+        raise ConfigError(f"{package} refuses these settings: {said}{advice}") from error
 
 
 def first_line(error: Exception) -> str:
@@ -77,7 +78,12 @@ def _shortage(error: BaseException | None) -> str:
             )
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         # safetensors and torch write in native code, and say so in words alone.
-        words = ("No space left on device", "PytorchStreamWriter failed writing", "Disk quota exceeded")
+        words = (
+            "No space left on device",
+            "PytorchStreamWriter failed writing",
+            "inline_container.cc",
+            "Disk quota exceeded",
+        )
         if full or any(word in str(error) for word in words):
             return (
                 "no disk space is left: free some, and go on from the last whole checkpoint with --resume true "

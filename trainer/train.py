@@ -239,7 +239,8 @@ def _begun(train_args: TrainArguments, config: DivaGRPOConfig, settings: dict[st
         [found] = broadcast_object_list([found])
         if isinstance(found, ConfigError):
             raise found
-        yield _start(*found, settings)
+        resumed, superseded = found
+        yield _start(resumed, superseded, settings)
 
 
 def _start(resumed: Checkpoint | None, superseded: list[Path], settings: dict[str, Any]) -> _Start:

@@ -19,6 +19,8 @@ from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.run_folder import read_run_file
 
+_make_config: Any = GenerationConfig  # transformers leaves its constructor untyped
+
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 """What a model's generation_config says beside how to sample."""
 
@@ -84,7 +86,7 @@ def sampling(policy: PolicyConfig, model: Any, tokenizer: Any) -> GenerationConf
     image_token = getattr(model.config, "image_token_id", None)
     if image_token is not None:  # a sampled one would have no image
         chosen["suppress_tokens"] = [image_token]
-    return GenerationConfig(
+    made: GenerationConfig = _make_config(
         max_new_tokens=policy.max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -93,6 +95,7 @@ def sampling(policy: PolicyConfig, model: Any, tokenizer: Any) -> GenerationConf
         disable_compile=True,
         **{**chosen, **policy.generation_kwargs},
     )
+    return made
 
 
 @contextmanager
@@ -104,7 +107,7 @@ def plain_generation(model: Any) -> Iterator[None]:
     if hasattr(model, "get_base_model"):  # an adapter around it
         model = model.get_base_model()
     kept = model.generation_config
-    model.generation_config = GenerationConfig(**{name: getattr(kept, name) for name in _TOKENS})
+    model.generation_config = _make_config(**{name: getattr(kept, name) for name in _TOKENS})
     try:
         yield
     finally:

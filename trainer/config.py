@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 from trl import GRPOConfig
 
+from diva_grpo.schemas.config import HintStyle
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.trainer.method.advantages import (
     ADVANTAGES,
@@ -21,7 +22,6 @@ from diva_grpo.trainer.method.advantages import (
 from diva_grpo.trainer.method.curriculum import Aim, CurriculumSettings, DifficultyFrom, VariantPrior
 from diva_grpo.trainer.method.live import LiveRule
 from diva_grpo.trainer.method.selection import SELECTORS
-from diva_grpo.trainer.prompts import HintStyle
 
 _CURRICULUM = CurriculumSettings()
 _NAMED = {"selector": SELECTORS, "advantage": ADVANTAGES}

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from diva_grpo.pipeline.grade import Grade
-from diva_grpo.trainer.prompts import HintStyle, Prompt
+from diva_grpo.schemas.config import HintStyle
+from diva_grpo.trainer.prompts import Prompt
 from diva_grpo.trainer.rollouts import RolloutBatch
 
 logger = logging.getLogger(__name__)

@@ -97,7 +97,7 @@ def _watch(patch: pytest.MonkeyPatch, path: Path) -> list[tuple[str, dict[str, A
             k: v for k, v in applied.to_dict().items() if k not in ("transformers_version", "use_cache")
         }
         for ids in given["input_ids"]:
-            text = tokenizer.decode(ids[ids != tokenizer.pad_token_id])
+            text = str(tokenizer.decode(ids[ids != tokenizer.pad_token_id]))
             seen.append((text, sampled))
         return generate(self, *args, **given)
 

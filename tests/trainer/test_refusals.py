@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import constants
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import ConfigError, TrainingError
@@ -42,13 +43,12 @@ def _train(store: VariantStore, model: Path, folder: Path, **settings: Any) -> T
     [
         ({"optim": "adamz"}, "argument --optim: invalid choice: 'adamz'", None),
         ({"dtype": "flaot32"}, "argument --dtype", None),
-        ({"learning_rate": "fast"}, "argument --learning_rate: invalid float value: 'fast'", None),
+        ({"learning_rate": "fast"}, "invalid float value: 'fast'", None),
         ({"lr_scheduler_type": "cosin"}, "cosin", None),
         ({"temperature": 0}, "temperature=0.0: above 0", None),
         ({"top_p": 2}, "top_p=2.0: should be less than or equal to 1", None),
         ({"report_to": "nothing"}, "transformers refuses these settings: nothing is not supported", None),
         ({"report_to": "wandb"}, "pip install wandb", "wandb"),
-        ({"deepspeed": "ds.json"}, "deepspeed", "deepspeed"),
         ({"use_vllm": "true"}, "leave --use_vllm out", "vllm"),
         ({"load_in_4bit": "true"}, "bitsandbytes", "bitsandbytes"),
         ({"optim": "paged_adamw_8bit"}, "bitsandbytes", "bitsandbytes"),
@@ -77,6 +77,17 @@ def test_refused_settings_are_one_line(
         _train(store, model_path, tmp_path / "out", **settings)
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_deepspeed_that_is_not_installed(store: VariantStore, model_path: Path, tmp_path: Path) -> None:
+    if find_spec("deepspeed"):
+        pytest.skip("deepspeed is installed")
+    try:
+        with pytest.raises(ConfigError, match=r"deepspeed.*not found") as refused:
+            _train(store, model_path, tmp_path / "out", deepspeed="ds.json")
+        assert "\n" not in str(refused.value)
+    finally:
+        unset_hf_deepspeed_config()  # transformers keeps it for later models
 
 
 def test_an_output_dir_that_is_a_file(store: VariantStore, model_path: Path, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.config import HintStyle
 from diva_grpo.schemas.question import Question, question_of
 from diva_grpo.schemas.records import Kind, Status, Variant
 from diva_grpo.trainer.evaluation.policy import PolicySolver
-from diva_grpo.trainer.prompts import HintStyle
 
 FILE = "preconditions.json"
 GROUP = 8

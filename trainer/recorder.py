@@ -50,7 +50,8 @@ class Recorder:
     ) -> None:
         """Keep rows for the next flush; run_id, and where a record has them step and attempt, are added here."""
         shared = {"run_id": self.run_id, "step": step, "attempt": self.attempt}
-        self._waiting[record].append({**columns, **shared})
+        own = {name: value for name, value in shared.items() if name in record.model_fields}
+        self._waiting[record].append({**columns, **own})
 
     def maybe_flush(self, step: int) -> None:
         """Write, if `flush_steps` have passed since the last time."""

@@ -22,7 +22,7 @@ from tests.support.tiny_training import SETTINGS, coin_reward, loss_inputs, make
 TWICE = {"num_iterations": 2}  # the second pass over the same rollouts has ratios other than 1
 KL: dict[str, Any] = {"beta": 0.1}
 ADAPTIVE = {"use_adaptive_entropy": True, "entropy_coef": 0.1, "entropy_target": 9.0}
-FALLING = {"lr_scheduler_type": "cosine_with_min_lr"}
+FALLING: dict[str, Any] = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 9e-3}}
 WARMED = {"lr_scheduler_type": "linear"}
 TWO_REWARDS = {"advantage": "grpo", "weights": 2}
 

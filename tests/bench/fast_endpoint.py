@@ -151,7 +151,7 @@ class _Connection(asyncio.Protocol):
             return
         self._received = rest[length:]
         if line.startswith("GET"):
-            counts = dict(self._behaviour.counts) | {"by_second": self._behaviour.by_second}
+            counts: dict[str, object] = {**self._behaviour.counts, "by_second": self._behaviour.by_second}
             counts["spans"] = self._behaviour.spans
             self._send(200, json.dumps(counts).encode(), {})
             return

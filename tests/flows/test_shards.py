@@ -15,7 +15,7 @@ from prefect.task_runners import ProcessPoolTaskRunner
 from diva_grpo.flows.runs.curate import curate
 from diva_grpo.flows.runs.shards import Order, endpoint_tag, shared, worked
 from diva_grpo.flows.runs.stages import generate, label, verify
-from diva_grpo.pipeline.stages.verify import References
+from diva_grpo.pipeline.session.references import References
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import (
     CurateConfig,

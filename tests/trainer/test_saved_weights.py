@@ -64,10 +64,11 @@ def _trained(store: VariantStore, model: Path, output: Path, adapter: Any) -> tu
     def planted(*args: Any, **kwargs: Any) -> dict[str, float]:
         return {**evaluate(*args, **kwargs), "eval_planted": next(scores)}
 
-    trainer.evaluate = planted
     kept = _Kept()
     trainer.add_callback(kept)
-    trainer.train()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "evaluate", planted)
+        trainer.train()
     assert _differ(kept.after[1], kept.after[2]), "a step changes weights"
     assert _differ(kept.after[2], kept.after[3])
     return trainer, kept.after

@@ -9,7 +9,10 @@ from diva_grpo.schemas.records import Aspect
 
 
 class Reply(BaseModel):
-    """Base of structured answers. Their schemas forbid other fields, as strict mode requires. Readers ignore them."""
+    """Base of structured answers. Their schemas forbid other fields, as strict mode requires. Readers ignore them.
+
+    A docstring is part of the schema, and so of the journal's keys: another wording asks for all answers again.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", json_schema_extra={"additionalProperties": False})
 
@@ -21,14 +24,14 @@ class Rewordings(Reply):
 
 
 class HarderText(Reply):
-    """A harder version of a question with the same answer."""
+    """A harder reading of a question with the same answer."""
 
     aspect: Aspect = Field(description="what makes it harder, as asked for")
     text: str = Field(description="a complete question")
 
 
 class HarderTexts(Reply):
-    """Harder versions of one question with the same answer."""
+    """Harder readings of one question with the same answer."""
 
     texts: list[HarderText] = Field(description="distinct texts, one for each aspect asked for")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -248,15 +248,14 @@ def serve(
         deployment(served, active=True)
     by_name = {full_name(served): served for served in deployments}
     # Runs inherit these. Their parameters, which the server has, cannot send a key to another host.
-    hosts = {entry for served in deployments for entry in key_hosts(configured(served))}
-    os.environ.setdefault(KEY_HOSTS, " ".join(sorted(hosts)))
-    os.environ[SERVE_PID] = str(os.getpid())
+    hosts = " ".join(sorted({entry for served in deployments for entry in key_hosts(configured(served))}))
+    inherited = {KEY_HOSTS: os.environ.get(KEY_HOSTS, hosts), SERVE_PID: str(os.getpid())}
     is_own = not PREFECT_API_URL.value()
 
     def leave(name: str, run: FlowRun, state: State) -> None:
         publish(flow_named(by_name[name].flow), run, state)
 
-    with sole(get_current_settings().home, list(by_name)):
+    with sole(get_current_settings().home, list(by_name)), _environment(inherited):
         url = prefect_api(port, services=True, keep_days=keep_days)
         if is_own:
             say(f"{url.removesuffix('/api')} asks for a password: cat {shlex.quote(str(auth_file(port)))}")
@@ -266,6 +265,21 @@ def serve(
             made = [deployment(served, active=is_active(served)) for served in deployments]
             with upkeep([(name, served.max_waiting) for name, served in by_name.items()], leave):
                 prefect.serve(*made)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of this process, which its children inherit, and put back what was there."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def set_active(deployments: Sequence[ServedFlow], *, active: bool, port: int) -> None:

@@ -208,12 +208,19 @@ def selection(store: VariantStore, wanted: Wanted) -> Iterator[Selection]:
             if len(split_statements(select)) != 1:
                 raise ConfigError(f"--where {where!r} is not one condition")
             connection.execute(f"CREATE TEMPORARY VIEW selected AS {select}")
-            yield Selection(store, connection, wanted.what)
-    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-        raise StoreError(
-            f"{store.place.url} could not be read to the end: {first_line(error)}: export again"
-        ) from error
+            try:
+                yield Selection(store, connection, wanted.what)
+            except duckdb.IOException as error:
+                if "No files found" in str(error):  # compaction removed what this connection still reads
+                    raise _not_to_the_end(store, error) from error
+                raise
+    except duckdb.OutOfMemoryException as error:
+        raise _not_to_the_end(store, error) from error
     except (duckdb.Error, QueryError) as error:
         if where is None:
             raise
         raise ConfigError(f"--where {where!r}: {first_line(error)}") from error
+
+
+def _not_to_the_end(store: VariantStore, error: duckdb.Error) -> StoreError:
+    return StoreError(f"{store.place.url} could not be read to the end: {first_line(error)}: export again")

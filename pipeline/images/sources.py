@@ -263,11 +263,11 @@ def _content(item: object, place: Place) -> bytes:
     path = Path(os.path.abspath(place.folder / item))
     if not path.is_relative_to(os.path.abspath(place.root)):
         raise ImageError("the path leads out of the source's folder")
-    if not any(path.resolve().is_relative_to(root) for root in _real_roots(place.root)):
-        raise ImageError("a link that leads out of the source's folder: copy the image there")
     try:
         if not path.is_file():
             raise ImageError("no such file in the folder of the source")
+        if not any(path.resolve().is_relative_to(root) for root in _real_roots(place.root)):
+            raise ImageError("a link that leads out of the source's folder: copy the image there")
         return path.read_bytes()
     except OSError as error:
         raise ImageError(f"the file cannot be read: {error.strerror}") from error

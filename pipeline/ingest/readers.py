@@ -336,13 +336,17 @@ def _header(path: Path, cells: list[str] | None, problem: str | None) -> list[st
 
 def _parquet_rows(path: Path) -> Rows:
     with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            about = file.metadata.row_group(group)
-            columns = [about.column(i) for i in range(about.num_columns)]
-            # Kilobytes of a file can be gigabytes of one value, or of one value that each row points to.
-            largest = max((column.total_uncompressed_size for column in columns), default=0)
-            rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, largest)))
-            yield from _table_rows(file.iter_batches(rows, row_groups=[group]))
+        yield from _table_rows(_parquet_batches(file))
+
+
+def _parquet_batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    for group in range(file.num_row_groups):
+        about = file.metadata.row_group(group)
+        columns = [about.column(i) for i in range(about.num_columns)]
+        # Kilobytes of a file can be gigabytes of one value, or of one value that each row points to.
+        largest = max((column.total_uncompressed_size for column in columns), default=0)
+        rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, largest)))
+        yield from file.iter_batches(rows, row_groups=[group])
 
 
 def _too_large(batch: Any) -> list[str | None]:

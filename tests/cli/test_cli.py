@@ -170,7 +170,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "no option": ("status --store {store} --nope", 2, "No such option"),
     "--store forgotten": ("status", 2, "Missing option '--store'"),
     "no store": ("status --store {tmp}/none", 1, "no store at .*none: make one with `diva ingest"),
-    "store is a file": ("ingest {source} --store {source}", 1, "cannot be written: Not a directory"),
+    "store is a file": ("ingest {source} --store {source}", 2, "is a file: a store is a folder"),
     "unknown kind": ("generate --store {store} --model m --kinds rewrod", 2, "--kinds rewrod: should be 'reword'"),
     "images are free": ("generate --store {store} --kinds image --dry-run", 2, "cost nothing"),
     "model forgotten": ("generate --store {store} {url}", 2, "give --model"),

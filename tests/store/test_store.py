@@ -174,7 +174,7 @@ def test_no_store_is_one_line(tmp_path: Path) -> None:
 
 def test_store_in_a_place_that_cannot_be_one_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StoreError, match="problems cannot be written: Not a directory"):
+    with pytest.raises(ConfigError, match="file is a file: a store is a folder"):
         VariantStore(tmp_path / "file", create=True)
 
 

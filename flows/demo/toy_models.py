@@ -72,13 +72,13 @@ def build_model(tokenizer: PreTrainedTokenizerBase, layers: int) -> LlamaForCaus
     return model
 
 
-def batches(examples: Iterator[Example], rng: random.Random) -> Iterator[list[Example]]:
+def batches(examples: Iterator[Example], rng: random.Random, size: int = BATCH) -> Iterator[list[Example]]:
     """Group examples into batches of about equal length each, in random order, without end."""
     while True:
-        pool = sorted(itertools.islice(examples, POOL * BATCH), key=lambda example: len("".join(example)))
-        starts = list(range(0, len(pool), BATCH))
+        pool = sorted(itertools.islice(examples, POOL * size), key=lambda example: len("".join(example)))
+        starts = list(range(0, len(pool), size))
         rng.shuffle(starts)
-        yield from (pool[start : start + BATCH] for start in starts)
+        yield from (pool[start : start + size] for start in starts)
 
 
 def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
@@ -108,6 +108,7 @@ def train(
     steps: int,
     ramp: int,
     name: str,
+    learning_rate: float = LEARNING_RATE,
 ) -> None:
     """Train a model in place with AdamW, the learning rate rising at first and falling to 0 in the last quarter.
 
@@ -118,8 +119,9 @@ def train(
         steps: Batches that it is trained on.
         ramp: Steps in which the learning rate rises.
         name: Of the model, where progress is printed.
+        learning_rate: After the rise.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / ramp, 1.0, (steps - step) / (0.25 * steps))
     )

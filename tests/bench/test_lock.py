@@ -27,7 +27,7 @@ def test_only_the_hidden_rules_are_right() -> None:
 
 def test_a_hint_names_rules_in_other_words_than_the_answer() -> None:
     lines = hint_lines(("red", "blue"), ("a", "d"))
-    assert lines == ["red asks for add one", "blue asks for mirror"]
+    assert lines == ["1 red asks for add one", "2 blue asks for mirror"]
     assert found("\n".join(lines)) == ""
 
 

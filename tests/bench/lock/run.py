@@ -36,7 +36,7 @@ LEARNING_RATE: Final = 7e-4
 OBEYS: Final = 0.9
 """Pass rate with all rules told that a warm model must have: else a hint is no help to it."""
 TOKENS_PER_STEP: Final = 4
-"""Of a worked step at most: cue, rule, digit, and what ends it."""
+"""Of a worked step at most: number, cue, rule and digit."""
 
 _PAPER: Mapping[str, Any] = {"num_variants": 1, "selector": "paper", "difficulty_init": "paper"}
 _ONE_PROMPT: Mapping[str, Any] = {

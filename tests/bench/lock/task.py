@@ -3,7 +3,8 @@
 A problem is a start digit and L cues. Each cue stands for one of four rules on a digit, and only the verifier knows
 which. The answer names, for each cue, the rule and the digit that it gives. The warm model executes every rule, chooses
 among the four at random, and follows a hint that names the rules of the first steps in the teacher's words. So the pass
-rate without a hint is 4^-L, and with all steps but one given it is 1/4.
+rate without a hint is 4^-L, and with all steps but one given it is 1/4. Steps are numbered: else a model this small
+does not learn which line of a hint belongs to which step.
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ CUES: Final = ("red", "blue", "green", "gold", "black", "white")
 SIZES: Final = MappingProxyType({"train": 256, "test": 256})
 """Problems of each split."""
 LAYERS, MAX_LENGTH, RAMP = 2, 160, 50
-SHORT_LENGTH: Final = 4
-WARM_STEPS: Final = MappingProxyType({True: 900, False: 2_800})
-"""Steps of the warm-up, of 32 examples each, for problems of up to `SHORT_LENGTH` steps or longer ones."""
+MAX_STEPS: Final = 10
+"""Steps of the longest problem that the tokenizer has numbers for."""
+WARM_STEPS, WARM_BATCH, WARM_LEARNING_RATE = 1_500, 64, 2e-3
+"""The warm-up: its steps, examples of each, and learning rate. With 900 steps of 32 examples at 3e-3, enough for
+problems of four steps, a model of eight did not learn to follow a hint."""
 SHARE_PLAIN: Final = 0.3
 """Share of the warm-up examples without a hint."""
 _STEP = re.compile(r":([a-d]\d)")
@@ -76,21 +79,23 @@ class Lock:
 
 def question(start: int, cues: Sequence[str]) -> str:
     """The problem's text."""
-    return f"Start {start} cues {' '.join(cues)}"
+    numbered = " ".join(f"{number} {cue}" for number, cue in enumerate(cues, 1))
+    return f"Start {start} cues {numbered}"
 
 
 def worked(start: int, cues: Sequence[str], rules: Sequence[str]) -> list[str]:
-    """The steps in the policy's manner, such as `red:a4`, if each cue asked for the rule given."""
+    """The steps in the policy's manner, such as `1 red:a4`, if each cue asked for the rule given."""
     digit, steps = start, []
-    for cue, rule in zip(cues, rules, strict=True):
+    for number, (cue, rule) in enumerate(zip(cues, rules, strict=True), 1):
         digit = RULES[rule][1](digit)
-        steps.append(f"{cue}:{rule}{digit}")
+        steps.append(f"{number} {cue}:{rule}{digit}")
     return steps
 
 
 def hint_lines(cues: Sequence[str], rules: Sequence[str]) -> list[str]:
-    """The rules in the teacher's words, such as `red asks for triple`, a step a line."""
-    return [f"{cue} asks for {RULES[rule][0]}" for cue, rule in zip(cues, rules, strict=True)]
+    """The rules in the teacher's words, such as `1 red asks for triple`, a step a line."""
+    named = zip(cues, rules, strict=True)
+    return [f"{number} {cue} asks for {RULES[rule][0]}" for number, (cue, rule) in enumerate(named, 1)]
 
 
 def found(text: str) -> str:
@@ -112,17 +117,18 @@ def warm_up(task: Lock, folder: Path) -> None:
     words = [f" {cue}" for cue in CUES] + [f"\n{cue}" for cue in CUES] + [*CUES]
     words += [f":{rule}" for rule in RULES] + [f" asks for {name}" for name, _ in RULES.values()]
     words += ["Start ", " cues", HINT_OPENING, HINT_CLOSING]
+    words += [f"{before}{number}" for before in " \n" for number in range(1, MAX_STEPS + 1)]
     tokenizer = build_tokenizer(sorted(set(words)), MAX_LENGTH)
     model = build_model(tokenizer, LAYERS)
     rng = random.Random(task.seed)
-    drawn = batches(_examples(task, rng), rng)
     train(
         model,
         tokenizer,
-        drawn,
-        steps=WARM_STEPS[task.length <= SHORT_LENGTH],
+        batches(_examples(task, rng), rng, WARM_BATCH),
+        steps=WARM_STEPS,
         ramp=RAMP,
         name=f"lock of {task.length}",
+        learning_rate=WARM_LEARNING_RATE,
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

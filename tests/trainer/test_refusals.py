@@ -33,7 +33,8 @@ def _train(store: VariantStore, model: Path, folder: Path, **settings: Any) -> T
     words += (
         " gradient_checkpointing=false report_to=none dtype=float32 disable_tqdm=true max_completion_length=4"
     )
-    given: dict[str, object] = dict(setting.split("=") for setting in words.split())
+    given: dict[str, object] = {}
+    given |= dict(setting.split("=") for setting in words.split())
     given |= {"store": store.root, "model_name_or_path": model, "output_dir": folder, **settings}
     return main([part for name, value in given.items() for part in (f"--{name}", str(value))])
 

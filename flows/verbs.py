@@ -1,6 +1,6 @@
 """What each verb takes: which fields of which configurations are its options.
 
-The command line makes its options of them, and a failed run names by them the command that goes on. This module knows
+The command line makes its options of them, and a failed run names by them the command that continues. This module knows
 neither: a Prefect worker that loads a flow does not load the command line.
 """
 

@@ -36,7 +36,7 @@ def training_problems(
         split: of the problems.
         where: an SQL condition on the columns of `problems`, such as `source = 'gsm8k'`.
         limit: only the first `limit`.
-        only: ids of the problems of a run that goes on, which keeps to them where the store has grown.
+        only: ids of the problems of a resumed run, which keeps to them where the store has grown.
         reads_images: whether the model does; else problems with images are left out, with a warning.
 
     Raises:

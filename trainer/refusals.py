@@ -74,7 +74,7 @@ def _shortage(error: BaseException | None) -> str:
         if isinstance(error, torch.OutOfMemoryError):
             return (
                 "the GPU has no memory left: make per_device_train_batch_size, max_completion_length or max_pixels "
-                "smaller, or set --gradient_checkpointing true; --resume true goes on from the last checkpoint"
+                "smaller, or set --gradient_checkpointing true; --resume true continues from the last checkpoint"
             )
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         # safetensors and torch write in native code, and say so in words alone.
@@ -86,7 +86,7 @@ def _shortage(error: BaseException | None) -> str:
         )
         if full or any(word in str(error) for word in words):
             return (
-                "no disk space is left: free some, and go on from the last whole checkpoint with --resume true "
+                "no disk space is left: free some, and continue from the last complete checkpoint with --resume true "
                 "(--save_total_limit N keeps the last N checkpoints alone)"
             )
         error = error.__cause__ or error.__context__

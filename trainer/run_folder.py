@@ -193,7 +193,7 @@ def superseded_checkpoints(output_dir: str, resumed: Checkpoint | None, *, overw
 
     Args:
         output_dir: folder of the run.
-        resumed: the checkpoint that the run goes on from; None of a new run.
+        resumed: the checkpoint that the run continues from; None of a new run.
         overwrite: whether the user agrees to lose whole checkpoints.
 
     Raises:
@@ -203,7 +203,7 @@ def superseded_checkpoints(output_dir: str, resumed: Checkpoint | None, *, overw
     others = [c for c in found if not c.torn and (resumed is None or c.run_id != resumed.run_id)]
     if others and not overwrite:
         run_ids = sorted({c.run_id or "another program" for c in others})
-        advice = ", --resume true to go on" if resumed is None and any(c.run_id for c in others) else ""
+        advice = ", --resume true to continue" if resumed is None and any(c.run_id for c in others) else ""
         raise ConfigError(
             f"{output_dir} has checkpoints of {', '.join(run_ids)}: give another --output_dir{advice}, or --overwrite "
             "true to delete them"
@@ -212,7 +212,7 @@ def superseded_checkpoints(output_dir: str, resumed: Checkpoint | None, *, overw
     if later and not overwrite:
         names = ", ".join(c.folder.name for c in later)
         raise ConfigError(
-            f"{output_dir} has checkpoints of this run after the one to go on from ({names}): give another "
+            f"{output_dir} has checkpoints of this run after the one to continue from ({names}): give another "
             "--output_dir, or --overwrite true to delete them"
         )
     return [c.folder for c in found if c.torn or c in others or c in later]

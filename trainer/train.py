@@ -64,7 +64,7 @@ class TrainArguments:
     problem_filter: str | None = field(
         default=None, metadata={"help": "SQL condition on `problems`, such as \"source = 'gsm8k'\"."}
     )
-    max_problems: int | None = field(default=None, metadata={"help": "Only the first so many, by id."})
+    max_problems: int | None = field(default=None, metadata={"help": "Only the first N, by id."})
     rewards: list[str] = field(
         default_factory=lambda: ["accuracy"],
         metadata={"help": "accuracy, format, paper (0.9 accuracy + 0.1 format), or dotted paths."},
@@ -205,7 +205,7 @@ class _Start:
     """Where a run begins.
 
     Attributes:
-        checkpoint: that it goes on from, if any.
+        checkpoint: that it continues from, if any.
         problem_ids: of the run so far; None of a new one.
         superseded: checkpoints that must go before it begins.
     """
@@ -220,7 +220,7 @@ def _begun(train_args: TrainArguments, config: DivaGRPOConfig, settings: dict[st
     """Take the folder of the run, and find where to begin, alike on all processes.
 
     Raises:
-        ConfigError: the folder is another run's, or the run cannot go on with these settings; on all processes.
+        ConfigError: the folder is another run's, or the run cannot continue with these settings; on all processes.
     """
     with ExitStack() as held:
         found: Any = None
@@ -244,13 +244,13 @@ def _begun(train_args: TrainArguments, config: DivaGRPOConfig, settings: dict[st
 
 
 def _start(resumed: Checkpoint | None, superseded: list[Path], settings: dict[str, Any]) -> _Start:
-    """Check that a run may go on with these settings."""
+    """Check that a run may continue with these settings."""
     if resumed is None:
         return _Start(None, None, superseded)
     run = read_run_file(resumed.folder)
     changed = check_resumed_settings(run, settings) if run else ""
     if changed and _is_main():
-        logger.warning("the run %s goes on with other settings: %s", resumed.run_id, changed)
+        logger.warning("the run %s continues with other settings: %s", resumed.run_id, changed)
     state = torch.load(resumed.folder / STATE_FILE, map_location="cpu", weights_only=True, mmap=True)
     return _Start(resumed, state["problem_ids"], superseded)
 

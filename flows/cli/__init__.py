@@ -80,7 +80,7 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: what was done is kept; the same command goes on from there", err=True)
+        click.echo("interrupted: what was done is kept; the same command continues from there", err=True)
         sys.exit(130)
     except DivaError as error:
         click.echo(f"diva: {error}", err=True)

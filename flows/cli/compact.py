@@ -26,8 +26,8 @@ from diva_grpo.schemas.exceptions import StoreError
     "keep_rollouts",
     multiple=True,
     metavar="DAYS|RUN",
-    help="Drop the rollouts of training runs, except those that ended within so many days (30d), or this run. "
-    "Give it several times to keep more. Runs at work are always kept.",
+    help="Drop the rollouts of training runs, except those that ended within the last N days (such as 30d), or this "
+    "run. Give it several times to keep more. Runs at work are always kept.",
 )
 def compact(store_dir: Path, grace_s: float | None, keep_rollouts: tuple[str, ...]) -> None:
     """Merge small files into few, and remove files merged earlier or left behind by a crash.

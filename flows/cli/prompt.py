@@ -121,7 +121,7 @@ def _history() -> History:
 
 
 def run_prompt(views: Sequence[View], run: Callable[[str], None]) -> None:
-    """Read statements until the end of the input, and run each; an error is one line, and the prompt goes on.
+    """Read statements until the end of the input, and run each; an error is one line, and the prompt stays.
 
     Args:
         views: for completion and `.schema`.

@@ -10,7 +10,7 @@ import click
 from diva_grpo.flows.cli.options import store_option
 
 if TYPE_CHECKING:
-    from diva_grpo.pipeline.store.files.liveness import Sign
+    from diva_grpo.pipeline.store.files.liveness import UnendedRun
 
 _QUERIES = ("problems", "rejects", "variants", "reasons", "labels", "agreement", "calls")
 _MOST_ROWS = 10
@@ -31,14 +31,14 @@ def status(store_dir: Path) -> None:
     example: diva status --store runs/store
     """
     from diva_grpo.pipeline.store import VariantStore, render
-    from diva_grpo.pipeline.store.files.liveness import signs
+    from diva_grpo.pipeline.store.files.liveness import unended_runs
     from diva_grpo.pipeline.store.queries import Query, queries
     from diva_grpo.pipeline.store.report import sections
     from diva_grpo.pipeline.teacher.wire.batch.book import pending_batches
 
     store = VariantStore(store_dir)
-    left = signs(store.root)
-    dead = [sign.run_id for sign in left if not sign.alive]
+    left = unended_runs(store.root)
+    dead = [run.run_id for run in left if not run.alive]
     names = ", ".join("'" + name.replace("'", "''") + "'" for name in dead) or "NULL"
     last = Query("Last runs", _LAST_RUNS.format(dead=names))
     for query, table in sections(store, [*(queries()[name] for name in _QUERIES), last]):
@@ -49,18 +49,18 @@ def status(store_dir: Path) -> None:
             f"\nBatch {name} of {batch.model}: {batch.status}, {batch.done:,} of {batch.requests:,} done, "
             f"{batch.failed:,} failed, since {batch.created_at[:16]} UTC"
         )
-    if working := [sign for sign in left if sign.alive]:
-        click.echo("\nAt work\n" + "\n".join(_progress(sign) for sign in working))
+    if working := [run for run in left if run.alive]:
+        click.echo("\nAt work\n" + "\n".join(_progress(run) for run in working))
     if dead:
         click.echo(
             "\nKilled\n"
-            + "\n".join(_progress(sign) for sign in left if not sign.alive)
-            + "\nWhat they had done is kept: the same commands go on from there."
+            + "\n".join(_progress(run) for run in left if not run.alive)
+            + "\nWhat they had done is kept: the same commands continue from there."
         )
 
 
-def _progress(sign: Sign) -> str:
+def _progress(run: UnendedRun) -> str:
     """How far a run is, or was when it died."""
     from diva_grpo.pipeline.teacher.meter import state_line
 
-    return f"{sign.run_id}: {state_line(sign.state) if sign.state else 'no figures'}"
+    return f"{run.run_id}: {state_line(run.state) if run.state else 'no figures'}"

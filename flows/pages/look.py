@@ -88,7 +88,7 @@ def look(
         store: the store.
         problem_ids: which, in this order; empty: those that the condition fits, by id.
         where: an SQL condition on the columns of `problems`.
-        limit: only the first so many.
+        limit: only the first N.
 
     Raises:
         ConfigError: no such problem, none that fits, or the condition is no SQL.

@@ -149,7 +149,7 @@ def released() -> Iterator[None]:
 def ends_in_one_line(body: Callable[[C], R]) -> Callable[[C], R]:
     """Let a flow end with a message where it fails by what a user can put right, without a traceback.
 
-    The state has the type of the error, what it says and the command that goes on from there. Who calls the flow
+    The state has the type of the error, what it says and the command that continues from there. Who calls the flow
     gets the error itself, as if it had been raised.
     """
 
@@ -163,7 +163,7 @@ def ends_in_one_line(body: Callable[[C], R]) -> Callable[[C], R]:
                 return body(config)
         except DivaError as error:
             way_on = how_to_go_on(this_run.flow_name, config, served=bool(deployment.id))
-            message = f"{type(error).__name__}: {error}. To go on: {way_on}"
+            message = f"{type(error).__name__}: {error}. To continue: {way_on}"
             # Prefect takes a state for the flow's end and raises what it holds.
             return cast("R", Failed(message=message, data=error))
 
@@ -182,7 +182,7 @@ def how_to_go_on(flow_name: str, config: Config, *, served: bool) -> str:
 
 
 def publish(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Leave artifacts of what a run has made, and how to go on where it failed; a hook for the end of a flow.
+    """Leave artifacts of what a run has made, and how to continue where it failed; a hook for the end of a flow.
 
     A worker or `diva serve` calls it too for a run whose process was killed.
     """
@@ -224,7 +224,7 @@ def _of_run(flow_name: str, flow_run: FlowRun, state: State[Any], config: AnyCon
 def failure(flow_name: str, message: str, way_on: str) -> Artifact:
     """What a run that failed, crashed or was cancelled leaves: what happened, and what to do."""
     kept = "All that was done is kept, and paid for once."
-    content = f"{message}\n\n{kept}" if way_on in message else f"{message}\n\n{kept} To go on: {way_on}"
+    content = f"{message}\n\n{kept}" if way_on in message else f"{message}\n\n{kept} To continue: {way_on}"
     return Artifact("how-to-go-on", content, f"The last run of {flow_name} that did not end well.")
 
 

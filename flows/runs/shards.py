@@ -31,7 +31,7 @@ from diva_grpo.pipeline.stages.curate import Curated, Stages, curate_shard
 from diva_grpo.pipeline.stages.top_up import Need
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.meter import Meter, shown
-from diva_grpo.pipeline.teacher.prices import Purse
+from diva_grpo.pipeline.teacher.prices import Budget
 from diva_grpo.pipeline.teacher.wire.batch.exchange import SHARD_SIZE as BATCH_SHARD_SIZE
 from diva_grpo.pipeline.teacher.wire.live import endpoint_name
 from diva_grpo.schemas.config import FlowConfig, ProblemsConfig, TeacherConfig, VerifyConfig
@@ -85,7 +85,7 @@ class ShardDone:
 
     Attributes:
         counts: by stage.
-        stopped: what the purse said when it was empty; None where all was done.
+        stopped: what the budget said when it was empty; None where all was done.
         usage: where the task ran in another process.
     """
 
@@ -127,7 +127,7 @@ def endpoint_tag(teacher: TeacherConfig) -> str:
 @lru_cache(maxsize=8)
 def _meter(order: Order, strict: bool) -> Meter:
     """The meter of a task in another process than the flow's, through all of its retries."""
-    return Meter("problems", purse=Purse(order.allowance, strict=strict))
+    return Meter("problems", budget=Budget(order.allowance, strict=strict))
 
 
 @lru_cache(maxsize=2)
@@ -167,7 +167,7 @@ def worked(config: FlowConfig, order: Order, do: Callable[[Session], Counts] | N
         if stages.verify is not None:
             apart.use(stages.verify, _references(str(config.store), stages.verify, order.began_ns))
         done = _done(apart, do)
-    spent = Usage(meter.sent, meter.reused, dict(meter.failures), dict(meter.outages), meter.purse.spent)
+    spent = Usage(meter.sent, meter.reused, dict(meter.failures), dict(meter.outages), meter.budget.spent)
     return replace(done, usage=spent)
 
 
@@ -282,7 +282,7 @@ class Run:
         self.meter.reused += usage.reused
         self.meter.failures.update(usage.failures)
         self.meter.outages.update(usage.outages)
-        self.meter.purse.pay(usage.spent)
+        self.meter.budget.pay(usage.spent)
 
 
 @contextmanager
@@ -352,25 +352,25 @@ def _on_runner(task: ShardTask[Any], run: Run, orders: Sequence[Order]) -> Itera
 
 
 def _at_once(submit: Submit, run: Run, orders: Sequence[Order]) -> Iterator[Finished]:
-    """Results of tasks as they end; none is begun once the purse is empty.
+    """Results of tasks as they end; none is begun once the budget is empty.
 
-    A task in another process cannot see the purse. Of what is left it is allowed an equal share, and where that
+    A task in another process cannot see the budget. Of what is left it is allowed an equal share, and where that
     was not enough it gets all that the others have left, once nothing else is under way.
     """
-    purse, workers = run.meter.purse, run.config.workers
+    budget, workers = run.meter.budget, run.config.workers
     waiting, stopped, had_all = deque(orders), deque[Order](), set[int]()
     flying: dict[PrefectFuture[ShardDone], Order] = {}
     while True:
-        while len(flying) < workers and not purse.is_empty:
+        while len(flying) < workers and not budget.is_empty:
             if waiting:
                 bound = sum(order.allowance or 0.0 for order in flying.values())
-                order, share = waiting.popleft(), (purse.left - bound) / (workers - len(flying))
+                order, share = waiting.popleft(), (budget.left - bound) / (workers - len(flying))
             elif stopped and not flying:
-                order, share = stopped.popleft(), purse.left
+                order, share = stopped.popleft(), budget.left
                 had_all.add(order.number)
             else:
                 break
-            order = replace(order, allowance=None if purse.limit is None else share)
+            order = replace(order, allowance=None if budget.limit is None else share)
             flying[submit(order)] = order
         if not flying:
             break
@@ -385,4 +385,4 @@ def _at_once(submit: Submit, run: Run, orders: Sequence[Order]) -> Iterator[Fini
         else:
             stopped.append(order)
     if waiting or stopped:
-        raise purse.exhausted()
+        raise budget.exhausted()

@@ -28,7 +28,7 @@ class PaidExchange:
 
     def __init__(self, inner: Exchange, config: TeacherConfig, prices: PriceTable, meter: Meter) -> None:
         self._inner, self._config, self._prices = inner, config, prices
-        self._meter, self._purse = meter, meter.purse
+        self._meter, self._budget = meter, meter.budget
         self._outage: OutageError | None = None
         """Why nothing is sent any more."""
         self._in_flight = 0
@@ -48,20 +48,20 @@ class PaidExchange:
         """
         if self._outage:
             raise self._outage
-        if not self._purse.strict:
-            self._purse.admit()
+        if not self._budget.strict:
+            self._budget.admit()
             return await self._sent(parameters, key)
         most = self._most(parameters)
-        while not self._purse.bind(most):
+        while not self._budget.bind(most):
             if not self._in_flight:
-                raise self._purse.exhausted(most)
+                raise self._budget.exhausted(most)
             # What is under way costs less than it might: then there may be enough.
             await self._ended.wait()
         self._in_flight += 1
         try:
             return await self._sent(parameters, key)
         finally:
-            self._purse.free(most)
+            self._budget.free(most)
             self._in_flight -= 1
             self._ended.set()
             self._ended = asyncio.Event()
@@ -69,7 +69,7 @@ class PaidExchange:
     def _most(self, parameters: dict[str, Any]) -> float:
         """Dollars that a request can cost at most; prompt tokens by our own count."""
         price = self._prices.of(self._config.model)
-        if price is None or self._purse.limit is None:
+        if price is None or self._budget.limit is None:
             return 0.0
         longest = parameters.get("max_completion_tokens") or parameters.get("max_tokens") or 0
         return price.cost(self._counter.request(parameters, price.images), longest)
@@ -79,7 +79,7 @@ class PaidExchange:
         if outcome.to_do:
             self._outage = outage(endpoint_name(self._config), outcome, outcome.to_do)
         cost = self._prices.cost(self._config.model, outcome)
-        if cost is None and outcome.answered and self._purse.limit is not None:
+        if cost is None and outcome.answered and self._budget.limit is not None:
             cost = self._counted(parameters, outcome)
         self._meter.exchanged(outcome, cost)
         return replace(outcome, cost_usd=cost)

@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from diva_grpo.pipeline.session.session import Session
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.pipeline.store.files.liveness import FOLDER as SIGNS
+from diva_grpo.pipeline.store.files.liveness import FOLDER as RUNNING
 from diva_grpo.pipeline.store.files.sqlite import fault_of, reading
 from diva_grpo.pipeline.teacher.journal import Journal, unusable
 from diva_grpo.pipeline.teacher.prices import BATCH_SHARE, ImageRule, Price, PriceTable
@@ -143,7 +143,7 @@ def copied(store: VariantStore) -> Iterator[VariantStore]:
         for entry in store.root.iterdir():
             if entry.name == "images":
                 (copy / entry.name).symlink_to(entry)
-            elif entry.is_dir() and entry.name != SIGNS:
+            elif entry.is_dir() and entry.name != RUNNING:
                 (copy / entry.name).mkdir()
                 for part in entry.glob("*.parquet"):
                     (copy / entry.name / part.name).symlink_to(part)

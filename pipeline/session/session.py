@@ -71,7 +71,7 @@ class Endpoint:
     def __init__(self, session: Session, config: TeacherConfig) -> None:
         self.session, self.config = session, config
         self.prices = PriceTable.load(config.prices, config.base_url)
-        if session.meter.purse.limit is not None and self.prices.of(config.model) is None:
+        if session.meter.budget.limit is not None and self.prices.of(config.model) is None:
             raise ConfigError(f"--max-cost: {self.prices.how_to_add(config.model)}")
 
     @property

@@ -8,7 +8,7 @@ from typing import Self
 from diva_grpo.pipeline.session.session import Session
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.meter import Meter
-from diva_grpo.pipeline.teacher.prices import Purse
+from diva_grpo.pipeline.teacher.prices import Budget
 from diva_grpo.schemas.config import BATCH_SIZE, FlowConfig, TeacherConfig
 
 
@@ -36,7 +36,7 @@ class Spending:
 
     def meter(self, unit: str, stage: str = "", total: int | None = None) -> Meter:
         """Counts of a run that spends so; see `Meter`."""
-        return Meter(unit, total, Purse(self.max_cost, strict=self.strict), stage)
+        return Meter(unit, total, Budget(self.max_cost, strict=self.strict), stage)
 
     def session(
         self,

@@ -190,7 +190,7 @@ class Chosen(TypedDict, total=False):
     Attributes:
         problem_ids: only these.
         where: an SQL condition on `problems`.
-        limit: only the first so many, by id.
+        limit: only the first N, by id.
         shard_size: problems whose records are written together; default the session's.
     """
 

@@ -2,7 +2,7 @@
 
     diva generate --store DIR --model NAME --kinds reword,think_step --accepted 5
 
-Nothing but the store says how far it is, so a run that was killed goes on where it stopped, and no request that
+Nothing but the store says how far it is, so a run that was killed continues where it stopped, and no request that
 was answered is sent twice: each try has a number of its own, which is part of the journal's key.
 """
 

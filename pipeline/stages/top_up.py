@@ -342,7 +342,7 @@ def fill(
 ) -> tuple[Curated, Counter[str]]:
     """Have the variants made that problems need, verify and label them, and record what came of each decision.
 
-    Run again, it goes on where it stopped: a need says how many there are to be.
+    Run again, it continues where it stopped: a need says how many there are to be.
 
     Args:
         session: its teacher writes, its solver verifies and labels.

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from diva_grpo.pipeline.store.engine import Engine
-from diva_grpo.pipeline.store.files.liveness import signs
+from diva_grpo.pipeline.store.files.liveness import unended_runs
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import OF_RUNS, REMOVED_SETTING, Rollout, utc_now
 
@@ -56,4 +56,4 @@ def given_up(
 
 def at_work(root: Path) -> set[str]:
     """The runs of a store that are at work on this machine."""
-    return {sign.run_id for sign in signs(root) if sign.alive}
+    return {run.run_id for run in unended_runs(root) if run.alive}

@@ -26,7 +26,7 @@ from diva_grpo.pipeline.store.files import parts
 from diva_grpo.pipeline.store.files.address import place_of
 from diva_grpo.pipeline.store.files.compaction import GRACE_S, Compacted, compact
 from diva_grpo.pipeline.store.files.database import quoted
-from diva_grpo.pipeline.store.files.liveness import bury, sign_of_life
+from diva_grpo.pipeline.store.files.liveness import mark_killed, run_lock
 from diva_grpo.pipeline.store.files.parts import Part
 from diva_grpo.pipeline.store.files.published import Published, rows_of
 from diva_grpo.pipeline.store.retention import given_up
@@ -166,10 +166,10 @@ class VariantStore:
             config=config,
             versions=_versions(),
         )
-        bury(self.root, self._record_death)
+        mark_killed(self.root, self._record_death)
         outcome = "failed"
         # The first record behind the sign, and the last before it goes: a run without one is not running.
-        with sign_of_life(self.root, run.run_id):
+        with run_lock(self.root, run.run_id):
             self.append([run])
             try:
                 yield run.run_id
@@ -271,7 +271,7 @@ class VariantStore:
         Args:
             problem_ids: only these; default all.
             where: an SQL condition on the columns of `problems`, such as `source = 'gsm8k'`.
-            limit: only the first so many.
+            limit: only the first N.
 
         Raises:
             ConfigError: the condition is no SQL.

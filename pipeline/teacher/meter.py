@@ -12,12 +12,12 @@ from typing import Any
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.files.liveness import write_state
-from diva_grpo.pipeline.teacher.prices import Purse
+from diva_grpo.pipeline.teacher.prices import Budget
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome
 from diva_grpo.schemas.exceptions import TeacherError
 
 _WINDOW_S = 60.0
-"""Seconds over which the rate is taken: a run that goes on from a journal begins much faster than it stays."""
+"""Seconds over which the rate is taken: a run that continues from a journal begins much faster than it stays."""
 
 Show = Callable[[str], None]
 
@@ -28,16 +28,16 @@ class Meter:
     Args:
         unit: of the work, in the plural; what is counted in another unit is passed over.
         total: units of the whole run; None where nobody knows.
-        purse: what it spends from.
+        budget: what it spends from.
         stage: whose results are shown, see `tell`.
     """
 
     def __init__(
-        self, unit: str, total: int | None = None, purse: Purse | None = None, stage: str = ""
+        self, unit: str, total: int | None = None, budget: Budget | None = None, stage: str = ""
     ) -> None:
         self.unit, self.total, self.stage = unit, total, stage
         self._lock = threading.Lock()
-        self.purse = purse or Purse()
+        self.budget = budget or Budget()
         self.done = 0
         self.sent = 0
         self.reused = 0
@@ -70,7 +70,7 @@ class Meter:
         self.sent += outcome.attempts
         if outcome.outcome != "ok":
             self.failures[outcome.outcome] += 1
-        self.purse.pay(dollars)
+        self.budget.pay(dollars)
 
     def raise_for_outages(self) -> None:
         """Let a run end as failed in which requests failed whatever they asked.
@@ -106,8 +106,8 @@ class Meter:
             "sent": self.sent,
             "reused": self.reused,
             "failures": self.failures.total(),
-            "usd": round(self.purse.spent, 6),
-            "max_usd": self.purse.limit,
+            "usd": round(self.budget.spent, 6),
+            "max_usd": self.budget.limit,
             "left_s": None if left is None else round(left),
             "note": self.note or (self.watch() if self.watch else ""),
             "at": time.time(),

@@ -190,7 +190,7 @@ def _mapping(entry: object) -> object:
     return entry
 
 
-class Purse:
+class Budget:
     """The budget of one run: what it has spent and may still spend.
 
     Args:
@@ -243,11 +243,11 @@ class Purse:
             return BudgetError(
                 f"--max-cost: ${self.spent:.4f} of ${self.limit or 0:g} are spent in this run, and one more "
                 f"request may cost ${most:.4f} (by --max-tokens); all answers are kept, and the same command "
-                "goes on from here and may spend as much again"
+                "continues from here and may spend as much again"
             )
         return BudgetError(
             f"--max-cost is reached: ${self.spent:.4f} of ${self.limit or 0:g} are spent in this run, and all "
-            "answers are kept; the same command goes on from here and may spend as much again"
+            "answers are kept; the same command continues from here and may spend as much again"
         )
 
     def pay(self, dollars: float | None) -> None:

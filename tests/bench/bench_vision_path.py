@@ -68,7 +68,7 @@ def run_path(source: Path, folder: Path, limit: int) -> dict[str, Any]:
     Args:
         source: problems in MathVision's format.
         folder: where stores and models go.
-        limit: only the first so many problems.
+        limit: only the first N problems.
     """
     clock = _Clock()
     store = VariantStore(folder / "store", create=True)

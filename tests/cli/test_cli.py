@@ -400,7 +400,7 @@ def test_interrupted_run_keeps_what_was_done_and_goes_on(diva: Diva, store: Vari
         message = process.stderr.read()
         assert process.wait() == 130
         *waited, last = filter(None, message.splitlines())
-        assert last == "interrupted: what was done is kept; the same command goes on from there"
+        assert last == "interrupted: what was done is kept; the same command continues from there"
         assert waited in (
             [],
             ["interrupted: waiting for the answer to 1 request; Ctrl-C again stops at once"],

@@ -115,7 +115,7 @@ def test_allowance_holds_through_retries_of_a_task(store: VariantStore, tmp_path
     prices.write_text("m: [0, 5000]\n")  # ten cents an answer of twenty tokens
     with serving(Endpoint(completion('{"rewordings": []}'))) as served:
         teacher = teacher_of(served, prices=prices)
-        config, order = _generate_config(store, teacher), _order(store, allowance=0.3, run_id="purse")
+        config, order = _generate_config(store, teacher), _order(store, allowance=0.3, run_id="budget")
         first, second = (worked(config, order) for _ in range(2))
     assert len(served.requests) == 3
     for done in (first, second):

@@ -1,4 +1,4 @@
-"""What flows tell Prefect, read back by its client; and the command that goes on from a failure."""
+"""What flows tell Prefect, read back by its client; and the command that continues from a failure."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_screens_of_the_documents_are_there_and_small() -> None:
     assert all((ROOT / "docs" / name).stat().st_size < 150_000 for name in named)
 
 
-# --- the command that goes on
+# --- the command that continues
 
 
 def _typed(line: str) -> dict[str, Any]:
@@ -248,7 +248,7 @@ class TestByPrefect:
         message = run.state.message
         assert run.state.is_failed()
         assert re.fullmatch(
-            rf"ConfigError: no endpoint.*\. To go on: `diva curate --store {config.store} --model m .*`",
+            rf"ConfigError: no endpoint.*\. To continue: `diva curate --store {config.store} --model m .*`",
             message,
         ), message
         assert "\n" not in message
@@ -272,7 +272,7 @@ class TestByPrefect:
             module.curate(config)
         run, left = _last_run()
         assert run.state.message.startswith(
-            "TeacherError: the endpoint answers nothing: start it. To go on: `diva"
+            "TeacherError: the endpoint answers nothing: start it. To continue: `diva"
         )
         assert left["store-progress-of-curate"].data == 0.0
         assert [r.getMessage() for r in caplog.records if "Retries are exhausted" in r.getMessage()]

@@ -29,7 +29,7 @@ from diva_grpo.pipeline.stages.top_up import (
 )
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.meter import Meter
-from diva_grpo.pipeline.teacher.prices import Purse
+from diva_grpo.pipeline.teacher.prices import Budget
 from diva_grpo.pipeline.teacher.prompts import load_prompt
 from diva_grpo.schemas.config import LabelConfig, TeacherConfig, TopUpConfig, VerifyConfig
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError
@@ -57,12 +57,12 @@ def _config(store: VariantStore, url: str = "http://127.0.0.1:9/v1", **values: A
 
 
 def _fill(
-    store: VariantStore, config: TopUpConfig, run_id: str = "top-1", purse: Purse | None = None
+    store: VariantStore, config: TopUpConfig, run_id: str = "top-1", budget: Budget | None = None
 ) -> tuple[Curated, Counter[str]]:
     """Decide and make, as the flow does, in one shard."""
     found = find(config, store)
     began_ns = time.time_ns()
-    meter = Meter("problems", purse=purse)
+    meter = Meter("problems", budget=budget)
     with Session(store, config.teacher, meter=meter, began_ns=began_ns) as session:
         journey = Journey(run_id, found.shortages.run_id, began_ns)
         return fill(session, Stages.of(config), found.planned.needs, journey)
@@ -326,7 +326,7 @@ def test_budget_is_never_overspent(
         )
         config = _config(short, label=None).model_copy(update={"teacher": teacher})
         with pytest.raises(BudgetError, match=r"one more request may cost \$0.1500"):
-            _fill(short, config, purse=Purse(limit, strict=True))
+            _fill(short, config, budget=Budget(limit, strict=True))
         # What an answer may cost at most is fifteen cents, and one that came cost ten.
         assert len(served.requests) == requests
     outcomes = {d.outcome for d in short.read(Decision)}
@@ -341,7 +341,7 @@ def test_request_that_costs_more_than_all_is_not_sent(short: VariantStore, tmp_p
         teacher = TeacherConfig(model=MODEL, base_url=served.url, endpoint="t", prices=prices, max_tokens=30)
         config = _config(short, label=None).model_copy(update={"teacher": teacher})
         with pytest.raises(BudgetError, match=r"\$0.0000 of \$0.14 are spent"):
-            _fill(short, config, purse=Purse(0.14, strict=True))
+            _fill(short, config, budget=Budget(0.14, strict=True))
     assert served.requests == []
 
 

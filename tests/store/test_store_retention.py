@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from diva_grpo.flows.cli import cli
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.files.compaction import compact
-from diva_grpo.pipeline.store.files.liveness import sign_of_life
+from diva_grpo.pipeline.store.files.liveness import run_lock
 from diva_grpo.pipeline.store.removal import remove_run
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Evaluation, Run, utc_now
@@ -86,7 +86,7 @@ def test_only_the_rollouts_that_are_kept_stay(trained: VariantStore) -> None:
 
 
 def test_a_run_at_work_is_neither_removed_nor_dropped(trained: VariantStore) -> None:
-    with sign_of_life(trained.root, "old"):
+    with run_lock(trained.root, "old"):
         assert trained.compact(keep_rollouts=["new"]).dropped == 0
         with pytest.raises(ConfigError, match="is at work"):
             remove_run(trained, "old")

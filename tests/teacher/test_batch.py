@@ -20,7 +20,7 @@ from diva_grpo.pipeline.session.session import Session
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.meter import Meter
-from diva_grpo.pipeline.teacher.prices import Purse
+from diva_grpo.pipeline.teacher.prices import Budget
 from diva_grpo.pipeline.teacher.prompts import Prompt
 from diva_grpo.pipeline.teacher.wire.batch import exchange as module
 from diva_grpo.pipeline.teacher.wire.batch.book import BatchBook, pending_batches
@@ -84,8 +84,8 @@ class Batched:
         return Session(store, self.config, meter=self.meter, connect=by_batch(self.meter, self.size, QUICK))
 
 
-def _by_batch(batches: Batches, size: int = 1_000, purse: Purse | None = None, **values: Any) -> Batched:
-    return Batched(_config(batches, **values), Meter("requests", purse=purse), size)
+def _by_batch(batches: Batches, size: int = 1_000, budget: Budget | None = None, **values: Any) -> Batched:
+    return Batched(_config(batches, **values), Meter("requests", budget=budget), size)
 
 
 def _paid(batches: Batches) -> Counter[str]:
@@ -104,7 +104,7 @@ def test_answers_come_back_at_half_the_price(store: VariantStore, priced: Path) 
     assert (len(batches.batches), batches.live) == (1, 0)
     rows = store.query("SELECT count(*), sum(cost_usd), min(outcome), sum(completion_tokens) FROM calls")
     assert rows == [(30, pytest.approx(30 * 0.01), "ok", 600)]
-    assert run.meter.purse.spent == pytest.approx(0.3)
+    assert run.meter.budget.spent == pytest.approx(0.3)
     assert pending_batches(store.root) == []
     assert list((store.root / "batches").glob("*.jsonl")) == []
 
@@ -357,10 +357,10 @@ def test_batch_that_the_api_does_not_know_is_one_line_that_helps(store: VariantS
 
 
 def test_batches_never_overspend(store: VariantStore, priced: Path) -> None:
-    purse = Purse(0.2)
+    budget = Budget(0.2)
     with serving_batches(Batches()) as batches:
         # At most 100 tokens each, 5 cents in a batch; in truth 20 tokens, 1 cent.
-        run = _by_batch(batches, purse=purse, prices=priced, max_tokens=100)
+        run = _by_batch(batches, budget=budget, prices=priced, max_tokens=100)
         with pytest.raises(BudgetError, match=r"--max-cost: \$0.1600 of \$0.2 .* may cost \$0.0500"):
             _ask(store, run, range(40))
     assert [len(batch["lines"]) for batch in batches.batches.values()] == [4, 3, 2, 2, 1, 1, 1, 1, 1]
@@ -453,7 +453,7 @@ def test_interrupted_run_leaves_its_batch_to_the_next(store: VariantStore) -> No
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         started = time.monotonic()
-        assert "the same command goes on from there" in process.communicate(timeout=60)[1]
+        assert "the same command continues from there" in process.communicate(timeout=60)[1]
         assert process.returncode == 130
         assert time.monotonic() - started < 20
         batches.batches["batch_0"]["left"] = 0

@@ -21,7 +21,7 @@ from diva_grpo.pipeline.stages.curate import label as label_in
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.meter import Meter
-from diva_grpo.pipeline.teacher.prices import ImageRule, Price, PriceTable, Purse
+from diva_grpo.pipeline.teacher.prices import Budget, ImageRule, Price, PriceTable
 from diva_grpo.pipeline.teacher.prompts import Prompt
 from diva_grpo.pipeline.teacher.tokens import TokenCounter, approximate_tokens
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome
@@ -191,10 +191,10 @@ def test_answers_of_a_journal_cost_no_money(store: VariantStore, dear: Path) -> 
     with serving(Endpoint(completion("\\boxed{7}"))) as endpoint:
         config = TeacherConfig(model="m", base_url=endpoint.url, prices=dear)
         label(store, config, LabelConfig(samples=1))
-        meter = Meter("answers", purse=Purse(0.5))
+        meter = Meter("answers", budget=Budget(0.5))
         label(store, config, LabelConfig(samples=2), meter)
     assert meter.reused == 5
-    assert meter.purse.spent == pytest.approx(0.5)
+    assert meter.budget.spent == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -212,23 +212,23 @@ def test_endpoint_that_counts_no_tokens_reaches_the_limit_too(
     reply = body("\\boxed{7}") | {"usage": usage}
     with serving(Endpoint(json_reply(reply))) as endpoint:
         config = TeacherConfig(model="m", base_url=endpoint.url, concurrency=2, prices=dear)
-        meter = Meter("answers", purse=Purse(0.5))
+        meter = Meter("answers", budget=Budget(0.5))
         with pytest.raises(BudgetError, match="--max-cost is reached"):
             label(store, config, LabelConfig(samples=20), meter)
     assert 0 < len(endpoint.requests) < 20
     [(ledger,)] = store.query("SELECT sum(cost_usd) FROM calls")
-    assert ledger == pytest.approx(meter.purse.spent), "the ledger says what the budget has counted"
+    assert ledger == pytest.approx(meter.budget.spent), "the ledger says what the budget has counted"
 
 
 def test_purse_that_is_empty_admits_nothing() -> None:
-    purse = Purse(1.0)
-    purse.pay(0.999)
-    purse.admit()
-    purse.pay(None)
-    purse.admit()
-    purse.pay(0.001)
+    budget = Budget(1.0)
+    budget.pay(0.999)
+    budget.admit()
+    budget.pay(None)
+    budget.admit()
+    budget.pay(0.001)
     with pytest.raises(BudgetError, match=r"\$1.0000 of \$1 are spent"):
-        purse.admit()
+        budget.admit()
 
 
 # --- tasks

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.pipeline.store.files.liveness import bury, sign_of_life, signs, write_state
+from diva_grpo.pipeline.store.files.liveness import mark_killed, run_lock, unended_runs, write_state
 from diva_grpo.pipeline.teacher.meter import Meter, shown, state_line
-from diva_grpo.pipeline.teacher.prices import Purse
+from diva_grpo.pipeline.teacher.prices import Budget
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome
 from tests.conftest import Diva
 from tests.support.endpoints import Endpoint, Reply, completion, serving
@@ -55,7 +55,7 @@ def test_status_follows_a_run_of_another_process_and_tells_when_it_is_killed(
         return diva("status", "--store", store.root).out
 
     with serving(Endpoint(SLOW)) as endpoint, _labelling(store, endpoint) as process:
-        _wait(lambda: [sign for sign in signs(store.root) if sign.state.get("done", 0) > 3])
+        _wait(lambda: [sign for sign in unended_runs(store.root) if sign.state.get("done", 0) > 3])
         alive = status()
         process.kill()
         process.wait()
@@ -67,13 +67,13 @@ def test_status_follows_a_run_of_another_process_and_tells_when_it_is_killed(
     assert "At work" not in killed
     assert "\nKilled\nlabel-" in killed
     assert "/400 answers" in killed
-    assert "the same commands go on from there" in killed
+    assert "the same commands continue from there" in killed
     assert any(" killed" in line for line in killed.splitlines() if "label-" in line)
 
     with serving(Endpoint(completion("\\boxed{7}"))) as endpoint:
         diva("label", "--store", store.root, "--model", "m", "--base-url", endpoint.url, "--samples", 1)
     assert store.query("SELECT outcome FROM runs ORDER BY started_at") == [("killed",), ("ok",)]
-    assert signs(store.root) == []
+    assert unended_runs(store.root) == []
     assert "\nKilled" not in status()
 
 
@@ -83,7 +83,7 @@ def test_log_has_a_line_now_and_then_and_one_at_the_end(store: VariantStore) -> 
         for _ in range(10):
             meter.count("things")
             time.sleep(0.05)
-        [sign] = signs(store.root)
+        [sign] = unended_runs(store.root)
     assert 2 <= len(lines) <= 8
     assert lines[-1].startswith("10/10 things · ")
     assert sign.alive
@@ -100,7 +100,7 @@ def test_short_run_shows_no_progress(store: VariantStore) -> None:
 def test_line_has_all_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    meter = Meter("requests", 1000, Purse(5.0))
+    meter = Meter("requests", 1000, Budget(5.0))
     meter.count("requests", 400)
     now += 100
     meter.results.update(accepted=3, rejected=2)
@@ -137,22 +137,22 @@ def test_rate_is_that_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_runs_are_told_apart(tmp_path: Path) -> None:
-    with sign_of_life(tmp_path, "a"), sign_of_life(tmp_path, "b"):
+    with run_lock(tmp_path, "a"), run_lock(tmp_path, "b"):
         write_state(tmp_path, "b", {"done": 1})
-        assert [(sign.run_id, sign.alive, sign.state) for sign in signs(tmp_path)] == [
+        assert [(sign.run_id, sign.alive, sign.state) for sign in unended_runs(tmp_path)] == [
             ("a", True, {}),
             ("b", True, {"done": 1}),
         ]
-    assert signs(tmp_path) == []
+    assert unended_runs(tmp_path) == []
     write_state(tmp_path, "a", {"done": 2})  # too late: nothing comes back to life
-    assert signs(tmp_path) == []
+    assert unended_runs(tmp_path) == []
 
 
 def test_shorter_state_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None:
-    with sign_of_life(tmp_path, "a"):
+    with run_lock(tmp_path, "a"):
         write_state(tmp_path, "a", {"note": "x" * 500})
         write_state(tmp_path, "a", {"note": "y"})
-        assert signs(tmp_path)[0].state == {"note": "y"}
+        assert unended_runs(tmp_path)[0].state == {"note": "y"}
 
 
 def test_problem_filter_of_each_verb(diva: Diva, store: VariantStore) -> None:
@@ -177,15 +177,15 @@ def test_run_that_begins_while_others_bury_the_dead_is_not_taken_for_one(tmp_pat
 
     def bury_all() -> None:
         while not over.is_set():
-            bury(tmp_path, buried.append)
+            mark_killed(tmp_path, buried.append)
 
     buriers = [threading.Thread(target=bury_all) for _ in range(2)]
     for burier in buriers:
         burier.start()
     try:
         for number in range(500):
-            with sign_of_life(tmp_path, f"r{number}"):
-                assert [sign.run_id for sign in signs(tmp_path)] == [f"r{number}"]
+            with run_lock(tmp_path, f"r{number}"):
+                assert [sign.run_id for sign in unended_runs(tmp_path)] == [f"r{number}"]
     finally:
         over.set()
         for burier in buriers:
@@ -194,14 +194,14 @@ def test_run_that_begins_while_others_bury_the_dead_is_not_taken_for_one(tmp_pat
 
 
 def test_dead_run_is_buried_once_and_may_be_resumed(tmp_path: Path) -> None:
-    with sign_of_life(tmp_path, "a"):
+    with run_lock(tmp_path, "a"):
         left = (tmp_path / "running" / "a.json").read_bytes()
     (tmp_path / "running" / "a.json").write_bytes(left)
-    with sign_of_life(tmp_path, "a"):
+    with run_lock(tmp_path, "a"):
         buried: list[str] = []
-        bury(tmp_path, buried.append)
-        assert (buried, [sign.alive for sign in signs(tmp_path)]) == ([], [True])
+        mark_killed(tmp_path, buried.append)
+        assert (buried, [sign.alive for sign in unended_runs(tmp_path)]) == ([], [True])
     (tmp_path / "running" / "a.json").write_bytes(left)
     for _ in range(2):
-        bury(tmp_path, buried.append)
-    assert (buried, signs(tmp_path)) == (["a"], [])
+        mark_killed(tmp_path, buried.append)
+    assert (buried, unended_runs(tmp_path)) == (["a"], [])

@@ -440,7 +440,10 @@ def test_key_that_no_header_can_hold_is_one_line_without_it(
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with serving(Endpoint(GOOD)) as endpoint, pytest.raises(ConfigError) as caught:
         _ask(store, _config(endpoint))
-    assert str(caught.value) == "OPENAI_API_KEY holds a sign that no API key has: set it again"
+    assert (
+        str(caught.value)
+        == "OPENAI_API_KEY contains a character that cannot be part of an API key: set it again"
+    )
 
 
 def test_works_inside_of_a_running_event_loop(store: VariantStore) -> None:

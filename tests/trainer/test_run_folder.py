@@ -139,7 +139,7 @@ def test_an_earlier_checkpoint_is_gone_back_to_on_demand(
     ended: TrainResult, store: VariantStore, model_path: Path, folder: Path
 ) -> None:
     earlier = {"resume_from_checkpoint": folder / "checkpoint-1", "max_steps": 1}
-    with pytest.raises(ConfigError, match="after the one to go on from \\(checkpoint-2\\)"):
+    with pytest.raises(ConfigError, match="after the one to continue from \\(checkpoint-2\\)"):
         _train(store, model_path, folder, **earlier)
     again = _train(store, model_path, folder, **earlier, overwrite="true")
     assert (again.run_id, again.step) == (ended.run_id, 1)

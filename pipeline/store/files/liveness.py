@@ -1,4 +1,4 @@
-"""Signs of life: which runs of a store are at work, how far they are, and which have died.
+"""Which runs of a store are at work, how far they are, and which have died.
 
 Each run holds an advisory lock (`flock`) on a small file of its own for as long as its process lives. The
 kernel frees it with the process, however that ends, so nobody has to guess by process ids or by clocks.
@@ -27,8 +27,8 @@ _SIZE = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Sign:
-    """What a run that has not ended has left.
+class UnendedRun:
+    """A run that has not ended, or whose process died.
 
     Attributes:
         run_id: of the run.
@@ -46,8 +46,8 @@ def _path(root: Path, run_id: str) -> Path:
 
 
 @contextmanager
-def sign_of_life(root: Path, run_id: str) -> Iterator[None]:
-    """Show a run as alive while the context is open; only a process that dies leaves its file behind.
+def run_lock(root: Path, run_id: str) -> Iterator[None]:
+    """Show a run as alive while the context is open. Only a process that dies leaves its file.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -55,10 +55,10 @@ def sign_of_life(root: Path, run_id: str) -> Iterator[None]:
     path = _path(root, run_id)
     try:
         path.parent.mkdir(exist_ok=True)
-        sign = _held(path)
+        file = _held(path)
     except OSError as error:
         raise StoreError(f"the store {word(root)} cannot be written: {error.strerror or error}") from error
-    with sign:
+    with file:
         try:
             yield
         finally:
@@ -82,11 +82,11 @@ def _held(path: Path) -> BinaryIO:
             fcntl.flock(file, fcntl.LOCK_SH)
             if os.fstat(file.fileno()).st_nlink:
                 return file
-            file.close()  # of a dead run, which was buried meanwhile
+            file.close()  # of a dead run, which another process has marked as killed meanwhile
 
 
 def write_state(root: Path, run_id: str, state: Mapping[str, Any]) -> None:
-    """Replace the state of a run under `sign_of_life`: one write without a sync, since a crash may forget it."""
+    """Replace the state of a run under `run_lock`: one write without a sync, since a crash may forget it."""
     text = json.dumps(dict(state)).encode()[:_SIZE].ljust(_SIZE)
     with suppress(FileNotFoundError):  # the run has ended
         handle = os.open(_path(root, run_id), os.O_WRONLY)
@@ -96,7 +96,7 @@ def write_state(root: Path, run_id: str, state: Mapping[str, Any]) -> None:
             os.close(handle)
 
 
-def signs(root: Path) -> list[Sign]:
+def unended_runs(root: Path) -> list[UnendedRun]:
     """The runs of a store that have not ended, dead ones too, by name."""
     found = []
     for path in sorted((root / FOLDER).glob("*.json")):
@@ -106,12 +106,12 @@ def signs(root: Path) -> list[Sign]:
                 alive = False
             except BlockingIOError:
                 alive = True
-            found.append(Sign(path.stem, alive, _read(file.read())))
+            found.append(UnendedRun(path.stem, alive, _read(file.read())))
     return found
 
 
-def bury(root: Path, record: Callable[[str], None]) -> None:
-    """Record what became of the runs whose processes have died, and remove what they left.
+def mark_killed(root: Path, record: Callable[[str], None]) -> None:
+    """Record the runs whose processes have died as killed, and remove their files.
 
     A run that is resumed at that moment waits until it is done.
 

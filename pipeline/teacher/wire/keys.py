@@ -25,7 +25,7 @@ def api_key(name: str) -> str:
     """
     key = os.environ.get(name, "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise ConfigError(f"{name} holds a sign that no API key has: set it again")
+        raise ConfigError(f"{name} contains a character that cannot be part of an API key: set it again")
     return key
 
 

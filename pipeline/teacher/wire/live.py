@@ -410,7 +410,7 @@ def outage(name: str, outcome: Outcome, to_do: str) -> OutageError:
     """The error of an endpoint that refuses every request."""
     return OutageError(
         f"{name} refuses every request ({outcome.outcome}: {outcome.detail}): {to_do}; all answers are kept, "
-        "and the same command goes on from here"
+        "and the same command continues from here"
     )
 
 

@@ -1,6 +1,6 @@
 """The testbed's models: tiny Llamas, warmed up on exercises of all levels alike by a teacher that slips.
 
-What the model is shown is wrong in a share of the steps, and goes on from there. So it learns to work exercises out,
+What the model is shown is wrong in a share of the steps, and continues from there. So it learns to work exercises out,
 and to be as unsure at every step: long ones come out right now and then, and the more often the more steps are given.
 A model that is only cut short in its warm-up knows some facts and not others; 60 steps of GRPO made it hardly better.
 

@@ -26,7 +26,7 @@ from openai.types import Batch as ApiBatch
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.meter import Meter
-from diva_grpo.pipeline.teacher.prices import Price, PriceTable, Purse
+from diva_grpo.pipeline.teacher.prices import Budget, Price, PriceTable
 from diva_grpo.pipeline.teacher.tokens import TokenCounter
 from diva_grpo.pipeline.teacher.wire.batch.book import Batch, BatchBook
 from diva_grpo.pipeline.teacher.wire.batch.lines import ENDPOINT, Allowance, Line, read_line, request_line
@@ -86,7 +86,7 @@ class BatchExchange:
         config: the endpoint.
         book: the store's batches; closed with the exchange.
         size: requests waited for at once, and the most in one file.
-        purse: what the run may spend.
+        budget: what the run may spend.
         price: of the model.
         pace: of waiting.
         say: told what is waited for.
@@ -101,7 +101,7 @@ class BatchExchange:
         book: BatchBook,
         *,
         size: int = BATCH_SIZE,
-        purse: Purse | None = None,
+        budget: Budget | None = None,
         price: Price | None = None,
         pace: Pace | None = None,
         say: Callable[[str], None] = lambda text: None,
@@ -112,7 +112,7 @@ class BatchExchange:
         self._config, self._book, self._say = config, book, say
         self._endpoint = endpoint_name(config)
         self._size, self._pace = min(size, MOST_REQUESTS), pace or Pace()
-        self._limit = Allowance(purse or Purse(), price, TokenCounter(config.model))
+        self._limit = Allowance(budget or Budget(), price, TokenCounter(config.model))
         [route] = routes_of(config)
         self._client = openai.AsyncOpenAI(
             api_key=key_for(route.key_env, route.base_url) or "none",
@@ -229,16 +229,16 @@ class BatchExchange:
 
     def _refuse_collected(self) -> None:
         """Nothing is under way that could leave money over, and not one more request can be paid for."""
-        line, purse = self._collected[0], self._limit.purse
+        line, budget = self._collected[0], self._limit.budget
         if len(line.text) >= MOST_BYTES:
             error: Exception = TeacherError(
                 "a request is larger than the 200 MB of a batch: scale its images down"
             )
         else:
             error = BudgetError(
-                f"--max-cost: ${purse.spent:.4f} of ${purse.limit or 0:g} are spent in this run, and one more "
+                f"--max-cost: ${budget.spent:.4f} of ${budget.limit or 0:g} are spent in this run, and one more "
                 f"request of a batch may cost ${line.most:.4f} (by --max-tokens); all answers are kept, and the "
-                "same command goes on from here"
+                "same command continues from here"
             )
         for line in self._collected:
             self._fail(line.key, error)
@@ -377,7 +377,7 @@ class BatchExchange:
             delay = min(1.5 * delay, self._pace.longest)
 
     def _unread(self, batch_id: str | None, error: openai.APIError | httpx2.HTTPError) -> TeacherError:
-        way_on = "run again to go on waiting for it"
+        way_on = "run again to continue waiting for it"
         if isinstance(error, openai.NotFoundError):
             way_on = (
                 f"was another key in use? If it is gone for good, delete {self._book.path}: all batches that "
@@ -501,6 +501,6 @@ def by_batch(meter: Meter, size: int = BATCH_SIZE, pace: Pace | None = None) -> 
 
         price = PriceTable.load(config.prices, config.base_url).of(config.model)
         book = BatchBook(store.root)
-        return BatchExchange(config, book, size=size, purse=meter.purse, price=price, pace=pace, say=say)
+        return BatchExchange(config, book, size=size, budget=meter.budget, price=price, pace=pace, say=say)
 
     return connect

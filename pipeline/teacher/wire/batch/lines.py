@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from diva_grpo.pipeline.teacher.prices import BATCH_SHARE, Price, Purse
+from diva_grpo.pipeline.teacher.prices import BATCH_SHARE, Budget, Price
 from diva_grpo.pipeline.teacher.tokens import TokenCounter
 from diva_grpo.pipeline.teacher.wire.completion import read_completion
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome, one_line
@@ -41,20 +41,20 @@ class Allowance:
     """The budget of a run, which limits a batch by its largest possible cost.
 
     Attributes:
-        purse: of the run.
+        budget: of the run.
         price: of the model.
         counter: of prompt tokens.
         bound: largest possible cost of each unfinished batch.
     """
 
-    purse: Purse
+    budget: Budget
     price: Price | None
     counter: TokenCounter
     bound: dict[str, float] = field(default_factory=dict)
 
     def most(self, parameters: Mapping[str, Any]) -> float:
         """Largest possible cost of a request; 0 without a limit."""
-        if self.purse.limit is None or self.price is None:
+        if self.budget.limit is None or self.price is None:
             return 0.0
         longest = parameters.get("max_completion_tokens") or parameters.get("max_tokens") or 0
         prompt = self.counter.request(dict(parameters), self.price.images)
@@ -63,7 +63,7 @@ class Allowance:
     @property
     def left(self) -> float:
         """Dollars that are neither spent nor reserved."""
-        return self.purse.left - sum(self.bound.values())
+        return self.budget.left - sum(self.bound.values())
 
 
 def request_line(key: str, parameters: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """How a policy is asked, in training and after it: its prompts, its chat template, and how answers are sampled.
 
 `PolicyConfig` is the definition. Training keeps it in the run file and with the run; `known_policy` reads it back from
-a model folder or checkpoint, so that evaluation and labels ask as training did unless told otherwise. Neither applies
-what the model's own generation_config says of sampling (`plain_generation`).
+a model folder or checkpoint, so that evaluation and labels ask as training did, unless options say otherwise. None of
+them applies the sampling settings of the model's own generation_config (`plain_generation`).
 """
 
 from __future__ import annotations

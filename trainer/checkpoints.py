@@ -1,4 +1,4 @@
-"""Checkpoints of `diva train`: which folders are whole, and of which run and step they are."""
+"""Checkpoints of `diva train`: which folders are complete, and of which run and step they are."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def checkpoints_of(output_dir: str | Path) -> list[Checkpoint]:
 
 
 def latest_checkpoint(output_dir: str | Path) -> str | None:
-    """The last whole checkpoint of `diva train` in a folder."""
+    """The last complete checkpoint of `diva train` in a folder."""
     whole = [c for c in checkpoints_of(output_dir) if c.whole and c.run_id is not None]
     return str(whole[-1].folder) if whole else None
 

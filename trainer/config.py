@@ -37,7 +37,7 @@ _NO_EFFECT: dict[str, tuple[Any, str]] = {
     "label_smoothing_factor": (0.0, "the loss is of rewards, not of labels; leave it 0"),
     "train_sampling_strategy": ("random", "problems come shuffled, or in order with --shuffle_dataset false"),
 }
-"""Fields that this trainer would pass over: the default, and what a user is told who changes it."""
+"""Fields that would have no effect in this trainer: the default, and the message for a user who changes it."""
 
 
 @dataclass
@@ -165,7 +165,7 @@ class DivaGRPOConfig(GRPOConfig):
         metadata={"help": "First steps as plain GRPO, all rollouts on the original prompt."},
     )
     store_refresh_steps: int = field(
-        default=50, metadata={"help": "Steps after which new accepted variants of the store are seen."}
+        default=50, metadata={"help": "Steps between two look-ups of new accepted variants in the store."}
     )
     store_flush_steps: int = field(
         default=50,
@@ -237,7 +237,7 @@ class DivaGRPOConfig(GRPOConfig):
                 f"{advantage} trains on steps that open the answer, and hint_style={self.hint_style} puts them in "
                 "the question: set hint_style=prefix"
             )
-        # One ratio of a whole answer cannot tell the given tokens' advantage from that of the others.
+        # One ratio of a whole answer cannot hold another advantage for the given tokens.
         if self.importance_sampling_level != "token" or self.loss_type == "vespo":
             raise ConfigError(
                 f"{advantage} is an advantage of single tokens: set importance_sampling_level=token, and a "

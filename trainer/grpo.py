@@ -4,7 +4,7 @@ What is overridden, and why:
 
 - `_get_train_sampler`: one row a problem, repeated n (M + 1) times in a row; the order is known by epoch.
 - `_generate_and_score_completions`: chooses the variants by live difficulty and swaps the prompts before TRL
-  generates; puts DIVA's advantages in the place of GRPO's behind it; moves the live difficulty.
+  generates; then replaces GRPO's advantages by DIVA's and updates the live difficulty.
 - `_calculate_rewards`: keeps the rewards of all processes, which TRL gathers there, and refuses infinite ones.
 - `_generate_and_score_completions`, `_generate` also in `trainer.vision`: images are decoded when they are used.
 - `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the steps open the answer;
@@ -397,7 +397,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, FiniteGRPOTrainer):
             super()._run_epoch(**kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # Our files come first: trainer_state.json, which TRL writes last, says that a checkpoint is whole.
+        # Our files come first: trainer_state.json, which TRL writes last, says that a checkpoint is complete.
         self._check_weights()
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         folder.mkdir(parents=True, exist_ok=True)

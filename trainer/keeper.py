@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class WordKeeper:
-    """Which texts a run keeps: those of the first problems of each generation, while there is room.
+    """Which texts a run keeps: those of the first problems of each generation, within the budget.
 
     Problems come in random order, so the first are a random sample. All rollouts of a problem are kept, or none.
 
@@ -46,7 +46,7 @@ class WordKeeper:
 
     @property
     def active(self) -> bool:
-        """Whether there are texts to keep, and room for them."""
+        """Whether there are texts to keep, and budget for them."""
         return self._problems > 0 and self.used_bytes < self._budget_bytes
 
     def columns(

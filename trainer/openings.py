@@ -69,7 +69,7 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
         length that falls with time).
 
         Args:
-            output: TRL's tensors behind a generation. Where there is an opening, `advantages` become (B, T), and
+            output: TRL's tensors after a generation. Where there is an opening, `advantages` become (B, T), and
                 given tokens count in `tool_mask`.
             advantage: of each given token.
         """

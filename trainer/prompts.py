@@ -20,7 +20,7 @@ class PromptBuilder:
     Attributes:
         chat: whether prompts are conversations (the tokenizer has a chat template) or plain text.
         system: system message of a conversation, if any.
-        instruction: added behind the question, such as where to put the answer.
+        instruction: added after the question, such as where to put the answer.
         hint_style: `prompt` (steps in the question) or `prefix` (steps open the answer).
         hint_opening: text before the steps that open an answer.
 

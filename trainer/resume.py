@@ -78,7 +78,7 @@ def load_state(checkpoint: str | Path, process: int = 0) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path} is missing: a process that wrote this checkpoint kept it on its own machine; copy it there, or "
-            "resume from a checkpoint that is whole"
+            "resume from a complete checkpoint"
         ) from error
     return state
 

@@ -73,7 +73,7 @@ def _decided(text: str, reference: str, options: tuple[str, ...]) -> Grade:
 
 
 def format_reward(completions: Sequence[Completion], **columns: Any) -> list[float | None]:
-    r"""1 where a completion thinks within `<think>` tags and answers in `\boxed{}` behind them, else 0."""
+    r"""1 where a completion thinks within `<think>` tags and answers in `\boxed{}` after them, else 0."""
     return [float(_FORMAT.fullmatch(completion_text(completion)) is not None) for completion in completions]
 
 

@@ -154,18 +154,18 @@ def find_resumed(output_dir: str, named: str | None = None, *, resume: bool) -> 
     Args:
         output_dir: folder of the run.
         named: the checkpoint that the user names, if any.
-        resume: whether to take the last whole one of the run that the folder belongs to.
+        resume: whether to take the last complete one of the run that the folder belongs to.
 
     Returns:
         None where a new run is to begin.
 
     Raises:
-        ConfigError: the named one is none of `diva train`, or is not whole; the folder's are of several runs.
+        ConfigError: the named one is none of `diva train`, or is incomplete; the folder's are of several runs.
     """
     if named is not None:
         found = read_checkpoint(named)
         if found is None or not found.whole or found.run_id is None:
-            raise ConfigError(f"resume_from_checkpoint {named} is not a whole checkpoint of `diva train`")
+            raise ConfigError(f"resume_from_checkpoint {named} is not a complete checkpoint of `diva train`")
         return found
     if not resume:
         return None
@@ -194,10 +194,10 @@ def superseded_checkpoints(output_dir: str, resumed: Checkpoint | None, *, overw
     Args:
         output_dir: folder of the run.
         resumed: the checkpoint that the run continues from; None of a new run.
-        overwrite: whether the user agrees to lose whole checkpoints.
+        overwrite: whether the user agrees to lose complete checkpoints.
 
     Raises:
-        ConfigError: without `overwrite`, whole checkpoints of another run, or of later steps of this one.
+        ConfigError: without `overwrite`, complete checkpoints of another run, or of later steps of this one.
     """
     found = checkpoints_of(output_dir)
     others = [c for c in found if not c.torn and (resumed is None or c.run_id != resumed.run_id)]

@@ -78,11 +78,13 @@ class TrainArguments:
         metadata={"help": "Images with a larger area are made smaller; it bounds memory and tokens."},
     )
     instruction: str = field(
-        default="", metadata={"help": "Added behind each question, such as where to put the answer."}
+        default="", metadata={"help": "Added after each question, such as where to put the answer."}
     )
     resume: bool = field(
         default=False,
-        metadata={"help": "Go on from the last whole checkpoint of the run in output_dir, if there is one."},
+        metadata={
+            "help": "Continue from the last complete checkpoint of the run in output_dir, if there is one."
+        },
     )
     overwrite: bool = field(
         default=False,

@@ -23,7 +23,7 @@ class Words:
     Attributes:
         prompt_PV: what the policy was asked, as TRL was given it.
         opening_PV: text that opened its answer; empty without one.
-        completion_PVN: what it wrote behind that.
+        completion_PVN: what it wrote after that.
     """
 
     prompt_PV: ObjectArray

@@ -30,7 +30,7 @@ from diva_grpo.schemas.exceptions import StoreError
     "run. Give it several times to keep more. Runs at work are always kept.",
 )
 def compact(store_dir: Path, grace_s: float | None, keep_rollouts: tuple[str, ...]) -> None:
-    """Merge small files into few, and remove files merged earlier or left behind by a crash.
+    """Merge small files into few, and remove files that were merged earlier or that a crash left.
 
     Others may read, write and compact meanwhile. No row is lost but those of removed runs (`diva remove`) and what
     --keep-rollouts drops; what a checkpoint names stays readable.

@@ -15,7 +15,7 @@ from diva_grpo.schemas.exceptions import StoreError
 @store_option
 @click.option("--repair", is_flag=True, help="Move damaged files to the store's folder `quarantine`.")
 def doctor(store_dir: Path, repair: bool) -> None:
-    """Read every file of a store and say which are damaged, missing, left behind or hold suspect records.
+    """Read every file of a store and list those that are damaged, missing, left over or hold suspect records.
 
     A damaged file is moved to quarantine by --repair, with a report of what it held and of the command that made
     it; then the store opens again. Exits with 1 where something is damaged or missing.
@@ -39,6 +39,6 @@ def doctor(store_dir: Path, repair: bool) -> None:
     if open_ones:
         raise StoreError("something is missing or garbled: see above what brings it back")
     if any(finding.fault == Fault.SUSPECT for finding in findings):
-        click.echo("every file is whole; see above which records are suspect")
+        click.echo("every file is intact; see above which records are suspect")
     else:
         click.echo("all is well" if not findings else "the store is in order")

@@ -1,4 +1,4 @@
-"""Help in groups: commands by phase, options by what they set, with those that few need behind `--help-all`."""
+"""Help in groups: commands by phase, options by what they set, with the rarely used ones only in `--help-all`."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ def init(store_dir: Path) -> None:
     """Make an empty store, or renew the views of one that is there.
 
     Writes store.duckdb and views.sql into its folder, which open the store from DuckDB's own shell, a notebook
-    or any tool that reads DuckDB. They name files by their whole paths: run this again when the store has moved.
+    or any tool that reads DuckDB. They name files by absolute paths: run this again after the store was moved.
 
     \b
     example: diva init --store runs/store

@@ -35,7 +35,7 @@ def verify(store_dir: Path, problem_filter: str | None, dry_run: bool, **values:
     Cheap checks run first; the first that fails ends the matter, and `verdicts` keeps what each said.
 
     \b
-    format           whole, in the original's language, balanced LaTeX, all image placeholders, no preamble
+    format           complete, in the original's language, balanced LaTeX, all image placeholders, no preamble
     leak             no hint but the full solution holds the answer, and no text states it
     numbers          every number of the original is there, with its unit, in digits or in words
     duplicate        nearly neither the original nor a sibling, nor a text of another problem

@@ -125,7 +125,7 @@ def rewordings(text: str) -> list[str]:
 
 
 def harder(text: str) -> list[str]:
-    """Return two harder texts of a problem: one with an irrelevant fact, one told within a story.
+    """Return two harder texts of a problem: one with an irrelevant fact, one set in a story.
 
     Args:
         text: The problem's text, with image placeholders in place.

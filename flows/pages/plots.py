@@ -59,6 +59,6 @@ def bars(title: str, series: Mapping[str, Sequence[int]]) -> str:
 
 
 def _cut(text: str, width: float) -> str:
-    """A legend's text, as much as has room: a character is about 6.5 wide."""
-    room = int((width - 24) / 6.5)
-    return text if len(text) <= room else text[: room - 1] + "…"
+    """A legend's text, cut to the width: a character is about 6.5 wide."""
+    characters = int((width - 24) / 6.5)
+    return text if len(text) <= characters else text[: characters - 1] + "…"

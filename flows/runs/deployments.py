@@ -112,7 +112,7 @@ def key_hosts(config: Config) -> set[str]:
 
 
 def deployment(served: ServedFlow, *, active: bool) -> RunnerDeployment:
-    """What Prefect is told of a served flow.
+    """What Prefect gets to know of a served flow.
 
     Args:
         served: the flow and its schedule.
@@ -229,7 +229,7 @@ def serve(
     Args:
         deployments: what to serve.
         port: of the server that is started.
-        say: told where the server's password is, and of deployments that name a module of before.
+        say: called with the place of the server's password, and with deployments that name a module by an old name.
         keep_days: of `ServeConfig`.
 
     Raises:

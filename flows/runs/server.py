@@ -1,6 +1,6 @@
 """Prefect's server as a process that cannot outlive the one that started it.
 
-Prefect starts a server for a flow that has none, and a SIGKILL of the flow leaves that server behind for ever. The
+Prefect starts a server for a flow that has none, and a SIGKILL of the flow leaves that server running for ever. The
 one that is started here reads a pipe whose other end only its parent holds: whatever ends the parent closes the
 pipe, on any system, and the server goes.
 
@@ -213,7 +213,7 @@ def main() -> None:
                 print(listener.getsockname()[1], file=announce, flush=True)
             announce.close()
 
-    # From here on the end of the parent is seen, even if it comes while the application is made.
+    # From here on the end of the parent is noticed, even if it comes while the application is made.
     server: Announced | None = None
 
     def end_with_parent() -> None:

@@ -201,7 +201,7 @@ SHARD_TASK: dict[str, Any] = {
     "retry_delay_seconds": [10, 60],
     "retry_condition_fn": _may_pass,
     "cache_policy": NO_CACHE,  # the store remembers what is done
-    "persist_result": False,  # and keeps it: a part appears whole or not at all
+    "persist_result": False,  # and keeps it: a part appears complete or not at all
 }
 """Options of every task over a shard."""
 

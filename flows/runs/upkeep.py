@@ -59,7 +59,7 @@ _HELD = timedelta(days=3650)
 
 
 OnLost = Callable[[str, FlowRun, State[Any]], None]
-"""What is told of a run that was lost: the name of its deployment, the run, and the state that it has got."""
+"""Called for each lost run with the name of its deployment, the run, and its new state."""
 
 
 # --- in the process of a run
@@ -94,7 +94,7 @@ def upkeep(served: Sequence[tuple[str, int]], on_lost: OnLost) -> Iterator[None]
 
     Args:
         served: full names of the deployments, with the most runs of each that may wait.
-        on_lost: told of each run that was lost, in a thread of its own.
+        on_lost: called for each lost run, in a thread of its own.
     """
     ended = threading.Event()
 
@@ -190,7 +190,9 @@ def _is_child(pid: int) -> bool:
 
 def _ended(client: SyncPrefectClient, run: FlowRun, state: State[Any]) -> State[Any] | None:
     """The state that a lost run has got; None where it has ended meanwhile."""
-    message = "its process ended without a word: `diva serve` was killed, or the server could not be told"
+    message = (
+        "its process ended without a report: `diva serve` was killed, or the server could not be reached"
+    )
     new: State[Any] = (
         Cancelled(message=message) if state.type == StateType.CANCELLING else Crashed(message=message)
     )

@@ -197,7 +197,7 @@ def test_a_killed_serve_takes_its_run_along_and_the_next_one_tells_of_it(
     with _diva(home, tmp_path / "log", "serve", file, "--port", port) as process:
         until(lambda: api.runs("CRASHED"), 400, "the lost run is found")
         [lost] = api.runs("CRASHED")
-        assert "its process ended without a word" in lost["state"]["message"]
+        assert "its process ended without a report" in lost["state"]["message"]
         until(lambda: "store-how-to-go-on" in api.left_by(lost), 60, "it says how to go on")
         until(lambda: api.runs("COMPLETED"), 400, "another run has done the work")
         assert not [run for run in api.runs("RUNNING") if run["id"] == lost["id"]]

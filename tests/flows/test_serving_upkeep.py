@@ -84,7 +84,7 @@ def test_a_run_without_a_process_has_crashed(deployed: Deployed, dead: str) -> N
     cancelling = deployed.run(Pending(), Running(), Cancelling(), signed=dead)
     deployed.keep()
     assert deployed.state(run).is_crashed()
-    assert "its process ended without a word" in str(deployed.state(run).message)
+    assert "its process ended without a report" in str(deployed.state(run).message)
     assert deployed.state(cancelling).is_cancelled()
     assert set(deployed.lost) == {run.id, cancelling.id}
     deployed.keep()

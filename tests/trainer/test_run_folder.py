@@ -262,7 +262,7 @@ def test_whose_checkpoints_a_resume_takes(ended: TrainResult, folder: Path) -> N
 
 @pytest.mark.parametrize("named", ["true", "checkpoint-1/trainer_state.json", "nothing"])
 def test_only_a_whole_checkpoint_is_resumed_from(named: str, ended: TrainResult, folder: Path) -> None:
-    with pytest.raises(ConfigError, match="is not a whole checkpoint"):
+    with pytest.raises(ConfigError, match="is not a complete checkpoint"):
         find_resumed(str(folder), str(folder / named), resume=False)
 
 

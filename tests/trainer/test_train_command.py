@@ -1,4 +1,4 @@
-"""`diva train`: YAML and flags, one-line errors, resume from the last whole checkpoint."""
+"""`diva train`: YAML and flags, one-line errors, resume from the last complete checkpoint."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Benchmark:
     Attributes:
         name: of its problems' source in the store.
         mapping: its columns, and its name on the hub.
-        instruction: added behind each question.
+        instruction: added after each question.
         size: rows that it has as published.
         hub_configs: configurations that it consists of on the hub; empty: the mapping's one.
         max_new_tokens: longest answer.

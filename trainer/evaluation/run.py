@@ -53,7 +53,7 @@ def run_evaluation(config: EvaluateConfig, say: Say) -> Evaluated:
 
     Args:
         config: what is scored, and how it is asked.
-        say: told what a user should know beside the figures.
+        say: called with what a user should know beside the figures.
 
     Raises:
         ConfigError: settings, store and model that do not go together.

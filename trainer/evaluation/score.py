@@ -256,7 +256,7 @@ def evaluate_fully(
         run_id: of the training run, or of the evaluation.
         step: of the model in that run.
         variants: of these problems, to answer too; they leave no rows.
-        progress: told of answers done.
+        progress: called with the number of finished answers.
 
     Raises:
         ValueError: no problems.
@@ -354,7 +354,7 @@ def _with_error(value: float, error: float, sign: str = "") -> str:
 def _table(
     heading: str, scores: Mapping[str, Score], more: Mapping[str, Sequence[object]] | None = None
 ) -> str:
-    """A row a score, with `more` columns behind."""
+    """One row per score, with `more` columns at the end."""
     powers = list(next(iter(scores.values())).pass_at_k)
     rows = [
         [name, of.problems, *(_with_error(of.pass_at_k[k], of.pass_at_k_error[k]) for k in powers)]

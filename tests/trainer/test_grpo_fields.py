@@ -6,6 +6,8 @@ A release of TRL with a field that no table below names fails `test_no_field_is_
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.trainer.config import DivaGRPOConfig
 from tests.support.tiny_text_model import planted_store
 from tests.support.tiny_training import SETTINGS, coin_reward, loss_inputs, make_trainer
+
+ROOT = Path(__file__).parents[2]
 
 TWICE = {"num_iterations": 2}  # the second pass over the same rollouts has ratios other than 1
 KL: dict[str, Any] = {"beta": 0.1}
@@ -295,13 +299,31 @@ def test_the_chat_template_is_told_what_was_set(chat_model_path: Path, tmp_path:
     assert prompt.endswith("<assistant><think></think>")
 
 
+def test_rows_may_come_from_workers(model_path: Path, tmp_path: Path) -> None:
+    """In a process of its own: a worker that is forked beside a service of Prefect's ends with status 1."""
+    planted_store(tmp_path / "store")
+    program = (
+        "import sys; from pathlib import Path; from diva_grpo.pipeline.store import VariantStore\n"
+        "from tests.support.tiny_training import make_trainer\n"
+        "store, model, output = map(Path, sys.argv[1:])\n"
+        "trainer = make_trainer(VariantStore(store), model, output, max_steps=2, dataloader_num_workers=1)\n"
+        "print(trainer.get_train_dataloader().num_workers, trainer.train().global_step)"
+    )
+    arguments = [str(tmp_path / "store"), str(model_path), str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "1 2"
+
+
 def test_settings_of_the_model_and_of_evaluation(model_path: Path, tmp_path: Path) -> None:
     store = planted_store(tmp_path / "store")
     trainer = make_trainer(
         store, model_path, tmp_path / "out", eval_problems=4, eval_strategy="steps", eval_steps=1, eval_on_start=True,
         eval_delay=2, num_generations_eval=2, per_device_eval_batch_size=4, disable_dropout=True,
         cast_lm_head_to_fp32=True, model_init_kwargs={"dtype": "float32"}, gradient_checkpointing=True,
-        save_strategy="steps", save_steps=1, save_total_limit=1, load_best_model_at_end=True, dataloader_num_workers=1,
+        save_strategy="steps", save_steps=1, save_total_limit=1, load_best_model_at_end=True,
         metric_for_best_model="eval_completions/mean_length", greater_is_better=False,
     )  # fmt: skip
     assert trainer.model.lm_head.weight.dtype == torch.float32

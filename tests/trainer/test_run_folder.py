@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -221,18 +222,17 @@ def test_two_trainers_do_not_share_a_folder(store: VariantStore, model_path: Pat
 
 
 def test_a_trainer_that_was_killed_keeps_nobody_out(folder: Path) -> None:
-    told, tell = os.pipe()
-    child = os.fork()
-    if child == 0:
-        with at_work(str(folder)):
-            os.write(tell, b"x")
-            signal.pause()
-        os._exit(0)
-    os.read(told, 1)
-    with pytest.raises(ConfigError, match=f"process {child}"), at_work(str(folder)):
-        pass
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    program = (
+        "import sys, time; from diva_grpo.trainer.run_folder import at_work\n"
+        "with at_work(sys.argv[1]):\n    print('at work', flush=True)\n    time.sleep(600)"
+    )
+    command = [sys.executable, "-c", program, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "at work\n"
+        with pytest.raises(ConfigError, match=f"process {other.pid}"), at_work(str(folder)):
+            pass
+        other.kill()
     with at_work(str(folder)):
         pass
 

@@ -191,12 +191,16 @@ def main() -> None:
     """
     announce = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+        listener.bind(("127.0.0.1", int(sys.argv[1])))
     except OSError:
         sys.exit(PORT_TAKEN)
+    # Before it listens: whoever connects has read this file, and not that of a server that was killed.
     if "keep" in sys.argv:
         _keep(os.environ["PREFECT_SERVER_API_AUTH_STRING"], auth_file(listener.getsockname()[1]))
+    listener.listen(128)
 
     import uvicorn
     from fastapi import Request, Response

@@ -4,7 +4,7 @@
     python data/scripts/make_demo_model.py --measure           only measures the model that is there
 
 Supervised warm-up on freshly drawn sums, none of which is in ``sums_test.parquet``, by a teacher that slips: one
-step in eight of what the model is shown ends at a wrong total, and the steps behind it continue from there. The model
+step in eight of the training texts ends at a wrong total, and the next steps continue from there. The model
 learns to add, and to be as unsure at every step: a sum of 6 to 8 terms comes out right now and then, and clearly
 more often when its first steps are given. So reinforcement learning has something to learn, hints have something
 to give, and what is learnt on some sums serves on others.

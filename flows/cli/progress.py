@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 LOG_EVERY_S = 30.0
-"""Seconds between two lines of progress where standard error is no terminal."""
+"""Seconds between two lines of progress if standard error is not a terminal."""
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def look(
         limit: only the first N.
 
     Raises:
-        ConfigError: no such problem, none that fits, or the condition is no SQL.
+        ConfigError: no such problem, none that fits, or the condition is not valid SQL.
     """
     about = store.of_problems(problem_ids) if problem_ids else store
     found = {p.problem_id: p for p in about.problems(list(problem_ids) or None, where=where, limit=limit)}

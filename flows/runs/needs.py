@@ -32,7 +32,7 @@ def find(config: TopUpConfig, store: VariantStore) -> Found:
     """Where the training run is short of variants, and what to ask for within the run's budget.
 
     Raises:
-        ConfigError: there is no such training run, or the filter is no SQL.
+        ConfigError: there is no such training run, or the filter is not valid SQL.
     """
     run_id = training_run(store, config.run)
     found = find_shortages(

@@ -112,7 +112,7 @@ class BoundServer:
                 "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": period,
             }
         process = subprocess.Popen(
-            # -P: the folder of this file is no place to import from.
+            # -P: nothing must be imported from the folder of this file.
             [sys.executable, "-P", __file__, str(port), *(["keep"] if self._services else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

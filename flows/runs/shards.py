@@ -327,7 +327,7 @@ def chosen_problems(config: ProblemsConfig) -> list[str]:
     """Ids of the problems that a flow is to work on.
 
     Raises:
-        ConfigError: the filter is no SQL.
+        ConfigError: the filter is not valid SQL.
     """
     store = VariantStore(config.store)
     return store.problem_ids(where=config.problem_filter, limit=config.limit)

@@ -319,7 +319,7 @@ def _compare_lists(given: str, wanted: str, depth: int) -> Tree | None:
         return _one_against_several(brackets, items, wanted_brackets, wanted_items, depth)
     if "{}" in (brackets, wanted_brackets) or (brackets == wanted_brackets == ""):
         if {brackets, wanted_brackets} - {"", "{}"}:
-            return False  # a set is no ordered pair
+            return False  # a set is not an ordered pair
         if "{}" not in (brackets, wanted_brackets) and len(items) != len(wanted_items):
             return False
         return _unordered(items, wanted_items, depth)
@@ -462,7 +462,7 @@ def _is_number(text: str) -> bool:
 
 
 def _has_letters(text: str) -> bool:
-    """Whether a formula holds variables, and is no constant."""
+    """Whether a formula contains variables."""
     bare = re.sub(
         r"\\(?:frac|sqrt|pi|cdot|times|div|circ|sin|cos|tan|log|ln|infty|begin\{\w+\}|end\{\w+\})(?![A-Za-z])",
         " ",

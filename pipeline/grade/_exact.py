@@ -154,7 +154,7 @@ def _numbers(expression: Any) -> Iterator[Any]:
 
 
 def _separation(expression: Any) -> tuple[float, float, int] | None:
-    """Logarithms (base 10) of BFMS's u and l, and the degree; None for what is no algebraic number."""
+    """Logarithms (base 10) of BFMS's u and l, and the degree; None if it is not an algebraic number."""
     from sympy import I
 
     if expression.is_Rational:

@@ -77,7 +77,7 @@ def _plain_matrix(text: str) -> Table | None:
 
 
 def split_list(bare: str) -> tuple[str, list[str]]:
-    """Brackets and items of `(1, 2]`, `\\{1, 2\\}`, `1, 2`, `1 and 2`; one item where it is no list.
+    """Brackets and items of `(1, 2]`, `\\{1, 2\\}`, `1, 2`, `1 and 2`; one item if it is not a list.
 
     Returns:
         The outer brackets as two characters ("(]", "{}", or "" without any), and the items.

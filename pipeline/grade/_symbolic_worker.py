@@ -200,7 +200,7 @@ def _verified(given: list[object], wanted: list[object]) -> bool:
 
 
 def _union(parts: list[list[object]]) -> list[object]:
-    """Inequalities joined by `or` as one set of numbers; nothing where one is no inequality in one variable."""
+    """Inequalities joined by `or` as one set of numbers; nothing if one is not an inequality in one variable."""
     from sympy import Union
     from sympy.core.relational import Relational
 

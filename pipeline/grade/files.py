@@ -71,7 +71,7 @@ def grade_file(
         limit: only the first rows.
 
     Raises:
-        SourceError: the file cannot be read, or a line is no JSON object.
+        SourceError: the file cannot be read, or a line is not a JSON object.
         ConfigError: no row has a column of that name.
     """
     rows = list(_read(Path(path), limit))

@@ -1,8 +1,8 @@
-"""What lives as long as a run: its store, endpoints, journal, budget and meter, opened once.
+"""A session holds what lives as long as a run: store, endpoints, journal, budget and meter, opened once.
 
-Requests go out from a thread of their own, in one event loop. The work between requests (reading, checking, grading,
-writing records) is done in ordinary threads, a shard of problems each: the next shard begins as soon as the endpoint
-could take more requests than are there for it, so that it never waits for the end of a shard or of a stage.
+One thread with one event loop sends the requests. The work between requests (reading, checking, grading, writing
+records) is done in ordinary threads, one per shard of problems. The next shard starts as soon as the endpoint could
+take more requests than are pending, so the endpoint never waits for the end of a shard or of a stage.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MOST_OPEN = 64
 """Shards at work at once, however few requests each has."""
 
 _LEDGER_EVERY_S = 10.0
-"""Between two times that the store's `calls` are brought up to date, while a run goes on."""
+"""Seconds between two updates of the store's `calls` during a run."""
 
 _SHARD: ContextVar[int] = ContextVar("shard", default=0)
 """Number of the shard that a thread works on."""
@@ -90,7 +90,7 @@ class Endpoint:
 
         Args:
             jobs: each asks a teacher.
-            progress: told of every job that is done.
+            progress: called with 1 for every finished job.
 
         Raises:
             BudgetError: the run has spent what it may; what was in flight then has been answered and kept.
@@ -103,7 +103,7 @@ class Endpoint:
 
 
 class Session:
-    """A run at work on a store: one journal, one exchange an endpoint, one budget, one meter.
+    """A run on a store: one journal, one exchange per endpoint, one budget, one meter.
 
     Opened lazily: where nothing is asked, there is no client and no journal. In the main thread, Ctrl-C lets the
     requests in flight finish and then raises KeyboardInterrupt; a second one does so at once.
@@ -224,11 +224,11 @@ class Session:
     # --- shards
 
     def over(self, pieces: Iterable[S], work: Callable[[S], R]) -> Iterator[R]:
-        """Work on shards, in threads, so many at once that the endpoint never waits; yields what comes of each.
+        """Work on shards in threads, with enough of them open to keep the endpoint busy; yields the result of each.
 
-        A shard begins when those before have asked for less than two windows of requests, and after the one before
-        it has asked for its first. What a crash can cost are the records of the shards that are open, which are made
-        again from the journal.
+        A shard starts when fewer requests are pending than two windows (twice the concurrency), and after the shard
+        before it has made its first request. After a crash the records of the open shards are missing; the next run
+        makes them again from the journal.
 
         Args:
             pieces: the shards.
@@ -423,5 +423,5 @@ class Session:
 
 
 def _as_said(error: BaseException) -> DivaError:
-    """What others are told of an error that ends the run."""
+    """The error that other shards get when one ends the run."""
     return error if isinstance(error, DivaError) else DivaError("the run has been stopped")

@@ -209,7 +209,7 @@ def curate(session: Session, stages: Stages, **chosen: Unpack[Chosen]) -> Curate
         **chosen: for which problems.
 
     Raises:
-        ConfigError: as `curate_shard`; or the condition is no SQL.
+        ConfigError: as `curate_shard`; or the condition is not valid SQL.
         DivaError: see `Endpoint.ask`.
 
     Example:

@@ -86,7 +86,7 @@ def count_unlabelled(
     """How many answers `label` would ask a solver for.
 
     Raises:
-        ConfigError: the condition is no SQL.
+        ConfigError: the condition is not valid SQL.
     """
     store.problems(where=where, limit=1)  # says in one line what is wrong with the condition
     [(count,)] = store.query(

@@ -72,7 +72,7 @@ def find_shortages(
         store: with the run's records.
         run_id: of the run.
         window_steps: only problems that the run saw in its last `window_steps` steps.
-        tolerance: largest distance in levels between the nearest and the wanted offset that is no shortage.
+        tolerance: largest distance in levels between the nearest and the wanted offset without a shortage.
         problem_filter: an SQL condition on `problems`.
 
     Raises:

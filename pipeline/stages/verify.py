@@ -90,7 +90,7 @@ def decide(
 
 
 def _one_of(every: int, progress: Progress) -> Progress:
-    """A progress that passes on one of every so many: of answers, where questions are counted."""
+    """A progress callback that counts one for every `every` answers, since progress counts questions."""
     told = 0
 
     def tell_some(done: int) -> None:
@@ -112,7 +112,7 @@ def count_undecided(store: VariantStore, config: VerifyConfig, where: str | None
     """How many variants `verify` would decide.
 
     Raises:
-        ConfigError: the condition is no SQL.
+        ConfigError: the condition is not valid SQL.
     """
     store.problems(where=where, limit=1)  # says in one line what is wrong with the condition
     [(count,)] = store.query(

@@ -100,7 +100,7 @@ def write_views(store: VariantStore) -> tuple[Path, Path]:
         StoreError: the folder cannot be written, or a part file is damaged.
     """
     if store.place.url != str(store.root):
-        raise StoreError(f"{store.place.url} is no folder that other tools could open: `diva sql` reads it")
+        raise StoreError(f"{store.place.url} is not a folder that other tools can open: `diva sql` reads it")
     statements = create_views(store.root)
     for view in describe_views(store):
         statements.append(f"COMMENT ON VIEW {view.name} IS {quoted(view.description)}")

@@ -274,7 +274,7 @@ class VariantStore:
             limit: only the first N.
 
         Raises:
-            ConfigError: the condition is no SQL.
+            ConfigError: the condition is not valid SQL.
         """
         condition, parameters = f"({where or 'true'})", list[object]()
         if problem_ids is not None:
@@ -289,7 +289,7 @@ class VariantStore:
         """The ids of what `problems` would give, without reading it.
 
         Raises:
-            ConfigError: the condition is no SQL.
+            ConfigError: the condition is not valid SQL.
         """
         sql = (
             f"SELECT problem_id FROM problems WHERE ({where or 'true'}) "
@@ -303,7 +303,7 @@ class VariantStore:
         """How many problems `problems` would give, without reading them.
 
         Raises:
-            ConfigError: the condition is no SQL.
+            ConfigError: the condition is not valid SQL.
         """
         sql = f"SELECT count(*) FROM (SELECT 1 FROM problems WHERE ({where or 'true'}) LIMIT ?)"
         with _user_condition(where):

@@ -118,7 +118,7 @@ class Journal:
         path: the SQLite file, made where it is missing.
 
     Raises:
-        StoreError: it is no such file, or of a later version.
+        StoreError: the file is not a journal, or of a later version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -215,7 +215,7 @@ class Journal:
             failure: StoreError | None = None
             try:
                 await loop.run_in_executor(self._writer, _insert, self._writing, [e for e, _ in entries])
-            # What SQLite cannot hold (half of a surrogate pair, a number of 20 digits) is no error of SQLite's.
+            # What SQLite cannot hold (half of a surrogate pair, a number of 20 digits) raises no error of SQLite's own.
             except (sqlite3.Error, ValueError, OverflowError) as error:
                 failure = StoreError(f"the journal cannot be written: {error}")
             for _, kept in entries:
@@ -228,14 +228,14 @@ class Journal:
         self._flushing = None
 
     def learn(self, endpoint: str, model: str, name: str, value: str) -> None:
-        """Remember a property of a model behind an endpoint, for later runs."""
+        """Remember a property of a model at an endpoint, for later runs."""
         self._connection.execute(
             "INSERT OR REPLACE INTO learnt (endpoint, model, name, value) VALUES (?, ?, ?, ?)",
             [endpoint, model, name, value],
         )
 
     def learnt(self, endpoint: str, model: str) -> dict[str, str]:
-        """What was learnt of a model behind an endpoint."""
+        """The remembered properties of a model at an endpoint."""
         return dict(
             self._connection.execute(
                 "SELECT name, value FROM learnt WHERE endpoint = ? AND model = ?", [endpoint, model]

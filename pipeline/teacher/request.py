@@ -22,7 +22,7 @@ _MODES: tuple[WireMode, ...] = get_args(WireMode)
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a model behind an endpoint wants to be asked; it has no part in the journal's key.
+    """The dialect of a model at an endpoint: how it must be asked. It is not part of the journal's key.
 
     Attributes:
         output_mode: how structured answers are asked for.

@@ -48,6 +48,6 @@ def without_thoughts(text: str) -> str:
 
 
 def before_thoughts(text: str) -> int:
-    """Where the first mark of thoughts opens: an object that begins before it is no thought, though one stand in it."""
+    """Position of the first mark of thoughts. An object that begins before it is none, even if it contains one."""
     found = [mark.start() for pattern in (_OPENED, _CHANNEL) if (mark := pattern.search(text))]
     return min(found, default=len(text))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,6 +21,7 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Kind, Label, Problem, Setting, Status, Variant, Verdict
 from tests.conftest import Diva
+from tests.support.chromium import chromium
 from tests.support.tiny_vision_model import vision_store
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)> & {{ 7 * 7 }}'
@@ -171,13 +171,11 @@ def test_a_recipe_that_cannot_be_rendered_is_said(tmp_path: Path) -> None:
 
 
 def _browse(page: Path, fragment: str, folder: Path) -> str:
-    browser = next(
-        (b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None
-    )
-    if browser is None:
+    program = chromium()
+    if program is None:
         pytest.skip("there is no Chromium")
     result = subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", "--dump-dom",
+        [program, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", "--dump-dom",
          f"{page.as_uri()}{fragment}"],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip

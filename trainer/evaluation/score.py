@@ -164,7 +164,7 @@ def select_problems(store: VariantStore, *, split: str, where: str | None = None
         where: an SQL condition on the columns of `problems`, such as `source = 'gsm8k'`.
 
     Raises:
-        ConfigError: no such split, no problem that fits, or the condition is no SQL.
+        ConfigError: no such split, no problem that fits, or the condition is not valid SQL.
     """
     splits = [name for (name,) in store.query("SELECT DISTINCT split FROM problems ORDER BY 1")]
     if split not in splits:

@@ -45,7 +45,7 @@ def literal(path: str, more: str = "") -> str:
 
     Args:
         path: of a file or a folder.
-        more: a glob to stand behind it.
+        more: a glob that is appended to it.
 
     Raises:
         StoreError: DuckDB has no way to write it.

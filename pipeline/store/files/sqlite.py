@@ -21,7 +21,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         path: of the file, absolute.
 
     Raises:
-        sqlite3.Error: it cannot be opened, or is no such file.
+        sqlite3.Error: it cannot be opened, or is not a database.
     """
     # Else a ? in a name begins the options, a # ends them, and %41 is an A.
     address = f"file://{quote(os.fsencode(path))}?mode=ro"

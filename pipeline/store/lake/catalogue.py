@@ -69,7 +69,9 @@ def sync_lake(store: VariantStore, catalog: str, *, python: str | None = None) -
             f"--catalog begins with {PREFIX!r}, such as {PREFIX}sqlite:lake.sqlite: {catalog!r}"
         )
     if store.place.url != str(store.root):
-        raise StoreError(f"{store.place.url} is no folder: a lake needs hard links to the parts of a store")
+        raise StoreError(
+            f"{store.place.url} is not a folder: a lake needs hard links to the parts of a store"
+        )
     if re.search(r"[*?\[]|/[^/=]+=", str(store.root)):
         raise StoreError(
             f"{word(store.root)} cannot be in a lake: DuckLake reads * ? [ and = in paths as patterns"

@@ -48,7 +48,7 @@ def key_host(name: str, url: str) -> str:
     """An entry of `KEY_HOSTS`: a variable and the scheme, host and port of a URL, as the HTTP client reads them.
 
     Raises:
-        ConfigError: it is no URL.
+        ConfigError: it is not a URL.
     """
     try:
         parsed = httpx2.URL(url)

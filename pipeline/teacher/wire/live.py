@@ -84,7 +84,7 @@ def speaks_openai(config: TeacherConfig) -> bool:
 
 
 def routes_of(config: TeacherConfig) -> tuple[Route, ...]:
-    """The URLs and keys behind an endpoint: one, where no routes are configured.
+    """The URLs and keys of an endpoint; one pair if no routes are configured.
 
     Raises:
         ConfigError: as `endpoint_url`.
@@ -145,7 +145,7 @@ class _Line:
             # Azure's content filter refuses a prompt by a status.
             is_refusal = moderated(error.status_code, body)
             failure = "refusal" if is_refusal else f"http_{error.status_code}"
-            # The client's message leaves out what is no `error` object, as strict servers' lists of faults.
+            # The client's message omits whatever is not an `error` object, such as strict servers' lists of faults.
             said = isinstance(error.body, dict) and isinstance(error.body.get("message"), str)
             message = error.message if said else f"{error.message}: {error.response.text}"
             parameter = error.param if isinstance(error.param, str) else None  # the package does not check it
@@ -169,7 +169,7 @@ class _Line:
     def _without_key(self, text: str) -> str:
         """The text without the key, which some servers send back.
 
-        A local server's "none" or "EMPTY" is no secret, and may be part of any answer.
+        A local server's "none" or "EMPTY" is not a secret, and may occur in any answer.
         """
         is_secret = len(self._key) >= _SHORTEST_SECRET and any(sign.isdigit() for sign in self._key)
         return text.replace(self._key, "[key]") if is_secret else text
@@ -208,7 +208,7 @@ class LiveExchange:
     | 429 | until it is taken, or nothing but 429s has come for `patience_s` |
     | network, timeout, 408, 409, 5xx | `max_retries` times, after growing delays or `Retry-After` |
     | a 5xx that refuses the output mode, or says that the prompt is too long | never |
-    | parse: a body that is no chat completion | once |
+    | parse: a body that is not a chat completion | once |
     | any other status, refusal, length | never |
 
     Where every further request would fail likewise (no credit, wrong key, no such model, a quota that is used up)

@@ -34,7 +34,7 @@ from tests.bench.lock.task import Lock, accuracy_reward, fill_store, warm_up
 ROLLOUTS, GENERATIONS, STEPS, EVAL_EVERY = 256, 8, 60, 5
 LEARNING_RATE: Final = 7e-4
 OBEYS: Final = 0.9
-"""Pass rate with all rules told that a warm model must have: else a hint is no help to it."""
+"""Least pass rate of a warm model when the question names all rules. Below it, a hint does not help."""
 TOKENS_PER_STEP: Final = 4
 """Of a worked step at most: number, cue, rule and digit."""
 

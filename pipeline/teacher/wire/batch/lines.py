@@ -85,7 +85,7 @@ def read_line(text: bytes) -> tuple[str, Outcome, bool] | None:
         return str(line["custom_id"]), *_outcome(line)
     except (ValueError, TypeError, KeyError, AttributeError):
         _LOG.warning(
-            "a line of a batch's file is no answer: %s", one_line(text[:1_000].decode("utf-8", "replace"))
+            "a line of a batch's file is not an answer: %s", one_line(text[:1_000].decode("utf-8", "replace"))
         )
         return None
 

@@ -18,7 +18,8 @@ import diva_grpo
 from diva_grpo.flows.cli import PHASES, cli
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.catalog import describe_views
-from diva_grpo.schemas import config as configuration
+from diva_grpo.schemas import config as pipeline_settings
+from diva_grpo.schemas import policy as policy_settings
 
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$`\w])\$(?!\s)([^$`\n]+?)(?<!\s)\$(?![\w$])", re.DOTALL)
 _FENCE = re.compile(r"(^```.*?^```\n|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
@@ -62,15 +63,15 @@ def _commands() -> Iterator[str]:
 
 def _configuration() -> Iterator[str]:
     yield "# Configuration\n\nThe settings of commands and flows, as keys of YAML files and fields in Python.\n"
-    for name, model in vars(configuration).items():
-        if not (
-            isinstance(model, type)
-            and issubclass(model, BaseModel)
-            and model.__module__ == configuration.__name__
-        ):
-            continue
+    found = [
+        value
+        for module in (pipeline_settings, policy_settings)
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__ == module.__name__
+    ]
+    for model in found:
         if model.model_fields:
-            yield f"## {name}\n\n{(model.__doc__ or '').split('>>>')[0].strip()}\n"
+            yield f"## {model.__name__}\n\n{(model.__doc__ or '').split('>>>')[0].strip()}\n"
             yield "| field | default | meaning |\n| --- | --- | --- |"
             for field, info in model.model_fields.items():
                 default = "required" if info.default is PydanticUndefined else f"`{_plain(info.default)}`"

@@ -16,15 +16,14 @@ from pydantic.fields import FieldInfo
 from diva_grpo.schemas.command import diva
 from diva_grpo.schemas.config import (
     CurateConfig,
-    EvaluateConfig,
     ExportConfig,
     GenerateConfig,
     LabelConfig,
-    PolicyOptions,
     TeacherConfig,
     TopUpConfig,
     VerifyConfig,
 )
+from diva_grpo.schemas.policy import EvaluateConfig, PolicyOptions
 
 
 @dataclass(frozen=True, slots=True)

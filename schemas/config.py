@@ -67,7 +67,7 @@ class Route(Config):
     weight: float = Field(default=1.0, gt=0, description="Share of the requests, relative to the others'.")
 
 
-def _json_object(value: object) -> object:
+def json_object(value: object) -> object:
     """Parse a JSON object that a command line gives as text."""
     if not isinstance(value, str):
         return value
@@ -132,7 +132,7 @@ class TeacherConfig(Config):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
         default=None, description="Reasoning effort of a reasoning model; default: the endpoint's own."
     )
-    request_fields: Annotated[dict[str, Any], BeforeValidator(_json_object)] = Field(
+    request_fields: Annotated[dict[str, Any], BeforeValidator(json_object)] = Field(
         default={},
         description="Further fields of each request, as JSON, such as "
         """'{"chat_template_kwargs": {"enable_thinking": false}}' or '{"thinking_budget": 1024}'.""",
@@ -434,155 +434,4 @@ class TopUpConfig(FlowConfig):
     def _says_how_many_once(self) -> Self:
         if self.generate.accepted is not None:
             raise ValueError("leave accepted out: variants says how many")
-        return self
-
-
-HintStyle = Literal["prompt", "prefix"]
-
-
-class PolicyConfig(Config):
-    """How a policy is asked: the one definition for training, `diva eval` and `diva label`, kept with each run.
-
-    Example:
-        >>> PolicyConfig(repetition_penalty=1.05).temperature
-        1.0
-    """
-
-    system_prompt: str | None = Field(default=None, description="System message, if any.")
-    instruction: str = Field(default="", description="Added after each question.")
-    hint_style: HintStyle = Field(
-        default="prompt", description="Think steps stand in the question, or open the answer (prefix)."
-    )
-    hint_opening: str = Field(default="", description="Text before think steps that open the answer.")
-    chat_template: str | None = Field(
-        default=None, description="Digest of the chat template; NULL of a model without one."
-    )
-    chat_template_kwargs: dict[str, Any] = Field(default={}, description="Arguments of the chat template.")
-    temperature: float = Field(
-        default=1.0, ge=0, description="Sampling temperature; 0 takes the likeliest token."
-    )
-    top_p: float = Field(
-        default=1.0, gt=0, le=1, description="Probability of the tokens that are sampled from."
-    )
-    top_k: int = Field(default=0, ge=0, description="Number of tokens that are sampled from; 0: all.")
-    min_p: float | None = Field(
-        default=None, ge=0, le=1, description="Least probability of a token, relative to the likeliest."
-    )
-    repetition_penalty: float = Field(
-        default=1.0, gt=0, description="Above 1, penalizes tokens that came before."
-    )
-    generation_kwargs: dict[str, Any] = Field(default={}, description="Further arguments of the generation.")
-    max_new_tokens: int = Field(default=512, ge=1, description="Longest answer, in tokens.")
-    min_pixels: int | None = Field(default=None, ge=1, description="Images with a smaller area are enlarged.")
-    max_pixels: int | None = Field(
-        default=None, ge=1, description="Images with a larger area are made smaller."
-    )
-
-    @classmethod
-    def from_kept(cls, kept: dict[str, Any]) -> PolicyConfig:
-        """As a run has kept it, perhaps by another version, whose further fields are left out."""
-        return cls.model_validate({name: value for name, value in kept.items() if name in cls.model_fields})
-
-    def asked_with(self, options: PolicyOptions) -> PolicyConfig:
-        """This, with what the options say in its place."""
-        given = {name: getattr(options, name) for name in PolicyOptions.model_fields}
-        return self.model_copy(update={name: value for name, value in given.items() if value is not None})
-
-    def differences(self, trained: PolicyConfig) -> str:
-        """What is asked otherwise than in training, in one line; empty where nothing is."""
-        pairs = {name: (getattr(self, name), getattr(trained, name)) for name in type(self).model_fields}
-        shown = [
-            f"{name} {json.dumps(own, ensure_ascii=False)} instead of {json.dumps(other, ensure_ascii=False)}"
-            for name, (own, other) in pairs.items()
-            if own != other
-        ]
-        return ", ".join(shown)
-
-
-class PolicyOptions(Config):
-    """What a user says of how a policy is asked; what is left open is as in its training, or as `PolicyConfig` says."""
-
-    temperature: float | None = Field(
-        default=None,
-        ge=0,
-        description="0 takes the likeliest token.  [default: training's, or 1; 0 for one answer of a benchmark]",
-    )
-    max_new_tokens: int | None = Field(
-        default=None, ge=1, description="Longest answer.  [default: training's, or 512; 4096 for a benchmark]"
-    )
-    system_prompt: str | None = Field(default=None, description="System message.  [default: training's]")
-    instruction: str | None = Field(
-        default=None, description="Added after each question.  [default: training's; a benchmark's own]"
-    )
-    hint_style: HintStyle | None = Field(
-        default=None, description="Where think steps stand.  [default: training's, or prompt]"
-    )
-    hint_opening: str | None = Field(
-        default=None, description="Text before think steps that open the answer.  [default: training's]"
-    )
-    chat_template_kwargs: Annotated[dict[str, Any] | None, BeforeValidator(_json_object)] = Field(
-        default=None,
-        description="Arguments of the chat template as JSON, such as "
-        """'{"enable_thinking": false}'.  [default: training's]""",
-    )
-    top_p: float | None = Field(
-        default=None,
-        gt=0,
-        le=1,
-        description="Probability of the tokens that are sampled from.  [default: training's, or 1]",
-    )
-    top_k: int | None = Field(
-        default=None,
-        ge=0,
-        description="Number of tokens that are sampled from; 0: all.  [default: training's, or 0]",
-    )
-    min_p: float | None = Field(
-        default=None,
-        ge=0,
-        le=1,
-        description="Least probability of a token, relative to the likeliest.  [default: training's]",
-    )
-    repetition_penalty: float | None = Field(
-        default=None,
-        gt=0,
-        description="Above 1, penalizes tokens that came before.  [default: training's, or 1, whatever the model's "
-        "generation_config says]",
-    )
-    max_pixels: int | None = Field(
-        default=None,
-        ge=1,
-        description="Images with a larger area are made smaller.  [default: training's, or the processor's own bound]",
-    )
-
-
-class EvaluateConfig(PolicyOptions):
-    """A model's score on the problems of a split, or on a benchmark."""
-
-    store: Path = Field(description="Folder of the store.")
-    model: str = Field(description="Model folder, checkpoint or hub name.")
-    split: str = Field(default="test", description="Split of the problems.")
-    problem_filter: str | None = Field(default=None, description="SQL condition on `problems`.")
-    benchmark: str | None = Field(
-        default=None, description="mathvista, mathverse, mathvision, olympiadbench, wemath or mmk12."
-    )
-    source: str | None = Field(
-        default=None,
-        description="File or hub name to read the benchmark from.  [default: its own on the hub]",
-    )
-    kinds: str = Field(
-        default="", description="Also on accepted variants of these kinds, such as reword,image, or all."
-    )
-    limit: int | None = Field(default=None, ge=1, description="Only the first N problems, by id.")
-    samples: int = Field(default=1, ge=1, description="Answers to each problem.")
-    batch_size: int | None = Field(
-        default=None,
-        ge=1,
-        description="Answers generated at once.  [default: 256; 16 for a vision-language model]",
-    )
-    seed: int = Field(default=0, description="Seed of the samples.")
-
-    @model_validator(mode="after")
-    def _source_of_a_benchmark(self) -> Self:
-        if self.source and not self.benchmark:
-            raise ValueError("--source goes with --benchmark; `diva ingest` reads other problems")
         return self

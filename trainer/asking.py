@@ -14,8 +14,8 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from diva_grpo.schemas.config import PolicyConfig
 from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.policy import PolicyConfig
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.run_folder import read_run_file
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 from trl import GRPOConfig
 
-from diva_grpo.schemas.config import HintStyle
 from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.policy import HintStyle
 from diva_grpo.trainer.method.advantages import (
     ADVANTAGES,
     DEFAULTS,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from diva_grpo.pipeline.grade import Grade
-from diva_grpo.schemas.config import HintStyle
+from diva_grpo.schemas.policy import HintStyle
 from diva_grpo.trainer.prompts import Prompt
 from diva_grpo.trainer.rollouts import RolloutBatch
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diva_grpo.schemas.config import HintStyle
 from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.policy import HintStyle
 from diva_grpo.schemas.question import Question, place_images, render_question
 
 Prompt = str | list[dict[str, Any]]

@@ -12,7 +12,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,8 +24,9 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from diva_grpo.pipeline.images.shown import MIN_PIXELS
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.schemas.config import MAX_PIXELS, PolicyConfig
+from diva_grpo.schemas.config import MAX_PIXELS
 from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.policy import PolicyConfig
 from diva_grpo.trainer.asking import prompts_of, template_digest, unapplied
 from diva_grpo.trainer.checkpoints import STATE_FILE, Checkpoint
 from diva_grpo.trainer.config import DivaGRPOConfig
@@ -277,10 +278,9 @@ def _train(
         only=start.problem_ids,
         reads_images=images is not None,
     )
-    eval_dataset = None
+    held_out = None
     if config.eval_strategy != "no":
         held_out = training_problems(store, split=train_args.eval_split, reads_images=images is not None)
-        eval_dataset = problems_dataset(held_out, prompts)
     rewards, weights = load_rewards(train_args.rewards)
     if weights and config.reward_weights is None:
         config.reward_weights = weights
@@ -291,15 +291,8 @@ def _train(
         **(config.model_init_kwargs or {}),
     }
     kept_policy = policy.model_dump(mode="json")
-    known_run = start.checkpoint.run_id if start.checkpoint else None
-    recorded = (
-        store.run(
-            "train", json.dumps({**settings, "policy": kept_policy}), model_args.model_name_or_path, known_run
-        )
-        if _is_main()
-        else nullcontext("")
-    )
-    with recorded as run_id:
+    kept = json.dumps({**settings, "policy": kept_policy})
+    with _recorded(store, kept, model_args.model_name_or_path, start) as run_id:
         trainer = DivaGRPOTrainer(
             str(model_args.model_name_or_path),
             rewards,
@@ -309,7 +302,7 @@ def _train(
             prompts=prompts,
             run_id=run_id,
             images=images,
-            eval_dataset=eval_dataset,
+            eval_dataset=problems_dataset(held_out, prompts) if held_out else None,
             processing_class=processing,
             peft_config=get_peft_config(model_args),
             quantization_config=get_quantization_config(model_args),
@@ -327,6 +320,14 @@ def _train(
             trainer.recorder.flush(trainer.state.global_step)
         trainer.save_model(config.output_dir)
     return TrainResult(run_id, trainer.state.global_step, config.output_dir)
+
+
+def _recorded(
+    store: VariantStore, settings: str, model: str | None, start: _Start
+) -> AbstractContextManager[str]:
+    """The run's row of the store while it trains, with its id; nothing in processes other than the main one."""
+    known_run = start.checkpoint.run_id if start.checkpoint else None
+    return store.run("train", settings, model, known_run) if _is_main() else nullcontext("")
 
 
 def main(arguments: Sequence[str]) -> TrainResult:

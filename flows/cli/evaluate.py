@@ -9,8 +9,8 @@ import click
 
 from diva_grpo.flows.cli.help import VerbCommand
 from diva_grpo.flows.cli.options import made, store_option, verb_options
-from diva_grpo.schemas.config import EvaluateConfig
 from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.policy import EvaluateConfig
 
 
 @click.command("eval", cls=VerbCommand)

@@ -24,8 +24,9 @@ from diva_grpo.flows.cli.options import (
 from diva_grpo.flows.cli.progress import watched
 from diva_grpo.flows.cli.results import counted
 from diva_grpo.schemas.command import diva
-from diva_grpo.schemas.config import MAX_PIXELS, LabelConfig, PolicyConfig, PolicyOptions, TeacherConfig
+from diva_grpo.schemas.config import MAX_PIXELS, LabelConfig, TeacherConfig
 from diva_grpo.schemas.exceptions import ConfigError, TeacherError
+from diva_grpo.schemas.policy import PolicyConfig, PolicyOptions
 
 if TYPE_CHECKING:
     from diva_grpo.pipeline.stages.solve import Solver

@@ -12,7 +12,7 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from diva_grpo.flows.runs.hooks import SHOWN, ends_in_one_line
-from diva_grpo.schemas.config import EvaluateConfig
+from diva_grpo.schemas.policy import EvaluateConfig
 from diva_grpo.trainer.evaluation.run import run_evaluation
 
 

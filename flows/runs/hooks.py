@@ -39,8 +39,9 @@ from diva_grpo.flows.verbs import VERB_OF_FLOW, command_line
 from diva_grpo.pipeline.stages.shortage import training_run
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.meter import Meter, state_line
-from diva_grpo.schemas.config import Config, EvaluateConfig, FlowConfig, ProblemsConfig, TopUpConfig
+from diva_grpo.schemas.config import Config, FlowConfig, ProblemsConfig, TopUpConfig
 from diva_grpo.schemas.exceptions import DivaError, StoreError
+from diva_grpo.schemas.policy import EvaluateConfig
 
 C = TypeVar("C", bound=Config)
 R = TypeVar("R")

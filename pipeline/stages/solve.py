@@ -10,7 +10,7 @@ from diva_grpo.pipeline.images.shown import shown_images
 from diva_grpo.pipeline.session.session import Endpoint
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.prompts import Prompt, load_prompt
-from diva_grpo.schemas.config import PolicyConfig, PolicyOptions
+from diva_grpo.schemas.policy import PolicyConfig, PolicyOptions
 from diva_grpo.schemas.question import Question
 from diva_grpo.schemas.replies import Answer, Reply
 

@@ -10,8 +10,8 @@ from prefect.client.orchestration import get_client
 
 from diva_grpo.flows.cli import cli
 from diva_grpo.flows.runs.evaluate import evaluate
-from diva_grpo.schemas.config import EvaluateConfig
 from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.policy import EvaluateConfig
 from diva_grpo.schemas.records import Evaluation
 from tests.support.tiny_text_model import planted_store
 

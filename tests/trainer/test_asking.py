@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from diva_grpo.flows.cli import cli
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.schemas.config import PolicyConfig, PolicyOptions
 from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.policy import PolicyConfig, PolicyOptions
 from diva_grpo.schemas.question import question_of
 from diva_grpo.schemas.records import Problem, Variant
 from diva_grpo.trainer.asking import known_policy

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from diva_grpo.pipeline.images.shown import ImagePath, Shown, shown_images
-from diva_grpo.schemas.config import PolicyConfig, PolicyOptions
 from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.policy import PolicyConfig, PolicyOptions
 from diva_grpo.schemas.question import Question
 from diva_grpo.schemas.replies import Answer, Reply
 from diva_grpo.trainer.asking import (

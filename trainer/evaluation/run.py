@@ -9,8 +9,8 @@ from typing import Any
 from diva_grpo.pipeline.ingest import ingest
 from diva_grpo.pipeline.session.progress import progress_bar
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.schemas.config import EvaluateConfig, PolicyOptions
 from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.policy import EvaluateConfig, PolicyOptions
 from diva_grpo.schemas.records import Problem
 from diva_grpo.trainer.checkpoints import training_step
 from diva_grpo.trainer.evaluation.benchmarks import SPLIT, Benchmark, find_benchmark

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.schemas.config import HintStyle
+from diva_grpo.schemas.policy import HintStyle
 from diva_grpo.schemas.question import Question, question_of
 from diva_grpo.schemas.records import Kind, Status, Variant
 from diva_grpo.trainer.evaluation.policy import PolicySolver

@@ -70,11 +70,12 @@ def test_second_run_adds_nothing(store: VariantStore, config: CurateConfig) -> N
     assert _records(store) == before
 
 
-def test_shards_are_tasks_in_turn(config: CurateConfig, caplog: pytest.LogCaptureFixture) -> None:
+def test_shards_are_tasks(config: CurateConfig, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         curate(config)
     lines = [record.getMessage() for record in caplog.records if "problems done" in record.getMessage()]
-    assert lines == ["shard 1 of 2: 3 problems done", "shard 2 of 2: 2 problems done"]
+    # Shards overlap, so the smaller second one may be done first.
+    assert sorted(lines) == ["shard 1 of 2: 3 problems done", "shard 2 of 2: 2 problems done"]
 
 
 def test_filter_limit_and_no_labels(store: VariantStore, config: CurateConfig) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 from trl import GRPOConfig
 
 from diva_grpo.schemas.exceptions import ConfigError
@@ -31,7 +32,7 @@ WARMED = {"lr_scheduler_type": "linear"}
 TWO_REWARDS = {"advantage": "grpo", "weights": 2}
 
 CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "learning_rate": (1e-2, {}), "lr_scheduler_type": ("constant", {}),
+    "learning_rate": (5e-3, {}), "lr_scheduler_type": ("constant", {}),
     "lr_scheduler_kwargs": ({"min_lr": 5e-4}, FALLING),
     "warmup_steps": (2, WARMED), "optim": ("sgd", {}), "optim_args": ("momentum=0.9", {"optim": "sgd"}),
     "weight_decay": (0.5, {}), "adam_beta1": (0.1, {}), "adam_beta2": (0.1, {}), "adam_epsilon": (1.0, {}),
@@ -39,7 +40,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "data_seed": (9, {}), "shuffle_dataset": (False, {}), "max_steps": (3, {}),
     "num_generations": (2, {}), "max_completion_length": (4, {}), "temperature": (0.5, {}), "top_p": (0.5, {}),
     "top_k": (3, {}), "min_p": (0.9, {}), "repetition_penalty": (2.0, {}),
-    "generation_kwargs": ({"typical_p": 0.2}, {}), "pad_to_multiple_of": (16, {}),
+    "generation_kwargs": ({"typical_p": 0.2}, {}),
     "generation_batch_size": (32, {}), "steps_per_generation": (2, {}), "gradient_accumulation_steps": (2, {}),
     "per_device_train_batch_size": (32, {}), "num_iterations": (2, {"learning_rate": 1e-2}),
     "beta": (0.5, TWICE), "epsilon": (1e-6, TWICE), "epsilon_high": (1e-6, TWICE), "delta": (0.5, TWICE),
@@ -54,13 +55,12 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "vespo_k_neg": (9.0, {"loss_type": "vespo", **TWICE}), "vespo_lambda_neg": (9.0, {"loss_type": "vespo", **TWICE}),
     "mask_truncated_completions": (True, {}), "top_entropy_quantile": (0.2, {}), "entropy_coef": (0.5, {}),
     "use_adaptive_entropy": (True, {"entropy_coef": 0.1, "entropy_target": 1.0}),
-    "entropy_coef_min": (0.09, {**ADAPTIVE, "entropy_target": 1.0, "entropy_coef_delta": 0.5, "entropy_coef_max": 0.2}),
     "entropy_coef_max": (0.1, ADAPTIVE), "entropy_coef_delta": (0.4, ADAPTIVE), "entropy_target": (1.0, ADAPTIVE),
     "scale_rewards": ("none", {"advantage": "grpo"}),
     "multi_objective_aggregation": ("normalize_then_sum", TWO_REWARDS),
     "reward_weights": ([1.0, 0.25], TWO_REWARDS),
 }  # fmt: skip
-"""A field, a value other than its default, and settings under which it must change the trained weights."""
+"""A field, a value other than that of `trained`, and settings under which it must change the trained weights."""
 
 SEEN = {
     "test_trainer": {
@@ -75,14 +75,19 @@ SEEN = {
         "test_generation_is_told_what_was_set": "cache_implementation",
         "test_settings_of_the_model_and_of_evaluation": "disable_dropout cast_lm_head_to_fp32 num_generations_eval "
         "model_init_kwargs eval_on_start load_best_model_at_end metric_for_best_model eval_delay greater_is_better "
-        "save_total_limit dataloader_num_workers "
+        "save_total_limit "
         "gradient_checkpointing activation_checkpointing use_cpu disable_tqdm bf16",
         "test_the_chat_template_is_told_what_was_set": "chat_template_kwargs",
+        "test_rows_may_come_from_workers": "dataloader_num_workers",
+        "test_padding_changes_no_weight": "pad_to_multiple_of",
     },
 }  # fmt: skip
 """Fields by the test that sees them at work."""
 
 INHERITED = {
+    "TRL reads it beside `entropy_coef_max`, once the entropy has crossed its target, as no short run does": """
+        entropy_coef_min
+    """,
     "TRL's own code reads it at a place that this trainer does not override (start-up, logging, saving)": """
         trust_remote_code router_aux_loss_coef log_multimodal num_completions_to_print log_unique_prompts
         log_completions_hub_repo max_tool_calling_iterations use_liger_kernel liger_kernel_config
@@ -209,7 +214,19 @@ def test_a_field_changes_what_is_trained(model_path: Path, tmp_path: Path) -> No
         after = trained(model_path, tmp_path / name, {**options, name: value})
         if torch.equal(after, before[key]):
             unchanged.append(name)
-    assert unchanged == ["pad_to_multiple_of"], "padding alone changes nothing, and must not"
+    assert unchanged == []
+
+
+def test_padding_changes_no_weight(model_path: Path, tmp_path: Path) -> None:
+    """But for the order of sums, which plain gradient descent does not amplify."""
+    plain = {"optim": "sgd", "learning_rate": 1.0}
+    began = torch.cat(
+        [p.detach().flatten() for p in AutoModelForCausalLM.from_pretrained(model_path).parameters()]
+    )
+    one = trained(model_path, tmp_path / "one", plain)
+    other = trained(model_path, tmp_path / "other", {**plain, "pad_to_multiple_of": 16})
+    assert (one - began).abs().max() > 1e-3
+    assert torch.allclose(one, other, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -353,14 +353,26 @@ def _too_large(batch: Any) -> list[str | None]:
     """By row, what is said of a cell that is too large; None where none is."""
     said: list[str | None] = [None] * batch.num_rows
     for name in batch.schema.names:
-        column = batch.column(name)
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            sizes = pc.binary_length(column).fill_null(0)
-            if (pc.max(sizes).as_py() or 0) > _CELL_CHARS:
-                for row, size in enumerate(sizes.to_pylist()):
-                    if size > _CELL_CHARS:
-                        said[row] = f"a cell of {size >> 20} MiB in {name}: at most {_CELL_CHARS >> 20}"
+        for row, size in enumerate(_text_sizes(batch.column(name))):
+            if size > _CELL_CHARS:
+                said[row] = f"a cell of {size >> 20} MiB in {name}: at most {_CELL_CHARS >> 20}"
     return said
+
+
+def _text_sizes(column: Any) -> Iterable[int]:
+    """Bytes of the texts in each cell; none where no cell can be too large. Images have a limit of their own."""
+    kind = column.type
+    texts = column.dictionary if pa.types.is_dictionary(kind) else column
+    if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
+        sizes = pc.binary_length(texts).fill_null(0)
+        if (pc.max(sizes).as_py() or 0) <= _CELL_CHARS:
+            return ()
+        # Each row of a dictionary may point to the one large text.
+        by_row = sizes.take(column.indices) if pa.types.is_dictionary(kind) else sizes
+        return cast(list[int], by_row.fill_null(0).to_pylist())
+    if pa.types.is_nested(kind) and column.nbytes > _CELL_CHARS and "binary" not in str(kind):
+        return [column.slice(row, 1).nbytes for row in range(len(column))]
+    return ()
 
 
 def _arrow_rows(path: Path) -> Rows:

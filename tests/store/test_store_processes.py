@@ -125,7 +125,7 @@ from diva_grpo.pipeline.store import VariantStore
 store, rounds, merged, removed, waiting = VariantStore(sys.argv[1]), 0, 0, 0, 1
 print("compacting", flush=True)
 while not select.select([sys.stdin], [], [], 0.5)[0] or waiting:
-    done = store.compact(grace_s=3)
+    done = store.compact(grace_s=20)  # longer than a query takes where two cores carry thirteen processes
     rounds, merged, removed = rounds + 1, merged + done.merged, removed + done.removed
     waiting = done.waiting
 print(rounds, merged, removed)

@@ -128,7 +128,8 @@ def test_other_sets_have_a_reward_file(store: VariantStore, tmp_path: Path) -> N
     ]
     result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     path = tmp_path / "w.parquet.reward.py"
-    line = f"custom_reward_function.path={path} custom_reward_function.name=compute_score"
+    prefix = "reward.custom_reward_function"
+    line = f"{prefix}.path={path} {prefix}.name=compute_score"
     assert line in result.stderr
     assert line in path.read_text("utf-8")
     specification = importlib.util.spec_from_file_location("reward", path)

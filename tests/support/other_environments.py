@@ -31,7 +31,7 @@ class Environment:
     def __init__(self, folder: Path) -> None:
         self.bin = folder / "bin"
 
-    def run(self, program: str, *arguments: object, timeout: float = 280, **variables: str) -> str:
+    def run(self, program: str, *arguments: object, timeout: float = 840, **variables: str) -> str:
         """What a program of the environment prints."""
         done = subprocess.run(
             [self.bin / program, *map(str, arguments)],

@@ -19,7 +19,7 @@ from tests.support.endpoints import Server, completion, serving
 from tests.support.other_environments import Environment, environment
 from tests.support.source_files import png
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test makes the environment
 
 SAMPLES = 4
 

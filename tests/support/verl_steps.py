@@ -53,6 +53,7 @@ def configured(store: str, held_out: str, model: str, folder: str) -> Any:
         "actor_rollout_ref.rollout.name": "vllm",
         "actor_rollout_ref.rollout.n": ROLLOUTS,
         "algorithm.adv_estimator": "grpo",
+        "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
         "trainer.default_local_dir": folder,
         "trainer.total_epochs": 10,
     }
@@ -185,6 +186,7 @@ def refusals(*where: str) -> list[str]:
         refusal(configured(*where), {"data.diva.split": "dev"}),
         refusal(configured(*where), {"data.dataloader_num_workers": 2}),
         refusal(configured(*where), {"data.train_batch_size": 5}, draws=1),
+        refusal(configured(*where), {"data.train_batch_size": 18}, draws=1),
         refusal(configured(*where), {}, draws=2),
         refusal(configured(*where), {"trainer.v1.trainer_mode": "colocate_async"}),
     ]

@@ -266,11 +266,12 @@ class StoreDataset(RLHFDataset):
                 "the rewards of the last batch did not come back: set trainer.v1.sampler.custom_sampler to "
                 "CurriculumBuffer, and trainer.v1.trainer_mode=sync"
             )
+        problem_P = self._next_problems(len(items))
         if self._recorder is None:
             self._begin()
         if self.step - self._refreshed_at >= self._options.refresh_steps:
             self._snapshot, self._refreshed_at = self._store.snapshot(), self.step
-        choice = self.curriculum.choose(self._next_problems(len(items)), self._snapshot, self.step)
+        choice = self.curriculum.choose(problem_P, self._snapshot, self.step)
         rows.choice, rows.texts = choice, self._snapshot.texts(choice.variant_numbers())
         self.step += 1
         return [
@@ -285,6 +286,10 @@ class StoreDataset(RLHFDataset):
             raise ConfigError(
                 f"a batch of {count} prompts does not divide into problems of {slots} prompts each: set "
                 "data.train_batch_size to a multiple, and leave algorithm.filter_groups and gen_batch_size alone"
+            )
+        if problems > total:
+            raise ConfigError(
+                f"a batch has {problems} problems, and the training data {total}: make it smaller"
             )
         epoch, number = divmod(self.step, total // problems)
         order = np.random.default_rng([self.curriculum.settings.seed, epoch]).permutation(total)

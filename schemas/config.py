@@ -262,10 +262,10 @@ class ExportConfig(Config):
         default="training",
         description="problems (the originals), variants (the accepted ones), training (both), or any view.",
     )
-    preset: Literal["trl", "verl", "easyr1", "sft"] | None = Field(
+    preset: Literal["trl", "verl", "easyr1", "verifiers", "sft"] | None = Field(
         default=None,
-        description="Columns as this trainer reads them (sft: prompts with worked solutions, for TRL's SFTTrainer); "
-        "default: all columns.",
+        description="Columns as this trainer reads them (verifiers: an environment as a package, for prime-rl; sft: "
+        "prompts with worked solutions, for TRL's SFTTrainer); default: all columns.",
     )
     prompt: Literal["chat", "text"] = Field(
         default="chat",

@@ -260,7 +260,10 @@ class Rollout(Record):
     variant_id: str = Field(description="`original` for slot 0 and where no variant was accepted")
     reward: float | None = Field(description="weighted sum of the rewards; NULL where none was given")
     accuracy: float | None = Field(description="1 right, 0 wrong, NULL not judged")
-    advantage: float = Field(description="advantage that its own tokens were trained with")
+    advantage: float | None = Field(
+        default=None,
+        description="advantage that its own tokens were trained with; NULL where another trainer computed it (veRL)",
+    )
     completion_tokens: int = Field(description="tokens of the completion")
     attempt: int = Field(description="start or resume of the run that made it")
     completion: str | None = Field(

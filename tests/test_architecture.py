@@ -44,14 +44,23 @@ MAY_IMPORT = {
         "pipeline.perturb",
         "pipeline.session.progress",
     },
+    "trainer.hosts": {
+        "schemas",
+        "trainer",
+        "pipeline.difficulty",
+        "pipeline.grade",
+        "pipeline.images",
+        "pipeline.store",
+    },
     "flows": {"schemas", "pipeline", "trainer", "flows"},
 }
 FOREIGN = {
     "schemas": {"prefect", "torch", "trl", "duckdb", "openai"},
     "pipeline": {"prefect", "torch", "trl"},
     "pipeline.difficulty": {"prefect", "torch", "trl", "duckdb", "openai"},
-    "trainer.method": {"prefect", "trl", "duckdb", "openai"},
-    "trainer": {"prefect"},
+    "trainer.method": {"prefect", "trl", "verl", "verifiers", "duckdb", "openai"},
+    "trainer": {"prefect", "verl", "verifiers"},
+    "trainer.hosts": {"prefect", "trl"},
     "flows": set(),
 }
 

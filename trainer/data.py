@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 
 from diva_grpo.pipeline.store import VariantStore, VariantText
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Problem
-from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.method.curriculum import Choice
 from diva_grpo.trainer.prompts import PromptBuilder
-from diva_grpo.trainer.vision import ImageRows
+
+if TYPE_CHECKING:  # these need TRL, which other hosts of the curriculum do without
+    from diva_grpo.trainer.config import DivaGRPOConfig
+    from diva_grpo.trainer.vision import ImageRows
 
 logger = logging.getLogger(__name__)
 

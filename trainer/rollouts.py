@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 
 from diva_grpo.pipeline.difficulty.scale import FloatArray
+from diva_grpo.trainer.columns import event_columns
 from diva_grpo.trainer.data import Layout
 from diva_grpo.trainer.method.advantages import (
     ADVANTAGES,
@@ -151,15 +152,7 @@ class RolloutBatch:
 
     def event_columns(self, visit: Visit, curriculum: Curriculum) -> dict[str, Any]:
         """Columns of `difficulty_events`, one row a problem, but for run_id, step and attempt."""
-        return {
-            "problem_id": [curriculum.problem_ids[number] for number in self.choice.problem_P],
-            "old_difficulty": visit.old_P,
-            "new_difficulty": visit.new_P,
-            "accuracy": pa.array(visit.accuracy_P, from_pandas=True),
-            "rollouts": visit.judged_P,
-            "rule": [curriculum.settings.difficulty_rule] * len(visit.old_P),
-            "uncertainty": pa.array(visit.uncertainty_P, from_pandas=True),
-        }
+        return event_columns(self.choice, visit, curriculum)
 
     def refilled(
         self, other: RolloutBatch, take_P: BoolArray, layout: Layout, first_row: int, pad_id: int

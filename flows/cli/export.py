@@ -23,14 +23,15 @@ from diva_grpo.schemas.exceptions import ConfigError
 )
 @click.option("--public", is_flag=True, help="With --push-to-hub: a new data set there is public.")
 def export(out: Path, store_dir: Path, push_to_hub: str | None, public: bool, **values: Any) -> None:
-    """Write originals and accepted variants for another trainer: TRL, veRL, EasyR1, or anything else.
+    """Write originals and accepted variants for another trainer: TRL, veRL, EasyR1, prime-rl, or anything else.
 
     OUT.parquet and OUT.jsonl are files. Any other OUT is a Hugging Face folder with a dataset card, which
-    datasets.load_dataset(OUT) loads.
+    datasets.load_dataset(OUT) loads. With --preset verifiers, OUT is the folder of a package that pip installs.
 
     \b
     examples: diva export out/math --store runs/store --preset trl
               diva export train.parquet --store runs/store --preset verl --where "split = 'train'"
+              diva export word_problems --store runs/store --preset verifiers
               diva export out/sft --store runs/store --preset sft
               diva export out/mid.parquet --store runs/store --preset trl --pass-rate 0.1:0.8 --control
               diva export labels.jsonl --store runs/store --what labels
@@ -42,8 +43,8 @@ def export(out: Path, store_dir: Path, push_to_hub: str | None, public: bool, **
 
     config = made(ExportConfig, values)
     if push_to_hub:
-        if format_of(out, config) != "hf":
-            raise ConfigError("--push-to-hub goes with --format hf")
+        if format_of(out, config) != "hf" or config.preset == "verifiers":
+            raise ConfigError("--push-to-hub goes with --format hf, and not with --preset verifiers")
         check_token()
     store = VariantStore(store_dir)
     with progress_bar(None, "rows") as progress:

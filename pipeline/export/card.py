@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import PurePosixPath
 
 import yaml
 from tabulate import tabulate
@@ -65,6 +66,7 @@ def card(
     shape: Shape | None,
     tally: Tally,
     splits: Mapping[str, int],
+    data: str,
 ) -> str:
     """The README.md of a dataset folder: metadata of the hub, then tables for people.
 
@@ -75,9 +77,9 @@ def card(
         shape: of the rows; None for a view as it is.
         tally: counts of the exported rows; empty for a view.
         splits: rows by split.
+        data: path of the rows in the folder.
     """
     known = {source: licence for source, licence in licenses(store).items() if source in tally.sources}
-    folder = "" if config.preset == "easyr1" else "data/"
     metadata = {
         "pretty_name": name,
         "license": _licence_tag(set(known.values())),
@@ -87,7 +89,9 @@ def card(
         "configs": [
             {
                 "config_name": "default",
-                "data_files": [{"split": split, "path": f"{folder}{split}-*"} for split in splits],
+                "data_files": [
+                    {"split": split, "path": str(PurePosixPath(data, f"{split}-*"))} for split in splits
+                ],
             }
         ],
     }

@@ -14,6 +14,7 @@ from diva_grpo.pipeline.export.card import Tally, card
 from diva_grpo.pipeline.export.files import JsonWriter, ParquetWriter, Writer, write_batches
 from diva_grpo.pipeline.export.rows import TRAINING, Selection, Wanted, selection
 from diva_grpo.pipeline.export.shapes import Shape
+from diva_grpo.pipeline.export.verifiers import module_name, write_package
 from diva_grpo.pipeline.export.verl import data_source, write_reward_file
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.views import view_names
@@ -119,11 +120,14 @@ def _written(
         tally = Tally()
         with _appearing(out) as path:
             if format_of(out, config) == "hf":
-                shape = _write_folder(chosen, path, config, tally, progress)
-                text = card(
-                    store, out.resolve().name, config, shape, tally, tally.splits() or _named(chosen.splits)
-                )
-                _card_path(path, config).write_text(text, encoding="utf-8")
+                data = _data_folder(out, config)
+                shape = _write_folder(chosen, path / data, config, tally, progress)
+                splits = tally.splits() or _named(chosen.splits)
+                text = card(store, out.resolve().name, config, shape, tally, splits, data)
+                if config.preset == "verifiers":
+                    write_package(path, out, text, tally)
+                else:
+                    _card_path(path, config).write_text(text, encoding="utf-8")
             else:
                 _write_file(chosen, path, out, config, tally, progress)
         notes = _notes(out, config, tally)
@@ -138,6 +142,13 @@ def _none_fits(config: ExportConfig) -> str:
     return f"no row fits: {' and '.join(given)}"
 
 
+def _data_folder(out: Path, config: ExportConfig) -> str:
+    """Path of the rows in a folder."""
+    if config.preset == "verifiers":
+        return f"{module_name(out)}/data"
+    return "" if config.preset == "easyr1" else "data"
+
+
 def _card_path(folder: Path, config: ExportConfig) -> Path:
     """Path of the card. EasyR1 reads every file of a folder as data, so its card is outside of the folder."""
     return _beside(folder) if config.preset == "easyr1" else folder / "README.md"
@@ -149,6 +160,8 @@ def _beside(out: Path) -> Path:
 
 def _notes(out: Path, config: ExportConfig, tally: Tally) -> tuple[str, ...]:
     notes = []
+    if config.preset == "verifiers":
+        notes.append(f"install it beside verifiers: pip install {out}")
     if config.preset == "verl":
         names = {config.data_source} if config.data_source else {data_source(name) for name in tally.sources}
         line = write_reward_file(out, filter(None, names))
@@ -173,6 +186,10 @@ def _check(out: Path, config: ExportConfig) -> None:
         raise ConfigError("--prompt text goes with --preset trl and sft only")
     if config.data_source and config.preset != "verl":
         raise ConfigError("--data-source goes with --preset verl only")
+    if config.preset == "verifiers":
+        module_name(out)
+        if format_of(out, config) != "hf":
+            raise ConfigError(f"--preset verifiers writes a package: name a folder, not {out}")
     taken = [path for path in (out, *_companions(out)) if path.exists()]
     if taken:
         raise ConfigError(f"{taken[0]} exists already: choose another path, or delete it")
@@ -224,12 +241,11 @@ def _named(splits: dict[str, int]) -> dict[str, int]:
 
 def _write_folder(
     chosen: Selection,
-    folder: Path,
+    data: Path,
     config: ExportConfig,
     tally: Tally,
     progress: Callable[[int], None] | None,
 ) -> Shape | None:
-    data = folder if config.preset == "easyr1" else folder / "data"
     data.mkdir(parents=True)
     if not chosen.is_training:
         for done in write_batches(data / "train-00000-of-00001.parquet", chosen.batches("train"), "parquet"):

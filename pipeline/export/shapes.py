@@ -3,7 +3,7 @@
 Formats as these projects document them: TRL's GRPOTrainer (a column `prompt`, `images`, further columns for the
 reward functions) and SFTTrainer (prompt and completion), veRL (docs/preparation/prepare_data.rst and its Geometry3K
 example: data_source, prompt, ability, reward_model, extra_info, images) and EasyR1 (README, Custom Dataset: problem,
-answer, images).
+answer, images). Those of `verifiers` are read by `diva_grpo.trainer.hosts.verifiers`.
 """
 
 from __future__ import annotations
@@ -60,6 +60,12 @@ _COLUMNS: Mapping[str | None, Mapping[str, str]] = {
         "problem": "the question, <image> where an image stands",
         "answer": "reference answer",
     },
+    "verifiers": {
+        "prompt": "the question, <image> where an image stands",
+        "answer": "reference answer",
+        "options": "texts of the choices A, B, ... (empty: an open question)",
+        "hint_steps": "steps of a solution in the question (0: no hint)",
+    },
 }
 _IMAGES = {"images": "images in the order in which they stand in the question"}
 
@@ -69,7 +75,7 @@ class Shape:
     """The columns of a row for a preset.
 
     Attributes:
-        preset: `trl`, `verl`, `easyr1`, `sft`, or None for all columns without changes.
+        preset: `trl`, `verl`, `easyr1`, `verifiers`, `sft`, or None for all columns without changes.
         with_images: whether there is a column of images.
         prompt: for TRL, `chat` or `text`.
         instruction: text after each question.
@@ -100,6 +106,7 @@ class Shape:
             "options": texts,
             "hint": texts,
             "solution_steps": texts,
+            "hint_steps": Value("int64"),
             "reward_model": {"style": text, "ground_truth": text},
             "extra_info": {
                 "split": text,
@@ -114,6 +121,8 @@ class Shape:
         }
         if self.preset == "verl":
             special["prompt"] = chat
+        elif self.preset == "verifiers":
+            special["prompt"] = text
         elif self.prompt == "chat":
             special["prompt"] = special["completion"] = List({"role": text, "content": content})
         return Features({name: special.get(name, text) for name in self.descriptions})
@@ -135,6 +144,9 @@ class Shape:
         answer = values["answer"]
         if self.preset == "easyr1":
             return {**found, "problem": flat, "answer": answer}, pictures
+        if self.preset == "verifiers":
+            own = {"prompt": flat, "options": values["options"], "hint_steps": len(values["hint"] or ())}
+            return {**found, **own, "answer": answer}, pictures
         if self.preset == "sft":
             return {**found, **self._with_completion(parts, values), "answer": answer}, pictures
         if self.preset == "trl":

@@ -1,7 +1,8 @@
 """How veRL scores exported rows: by its own rule for a known data set, or by a reward file of ours.
 
 veRL selects its rule by `data_source` (`verl.utils.reward_score.default_compute_score`) and refuses unknown names. For
-rows of such sources the export writes a file that calls our grader, as veRL's `custom_reward_function`.
+rows of such sources the export writes a file that calls our grader, as veRL's `reward.custom_reward_function` (earlier
+releases read `custom_reward_function`, which `main_ppo` of 0.9.1 ignores).
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def write_reward_file(out: Path, names: Iterable[str]) -> str | None:
     if all(map(is_known, names)):
         return None
     path = reward_path(out).resolve()
-    line = f"custom_reward_function.path={path} custom_reward_function.name=compute_score"
+    settings = {"path": path, "name": "compute_score"}
+    line = " ".join(f"reward.custom_reward_function.{name}={value}" for name, value in settings.items())
     path.write_text(_REWARD_FILE.format(line=line), encoding="utf-8")
     return line

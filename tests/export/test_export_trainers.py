@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +128,8 @@ def test_other_sets_have_a_reward_file(store: VariantStore, tmp_path: Path) -> N
     ]
     result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     path = tmp_path / "w.parquet.reward.py"
-    line = f"custom_reward_function.path={path} custom_reward_function.name=compute_score"
+    prefix = "reward.custom_reward_function"
+    line = f"{prefix}.path={path} {prefix}.name=compute_score"
     assert line in result.stderr
     assert line in path.read_text("utf-8")
     specification = importlib.util.spec_from_file_location("reward", path)
@@ -143,6 +146,47 @@ def test_other_sets_have_a_reward_file(store: VariantStore, tmp_path: Path) -> N
     ):
         truth = row["reward_model"]["ground_truth"]
         assert module.compute_score(row["data_source"], said, truth, extra_info=row["extra_info"]) == score
+
+
+# --- verifiers
+
+
+def test_verifiers_gets_a_package_whose_rows_are_inside_its_module(
+    store: VariantStore, tmp_path: Path
+) -> None:
+    report = export(store, tmp_path / "Word-sums", ExportConfig(preset="verifiers"))
+    assert report.notes == (f"install it beside verifiers: pip install {tmp_path / 'Word-sums'}",)
+    folder = tmp_path / "Word-sums"
+    rows = pq.read_table(folder / "word_sums" / "data" / "train-00000-of-00001.parquet").to_pylist()
+    assert rows[-1]["prompt"] == "<image>Which?\n(A) 3\n(B) 4"
+    assert rows[-1]["options"] == ["3", "4"]
+    assert len(rows[-1]["images"]) == 1
+    project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
+    assert project["project"]["name"] == "word-sums"
+    assert project["tool"]["setuptools"]["packages"] == ["word_sums"]
+    exported = ast.parse((folder / "word_sums" / "__init__.py").read_text("utf-8"))
+    assert any(isinstance(node, ast.ClassDef) and node.name == "Taskset" for node in exported.body)
+    card = (folder / "README.md").read_text("utf-8")
+    assert "vf-eval word-sums" in card
+    assert "kinds to load: `harder`, `original`, `reword`" in card
+    assert datasets.load_dataset(str(folder))["train"].num_rows == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("math", "math is taken"),
+        ("verifiers", "verifiers is taken"),
+        ("2nd", "must begin with a letter"),
+        ("rows.parquet", "writes a package: name a folder"),
+    ],
+)
+def test_a_package_needs_a_folder_with_a_free_name(
+    store: VariantStore, tmp_path: Path, out: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        export(store, tmp_path / out, ExportConfig(preset="verifiers"))
+    assert not any(tmp_path.iterdir())
 
 
 # --- EasyR1

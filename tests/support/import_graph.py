@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pipeline.export",),
     ("trainer.method",),
     ("trainer",),
-    ("trainer.evaluation",),
+    ("trainer.evaluation", "trainer.hosts"),
     ("flows",),
     ("flows.pages",),
     ("flows.runs",),

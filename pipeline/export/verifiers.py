@@ -1,0 +1,130 @@
+"""The package of an environment for `verifiers`: its files beside the rows.
+
+The classes are in `diva_grpo.trainer.hosts.verifiers`; the package says where its rows are.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from diva_grpo.pipeline.export.card import Tally
+from diva_grpo.schemas.exceptions import ConfigError
+
+REQUIRES = ("diva-grpo>=0.1", "verifiers>=0.4,<0.5")
+
+_PROJECT = """\
+[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "{id}"
+version = "0.1.0"
+description = "An environment for verifiers, exported from a variant store by diva-grpo"
+readme = "README.md"
+requires-python = ">=3.11"
+dependencies = [{requires}]
+keywords = ["verifiers", "math", "grpo", "diva-grpo"]
+
+[tool.setuptools]
+packages = ["{module}"]
+
+[tool.setuptools.package-data]
+{module} = ["data/*.parquet"]
+"""
+
+_MODULE = '''\
+"""Tasks for `verifiers` from a variant store, written by `diva export --preset verifiers`."""
+
+from pathlib import Path
+
+from diva_grpo.trainer.hosts.verifiers import StoreEnv, StoreHarness, StoreTaskset
+
+__all__ = ["StoreEnv", "StoreHarness", "Taskset"]
+
+
+class Taskset(StoreTaskset):
+    """The rows in the folder `data`."""
+
+    folder = Path(__file__).parent / "data"
+'''
+
+_USE = """\
+## Use
+
+Install `diva-grpo`, then this folder, into the environment of `verifiers`:
+
+```sh
+pip install {folder}
+vf-eval {id} -n 8 -r 4 --model MODEL --client.base-url http://localhost:8000/v1 --no-push
+vf-eval {id} --env.taskset.kinds '["original"]' --model MODEL --client.base-url http://localhost:8000/v1 --no-push
+```
+
+| option | meaning |
+| --- | --- |
+| `--env.taskset.split` | {splits} |
+| `--env.taskset.kinds` | kinds to load: {kinds}; default: all |
+| `--env.taskset.hint-steps` | of the variants with a hint, only those with these numbers of steps; default: all |
+
+In prime-rl:
+
+```toml
+[[orchestrator.train.source]]
+name = "{id}"
+
+[orchestrator.train.source.env.taskset]
+id = "{id}"
+kinds = ["original"]
+```
+
+The reward is 1 for a right answer and 0 for a wrong one. A rollout fails where the grader cannot decide.
+"""
+
+
+def module_name(folder: Path) -> str:
+    """Name of the package's module, from the name of its folder.
+
+    >>> module_name(Path("out/word-problems"))
+    'word_problems'
+
+    Raises:
+        ConfigError: Python cannot import a module of this name, or would import another one.
+    """
+    name = re.sub(r"\W", "_", folder.resolve().name.lower())
+    if not name.isidentifier() or not name[0].isalpha():
+        raise ConfigError(
+            f"{folder}: the package gets the name of its folder, which must begin with a letter"
+        )
+    if name in sys.stdlib_module_names or name in ("verifiers", "diva_grpo"):
+        raise ConfigError(
+            f"{folder}: the package gets the name of its folder, and {name} is taken: choose another name"
+        )
+    return name
+
+
+def write_package(path: Path, folder: Path, card: str, tally: Tally) -> None:
+    """Write what makes a package of a folder whose rows are in `<module>/data`.
+
+    Args:
+        path: where the folder is written.
+        folder: where it will be, for its name and the commands in its README.
+        card: the dataset card, which becomes the README.
+        tally: counts of the rows.
+    """
+    module = module_name(folder)
+    values = {
+        "id": module.replace("_", "-"),
+        "module": module,
+        "folder": folder,
+        "requires": ", ".join(f'"{requirement}"' for requirement in REQUIRES),
+        "splits": ", ".join(f"`{split}`" for split in tally.splits()),
+        "kinds": ", ".join(f"`{kind}`" for kind in sorted({kind for _, kind in tally.kinds})),
+    }
+    for name, text in {
+        "pyproject.toml": _PROJECT.format(**values),
+        f"{module}/__init__.py": _MODULE,
+        "README.md": f"{card}\n{_USE.format(**values)}",
+    }.items():
+        (path / name).write_text(text, encoding="utf-8")

@@ -1,0 +1,228 @@
+"""Steps of veRL's trainer without its workers: a script for veRL's environment.
+
+What is veRL's own here: the configuration, PPOTrainerSync (data loader, batches, checkpoints), StatefulDataLoader,
+TransferQueue, NaiveRewardManager and the replay buffer. A script stands for the policy, and nothing is trained.
+
+    python verl_steps.py STORE HELD_OUT MODEL FOLDER
+
+Prints JSON: what each step chose and logged, before and after a resume.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+import transfer_queue
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from verl import DataProto
+from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
+from verl.trainer.ppo.reward import load_reward_manager
+from verl.trainer.ppo.v1 import PPOTrainerSync
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+from diva_grpo.schemas.exceptions import ConfigError
+
+HOST = "pkg://diva_grpo.trainer.hosts.verl"
+ROLLOUTS, STEPS = 4, 3
+
+
+def configured(store: str, held_out: str, model: str, folder: str) -> Any:
+    """veRL's configuration, as its command line makes it."""
+    overrides = {
+        "data.train_files": store,
+        "data.val_files": held_out,
+        "data.train_batch_size": 6,
+        "data.dataloader_num_workers": 0,
+        "data.custom_cls.path": HOST,
+        "data.custom_cls.name": "StoreDataset",
+        "+data.diva": "{variants: 1, selector: posterior, difficulty_rule: posterior, instruction: ' Box it.'}",
+        "trainer.v1.sampler.custom_sampler.path": HOST,
+        "trainer.v1.sampler.custom_sampler.name": "CurriculumBuffer",
+        "reward.custom_reward_function.path": HOST,
+        "reward.custom_reward_function.name": "compute_score",
+        "actor_rollout_ref.model.path": model,
+        "actor_rollout_ref.rollout.name": "vllm",
+        "actor_rollout_ref.rollout.n": ROLLOUTS,
+        "algorithm.adv_estimator": "grpo",
+        "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
+        "trainer.default_local_dir": folder,
+        "trainer.total_epochs": 10,
+    }
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return compose("ppo_trainer", [f"{name}={value}" for name, value in overrides.items()])
+
+
+class ScriptedPolicy:
+    """In place of veRL's agent loop: answers, has veRL's reward manager score, and puts the rollouts into the queue."""
+
+    def __init__(self, config: Any, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.manager = load_reward_manager(config, tokenizer)
+
+    def generate_sequences(self, batch: TensorDict) -> None:
+        """Rollouts of each prompt; of problem i the first i are right, and of its variants one more."""
+        for number in range(len(batch)):
+            prompt = {
+                name: batch[name][number]
+                for name in ("raw_prompt", "extra_info", "reward_model", "data_source")
+            }
+            prompt = {name: getattr(value, "data", value) for name, value in prompt.items()}
+            uid = getattr(batch["uid"][number], "data", batch["uid"][number])
+            rows = [self._rollout(prompt, sample) for sample in range(ROLLOUTS)]
+            transfer_queue.kv_batch_put(
+                keys=[f"{uid}_{sample}_0" for sample in range(ROLLOUTS)],
+                fields=list_of_dict_to_tensordict([{**row, **prompt, "uid": uid} for row in rows]),
+                tags=[{"status": "success", "response_len": len(row["responses"])} for row in rows],
+                partition_id="train",
+            )
+            transfer_queue.kv_put(key=uid, partition_id="train", tag={"status": "finished"})
+
+    def _rollout(self, prompt: dict[str, Any], sample: int) -> dict[str, Any]:
+        info, truth = prompt["extra_info"], prompt["reward_model"]["ground_truth"]
+        right = sample < info["index"] % ROLLOUTS + (info["kind"] != "original")
+        said = f"\\boxed{{{truth}}}" if right else "\\boxed{-1}"
+        asked = self.tokenizer.apply_chat_template(
+            prompt["raw_prompt"], add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        response = self.tokenizer(said, add_special_tokens=False)["input_ids"]
+        scored = self._scored(prompt, response)
+        return AgentLoopOutput(
+            prompt_ids=asked,
+            response_ids=response,
+            response_mask=[1] * len(response),
+            reward_score=scored["reward_score"],
+            metrics=AgentLoopMetrics(),
+            extra_fields={"reward_extra_info": scored["reward_extra_info"]},
+        ).as_dict()
+
+    def _scored(self, prompt: dict[str, Any], response: list[int]) -> dict[str, Any]:
+        columns = {}
+        for name in ("extra_info", "reward_model", "data_source"):
+            columns[name] = np.empty(1, object)
+            columns[name][0] = prompt[name]
+        ids = torch.tensor([response])
+        tensors = TensorDict({"responses": ids, "attention_mask": torch.ones_like(ids)}, batch_size=1)
+        data = DataProto(batch=tensors, non_tensor_batch=columns)
+        found: dict[str, Any] = self.manager.loop.run_until_complete(self.manager.run_single(data))
+        return found
+
+
+class NoWorkers:
+    """In place of veRL's worker group: has no weights to keep."""
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing."""
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing."""
+
+
+def prepared(config: Any) -> PPOTrainerSync:
+    """veRL's trainer with its data, and without its workers."""
+    trainer = PPOTrainerSync(config)
+    trainer._init_tokenizer()
+    trainer._init_dataloader()
+    trainer.replay_buffer.poll_interval = 0.01
+    trainer.actor_rollout_wg = NoWorkers()
+    trainer.agent_loop_manager = ScriptedPolicy(config, trainer.tokenizer)
+    trainer._load_checkpoint()
+    return trainer
+
+
+def steps(trainer: PPOTrainerSync, count: int) -> list[dict[str, Any]]:
+    """What came of some steps."""
+    found = []
+    for _ in range(count):
+        trainer.global_steps += 1
+        trainer.prepare_step()
+        choice = trainer.train_dataset.dataframe.choice
+        ids = trainer.train_dataset.curriculum.problem_ids
+        batch, metrics = trainer.replay_buffer.sample(trainer.global_steps, "train", 6)
+        transfer_queue.kv_clear(keys=batch.keys, partition_id="train")
+        found.append(
+            {
+                "rollouts": len(batch.keys),
+                "problems": [ids[number] for number in choice.problem_P],
+                "variants": [
+                    [choice.variant_id(place, slot) for slot in range(2)]
+                    for place in range(len(choice.problem_P))
+                ],
+                "metrics": metrics,
+            }
+        )
+    return found
+
+
+def refusal(config: Any, changes: dict[str, Any], draws: int = 0) -> str:
+    """What is said of a configuration that cannot work."""
+    for name, value in changes.items():
+        OmegaConf.update(config, name, value, force_add=True)
+    try:
+        trainer = PPOTrainerSync(config)
+        trainer._init_tokenizer()
+        trainer._init_dataloader()
+        for _ in range(draws):
+            trainer._next_train_batch()
+    except ConfigError as error:
+        return str(error)
+    return "none"
+
+
+def refusals(*where: str) -> list[str]:
+    """Messages, in the order of the test that reads them."""
+    return [
+        refusal(configured(*where), {"data.diva.selectr": "paper"}),
+        refusal(configured(*where), {"data.diva.aim": "some"}),
+        refusal(configured(*where), {"data.diva.selector": "best"}),
+        refusal(configured(*where), {"data.diva.split": "dev"}),
+        refusal(configured(*where), {"data.dataloader_num_workers": 2}),
+        refusal(configured(*where), {"data.train_batch_size": 5}, draws=1),
+        refusal(configured(*where), {"data.train_batch_size": 18}, draws=1),
+        refusal(configured(*where), {}, draws=2),
+        refusal(configured(*where), {"trainer.v1.trainer_mode": "colocate_async"}),
+    ]
+
+
+def main(store: str, held_out: str, model: str, folder: str) -> None:
+    """Three steps, a checkpoint, three more; and the last three again from the checkpoint."""
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    config = configured(store, held_out, model, folder)
+    ray.init(num_cpus=4, include_dashboard=False, logging_level="warning")
+    transfer_queue.init(config.transfer_queue)
+    trainer = prepared(config)
+    before = steps(trainer, STEPS)
+    trainer._save_checkpoint()
+    after = steps(trainer, STEPS)
+    difficulty = trainer.train_dataset.curriculum.live.difficulty.tolist()
+    trainer.train_dataset.close()
+    resumed = prepared(config)
+    again = steps(resumed, STEPS)
+    resumed.train_dataset.close()
+    result = {
+        "before": before,
+        "after": after,
+        "again": again,
+        "difficulty": difficulty,
+        "difficulty_again": resumed.train_dataset.curriculum.live.difficulty.tolist(),
+        "held_out": len(resumed.val_dataset),
+        "prompt": resumed.val_dataset[0]["raw_prompt"],
+        "steps_per_epoch": resumed.steps_per_epoch,
+        "files": sorted(path.name for path in Path(folder).rglob("*") if path.is_file()),
+        "refusals": refusals(store, held_out, model, folder),
+        "imported": [name for name in ("trl", "openai", "prefect") if name in sys.modules],
+    }
+    (Path(folder) / "result.json").write_text(json.dumps(result))
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

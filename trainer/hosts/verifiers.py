@@ -1,0 +1,203 @@
+"""Environments of `verifiers` 0.4 (prime-rl and others): tasks from an exported store, scored by our grader.
+
+`diva export OUT --preset verifiers` writes a package that subclasses these classes. This module needs `verifiers`
+and the base of `diva_grpo`. In the package:
+
+    class Taskset(StoreTaskset):
+        folder = Path(__file__).parent / "data"
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow.parquet as pq
+import verifiers.v1 as vf
+from openai import AsyncOpenAI
+from PIL import Image
+from pydantic import Field
+
+from diva_grpo.pipeline.grade import grade
+from diva_grpo.schemas.exceptions import ConfigError
+
+_BATCH_ROWS = 256
+
+
+class StoreData(vf.TaskData):
+    """What a task is made of. `id` is the problem_id of an original, or a variant_id.
+
+    Attributes:
+        answer: reference answer.
+        options: texts of the choices A, B, ...
+        problem_id: the problem of the original or variant.
+        kind: `original`, or the kind of the variant.
+        hint_steps: steps of a solution in the question; 0 without a hint.
+        delta: difficulty offset to the original, in levels.
+        difficulty: measured difficulty from 1 to 9; None where it was not measured.
+    """
+
+    answer: str
+    options: list[str] = Field(default_factory=list)
+    problem_id: str
+    kind: str
+    hint_steps: int = 0
+    delta: float | None = None
+    difficulty: float | None = None
+
+
+class StoreTask(vf.Task[StoreData]):
+    """A question with one reply."""
+
+    @property
+    def key(self) -> str:
+        """The id in the store, which stays the same in every export."""
+        return self.data.id or self.hash
+
+    @vf.reward(weight=1.0)
+    async def accuracy(self, trace: vf.Trace) -> float:
+        """1 for a right reply, 0 for a wrong one.
+
+        Raises:
+            TaskError: the grader could not decide. The rollout then counts as failed and not as wrong.
+        """
+        return await self._accuracy(trace.last_reply)
+
+    async def validate(self, runtime: vf.Runtime) -> bool:
+        """Whether the grader accepts the reference answer itself."""
+        return bool(await self._accuracy(f"\\boxed{{{self.data.answer}}}"))
+
+    async def _accuracy(self, reply: str) -> float:
+        data = self.data
+        found = await asyncio.to_thread(grade, reply, data.answer, options=data.options)
+        if found.score is None:
+            raise vf.TaskError(f"the grader could not decide: {found.how}")
+        return found.score
+
+
+class StoreTasksetConfig(vf.TasksetConfig):
+    """Which rows of the export are loaded, under `--env.taskset.*`."""
+
+    split: str = "train"
+    """Split of the problems."""
+    kinds: list[str] = Field(default_factory=list)
+    """Kinds to load, such as `original` and `think_step`. Empty loads all."""
+    hint_steps: list[int] = Field(default_factory=list)
+    """Of the variants with a hint, load those with these numbers of steps. Empty loads all."""
+
+
+class StoreTaskset(vf.Taskset[StoreTask, StoreTasksetConfig]):
+    """The rows of an export as tasks, in the order of problem and variant.
+
+    Attributes:
+        folder: of the Parquet files, named by split.
+    """
+
+    folder: ClassVar[Path]
+
+    def load(self) -> Iterator[StoreTask]:
+        """Yield a task for each row that the configuration selects.
+
+        Raises:
+            ConfigError: there is no such split, or no row is of these kinds.
+        """
+        split, found = self.config.split, False
+        paths = sorted(self.folder.glob(f"{split}-*.parquet"))
+        if not paths:
+            splits = sorted({path.name.rpartition("-of-")[0][:-6] for path in self.folder.glob("*.parquet")})
+            raise ConfigError(f"no split {split!r}: choose from {', '.join(splits)}")
+        for path in paths:
+            for batch in pq.ParquetFile(path).iter_batches(_BATCH_ROWS):
+                for row in filter(self._selected, batch.to_pylist()):
+                    found = True
+                    yield StoreTask(_data(row), self.config.task)
+        if not found:
+            raise ConfigError(
+                f"split {split!r} has no row of kinds {self.config.kinds or 'all'} with hint_steps "
+                f"{self.config.hint_steps or 'all'}"
+            )
+
+    def _selected(self, row: dict[str, Any]) -> bool:
+        kinds, hint_steps = self.config.kinds, self.config.hint_steps
+        return (not kinds or row["kind"] in kinds) and (
+            not hint_steps or not row["hint_steps"] or row["hint_steps"] in hint_steps
+        )
+
+
+def _data(row: dict[str, Any]) -> StoreData:
+    original = row["kind"] == "original"
+    return StoreData(
+        id=row["problem_id"] if original else row["variant_id"],
+        prompt=_prompt(row["prompt"], [image["bytes"] for image in row.get("images") or ()]),
+        answer=row["answer"],
+        options=row["options"] or [],
+        problem_id=row["problem_id"],
+        kind=row["kind"],
+        hint_steps=row["hint_steps"],
+        delta=row["delta"],
+        difficulty=row["difficulty"],
+    )
+
+
+def _prompt(text: str, images: list[bytes]) -> str | vf.Messages:
+    """A question as `verifiers` asks it: text, or a message whose images stand where `<image>` is."""
+    if not images:
+        return text
+    parts: list[vf.ContentPart] = []
+    for number, said in enumerate(text.split("<image>")):
+        if number:
+            source = vf.ImageUrlSource(url=_data_url(images[number - 1]))
+            parts.append(vf.ImageUrlContentPart(image_url=source))
+        if said:
+            parts.append(vf.TextContentPart(text=said))
+    return [vf.UserMessage(content=parts)]
+
+
+def _data_url(content: bytes) -> str:
+    with Image.open(io.BytesIO(content)) as image:
+        return f"data:{image.get_format_mimetype()};base64,{base64.b64encode(content).decode()}"
+
+
+class StoreHarness(vf.Harness[vf.HarnessConfig]):
+    """Sends the question once, from this process: no tools, and no program to install in a runtime."""
+
+    APPENDS_SYSTEM_PROMPT = True
+    EXECUTES_CODE = False
+    NEEDS_CONTAINER = False
+
+    async def launch(
+        self,
+        ctx: vf.ModelContext,
+        trace: vf.Trace,
+        runtime: vf.Runtime,
+        endpoint: str,
+        secret: str,
+        mcp_urls: dict[str, str],
+        data: vf.TaskData,
+    ) -> vf.ProgramResult:
+        """Ask for one completion; `verifiers` records it in the trace."""
+        system, prompt = self.resolve_prompt(data)
+        asked = [vf.UserMessage(content=prompt)] if isinstance(prompt, str) else prompt or []
+        said = [vf.SystemMessage(content=system), *asked] if system else asked
+        messages: Any = [message.model_dump(exclude_none=True) for message in said]
+        async with AsyncOpenAI(base_url=endpoint, api_key=secret, timeout=None) as client:
+            await client.chat.completions.create(model=ctx.model, messages=messages)
+        return vf.ProgramResult(exit_code=0, stdout="", stderr="")
+
+
+class StoreEnvConfig(vf.EnvConfig):
+    """The agent runs in this process: questions with one reply need no container."""
+
+    agent: vf.AgentConfig = vf.AgentConfig(runtime=vf.SubprocessConfig())
+
+
+class StoreEnv(vf.Env[StoreEnvConfig]):
+    """The one agent answers the question of the task."""
+
+    async def run(self, task: vf.Task, agents: vf.Agents) -> None:
+        """Play one episode."""
+        await agents.agent.run(task)

@@ -288,7 +288,7 @@ def record_idle(
 
 @dataclass(slots=True)
 class _Count:
-    """Variants of one kind of a problem: all accepted, and those that came since a moment."""
+    """Variants of one kind of a problem: all accepted, and those made or accepted since a moment."""
 
     accepted: int = 0
     made: int = 0
@@ -301,9 +301,11 @@ def _counts(
     rows = store.query(
         "SELECT problem_id, kind, count(*) FILTER (status = 'accepted'), "
         "count(*) FILTER (created_at >= ? AND text IS NOT NULL), "
-        "count(*) FILTER (created_at >= ? AND status = 'accepted') "
+        # What an earlier run has left as a candidate may be accepted by this one.
+        "count(*) FILTER (status = 'accepted' AND (created_at >= ? OR variant_id IN "
+        "(SELECT variant_id FROM verdicts WHERE created_at >= ?))) "
         "FROM variants WHERE problem_id IN (SELECT unnest(?)) GROUP BY ALL",
-        [since, since, list(problem_ids)],
+        [since, since, since, list(problem_ids)],
     )
     counts: defaultdict[tuple[str, str], _Count] = defaultdict(_Count)
     counts.update({(problem_id, kind): _Count(*numbers) for problem_id, kind, *numbers in rows})

@@ -33,7 +33,7 @@ from diva_grpo.pipeline.teacher.prices import Budget
 from diva_grpo.pipeline.teacher.prompts import load_prompt
 from diva_grpo.schemas.config import LabelConfig, TeacherConfig, TopUpConfig, VerifyConfig
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError
-from diva_grpo.schemas.records import Aspect, Attempt, Decision, Kind, Label, Status, Variant
+from diva_grpo.schemas.records import Aspect, Attempt, Decision, Kind, Label, Status, Variant, Verdict
 from diva_grpo.trainer.method.selection import Draw
 from tests.conftest import Diva
 from tests.support.endpoints import Endpoint, Reply, completion, serving
@@ -303,6 +303,23 @@ def test_killed_run_has_its_decisions_completed_by_the_next(short: VariantStore)
     assert counts == {"p/apples": (1, 1), "p/drums": (1, 0)}
     assert {d.outcome for d in short.read(Decision)} == {"cut short: the run was killed or failed"}
     assert complete_killed(short) == 0
+
+
+def test_candidate_of_an_earlier_killed_run_counts_where_it_was_accepted(short: VariantStore) -> None:
+    apples = [need for need in find(_config(short), short).planned.needs if need.problem_id == "p/apples"]
+    for run in ("writes", "accepts"):
+        with short.run("top_up", "{}", run_id=run):
+            journey = Journey(run, RUN, time.time_ns())
+            short.append([journey.decision(need, ASKED) for need in apples])
+            if run == "writes":
+                waiting = planted("p/apples", "think_step", -4.0, 1, status="candidate")
+                short.append([waiting])
+            else:
+                short.append([Verdict(variant_id=waiting.variant_id, check_name="answer", passed=True)])
+                short.append([waiting.model_copy(update={"status": Status.ACCEPTED})])
+        assert complete_killed(short) == 1
+    counts = short.query("SELECT flow_run_id, made, accepted FROM decisions ORDER BY created_at")
+    assert counts == [("writes", 1, 0), ("accepts", 0, 1)]
 
 
 # --- the budget

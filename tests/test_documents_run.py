@@ -32,8 +32,9 @@ RUN = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a reader has it: problems, answers, and a store with the problems."""
+    """A folder as a reader has it: problems, answers, the model of a clone, and a store with the problems."""
     made = tmp_path_factory.mktemp("reader")
+    shutil.copytree(ROOT / "data" / "demo_model", made / "data" / "demo_model")
     lines = (ROOT / "data" / "word_problems.jsonl").read_text("utf-8").splitlines(keepends=True)
     (made / "problems.jsonl").write_text("".join(lines[:PROBLEMS]), "utf-8")
     (made / "answers.jsonl").write_text(json.dumps({"response": "It is \\boxed{4}.", "answer": "4"}) + "\n")

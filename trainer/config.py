@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -29,6 +30,9 @@ _SCALING: dict[str, tuple[str, ...]] = {
     "scale_rewards": get_args(Scale),
     "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
 }
+_UNSET = {"advantage": (None,)}
+"""Choices that may be left open until the training data are known."""
+_EPS_OF_TRL = 1e-4
 _NO_EFFECT: dict[str, tuple[Any, str]] = {
     "remove_unused_columns": (
         False,
@@ -59,9 +63,12 @@ class DivaGRPOConfig(GRPOConfig):
         'paper'
     """
 
-    num_variants: int = field(
-        default=_CURRICULUM.variants,
-        metadata={"help": "Variants of a problem beside its original (M), 0 to 8."},
+    num_variants: int | None = field(
+        default=None,
+        metadata={
+            "help": "Variants of a problem beside its original (M), 0 to 8; default: 1 where the training data have "
+            "variants, else 0."
+        },
     )
     selector: str = field(
         default=_CURRICULUM.selector,
@@ -120,11 +127,11 @@ class DivaGRPOConfig(GRPOConfig):
             "are not."
         },
     )
-    advantage: str = field(
-        default="diva",
+    advantage: str | None = field(
+        default=None,
         metadata={
             "help": "Advantage function: diva, dgpo (2601.20614), dr_grpo (2503.20783), or grpo (TRL's own, with "
-            "scale_rewards and multi_objective_aggregation)."
+            "scale_rewards and multi_objective_aggregation); default: diva, and grpo where there are no variants."
         },
     )
     weight_k: float = field(
@@ -150,15 +157,21 @@ class DivaGRPOConfig(GRPOConfig):
             "help": "With advantage=dgpo, the temperature of the question weights; a larger one makes them more equal."
         },
     )
-    advantage_eps: float = field(
-        default=DEFAULTS.eps, metadata={"help": "Added to the deviation of each group."}
+    advantage_eps: float | None = field(
+        default=None,
+        metadata={
+            "help": "Added to the deviation of each group; default: 1e-6, and with advantage=grpo 1e-4, as TRL."
+        },
     )
     reward_max: float | None = field(
         default=None, metadata={"help": "Largest reachable reward; default: the sum of the reward weights."}
     )
-    accuracy_from: str = field(
-        default="accuracy_reward",
-        metadata={"help": "Name of the reward function that says right (above 0.5) or wrong."},
+    accuracy_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of the reward function that says right (above 0.5) or wrong; default: accuracy_reward, or "
+            "the only one."
+        },
     )
     variant_warmup_steps: int = field(
         default=_CURRICULUM.warmup_steps,
@@ -194,9 +207,9 @@ class DivaGRPOConfig(GRPOConfig):
             f.name: get_args(hints[f.name]) for f in fields(self) if get_origin(hints[f.name]) is Literal
         }
         for name, choices in {**literals, **_NAMED}.items():
-            if getattr(self, name) not in choices:
+            if getattr(self, name) not in (*choices, *_UNSET.get(name, ())):
                 raise ConfigError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
-        if not 0 <= self.num_variants <= 8:
+        if not 0 <= (self.num_variants or 0) <= 8:
             raise ConfigError(f"num_variants={self.num_variants}: from 0 to 8")
         for name in ("store_refresh_steps", "store_flush_steps"):
             if getattr(self, name) < 1:
@@ -215,14 +228,39 @@ class DivaGRPOConfig(GRPOConfig):
         # torch warns of pinned memory that nothing reads.
         self.dataloader_pin_memory &= torch.accelerator.is_available()
         super().__post_init__()
-        self._check_scaling()
+        for name, choices in _SCALING.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
         self._check_no_effect()
-        block = self.num_generations * (self.num_variants + 1)
-        size = self.generation_batch_size
+        if self.num_variants is not None:
+            self._settle(self.num_variants)
+
+    def settled(self, *, variants: bool) -> DivaGRPOConfig:
+        """Return these options with those filled in whose default depends on the training data.
+
+        Args:
+            variants: whether the training data have variants.
+
+        Raises:
+            ConfigError: they do not go together.
+        """
+        config = copy(self)
+        config._settle(int(variants) if self.num_variants is None else self.num_variants)
+        return config
+
+    def _settle(self, num_variants: int) -> None:
+        self.num_variants = num_variants
+        if self.advantage is None:
+            # Without variants the local and the global group are one, and nothing but the rescaling is DIVA's.
+            self.advantage = "diva" if num_variants or self.aim == "all" else "grpo"
+        if self.advantage_eps is None:
+            self.advantage_eps = _EPS_OF_TRL if self.advantage == "grpo" else DEFAULTS.eps
+        self._check_scaling()
+        block, size = self.rollouts_per_problem, self.generation_batch_size
         if size % block:
             raise ConfigError(
                 f"generation_batch_size={size} is not divisible by num_generations * (num_variants + 1) = "
-                f"{self.num_generations} * {self.num_variants + 1} = {block}: "
+                f"{self.num_generations} * {num_variants + 1} = {block}: "
                 f"{max(block, size // block * block)} or {(size // block + 1) * block} would work"
             )
 
@@ -246,9 +284,6 @@ class DivaGRPOConfig(GRPOConfig):
 
     def _check_scaling(self) -> None:
         """TRL's ways to scale rewards are of its own advantages; each of ours has its own."""
-        for name, choices in _SCALING.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
         scale, by_function = self.scale_rewards, self.multi_objective_aggregation == "normalize_then_sum"
         own = {"dr_grpo": ("group", "none"), "grpo": _SCALING["scale_rewards"]}.get(
             self.advantage, ("group",)
@@ -280,7 +315,7 @@ class DivaGRPOConfig(GRPOConfig):
     @property
     def rollouts_per_problem(self) -> int:
         """n (M + 1): consecutive rows of the generation batch that share a problem."""
-        return int(self.num_generations * (self.num_variants + 1))
+        return int(self.num_generations * ((self.num_variants or 0) + 1))
 
     @property
     def problems_logged(self) -> int:
@@ -297,7 +332,7 @@ class DivaGRPOConfig(GRPOConfig):
         return AdvantageSettings(
             k=self.weight_k,
             r_max=reward_max,
-            eps=self.advantage_eps,
+            eps=DEFAULTS.eps if self.advantage_eps is None else self.advantage_eps,
             balance=self.balance,
             rescale=self.rescale,
             local_weight=self.local_weight,
@@ -309,7 +344,7 @@ class DivaGRPOConfig(GRPOConfig):
     def curriculum_settings(self) -> CurriculumSettings:
         """Return the options of the curriculum."""
         return CurriculumSettings(
-            variants=self.num_variants,
+            variants=self.num_variants or 0,
             selector=self.selector,
             variant_prior=self.variant_prior,
             aim=self.aim,

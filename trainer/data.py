@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from datasets import Dataset
 
@@ -13,6 +13,7 @@ from diva_grpo.pipeline.store import VariantStore, VariantText
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Problem
 from diva_grpo.trainer.method.curriculum import Choice
+from diva_grpo.trainer.plain import PROBLEM_ID, VARIANTS, WholePrompt, problem_ids_of, with_ids
 from diva_grpo.trainer.prompts import PromptBuilder
 
 if TYPE_CHECKING:  # these need TRL, which other hosts of the curriculum do without
@@ -20,6 +21,9 @@ if TYPE_CHECKING:  # these need TRL, which other hosts of the curriculum do with
     from diva_grpo.trainer.vision import ImageRows
 
 logger = logging.getLogger(__name__)
+
+Texts: TypeAlias = Mapping[int, VariantText] | Mapping[int, WholePrompt]
+"""What is shown of variants, by their numbers."""
 
 
 def training_problems(
@@ -112,7 +116,7 @@ class Layout:
 def rows_of_choice(
     inputs: Sequence[dict[str, Any]],
     choice: Choice,
-    texts: Mapping[int, VariantText],
+    texts: Texts,
     layout: Layout,
     first_row: int,
     prompts: PromptBuilder,
@@ -147,30 +151,112 @@ def rows_of_choice(
     return rows, openings
 
 
+def opening_of(text: VariantText | WholePrompt, prompts: PromptBuilder) -> str:
+    """The opening of the answer that a variant's hint gives; empty without one."""
+    return "" if isinstance(text, WholePrompt) else prompts.prefix(text.hint)
+
+
 def _prompt_columns(
-    row: dict[str, Any], text: VariantText | None, prompts: PromptBuilder, images: ImageRows | None
+    row: dict[str, Any],
+    text: VariantText | WholePrompt | None,
+    prompts: PromptBuilder,
+    images: ImageRows | None,
 ) -> tuple[dict[str, Any], str]:
     """The columns of a prompt in place of the original's, and the opening of its answer."""
     prompt, opening, recipe = row["prompt"], "", None
-    if text is not None:
+    if isinstance(text, WholePrompt):
+        prompt = text.prompt
+    elif text is not None:
         prompt = prompts.prompt(text.text, row.get("options") or (), text.hint)
-        opening, recipe = prompts.prefix(text.hint), text.recipe
+        opening, recipe = opening_of(text, prompts), text.recipe
     return images.columns(row, prompt, recipe) if images else {"prompt": prompt}, opening
 
 
-def check_dataset(dataset: Any, args: DivaGRPOConfig) -> None:
-    """Check that training data fit the trainer.
+def settled_config(args: Any, dataset: Any, store: VariantStore | None) -> DivaGRPOConfig:
+    """The options of a trainer, with those filled in that depend on its data.
+
+    Args:
+        args: as the user gives them.
+        dataset: the training data.
+        store: of the run, if it has one.
+
+    Raises:
+        ConfigError: they are another trainer's, or cannot work with these data; or the data bring variants beside
+            those of a store, or have problems that the store has not.
+    """
+    if not isinstance(args, DivaGRPOConfig):
+        raise ConfigError(
+            f"args is a {type(args).__name__}: give a DivaGRPOConfig, which takes every field of GRPOConfig"
+        )
+    columns = set(getattr(dataset, "column_names", None) or ())
+    if store is not None:
+        if VARIANTS in columns:
+            raise ConfigError(
+                "the training data have a column `variants`, and a store is given: leave one of them out, since "
+                "variants come from one source"
+            )
+        _check_known(dataset, store)
+    return args.settled(variants=store is not None or VARIANTS in columns)
+
+
+def _check_known(dataset: Dataset, store: VariantStore) -> None:
+    """Check that all problems are the store's: records of others would belong to nothing."""
+    ids = problem_ids_of(dataset) if PROBLEM_ID in dataset.column_names else []
+    known = {problem_id for (problem_id,) in store.query("SELECT problem_id FROM problems")}
+    missing = [problem_id for problem_id in ids if problem_id not in known]
+    if missing or not ids:
+        which = (
+            f"{len(missing)} of the {len(ids)} problems of the training data are not in the store, such as {missing[0]}"
+            if ids
+            else f"none of the {len(dataset)} rows of the training data is in the store: they have no problem_id"
+        )
+        raise ConfigError(
+            f"{which}: ingest the data (`diva ingest`) and train on the store's own rows "
+            "(diva_grpo.trainer.data.problems_dataset), or leave the store out"
+        )
+
+
+def accuracy_function(names: Sequence[str], wanted: str | None) -> str:
+    """The reward function that says right or wrong: the one that is wanted, `accuracy_reward`, or the only one.
+
+    Raises:
+        ConfigError: there is no such function, or it is not clear which one it is.
+    """
+    if wanted is None:
+        if len(names) == 1:
+            return names[0]
+        wanted = "accuracy_reward"
+        if wanted not in names:
+            raise ConfigError(
+                f"there are several reward functions ({', '.join(names)}): set accuracy_from to the one that says "
+                "right (above 0.5) or wrong"
+            )
+    if wanted not in names:
+        raise ConfigError(
+            f"accuracy_from={wanted!r} is none of the reward functions: choose one of {', '.join(names)}"
+        )
+    return wanted
+
+
+def check_dataset(dataset: Any, args: DivaGRPOConfig) -> tuple[Dataset, frozenset[str]]:
+    """Training data with an id for each row, once they are known to fit the trainer.
+
+    Args:
+        dataset: a `datasets.Dataset` with a column `prompt`.
+        args: options of the trainer.
+
+    Returns:
+        The dataset with a column `problem_id`, and columns that are none of the reward functions' business.
 
     Raises:
         ConfigError: they lack a column, name a problem twice, or are fewer than a generation batch needs.
     """
     if not isinstance(dataset, Dataset):
-        raise ConfigError("DIVA-GRPO needs a map-style dataset: an iterable one has no row to come back to")
-    missing = {"problem_id", "prompt"} - set(dataset.column_names)
-    if missing:
-        raise ConfigError(f"the training data has no column {', '.join(sorted(missing))}")
-    if len(set(dataset["problem_id"])) != len(dataset):
-        raise ConfigError("a problem_id stands twice in the training data: one row a problem")
+        given = f"not {type(dataset).__name__}: " if dataset is not None else ""
+        raise ConfigError(
+            f"DIVA-GRPO needs a map-style dataset as train_dataset, {given}one without rows by number has no row to "
+            "come back to"
+        )
     block, size = args.rollouts_per_problem, args.generation_batch_size
     if len(dataset) * block < size:
         # Rows that all processes generate for each row of per_device_train_batch_size.
@@ -181,3 +267,14 @@ def check_dataset(dataset: Any, args: DivaGRPOConfig) -> None:
             f"the training data has {len(dataset)} problems, fewer than the {size // block} of a generation batch "
             f"({size} rollouts, {block} a problem): add problems, or make the batch smaller ({advice})"
         )
+    identified, hidden = with_ids(dataset)
+    if "prompt" not in dataset[0]:
+        raise ConfigError("the training data has no column prompt")
+    if PROBLEM_ID not in identified[0]:
+        raise ConfigError(
+            "a transform of the training data drops their column problem_id: keep it, or apply the transform with "
+            ".map() instead of .set_transform()"
+        )
+    if len(set(problem_ids_of(identified))) != len(identified):
+        raise ConfigError("a problem_id stands twice in the training data: one row a problem")
+    return identified, hidden

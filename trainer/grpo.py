@@ -9,14 +9,16 @@ What is overridden, and why:
 - `_generate_and_score_completions`, `_generate` also in `trainer.vision`: images are decoded when they are used.
 - `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the steps open the answer;
   they are trained on where `opening_advantage` is not 0.
-- `_load_from_checkpoint`, `_load_best_model`: a vision-language model gets its weights (transformers' own skip them).
+- `train`: with a store and no run of the caller's, the trainer records a run of its own.
+- `_load_from_checkpoint`, `_load_best_model` (in `trainer.resumable`, as the next three): a vision-language model gets
+  its weights (transformers' own skip them).
 - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the live state goes with the checkpoint, the buffered generation
   where a checkpoint falls between two generations, and a reference model that follows the policy.
 - `_load_rng_state`: where other processes wrote the checkpoint, they left no state of the random numbers for these.
+- `_run_epoch`: a run that has done its steps makes none more when it is resumed.
 - `_get_grad_norm`, `save_model` (in `trainer.finite`): a gradient that is not finite ends the run, and such weights are
   never saved.
 - `evaluate` (there too): draws random numbers of its own, so that training is the same with and without it.
-- `_run_epoch`: a run that has done its steps makes none more when it is resumed.
 
 All else, the clipped loss included, is TRL's. These methods are private, so TRL is pinned to one minor version;
 `tests/trainer/test_trl_contract.py` names what is relied on. Where we depart from the paper: DESIGN.md, The method.
@@ -24,62 +26,67 @@ All else, the clipped loss included, is TRL's. These methods are private, so TRL
 
 from __future__ import annotations
 
-import logging
+import json
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list, send_to_device, set_seed
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import TrainOutput
 
 from diva_grpo.pipeline.grade import Grade
-from diva_grpo.pipeline.store import Snapshot, VariantStore, VariantText
+from diva_grpo.pipeline.store import Snapshot, VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import DifficultyEvent, Rollout
 from diva_grpo.schemas.records import Prompt as PromptRecord
 from diva_grpo.trainer.config import DivaGRPOConfig
-from diva_grpo.trainer.data import Layout, check_dataset, rows_of_choice
-from diva_grpo.trainer.finite import FiniteGRPOTrainer
+from diva_grpo.trainer.data import (
+    Layout,
+    Texts,
+    accuracy_function,
+    check_dataset,
+    opening_of,
+    rows_of_choice,
+    settled_config,
+)
 from diva_grpo.trainer.keeper import WordKeeper
 from diva_grpo.trainer.method.curriculum import BoolArray, Choice, Curriculum
 from diva_grpo.trainer.openings import OpenedGRPOTrainer
+from diva_grpo.trainer.plain import PROBLEM_ID, DatasetVariants, problem_ids_of
 from diva_grpo.trainer.prompts import Prompt, PromptBuilder
 from diva_grpo.trainer.recorder import Recorder, RecorderCallback
-from diva_grpo.trainer.resume import (
-    REFERENCE_FILE,
-    Split,
-    buffered_of,
-    load_state,
-    state_name,
-)
+from diva_grpo.trainer.resumable import ResumableGRPOTrainer
 from diva_grpo.trainer.rewards import accuracy_reward, graded
 from diva_grpo.trainer.rollouts import RolloutBatch
+from diva_grpo.trainer.run_folder import as_json
 from diva_grpo.trainer.sampler import EpochRepeatSampler
+from diva_grpo.trainer.steps import StepRecorder
 from diva_grpo.trainer.vision import ImageRows
 from diva_grpo.trainer.words import Words
 
-logger = logging.getLogger(__name__)
 
-
-class DivaGRPOTrainer(OpenedGRPOTrainer, FiniteGRPOTrainer):
-    """GRPO on a problem and its variants, chosen by live difficulty from the store.
+class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
+    """GRPO on problems and their variants, chosen by live difficulty; in the place of `GRPOTrainer` with any dataset.
 
     Args:
         model: as `GRPOTrainer`.
         reward_funcs: as `GRPOTrainer`; the one named by `args.accuracy_from` says right or wrong.
         args: options.
-        train_dataset: one row a problem: `problem_id`, `prompt`, `answer` and what the rewards need.
-        store: where variants come from and records go; None with `num_variants=0` alone.
-        prompts: builds the prompts of variants; must be the one that built the dataset's.
-        run_id: under which records are kept.
-        images: gives rows their images, for a model that reads them; None for one that reads text alone.
+        train_dataset: one row a problem: `prompt` and what the rewards need, as for `GRPOTrainer`. A column
+            `problem_id` names the problems (default: hashes of the rows), and a column `variants` brings variants, see
+            `trainer.plain`. With a store, its rows are the store's (`trainer.data.problems_dataset`).
+        *others: further arguments of `GRPOTrainer`, in its order.
+        store: where variants come from, those that are accepted during the run too, and records go.
+        prompts: builds the prompts of the store's variants; must be the one that built the dataset's.
+        run_id: under which records are kept, where the caller has a row for it in `runs`; by default each call of
+            `train` makes a run.
+        images: gives rows their images from the store; None for a dataset that has its own, and for text alone.
         **kwargs: as `GRPOTrainer`.
 
     Raises:
@@ -107,47 +114,48 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, FiniteGRPOTrainer):
     def __init__(
         self,
         model: Any,
-        reward_funcs: Any,
-        args: DivaGRPOConfig,
-        train_dataset: Dataset,
-        *,
+        reward_funcs: Any = None,
+        args: DivaGRPOConfig | None = None,
+        train_dataset: Dataset | None = None,
+        *others: Any,
         store: VariantStore | None = None,
         prompts: PromptBuilder | None = None,
-        run_id: str = "train",
+        run_id: str | None = None,
         images: ImageRows | None = None,
         **kwargs: Any,
     ) -> None:
-        check_dataset(train_dataset, args)
-        super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
-        if args.accuracy_from not in self.reward_func_names:
-            raise ConfigError(
-                f"accuracy_from={args.accuracy_from!r} is none of the reward functions: choose one of "
-                f"{', '.join(self.reward_func_names)}"
-            )
+        if args is None:
+            name = model if isinstance(model, str) else str(model.config._name_or_path)
+            args = DivaGRPOConfig(f"{name.split('/')[-1]}-DIVA-GRPO")
+        args = settled_config(args, train_dataset, store)
+        train_dataset, self._hidden = check_dataset(train_dataset, args)
+        super().__init__(model, reward_funcs, args, train_dataset, *others, **kwargs)
+        args.accuracy_from = accuracy_function(self.reward_func_names, args.accuracy_from)
         self._accuracy_column = self.reward_func_names.index(args.accuracy_from)
         reward_max = args.reward_max
         self._reward_max = float(self.reward_weights.sum()) if reward_max is None else reward_max
-        if self._reward_max <= 0:
+        if self._reward_max <= 0 and args.advantage in ("diva", "dgpo"):
             raise ConfigError(
                 f"reward_max={self._reward_max:g} (by default the sum of the reward weights) must be above 0: set "
                 "--reward_max to the largest reward that an answer can get"
             )
-        self._layout = Layout(args.num_generations, args.num_variants)
-        problem_ids: list[str] = list(train_dataset["problem_id"])
+        self._layout = Layout(args.num_generations, args.rollouts_per_problem // args.num_generations - 1)
+        problem_ids = problem_ids_of(train_dataset)
         self._problem_numbers = {problem_id: i for i, problem_id in enumerate(problem_ids)}
         self._prompts = prompts or PromptBuilder(chat=not isinstance(train_dataset[0]["prompt"], str))
         self._images = images
         self._store = store
         self._snapshot = self._take_snapshot(None)
         self._refreshed_at = 0
+        self._own_variants = None if store is not None else DatasetVariants.of(train_dataset)
         labels = self._snapshot.labels() if self._snapshot and args.difficulty_init == "labels" else None
-        self._check_store(labels)
+        self._check_variants(labels)
         self.curriculum = Curriculum(problem_ids, args.curriculum_settings(), labels)
+        self._run_is_given = run_id is not None
         own_store = store if self.accelerator.is_main_process else None
-        self.recorder = Recorder(own_store, run_id, args.store_flush_steps)
+        self.recorder = Recorder(own_store, run_id or "", args.store_flush_steps)
         self.add_callback(RecorderCallback(self.recorder))
         self.openings = []
-        self._other_processes = False
         self.keeper = WordKeeper(
             args.problems_logged if own_store else 0,
             int(args.log_rollouts_mb * 1e6),
@@ -156,34 +164,32 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, FiniteGRPOTrainer):
             self._graded if self.reward_funcs[self._accuracy_column] is accuracy_reward else None,
         )
         self._reward_BF = torch.empty(0, len(self.reward_funcs))
-
-        if (
-            args.sync_ref_model
-            and args.save_strategy != "no"
-            and (self.is_deepspeed_enabled or self.is_fsdp_enabled)
-        ):
-            raise ConfigError(
-                "sync_ref_model with DeepSpeed or FSDP: a checkpoint would not hold the reference model, and a resumed "
-                "run would have another; set --save_strategy no"
-            )
+        if not self._run_is_given and own_store is not None:
+            self.add_callback(StepRecorder(self.recorder, self, args.accuracy_from))
 
     # --- start-up
 
-    def _check_store(self, labels: dict[str, float] | None) -> None:
-        if (self.args.num_variants or self.args.aim == "all") and not (
-            self._snapshot and self._snapshot.variant_count
-        ):
-            where = f"the store {self._store.root}" if self._store else "there is no store, which"
+    def _check_variants(self, labels: dict[str, float] | None) -> None:
+        source = self._variants()
+        if (self.args.num_variants or self.args.aim == "all") and not (source and source.variant_count):
+            wanted = f"num_variants={self.args.num_variants} and aim={self.args.aim}, but"
+            if self._store is None:
+                raise ConfigError(
+                    f"{wanted} there are no variants: give the training data a column `variants`, give a store, or "
+                    "leave num_variants and aim out"
+                )
             raise ConfigError(
-                f"num_variants={self.args.num_variants} and aim={self.args.aim}, but {where} has no accepted "
-                "variant: run `diva generate` and `diva verify` first, or train with --num_variants 0 "
-                "--aim variants"
+                f"{wanted} the store {self._store.root} has no accepted variant: run `diva generate` and `diva "
+                "verify` first, or train with --num_variants 0 --aim variants"
             )
         if self.args.difficulty_init == "labels" and not labels:
             raise ConfigError(
                 "difficulty_init=labels, but the store has no labels: run `diva label` first, or train with "
                 "--difficulty_init paper"
             )
+
+    def _variants(self) -> Snapshot | DatasetVariants | None:
+        return self._snapshot or self._own_variants
 
     def _take_snapshot(self, parts: list[str] | None) -> Snapshot | None:
         """A snapshot of the same parts on every process."""
@@ -273,13 +279,15 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, FiniteGRPOTrainer):
         """Choose prompts, generate, score, and tell the curriculum what came of them."""
         layout, device = self._layout, self.accelerator.device
         first_row = self.accelerator.process_index * len(inputs)
-        numbers = torch.tensor([self._problem_numbers[row["problem_id"]] for row in inputs], device=device)
+        numbers = torch.tensor([self._problem_numbers[str(row[PROBLEM_ID])] for row in inputs], device=device)
         problem_P = self.accelerator.gather(numbers).cpu().numpy()[:: layout.block]
-        choice = self.curriculum.choose(problem_P, self._snapshot, self.state.global_step)
-        texts = self._snapshot.texts(choice.variant_numbers()) if self._snapshot else {}
+        variants = self._variants()
+        choice = self.curriculum.choose(problem_P, variants, self.state.global_step)
+        texts = variants.texts(choice.variant_numbers()) if variants else {}
         rows, self.openings = rows_of_choice(
             inputs, choice, texts, layout, first_row, self._prompts, self._images
         )
+        rows = [{name: value for name, value in row.items() if name not in self._hidden} for row in rows]
         output = super()._generate_and_score_completions(rows)
         self.openings = []
         of_rows = torch.tensor([self.written, self.ended], device=device).T.contiguous()
@@ -303,12 +311,12 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, FiniteGRPOTrainer):
             self.recorder.add(DifficultyEvent, self.state.global_step, columns)
         return batch
 
-    def _words(self, choice: Choice, texts: Mapping[int, VariantText]) -> Words | None:
+    def _words(self, choice: Choice, texts: Texts) -> Words | None:
         """The texts of the generation that TRL has just logged, of all processes."""
         if not self.keeper.active:
             return None
         openings = [
-            [self._prompts.prefix(texts[variant.number].hint) if variant else "" for variant in slots]
+            [opening_of(texts[variant.number], self._prompts) if variant else "" for variant in slots]
             for slots in choice.variant_PV
         ]
         prompts, completions = list(self._logs["prompt"]), list(self._logs["completion"])
@@ -387,107 +395,41 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, FiniteGRPOTrainer):
             if prompts["prompt"]:
                 self.recorder.add(PromptRecord, step, prompts)
 
-    # --- checkpoints
+    # --- runs and checkpoints
 
-    def _run_epoch(self, **kwargs: Any) -> None:
-        # transformers compares with max_steps after a step alone.
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-        else:
-            super()._run_epoch(**kwargs)
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+    ) -> TrainOutput:
+        """Train, as `Trainer.train`; with a store and no `run_id`, under a run of its own in `runs`."""
+        with self._own_run(resume_from_checkpoint) as run_id:
+            self.recorder.run_id = run_id
+            try:
+                return super().train(resume_from_checkpoint, *args, **kwargs)
+            finally:
+                self.recorder.flush(self.state.global_step)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # Our files come first: trainer_state.json, which TRL writes last, says that a checkpoint is complete.
-        self._check_weights()
-        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        folder.mkdir(parents=True, exist_ok=True)
-        self.recorder.flush(self.state.global_step)
-        between = self._step % (self.args.steps_per_generation * self.num_iterations)
-        state = {
-            **_with_tensors(self.curriculum.state_dict()),
+    def _own_run(self, resume_from_checkpoint: str | bool | None) -> AbstractContextManager[str]:
+        if self._run_is_given or self._store is None or not self.recorder.active:
+            return nullcontext(self.recorder.run_id)
+        state = self._state_of(resume_from_checkpoint)
+        settings = as_json({**self.args.to_dict(), "rewards": self.reward_func_names})
+        model = str(self.accelerator.unwrap_model(self.model).config._name_or_path)
+        return self._store.run("train", json.dumps(settings), model, state["run_id"] if state else None)
+
+    def _own_state(self) -> dict[str, Any]:
+        return {
+            **self.curriculum.state_dict(),
             "run_id": self.recorder.run_id,
-            "micro_step": self._step,
-            "split": self._split.state(),
             "refreshed_at": self._refreshed_at,
             "logged_bytes": self.keeper.used_bytes,
             "variant_parts": self._snapshot.parts if self._snapshot else None,
-            # A generation that has steps to go is kept, or the resumed run would make another.
-            "buffered": self._buffered_inputs if between else None,
         }
-        torch.save(state, folder / state_name(self.accelerator.process_index))
-        if self.args.sync_ref_model and self.accelerator.is_main_process:
-            torch.save(self._reference().state_dict(), folder / REFERENCE_FILE)
-        super()._save_checkpoint(model, trial)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        model = self.model if model is None else model
-        if not self._loaded_whole(resume_from_checkpoint, model):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        if not self._loaded_whole(str(self.state.best_model_checkpoint), self.model):
-            super()._load_best_model()
-
-    def _loaded_whole(self, checkpoint: str, model: Any) -> bool:
-        """Load the weights of a checkpoint by name, unless they are an adapter's or sharded."""
-        if not isinstance(model, PreTrainedModel) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return False
-        # Files keep the names that parameters had when a model was published; transformers' Trainer compares
-        # them with today's, and passes over what it does not find: of a LLaVA or Qwen2.5-VL, nearly all.
-        saved = type(model).from_pretrained(checkpoint, dtype=model.dtype)
-        model.load_state_dict(saved.state_dict())
-        return True
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or not (Path(checkpoint) / state_name(0)).exists():
-            return
-        # What is the same for all processes is in the file of the first: others need not have been there.
-        state = load_state(checkpoint)
-        made, process = Split(**state["split"]), self.accelerator.process_index
-        buffered = buffered_of(checkpoint, state, self._split, process, self._tokenizer.pad_token_id)
-        if buffered is None and state["buffered"] is not None:
-            logger.warning("steps have other sizes than in the checkpoint: its rollouts are generated anew")
+    def _restore_own_state(self, state: dict[str, Any]) -> None:
         self.curriculum.load_state_dict(state)
-        self.recorder.run_id = state["run_id"]
-        self._step = self._split.passes(made, state["micro_step"])
-        self._buffered_inputs = send_to_device(buffered, self.accelerator.device)
+        if self._run_is_given:
+            self.recorder.run_id = state["run_id"]
         self._refreshed_at = state["refreshed_at"]
         self.keeper.used_bytes = state["logged_bytes"]
-        self._other_processes = made.processes != self._split.processes
         if state["variant_parts"] is not None:
             self._snapshot = self._take_snapshot(state["variant_parts"])
-        if self.args.sync_ref_model:
-            path = Path(checkpoint) / REFERENCE_FILE
-            if not path.exists():
-                raise ConfigError(
-                    f"{checkpoint} has no reference model: it was written without sync_ref_model; resume without it"
-                )
-            weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            self._reference().load_state_dict(weights)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if self._other_processes:
-            set_seed(self.args.seed + self.state.global_step, device_specific=True)
-        else:
-            super()._load_rng_state(checkpoint)
-
-    @property
-    def _split(self) -> Split:
-        return Split(
-            self.accelerator.num_processes,
-            self.args.per_device_train_batch_size,
-            self.args.steps_per_generation,
-            self.args.gradient_accumulation_steps,
-        )
-
-    def _reference(self) -> torch.nn.Module:
-        model: torch.nn.Module = self.accelerator.unwrap_model(self.ref_model)
-        return model
-
-
-def _with_tensors(state: Any) -> Any:
-    """A state with tensors in place of NumPy arrays, which `torch.load(weights_only=True)` refuses."""
-    if isinstance(state, dict):
-        return {name: _with_tensors(value) for name, value in state.items()}
-    return torch.from_numpy(state) if isinstance(state, np.ndarray) else state

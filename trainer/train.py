@@ -153,6 +153,7 @@ def train(train_args: TrainArguments, config: DivaGRPOConfig, model_args: ModelC
     """
     if model_args.model_name_or_path is None:
         raise ConfigError("no model: give --model_name_or_path")
+    config = config.settled(variants=True)
     settings = as_json({**vars(train_args), **config.to_dict(), **vars(model_args)})
     store = VariantStore(train_args.store)
     reading = _reading(train_args, store, model_args.model_name_or_path)
@@ -307,7 +308,7 @@ def _train(
             peft_config=get_peft_config(model_args),
             quantization_config=get_quantization_config(model_args),
         )
-        trainer.add_callback(StepRecorder(trainer.recorder, trainer, config.accuracy_from))
+        trainer.add_callback(StepRecorder(trainer.recorder, trainer, trainer.args.accuracy_from))
         trainer.add_callback(RunFileCallback(RunFile(run_id, settings, kept_policy)))
         if _is_main():
             for folder in start.superseded:

@@ -18,6 +18,7 @@ from tests.support.tiny_training import SETTINGS, coin_reward, loss_inputs, make
 
 OFF: dict[str, Any] = {
     "num_variants": 0,
+    "advantage": "diva",
     "global_weight": 0.0,
     "weight_k": 0.0,
     "balance": "none",

@@ -41,6 +41,7 @@ SHARED: Final[Mapping[str, Any]] = MappingProxyType(
 # TRL's own advantage, in the terms of ours: one group a prompt, nothing over the batch.
 PLAIN = {
     "num_variants": 0,
+    "advantage": "diva",
     "global_weight": 0.0,
     "weight_k": 0.0,
     "balance": "none",
@@ -144,7 +145,7 @@ MAIN: Final[Mapping[str, Contender]] = MappingProxyType(
 ABLATIONS: Final[Mapping[str, Contender]] = MappingProxyType(
     _named(
         {
-            "diva_no_variants": {**_PAPER, "num_variants": 0},
+            "diva_no_variants": {**_PAPER, "num_variants": 0, "advantage": "diva"},
             "diva_no_weight": {**_PAPER, "weight_k": 0.0},
             "diva_no_rescaling": {**_PAPER, "rescale": "none"},
             "diva_no_balance": {**_PAPER, "balance": "none"},

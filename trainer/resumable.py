@@ -1,0 +1,152 @@
+"""Checkpoints of a trainer that continue exactly: weights by name, our own state, and the generation under way."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device, set_seed
+from transformers import PreTrainedModel
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+
+from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.trainer.finite import FiniteGRPOTrainer
+from diva_grpo.trainer.resume import REFERENCE_FILE, Split, buffered_of, load_state, state_name
+
+logger = logging.getLogger(__name__)
+
+
+class ResumableGRPOTrainer(FiniteGRPOTrainer):
+    """`GRPOTrainer` whose resumed run does what the unbroken one would have done, on any number of processes.
+
+    A subclass says what state of its own goes with a checkpoint (`_own_state`, `_restore_own_state`).
+
+    Raises:
+        ConfigError: `sync_ref_model` where a checkpoint cannot hold the reference model.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._other_processes = False
+        if (
+            self.args.sync_ref_model
+            and self.args.save_strategy != "no"
+            and (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+        ):
+            raise ConfigError(
+                "sync_ref_model with DeepSpeed or FSDP: a checkpoint would not hold the reference model, and a resumed "
+                "run would have another; set --save_strategy no"
+            )
+
+    def _own_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside steps and rollouts, and is the same for all processes."""
+        raise NotImplementedError
+
+    def _restore_own_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `_own_state` returned; other keys are ignored."""
+        raise NotImplementedError
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        # transformers compares with max_steps after a step alone.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Our files come first: trainer_state.json, which TRL writes last, says that a checkpoint is complete.
+        self._check_weights()
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        between = self._step % (self.args.steps_per_generation * self.num_iterations)
+        state = {
+            **_with_tensors(self._own_state()),
+            "micro_step": self._step,
+            "split": self._split.state(),
+            # A generation that has steps to go is kept, or the resumed run would make another.
+            "buffered": self._buffered_inputs if between else None,
+        }
+        torch.save(state, folder / state_name(self.accelerator.process_index))
+        if self.args.sync_ref_model and self.accelerator.is_main_process:
+            torch.save(self._reference().state_dict(), folder / REFERENCE_FILE)
+        super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        model = self.model if model is None else model
+        if not self._loaded_whole(resume_from_checkpoint, model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self._loaded_whole(str(self.state.best_model_checkpoint), self.model):
+            super()._load_best_model()
+
+    def _loaded_whole(self, checkpoint: str, model: Any) -> bool:
+        """Load the weights of a checkpoint by name, unless they are an adapter's or sharded."""
+        if not isinstance(model, PreTrainedModel) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return False
+        # Files keep the names that parameters had when a model was published; transformers' Trainer compares
+        # them with today's, and passes over what it does not find: of a LLaVA or Qwen2.5-VL, nearly all.
+        saved = type(model).from_pretrained(checkpoint, dtype=model.dtype)
+        model.load_state_dict(saved.state_dict())
+        return True
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        state = self._state_of(checkpoint)
+        if checkpoint is None or state is None:
+            return
+        made, process = Split(**state["split"]), self.accelerator.process_index
+        buffered = buffered_of(checkpoint, state, self._split, process, self._tokenizer.pad_token_id)
+        if buffered is None and state["buffered"] is not None:
+            logger.warning("steps have other sizes than in the checkpoint: its rollouts are generated anew")
+        self._restore_own_state(state)
+        self._step = self._split.passes(made, state["micro_step"])
+        self._buffered_inputs = send_to_device(buffered, self.accelerator.device)
+        self._other_processes = made.processes != self._split.processes
+        if self.args.sync_ref_model:
+            path = Path(checkpoint) / REFERENCE_FILE
+            if not path.exists():
+                raise ConfigError(
+                    f"{checkpoint} has no reference model: it was written without sync_ref_model; resume without it"
+                )
+            weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            self._reference().load_state_dict(weights)
+
+    def _state_of(self, checkpoint: str | bool | None) -> dict[str, Any] | None:
+        """Our state in a checkpoint, by the argument of `train`; None where there is none.
+
+        What is the same for all processes is in the file of the first: others need not have been there.
+        """
+        found = get_last_checkpoint(self.args.output_dir) if checkpoint is True else checkpoint
+        if not found or not (Path(found) / state_name(0)).exists():
+            return None
+        return load_state(found)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if self._other_processes:
+            set_seed(self.args.seed + self.state.global_step, device_specific=True)
+        else:
+            super()._load_rng_state(checkpoint)
+
+    @property
+    def _split(self) -> Split:
+        return Split(
+            self.accelerator.num_processes,
+            self.args.per_device_train_batch_size,
+            self.args.steps_per_generation,
+            self.args.gradient_accumulation_steps,
+        )
+
+    def _reference(self) -> torch.nn.Module:
+        model: torch.nn.Module = self.accelerator.unwrap_model(self.ref_model)
+        return model
+
+
+def _with_tensors(state: Any) -> Any:
+    """A state with tensors in place of NumPy arrays, which `torch.load(weights_only=True)` refuses."""
+    if isinstance(state, dict):
+        return {name: _with_tensors(value) for name, value in state.items()}
+    return torch.from_numpy(state) if isinstance(state, np.ndarray) else state

@@ -321,6 +321,10 @@ class DifficultyEvent(Record):
     rollouts: int = Field(description="judged rollouts that the accuracy is of")
     rule: str = Field(description="paper, bands or posterior")
     uncertainty: float | None = Field(default=None, description="standard deviation in levels, where known")
+    chosen: str | None = Field(
+        default=None,
+        description="how the problem was chosen: epoch, signal, open, revisit, filled, or refill (see problem_sampler)",
+    )
     attempt: int = Field(description="start or resume of the run that made it")
 
 

@@ -19,4 +19,5 @@ def event_columns(choice: Choice, visit: Visit, curriculum: Curriculum) -> dict[
         "rollouts": visit.judged_P,
         "rule": [curriculum.settings.difficulty_rule] * len(visit.old_P),
         "uncertainty": pa.array(visit.uncertainty_P, from_pandas=True),
+        "chosen": choice.chosen_P.tolist(),
     }

@@ -22,6 +22,7 @@ from diva_grpo.trainer.method.advantages import (
 )
 from diva_grpo.trainer.method.curriculum import Aim, CurriculumSettings, DifficultyFrom, VariantPrior
 from diva_grpo.trainer.method.live import LiveRule
+from diva_grpo.trainer.method.problems import ProblemSampler
 from diva_grpo.trainer.method.selection import SELECTORS
 
 _CURRICULUM = CurriculumSettings()
@@ -88,6 +89,20 @@ class DivaGRPOConfig(GRPOConfig):
         metadata={
             "help": "Slot 0 is always the original (variants), or the original is one candidate among the "
             "variants for all M + 1 slots (all)."
+        },
+    )
+    problem_sampler: ProblemSampler = field(
+        default=_CURRICULUM.problem_sampler,
+        metadata={
+            "help": "Which problems come next: each once an epoch (epoch), those with the largest predicted signal "
+            "p(1 - p) (difficulty), or without those that were silent, but for a share (pool)."
+        },
+    )
+    pool_revisit: float = field(
+        default=_CURRICULUM.pool_revisit,
+        metadata={
+            "help": "With problem_sampler=pool, the share of the problems of a generation that were silent when they "
+            "last came, 0 to 1."
         },
     )
     difficulty_rule: LiveRule = field(
@@ -216,6 +231,8 @@ class DivaGRPOConfig(GRPOConfig):
                 raise ConfigError(f"{name}={getattr(self, name)}: at least 1")
         if self.refill_rounds < 0 or self.variant_warmup_steps < 0:
             raise ConfigError("refill_rounds and variant_warmup_steps are not negative")
+        if not 0 <= self.pool_revisit <= 1:
+            raise ConfigError(f"pool_revisit={self.pool_revisit}: from 0 to 1")
         if self.dgpo_temperature <= 0:
             raise ConfigError(f"dgpo_temperature={self.dgpo_temperature}: above 0")
         if self.log_rollouts not in ("all", "none") and not str(self.log_rollouts).isdecimal():
@@ -351,6 +368,8 @@ class DivaGRPOConfig(GRPOConfig):
             difficulty_rule=self.difficulty_rule,
             difficulty_eta=self.difficulty_eta,
             difficulty_from=self.difficulty_from,
+            problem_sampler=self.problem_sampler,
+            pool_revisit=self.pool_revisit,
             warmup_steps=self.variant_warmup_steps,
             seed=self.seed,
         )

@@ -3,8 +3,9 @@
 What is overridden, and why:
 
 - `_get_train_sampler`: one row a problem, repeated n (M + 1) times in a row; the order is known by epoch.
-- `_generate_and_score_completions`: chooses the variants by live difficulty and swaps the prompts before TRL
-  generates; then replaces GRPO's advantages by DIVA's and updates the live difficulty.
+- `_generate_and_score_completions`: draws the problems, where that is not by the epoch, chooses the variants by live
+  difficulty and swaps the prompts before TRL generates; then replaces GRPO's advantages by DIVA's and updates the live
+  difficulty.
 - `_calculate_rewards`: keeps the rewards of all processes, which TRL gathers there, and refuses infinite ones.
 - `_generate_and_score_completions`, `_generate` also in `trainer.vision`: images are decoded when they are used.
 - `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the steps open the answer;
@@ -34,6 +35,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
@@ -56,7 +58,7 @@ from diva_grpo.trainer.data import (
     settled_config,
 )
 from diva_grpo.trainer.keeper import WordKeeper
-from diva_grpo.trainer.method.curriculum import BoolArray, Choice, Curriculum
+from diva_grpo.trainer.method.curriculum import BoolArray, Choice, Curriculum, IntArray
 from diva_grpo.trainer.openings import OpenedGRPOTrainer
 from diva_grpo.trainer.plain import PROBLEM_ID, DatasetVariants, problem_ids_of
 from diva_grpo.trainer.prompts import Prompt, PromptBuilder
@@ -220,7 +222,13 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         self._check_weights()
         self._refresh_snapshot()
         tries: Counter[int] = Counter()
-        batch = self._generated(inputs, tries)
+        if self.args.problem_sampler == "epoch":
+            batch = self._generated(inputs, tries, "epoch")
+        else:
+            # The rows of the data loader, which was asked for them before the last rewards were known, only count.
+            count = self.args.generation_batch_size // self._layout.block
+            drawn = self.curriculum.draw(count, self.state.global_step)
+            batch = self._generated(self._rows(drawn.problem_P, len(inputs)), tries, drawn.chosen_P)
         for round_number in range(1, self.args.refill_rounds + 1):
             silent_P = batch.silent_P()
             if not silent_P.any():
@@ -244,9 +252,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         logged = {key: list(rows) for key, rows in self._log_columns()}
         first_row = self.accelerator.process_index * len(inputs)
         numbers_P = self.curriculum.replacements(batch.choice, silent_P, self.state.global_step, round_number)
-        places = [(first_row + offset) // self._layout.block for offset in range(len(inputs))]
-        rows = [dict(self.train_dataset[int(numbers_P[place])]) for place in places]
-        other = self._generated(rows, tries)
+        other = self._generated(self._rows(numbers_P, len(inputs)), tries, "refill")
         take_P = silent_P & ~other.silent_P()
         self._record(batch, None, take_P)
         self._record(other, None, ~take_P)
@@ -260,6 +266,13 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
                 for place in kept.tolist():
                     column[place] = before[place]
         return batch.refilled(other, take_P, self._layout, first_row, self._tokenizer.pad_token_id)
+
+    def _rows(self, problem_P: IntArray, count: int) -> list[dict[str, Any]]:
+        """The `count` rows of this process, in a generation of the given problems."""
+        first = self.accelerator.process_index * count
+        places = [(first + offset) // self._layout.block for offset in range(count)]
+        read = {place: dict(self.train_dataset[int(problem_P[place])]) for place in set(places)}
+        return [read[place] for place in places]
 
     def _log_columns(self) -> Iterator[tuple[tuple[str, str], deque[Any]]]:
         """The columns of TRL's table of completions, one row for each rollout of a generation."""
@@ -275,14 +288,16 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
             self._refreshed_at = step
             self._snapshot = self._take_snapshot(None)
 
-    def _generated(self, inputs: list[dict[str, Any]], tries: Counter[int]) -> RolloutBatch:
+    def _generated(
+        self, inputs: list[dict[str, Any]], tries: Counter[int], chosen_P: npt.NDArray[np.object_] | str
+    ) -> RolloutBatch:
         """Choose prompts, generate, score, and tell the curriculum what came of them."""
         layout, device = self._layout, self.accelerator.device
         first_row = self.accelerator.process_index * len(inputs)
         numbers = torch.tensor([self._problem_numbers[str(row[PROBLEM_ID])] for row in inputs], device=device)
         problem_P = self.accelerator.gather(numbers).cpu().numpy()[:: layout.block]
         variants = self._variants()
-        choice = self.curriculum.choose(problem_P, variants, self.state.global_step)
+        choice = self.curriculum.choose(problem_P, variants, self.state.global_step, chosen_P)
         texts = variants.texts(choice.variant_numbers()) if variants else {}
         rows, self.openings = rows_of_choice(
             inputs, choice, texts, layout, first_row, self._prompts, self._images

@@ -34,7 +34,7 @@ LOCK_FILE = ".diva.lock"
 
 FIXED = frozenset(
     # problems and their order
-    "split problem_filter max_problems seed data_seed shuffle_dataset "
+    "split problem_filter max_problems seed data_seed shuffle_dataset problem_sampler pool_revisit "
     # groups, and how their prompts are chosen
     "num_variants num_generations selector variant_prior aim difficulty_rule "
     # how the policy is asked

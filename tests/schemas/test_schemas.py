@@ -184,6 +184,7 @@ ARROW = {
         rollouts: int64
         rule: string
         uncertainty: double
+        chosen: string
         attempt: int64
         recorded_at: timestamp[us]
         record_no: int32

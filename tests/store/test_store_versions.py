@@ -76,7 +76,7 @@ SCHEMA = {
     """,
     "difficulty_events": """
         run_id:string step:int64 problem_id:string old_difficulty:double new_difficulty:double
-        accuracy:double rollouts:int64 rule:string uncertainty:double attempt:int64
+        accuracy:double rollouts:int64 rule:string uncertainty:double chosen:string attempt:int64
         recorded_at:timestamp[us] record_no:int32
     """,
     "train_steps": """

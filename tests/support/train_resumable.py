@@ -1,12 +1,13 @@
 """A training run in a process of its own, to be killed and resumed by `test_resume.py`.
 
-    python -m tests.support.train_resumable STORE MODEL OUTPUT SEED STEPS_PER_GENERATION
+    python -m tests.support.train_resumable STORE MODEL OUTPUT SEED STEPS_PER_GENERATION [JSON]
 
-Prints a line at the end of each step.
+JSON are further options of the trainer. Prints a line at the end of each step.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,24 +27,23 @@ class _Told(TrainerCallback):
 
 
 def main() -> None:
-    store, model, output, seed, steps_per_generation = sys.argv[1:6]
+    store, model, output, seed, steps_per_generation, *more = sys.argv[1:]
     per_generation = int(steps_per_generation)
-    trainer = make_trainer(
-        VariantStore(store),
-        Path(model),
-        Path(output),
-        seed=int(seed),
-        max_steps=MAX_STEPS,
-        per_device_train_batch_size=16 // per_generation,
-        steps_per_generation=per_generation,
-        save_strategy="steps",
-        save_steps=3,
-        store_flush_steps=2,
-        selector="posterior",
-        difficulty_rule="posterior",
-        hint_style="prefix",
-        opening_advantage=1.0,
-    )
+    options: dict[str, Any] = {
+        "seed": int(seed),
+        "max_steps": MAX_STEPS,
+        "per_device_train_batch_size": 16 // per_generation,
+        "steps_per_generation": per_generation,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "store_flush_steps": 2,
+        "selector": "posterior",
+        "difficulty_rule": "posterior",
+        "hint_style": "prefix",
+        "opening_advantage": 1.0,
+        **(json.loads(more[0]) if more else {}),
+    }
+    trainer = make_trainer(VariantStore(store), Path(model), Path(output), **options)
     trainer.add_callback(_Told())
     trainer.train(resume_from_checkpoint=latest_checkpoint(output))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
@@ -18,8 +19,10 @@ from tests.support.train_resumable import MAX_STEPS
 ROOT = Path(__file__).parents[2]
 
 
-def _start(store: Path, model: Path, output: Path, seed: int, per_generation: int) -> subprocess.Popen[str]:
-    arguments = [str(store), str(model), str(output), str(seed), str(per_generation)]
+def _start(
+    store: Path, model: Path, output: Path, seed: int, per_generation: int, **options: Any
+) -> subprocess.Popen[str]:
+    arguments = [str(store), str(model), str(output), str(seed), str(per_generation), json.dumps(options)]
     return subprocess.Popen(
         [sys.executable, "-m", "tests.support.train_resumable", *arguments],
         cwd=ROOT,
@@ -83,3 +86,26 @@ def test_killed_ten_times_it_ends_as_the_unbroken_run(
     assert max(row[0] for row in expected_rollouts) // per_generation >= 8, "the second epoch was reached"
     assert rollouts == expected_rollouts
     assert live == expected_live
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("sampler", ["difficulty", "pool"])
+def test_killed_it_draws_the_problems_of_the_unbroken_run(
+    sampler: str, model_path: Path, tmp_path: Path
+) -> None:
+    options = {"problem_sampler": sampler, "pool_revisit": 0.2, "refill_rounds": 1}
+    drawn = "SELECT step, problem_id, chosen, new_difficulty FROM difficulty_events ORDER BY ALL"
+    found = []
+    for name, kills in (("unbroken", []), ("killed", [4, 11, 19])):
+        store = planted_store(tmp_path / name, problems=16)
+        output = tmp_path / f"{name}-out"
+        for step in kills:
+            process = _start(store.root, model_path, output, 5, 2, **options)
+            assert _kill_after(process, step), f"the run ended before step {step}"
+        _run_to_the_end(_start(store.root, model_path, output, 5, 2, **options))
+        assert store.query("SELECT count(*) FROM attempts") == [(len(kills) + 1,)]
+        found.append((_outcome(store), store.query(drawn)))
+    assert found[0] == found[1]
+    how = {chosen for _, _, chosen, _ in found[0][1]}
+    assert how >= {"refill", "signal" if sampler == "difficulty" else "open"}

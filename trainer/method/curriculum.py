@@ -1,6 +1,7 @@
 """`Curriculum`: which prompts a training run shows for its problems, and what it learns from their rollouts.
 
     curriculum = Curriculum(problem_ids, CurriculumSettings(selector="posterior"))
+    problem_P, chosen_P = curriculum.draw(count, step)        # problems, where their sampler is not the epoch
     choice = curriculum.choose(problem_P, variants, step)     # before generation: a prompt for each slot
     visit = curriculum.observe(choice, accuracy_PVN)          # after the rewards: live difficulty changes
     curriculum.metrics(choice, accuracy_PVN)
@@ -28,6 +29,7 @@ from diva_grpo.pipeline.difficulty.variants import AcceptedVariant, AcceptedVari
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import ORIGINAL
 from diva_grpo.trainer.method.live import LiveDifficulty, LiveRule
+from diva_grpo.trainer.method.problems import EASY, HARD, Drawn, ProblemHistory, ProblemSampler, draw_problems
 from diva_grpo.trainer.method.selection import SELECTORS, Candidates, Draw
 from diva_grpo.trainer.method.selection import BoolArray as BoolArray
 from diva_grpo.trainer.method.selection import IntArray as IntArray
@@ -55,6 +57,10 @@ class CurriculumSettings:
     """Step of the rule `paper`, in levels per unit of accuracy."""
     difficulty_from: DifficultyFrom = "original"
     """Whose rollouts change it: those of the original, or those of the whole group."""
+    problem_sampler: ProblemSampler = "epoch"
+    """Which problems come next: those of the epoch, or by what their rollouts have shown."""
+    pool_revisit: float = 0.05
+    """With the sampler `pool`, the share of the draws that goes to problems that are set aside."""
     warmup_steps: int = 0
     """First steps, in which all slots get the original (plain GRPO)."""
     seed: int = 0
@@ -78,6 +84,7 @@ class Choice:
         difficulty_PV: live difficulty of each prompt before this visit, in levels.
         shortage: slots that got the original because no variant was left to choose.
         warmup: whether the batch is one of the warm-up.
+        chosen_P: how each problem was chosen, as objects: `epoch`, `refill`, or see `problems.Drawn`.
     """
 
     problem_P: IntArray
@@ -85,6 +92,7 @@ class Choice:
     difficulty_PV: FloatArray
     shortage: int
     warmup: bool
+    chosen_P: npt.NDArray[np.object_]
 
     def kind(self, problem: int, slot: int) -> str:
         """Kind of a slot's prompt, or `original`."""
@@ -112,6 +120,7 @@ class Choice:
             np.where(take_P[:, None], other.difficulty_PV, self.difficulty_PV),
             self.shortage,
             self.warmup,
+            np.where(take_P, other.chosen_P, self.chosen_P),
         )
 
 
@@ -143,6 +152,7 @@ class Curriculum:
 
     Attributes:
         live: live difficulty of the problems, and counts of rollouts by variant.
+        history: what was drawn, and what the last visits of the problems showed.
     """
 
     def __init__(
@@ -156,14 +166,40 @@ class Curriculum:
         self.live = LiveDifficulty.starting(
             self.problem_ids, labels, settings.difficulty_rule, settings.difficulty_eta
         )
+        self.history = ProblemHistory(np.zeros((len(self.problem_ids), 2)))
 
-    def choose(self, problem_P: IntArray, variants: VariantSource | None, step: int) -> Choice:
+    def draw(self, count: int, step: int) -> Drawn:
+        """Draw the problems of a generation, where their sampler is not the epoch; no problem comes twice.
+
+        Args:
+            count: problems wanted.
+            step: training step, from 0.
+        """
+        options = self.settings
+        return draw_problems(
+            options.problem_sampler,
+            self.history,
+            self.live.prior,
+            count,
+            step,
+            seed=options.seed,
+            revisit=options.pool_revisit,
+        )
+
+    def choose(
+        self,
+        problem_P: IntArray,
+        variants: VariantSource | None,
+        step: int,
+        chosen_P: npt.NDArray[np.object_] | str = "epoch",
+    ) -> Choice:
         """Choose a prompt for every slot of a generation batch.
 
         Args:
             problem_P: (P,) row numbers of the problems in the training data.
             variants: the accepted variants; None if there are none.
             step: training step, from 0; a part of every random draw.
+            chosen_P: how the problems were chosen, each or all.
         """
         options = self.settings
         warmup = step < options.warmup_steps
@@ -181,7 +217,8 @@ class Curriculum:
                 variant_PV[place][slot] = variant
             shortage = options.variants * int((found.count_P == 0).sum())
         difficulty_PV = variant_difficulty(self.live.difficulty[problem_P][:, None], delta_PV)
-        return Choice(problem_P, variant_PV, difficulty_PV, shortage, warmup)
+        how_P = np.full(len(problem_P), chosen_P, object) if isinstance(chosen_P, str) else chosen_P
+        return Choice(problem_P, variant_PV, difficulty_PV, shortage, warmup, how_P)
 
     def _rows(self, problem_P: IntArray, found: AcceptedVariants, step: int) -> IntArray:
         """(P, V) the row in `found` of each slot's variant; -1 for an original."""
@@ -253,9 +290,12 @@ class Curriculum:
             in a batch twice, whichever places are taken.
         """
         taken = set(choice.problem_P.tolist())
-        draw = Draw(self.settings.seed, step, "refill")
-        generator = np.random.default_rng(draw.index(2**52, round_number, "order"))
-        order = generator.permutation(len(self.problem_ids)).tolist()
+        if self.settings.problem_sampler == "epoch":
+            draw = Draw(self.settings.seed, step, "refill")
+            generator = np.random.default_rng(draw.index(2**52, round_number, "order"))
+            order = generator.permutation(len(self.problem_ids)).tolist()
+        else:
+            order = self.draw(len(choice.problem_P), step).problem_P.tolist()
         fresh = [number for number in order if number not in taken]
         places = np.arange(len(choice.problem_P))
         if len(fresh) < len(places):
@@ -283,6 +323,7 @@ class Curriculum:
         right_P, judged_P = (np.where(counted_PV, x, 0).sum(axis=1) for x in (right_PV, judged_PV))
         old_P = self.live.difficulty[choice.problem_P].copy()
         self.live.visit(choice.problem_P, right_P, judged_P)
+        self.history.observe(choice.problem_P, right_P, judged_P)
         accuracy_P = np.divide(right_P, judged_P, out=np.full(len(right_P), np.nan), where=judged_P > 0)
         return Visit(
             old_P,
@@ -296,7 +337,9 @@ class Curriculum:
         """Return what a trainer logs of a batch, by name.
 
         `difficulty` is the mean live difficulty of the batch's problems after the visit, `pass_rate/KIND` the share of
-        right rollouts by kind of prompt, `variant_shortage` the number of slots that had no variant.
+        right rollouts by kind of prompt, `variant_shortage` the number of slots that had no variant. Where a sampler
+        draws the problems, `problems/easy` and `problems/hard` are the shares of the training data whose last visit was
+        all right or all wrong, and `problems/signal` is the mean p(1 - p) of the batch's problems in this visit.
         """
         right: defaultdict[str, float] = defaultdict(float)
         judged: defaultdict[str, int] = defaultdict(int)
@@ -308,11 +351,27 @@ class Curriculum:
             **{f"pass_rate/{kind}": right[kind] / judged[kind] for kind in sorted(right) if judged[kind]},
             "difficulty": float(self.live.difficulty[choice.problem_P].mean()),
             "variant_shortage": float(choice.shortage),
+            **({} if self.settings.problem_sampler == "epoch" else self._problem_metrics(accuracy_PVN)),
+        }
+
+    def _problem_metrics(self, accuracy_PVN: FloatArray) -> dict[str, float]:
+        outcome_N = self.history.outcome_N
+        flat_PR = accuracy_PVN.reshape(len(accuracy_PVN), -1)
+        judged_P = (~np.isnan(flat_PR)).sum(axis=1)
+        rate_P = np.nansum(flat_PR, axis=1) / np.maximum(judged_P, 1)
+        return {
+            "problems/easy": float((outcome_N == EASY).mean()),
+            "problems/hard": float((outcome_N == HARD).mean()),
+            "problems/signal": float((rate_P * (1 - rate_P)).mean()),
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: lists, dictionaries, and NumPy arrays that are copies."""
-        return {"problem_ids": list(self.problem_ids), "live": self.live.state()}
+        return {
+            "problem_ids": list(self.problem_ids),
+            "live": self.live.state(),
+            "history": self.history.state(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned; other keys are ignored.
@@ -322,9 +381,11 @@ class Curriculum:
         """
         if state["problem_ids"] != self.problem_ids:
             raise ConfigError(
-                "the checkpoint was made with other problems: resume with the same store and split"
+                "the checkpoint was made with other problems: resume with the same data (store and split, or dataset)"
             )
         self.live.restore(state["live"])
+        if "history" in state:  # a checkpoint of before has none
+            self.history.restore(state["history"])
 
 
 def pool_of(variant: AcceptedVariant | None) -> str:

@@ -303,7 +303,7 @@ class DivaGRPOConfig(GRPOConfig):
         """TRL's ways to scale rewards are of its own advantages; each of ours has its own."""
         scale, by_function = self.scale_rewards, self.multi_objective_aggregation == "normalize_then_sum"
         own = {"dr_grpo": ("group", "none"), "grpo": _SCALING["scale_rewards"]}.get(
-            self.advantage, ("group",)
+            str(self.advantage), ("group",)
         )
         if scale not in own:
             raise ConfigError(

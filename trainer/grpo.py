@@ -112,6 +112,8 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
     """
 
     args: DivaGRPOConfig
+    accuracy_from: str
+    """Name of the reward function that says right or wrong."""
 
     def __init__(
         self,
@@ -132,8 +134,8 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         args = settled_config(args, train_dataset, store)
         train_dataset, self._hidden = check_dataset(train_dataset, args)
         super().__init__(model, reward_funcs, args, train_dataset, *others, **kwargs)
-        args.accuracy_from = accuracy_function(self.reward_func_names, args.accuracy_from)
-        self._accuracy_column = self.reward_func_names.index(args.accuracy_from)
+        self.accuracy_from = accuracy_function(self.reward_func_names, args.accuracy_from)
+        self._accuracy_column = self.reward_func_names.index(self.accuracy_from)
         reward_max = args.reward_max
         self._reward_max = float(self.reward_weights.sum()) if reward_max is None else reward_max
         if self._reward_max <= 0 and args.advantage in ("diva", "dgpo"):
@@ -167,7 +169,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         )
         self._reward_BF = torch.empty(0, len(self.reward_funcs))
         if not self._run_is_given and own_store is not None:
-            self.add_callback(StepRecorder(self.recorder, self, args.accuracy_from))
+            self.add_callback(StepRecorder(self.recorder, self, self.accuracy_from))
 
     # --- start-up
 
@@ -382,7 +384,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
             )
         by_function = self.args.multi_objective_aggregation == "normalize_then_sum"
         trained = batch.advantages(
-            self.args.advantage, settings, self.reward_weights if by_function else None
+            str(self.args.advantage), settings, self.reward_weights if by_function else None
         )
         total_B = trained.total
         theirs = batch.output["advantages"]
@@ -419,7 +421,8 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         with self._own_run(resume_from_checkpoint) as run_id:
             self.recorder.run_id = run_id
             try:
-                return super().train(resume_from_checkpoint, *args, **kwargs)
+                done: TrainOutput = super().train(resume_from_checkpoint, *args, **kwargs)
+                return done
             finally:
                 self.recorder.flush(self.state.global_step)
 

@@ -17,6 +17,7 @@ from diva_grpo.trainer.finite import FiniteGRPOTrainer
 from diva_grpo.trainer.resume import REFERENCE_FILE, Split, buffered_of, load_state, state_name
 
 logger = logging.getLogger(__name__)
+_last_checkpoint: Any = get_last_checkpoint  # transformers leaves it untyped
 
 
 class ResumableGRPOTrainer(FiniteGRPOTrainer):
@@ -120,7 +121,7 @@ class ResumableGRPOTrainer(FiniteGRPOTrainer):
 
         What is the same for all processes is in the file of the first: others need not have been there.
         """
-        found = get_last_checkpoint(self.args.output_dir) if checkpoint is True else checkpoint
+        found: Any = _last_checkpoint(self.args.output_dir) if checkpoint is True else checkpoint
         if not found or not (Path(found) / state_name(0)).exists():
             return None
         return load_state(found)

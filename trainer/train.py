@@ -308,7 +308,7 @@ def _train(
             peft_config=get_peft_config(model_args),
             quantization_config=get_quantization_config(model_args),
         )
-        trainer.add_callback(StepRecorder(trainer.recorder, trainer, trainer.args.accuracy_from))
+        trainer.add_callback(StepRecorder(trainer.recorder, trainer, trainer.accuracy_from))
         trainer.add_callback(RunFileCallback(RunFile(run_id, settings, kept_policy)))
         if _is_main():
             for folder in start.superseded:

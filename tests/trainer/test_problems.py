@@ -83,7 +83,7 @@ def test_a_draw_is_a_function_of_seed_and_history(sampler: str) -> None:
         mine, found = copy.deepcopy(state), []
         for step in range(4):
             drawn = draw_problems(sampler, mine, prior_N, 5, step, seed=seed, revisit=0.2)
-            mine.observe(drawn.problem_P, drawn.problem_P % 5, np.full(5, 4.0))
+            mine.observe(drawn.problem_P, (drawn.problem_P % 5).astype(float), np.full(5, 4.0))
             found.append(drawn.problem_P.tolist())
         return found
 

@@ -93,7 +93,7 @@ class ProblemHistory:
         seen_P = judged_P > 0
         problem_P, right_P, wrong_P = problem_P[seen_P], right_P[seen_P], (judged_P - right_P)[seen_P]
         old = BetaCounts(*self.count_N2[problem_P].T)  # type: ignore[arg-type]  # the rule holds for arrays
-        self.count_N2[problem_P] = np.stack(counts_after_visit(old, right_P, wrong_P), axis=1)  # type: ignore[arg-type]
+        self.count_N2[problem_P] = np.stack(counts_after_visit(old, right_P, wrong_P), axis=1)
         self.outcome_N[problem_P] = np.select([wrong_P == 0, right_P == 0], [EASY, HARD], MIXED)
 
     def free_N(self) -> BoolArray:

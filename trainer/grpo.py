@@ -48,15 +48,7 @@ from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import DifficultyEvent, Rollout
 from diva_grpo.schemas.records import Prompt as PromptRecord
 from diva_grpo.trainer.config import DivaGRPOConfig
-from diva_grpo.trainer.data import (
-    Layout,
-    Texts,
-    accuracy_function,
-    check_dataset,
-    opening_of,
-    rows_of_choice,
-    settled_config,
-)
+from diva_grpo.trainer.data import Layout, Texts, opening_of, rows_of_choice
 from diva_grpo.trainer.keeper import WordKeeper
 from diva_grpo.trainer.method.curriculum import BoolArray, Choice, Curriculum, IntArray
 from diva_grpo.trainer.openings import OpenedGRPOTrainer
@@ -68,6 +60,7 @@ from diva_grpo.trainer.rewards import accuracy_reward, graded
 from diva_grpo.trainer.rollouts import RolloutBatch
 from diva_grpo.trainer.run_folder import as_json
 from diva_grpo.trainer.sampler import EpochRepeatSampler
+from diva_grpo.trainer.settled import accuracy_function, check_dataset, settled_config
 from diva_grpo.trainer.steps import StepRecorder
 from diva_grpo.trainer.vision import ImageRows
 from diva_grpo.trainer.words import Words

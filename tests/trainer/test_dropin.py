@@ -149,7 +149,7 @@ def test_by_default_it_computes_what_grpo_trainer_computes(
     """Two epochs of a plain dataset: rollouts, advantages, weights and the log."""
     shared = {**PLAIN, "max_steps": 12, "per_device_train_batch_size": 8, **options}
     rewards = [coin_reward, length_reward] if "reward_weights" in options else length_reward
-    named = {"accuracy_from": "coin_reward"} if "reward_weights" in options else {}
+    named: dict[str, Any] = {"accuracy_from": "coin_reward"} if "reward_weights" in options else {}
     trainers: dict[str, Any] = {}
     seen, ends = {}, {}
     for name, kind, settings in (

@@ -27,7 +27,7 @@ _mixed.__name__ = "coin_reward"
 @pytest.mark.parametrize("sampler", ["difficulty", "pool"])
 def test_problems_that_teach_come_more_often(sampler: str, model_path: Path, tmp_path: Path) -> None:
     store = planted_store(tmp_path / "store", problems=16)
-    trainer = make_trainer(
+    trainer: Any = make_trainer(
         store,
         model_path,
         tmp_path / "out",

@@ -42,7 +42,8 @@ from diva_grpo.schemas.question import place_images
 from diva_grpo.schemas.records import DifficultyEvent, Problem, Rollout
 from diva_grpo.trainer.columns import event_columns
 from diva_grpo.trainer.data import training_problems
-from diva_grpo.trainer.method.curriculum import Choice, Curriculum, CurriculumSettings, IntArray
+from diva_grpo.trainer.method.curriculum import Choice, Curriculum, CurriculumSettings
+from diva_grpo.trainer.method.problems import Drawn
 from diva_grpo.trainer.method.selection import SELECTORS
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.recorder import Recorder
@@ -266,20 +267,20 @@ class StoreDataset(RLHFDataset):
                 "the rewards of the last batch did not come back: set trainer.v1.sampler.custom_sampler to "
                 "CurriculumBuffer, and trainer.v1.trainer_mode=sync"
             )
-        problem_P = self._next_problems(len(items))
+        problem_P, chosen_P = self._next_problems(len(items))
         if self._recorder is None:
             self._begin()
         if self.step - self._refreshed_at >= self._options.refresh_steps:
             self._snapshot, self._refreshed_at = self._store.snapshot(), self.step
-        choice = self.curriculum.choose(problem_P, self._snapshot, self.step)
+        choice = self.curriculum.choose(problem_P, self._snapshot, self.step, chosen_P)
         rows.choice, rows.texts = choice, self._snapshot.texts(choice.variant_numbers())
         self.step += 1
         return [
             self[place, slot] for place, slots in enumerate(choice.variant_PV) for slot in range(len(slots))
         ]
 
-    def _next_problems(self, count: int) -> IntArray:
-        """(P,) the problems of the next batch; each comes once in an epoch, in another order."""
+    def _next_problems(self, count: int) -> Drawn:
+        """The problems of the next batch; by default each comes once in an epoch, in another order."""
         slots, total = self.curriculum.settings.variants + 1, len(self.curriculum.problem_ids)
         problems = count // slots
         if count % slots:
@@ -291,9 +292,11 @@ class StoreDataset(RLHFDataset):
             raise ConfigError(
                 f"a batch has {problems} problems, and the training data {total}: make it smaller"
             )
+        if self.curriculum.settings.problem_sampler != "epoch":
+            return self.curriculum.draw(problems, self.step)
         epoch, number = divmod(self.step, total // problems)
         order = np.random.default_rng([self.curriculum.settings.seed, epoch]).permutation(total)
-        return order[number * problems : (number + 1) * problems]
+        return Drawn(order[number * problems : (number + 1) * problems], np.full(problems, "epoch", object))
 
     def observe(self, rollouts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Learn from the rollouts of the batch, and record them.

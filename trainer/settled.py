@@ -1,0 +1,121 @@
+"""What is settled when a trainer sees its data: options that depend on them, ids of rows, and that all go together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.trainer.config import DivaGRPOConfig
+from diva_grpo.trainer.plain import PROBLEM_ID, VARIANTS, problem_ids_of, with_ids
+
+
+def settled_config(args: Any, dataset: Any, store: VariantStore | None) -> DivaGRPOConfig:
+    """The options of a trainer, with those filled in that depend on its data.
+
+    Args:
+        args: as the user gives them.
+        dataset: the training data.
+        store: of the run, if it has one.
+
+    Raises:
+        ConfigError: they are another trainer's, or cannot work with these data; or the data bring variants beside
+            those of a store, or have problems that the store has not.
+    """
+    if not isinstance(args, DivaGRPOConfig):
+        raise ConfigError(
+            f"args is a {type(args).__name__}: give a DivaGRPOConfig, which takes every field of GRPOConfig"
+        )
+    columns = set(getattr(dataset, "column_names", None) or ())
+    if store is not None:
+        if VARIANTS in columns:
+            raise ConfigError(
+                "the training data have a column `variants`, and a store is given: leave one of them out, since "
+                "variants come from one source"
+            )
+        _check_known(dataset, store)
+    return args.settled(variants=store is not None or VARIANTS in columns)
+
+
+def _check_known(dataset: Dataset, store: VariantStore) -> None:
+    """Check that all problems are the store's: records of others would belong to nothing."""
+    ids = problem_ids_of(dataset) if PROBLEM_ID in dataset.column_names else []
+    known = {problem_id for (problem_id,) in store.query("SELECT problem_id FROM problems")}
+    missing = [problem_id for problem_id in ids if problem_id not in known]
+    if missing or not ids:
+        which = (
+            f"{len(missing)} of the {len(ids)} problems of the training data are not in the store, such as {missing[0]}"
+            if ids
+            else f"none of the {len(dataset)} rows of the training data is in the store: they have no problem_id"
+        )
+        raise ConfigError(
+            f"{which}: ingest the data (`diva ingest`) and train on the store's own rows "
+            "(diva_grpo.trainer.data.problems_dataset), or leave the store out"
+        )
+
+
+def accuracy_function(names: Sequence[str], wanted: str | None) -> str:
+    """The reward function that says right or wrong: the one that is wanted, `accuracy_reward`, or the only one.
+
+    Raises:
+        ConfigError: there is no such function, or it is not clear which one it is.
+    """
+    if wanted is None:
+        if len(names) == 1:
+            return names[0]
+        wanted = "accuracy_reward"
+        if wanted not in names:
+            raise ConfigError(
+                f"there are several reward functions ({', '.join(names)}): set accuracy_from to the one that says "
+                "right (above 0.5) or wrong"
+            )
+    if wanted not in names:
+        raise ConfigError(
+            f"accuracy_from={wanted!r} is none of the reward functions: choose one of {', '.join(names)}"
+        )
+    return wanted
+
+
+def check_dataset(dataset: Any, args: DivaGRPOConfig) -> tuple[Dataset, frozenset[str]]:
+    """Training data with an id for each row, once they are known to fit the trainer.
+
+    Args:
+        dataset: a `datasets.Dataset` with a column `prompt`.
+        args: options of the trainer.
+
+    Returns:
+        The dataset with a column `problem_id`, and columns that are none of the reward functions' business.
+
+    Raises:
+        ConfigError: they lack a column, name a problem twice, or are fewer than a generation batch needs.
+    """
+    if not isinstance(dataset, Dataset):
+        given = f"not {type(dataset).__name__}: " if dataset is not None else ""
+        raise ConfigError(
+            f"DIVA-GRPO needs a map-style dataset as train_dataset, {given}one without rows by number has no row to "
+            "come back to"
+        )
+    block, size = args.rollouts_per_problem, args.generation_batch_size
+    if len(dataset) * block < size:
+        # Rows that all processes generate for each row of per_device_train_batch_size.
+        factor = args.steps_per_generation * args.world_size
+        works = [n * block for n in range(len(dataset), 0, -1) if n * block % factor == 0]
+        advice = f"per_device_train_batch_size={works[0] // factor} works" if works else "use fewer processes"
+        raise ConfigError(
+            f"the training data has {len(dataset)} problems, fewer than the {size // block} of a generation batch "
+            f"({size} rollouts, {block} a problem): add problems, or make the batch smaller ({advice})"
+        )
+    identified, hidden = with_ids(dataset)
+    if "prompt" not in dataset[0]:
+        raise ConfigError("the training data has no column prompt")
+    if PROBLEM_ID not in identified[0]:
+        raise ConfigError(
+            "a transform of the training data drops their column problem_id: keep it, or apply the transform with "
+            ".map() instead of .set_transform()"
+        )
+    if len(set(problem_ids_of(identified))) != len(identified):
+        raise ConfigError("a problem_id stands twice in the training data: one row a problem")
+    return identified, hidden

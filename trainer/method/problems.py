@@ -26,7 +26,7 @@ import numpy.typing as npt
 from scipy import special
 
 from diva_grpo.pipeline.difficulty.scale import FloatArray
-from diva_grpo.trainer.method.difficulty import BetaCounts, counts_after_visit, posterior_parameters
+from diva_grpo.trainer.method.difficulty import RETENTION, posterior_parameters
 from diva_grpo.trainer.method.selection import BoolArray, Draw, IntArray
 
 ProblemSampler = Literal["epoch", "difficulty", "pool"]
@@ -92,8 +92,9 @@ class ProblemHistory:
         self.visited_at_N[problem_P] = self.drawn
         seen_P = judged_P > 0
         problem_P, right_P, wrong_P = problem_P[seen_P], right_P[seen_P], (judged_P - right_P)[seen_P]
-        old = BetaCounts(*self.count_N2[problem_P].T)  # type: ignore[arg-type]  # the rule holds for arrays
-        self.count_N2[problem_P] = np.stack(counts_after_visit(old, right_P, wrong_P), axis=1)
+        # As `counts_after_visit`, for many problems at once.
+        new_P2 = np.stack([right_P, wrong_P], axis=1)
+        self.count_N2[problem_P] = RETENTION * self.count_N2[problem_P] + new_P2
         self.outcome_N[problem_P] = np.select([wrong_P == 0, right_P == 0], [EASY, HARD], MIXED)
 
     def free_N(self) -> BoolArray:

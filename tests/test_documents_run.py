@@ -17,7 +17,8 @@ from diva_grpo.pipeline.ingest import ingest
 from diva_grpo.pipeline.store import VariantStore
 from tests.support.documents import PAGES, ROOT, Block, blocks
 
-pytestmark = [pytest.mark.docs, pytest.mark.slow]
+# A page runs a dozen commands one after the other; the limit is a guard against a hang.
+pytestmark = [pytest.mark.docs, pytest.mark.slow, pytest.mark.timeout(900)]
 PROBLEMS = 8
 RUNNERS = {
     "sh": ["bash", "-euo", "pipefail", "-c"],

@@ -330,9 +330,9 @@ class FlowConfig(Config):
     batch_size: int = Field(
         default=BATCH_SIZE, ge=1, le=50_000, description="With batch: requests that wait in memory at once."
     )
-    gallery_url: str | None = Field(
+    pages_url: str | None = Field(
         default=None,
-        description="URL of the store's folder `pages`, for a link to the gallery in Prefect's UI.",
+        description="URL of the store's folder `pages`, for a link to its pages in Prefect's UI.",
     )
 
     @model_validator(mode="after")

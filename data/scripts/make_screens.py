@@ -138,8 +138,8 @@ def screens(store_dir: Path, ui: str) -> Iterator[Screen]:
     for name, (text, height) in (heights | {"difficulty": ("accepted", 760)}).items():
         page = f"{ui}/artifacts/artifact/{of_done[f'{STORE}-{name}']}"
         yield Screen(name, page, text, height, 1600, "main div.flex-1.min-w-0")
-    page = (store_dir / "pages" / "gallery.html").resolve().as_uri()
-    yield Screen("gallery", f"{page}#kind=image", "rotate", 640, part="body")
+    page = (store_dir / "pages" / "problems.html").resolve().as_uri()
+    yield Screen("problems", f"{page}#kind=image&problem=figures%2Ffigure-01", "rotate", 640, part="dialog")
 
 
 @click.command(context_settings={"show_default": True})

@@ -7,25 +7,45 @@ from pathlib import Path
 import click
 
 from diva_grpo.flows.cli.options import store_option
+from diva_grpo.schemas.exceptions import ConfigError
 
 
 @click.command()
 @store_option
 @click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    metavar="RUN",
+    help="Training run of the page; give it twice to compare two.  [default: the last one]",
+)
+@click.option(
     "--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page of HTML instead."
 )
-def report(store_dir: Path, page: Path | None) -> None:
+def report(store_dir: Path, runs: tuple[str, ...], page: Path | None) -> None:
     """The state of a store on one page: problems, variants, checks, difficulty, costs, runs, training.
+
+    The page of HTML needs no network: headline numbers, curves of training, curation, and every problem beside its
+    variants and rollouts. Pictures that have no room in it are in a folder beside it. `diva watch` serves the same
+    page during a run.
 
     \b
     examples: diva report --store runs/store
               diva report --store runs/store --html report.html
     """
     from diva_grpo.pipeline.store import VariantStore
-    from diva_grpo.pipeline.store.report import html_report, text_report
 
     store = VariantStore(store_dir)
     if page is None:
+        if runs:
+            raise ConfigError("--run is for a page: give --html FILE too")
+        from diva_grpo.pipeline.store.report import text_report
+
         click.echo(text_report(store))
-    else:
-        click.echo(f"{page}: {html_report(store, page)} tables")
+        return
+    from diva_grpo.flows.pages.page import write_report
+
+    written = write_report(store, page, runs)
+    left_out = written.problems - written.detailed
+    rest = f" ({left_out:,} of them without variants and rollouts, for want of room)" if left_out else ""
+    click.echo(f"{written.problems:,} problems{rest} in {page} ({written.size / 1e6:.1f} MB)")

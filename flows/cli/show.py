@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from diva_grpo.flows.cli.options import store_option
-from diva_grpo.schemas.exceptions import ConfigError
 
 _PAGE = 20
 
@@ -29,11 +28,13 @@ _PAGE = 20
 def show(
     problem_ids: tuple[str, ...], store_dir: Path, where: str | None, limit: int | None, html: Path | None
 ) -> None:
-    """Show problems beside all of their variants: kind, delta, verdicts, hints, and images in a page.
+    """Show problems beside all of their variants: kind, delta, verdicts, hints.
+
+    A page has their images and rollouts too, and a search; pictures that have no room in it are in a folder beside it.
 
     \b
     examples: diva show figures/figure-07 --store runs/store
-              diva show --store runs/store --problem-filter "len(images) > 0" --html gallery.html
+              diva show --store runs/store --problem-filter "len(images) > 0" --html figures.html
     """
     from diva_grpo.flows.pages.look import as_text, look
     from diva_grpo.pipeline.store import VariantStore
@@ -42,17 +43,17 @@ def show(
         raise click.UsageError("give ids, or --problem-filter")
     if not problem_ids and html is None and where is None and limit is None:
         raise click.UsageError("give a PROBLEM_ID, --problem-filter or --limit; or --html FILE for a page")
-    if html is not None and not html.parent.is_dir():
-        raise ConfigError(f"--html {html}: there is no folder {html.parent}")
     store = VariantStore(store_dir)
     chosen = tuple(dict.fromkeys(problem_ids))
     looked = look(store, chosen, where=where, limit=limit or (None if chosen else _PAGE))
     if html is None:
         click.echo("\n\n".join(map(as_text, looked)))
         return
-    from diva_grpo.flows.pages.gallery import write_gallery
+    from diva_grpo.flows.pages.page import write_problems
 
-    write_gallery(store, looked, html, f"Problems and their variants: {store_dir.name}")
+    title = f"Problems and their variants: {store_dir.name}"
+    written = write_problems(store, html, title, [one.problem.problem_id for one in looked])
     variants = sum(len(one.variants) for one in looked)
-    size = html.stat().st_size / 1e6
-    click.echo(f"{len(looked)} problems with {variants} variants in {html} ({size:.1f} MB)")
+    click.echo(
+        f"{written.problems} problems with {variants} variants in {html} ({written.size / 1e6:.1f} MB)"
+    )

@@ -11,8 +11,7 @@ import click
 
 from diva_grpo.flows.demo.screen import render_screen
 from diva_grpo.flows.demo.scripted_teacher import MODEL, ScriptedTeacher, create_app, serve
-from diva_grpo.flows.pages.gallery import write_gallery
-from diva_grpo.flows.pages.look import look
+from diva_grpo.flows.pages.page import write_report
 from diva_grpo.pipeline.ingest import ingest
 from diva_grpo.pipeline.session.session import Session
 from diva_grpo.pipeline.stages.curate import label
@@ -162,6 +161,6 @@ def run_demo(data_dir: Path | None, store_dir: Path | None, *, short: bool) -> s
     _say(f"Train a tiny vision-language model on the figures, {size.vision_steps} steps")
     of_figures = f"source = 'figures' AND {condition}"
     vision = train_on_figures(store, data / "train_demo_vision.yaml", of_figures, size.vision_steps)
-    page = root / "gallery.html"
-    write_gallery(store, look(store, where=of_figures), page, "Figures and their variants")
+    page = root / "report.html"
+    write_report(store, page, [result.run_id])
     return render_screen(store, result.run_id, scores[0], scores[1], str(root), vision, page)

@@ -88,7 +88,7 @@ def render_screen(
         after: accuracy of the trained one.
         store_dir: the store's folder, as a user would type it.
         vision: the run with images.
-        page: the gallery of the figures.
+        page: of the store and the training run.
     """
     variants, reasons = _table(answer(store, "variants")), _table(answer(store, "reasons")[:_MOST_REASONS])
     calls = answer(store, "calls")
@@ -119,10 +119,9 @@ groups without a signal: {alone:.0%} of originals alone, {together:.0%} with the
 
 ── Images ────────────────────────────────────────────────────────────────────────────────
 {_vision(vision)}
-figures beside their variants, images included: {page}
 
 ── The store ─────────────────────────────────────────────────────────────────────────────
-{store_dir}; try
+{store_dir}; its page, to open in a browser: {page}; try
   diva sql "select kind, status, count(*) n from variants group by all" {store_option}
   diva sql "select variant_id, reason from variants where status = 'rejected' limit 5" {store_option}
   diva sql "select step, avg(accuracy) acc, avg(new_difficulty) d from difficulty_events group by 1 order by 1" \

@@ -54,7 +54,7 @@ def artifact_key(store_name: str, name: str) -> str:
 
 
 def artifacts(store: VariantStore, since: datetime) -> list[Artifact]:
-    """All that a store and a run have to show, but for the gallery; what would be empty is left out.
+    """All that a store and a run have to show, but for the page of problems; what would be empty is left out.
 
     Args:
         store: the store.
@@ -186,11 +186,11 @@ def _series(store: VariantStore) -> Iterator[tuple[str, list[int]]]:
         yield name, [by_level.get(level, 0) for level in LEVELS]
 
 
-# --- the gallery
+# --- the page of problems
 
 
-def gallery_link(page: Path, problems: int, url: str | None = None) -> Artifact:
-    """Where the page of `flows.pages.gallery` is.
+def page_link(page: Path, problems: int, url: str | None = None) -> Artifact:
+    """Where a page of `flows.pages.page` is.
 
     Args:
         page: the file.
@@ -199,8 +199,8 @@ def gallery_link(page: Path, problems: int, url: str | None = None) -> Artifact:
             no browser follows a link from a server to a file, and Prefect's second interface removes it.
     """
     head = f"{problems} problems beside their variants, with images as the policy sees them"
-    description = "One page, with filters for kind and status."
+    description = "One page, with a search and filters for kind and status."
     if url is not None:
-        return Artifact("gallery", f"[{head}]({url.rstrip('/')}/{page.name})", description)
+        return Artifact("problems", f"[{head}]({url.rstrip('/')}/{page.name})", description)
     where = "Paste this into the address bar of a browser on the machine of the store:"
-    return Artifact("gallery", f"{head}. {where}\n\n```\n{page.resolve().as_uri()}\n```", description)
+    return Artifact("problems", f"{head}. {where}\n\n```\n{page.resolve().as_uri()}\n```", description)

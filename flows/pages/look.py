@@ -1,4 +1,4 @@
-"""Problems beside all of their variants, with what was found of each: for the terminal and for the gallery."""
+"""Problems beside all of their variants, with what was found of each: for the terminal and for pages."""
 
 from __future__ import annotations
 

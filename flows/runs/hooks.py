@@ -31,9 +31,8 @@ from prefect.runtime import deployment
 from prefect.runtime import flow_run as this_run
 from prefect.states import Failed
 
-from diva_grpo.flows.pages.artifacts import Artifact, artifact_key, artifacts, gallery_link, scores
-from diva_grpo.flows.pages.gallery import write_gallery
-from diva_grpo.flows.pages.look import look
+from diva_grpo.flows.pages.artifacts import Artifact, artifact_key, artifacts, page_link, scores
+from diva_grpo.flows.pages.page import write_problems
 from diva_grpo.flows.runs.upkeep import end_with_serve, sign
 from diva_grpo.flows.verbs import VERB_OF_FLOW, command_line
 from diva_grpo.pipeline.stages.shortage import training_run
@@ -47,7 +46,7 @@ C = TypeVar("C", bound=Config)
 R = TypeVar("R")
 AnyConfig = FlowConfig | EvaluateConfig
 
-GALLERY_PROBLEMS = 20
+PAGE_PROBLEMS = 20
 """Problems on the page that a run leaves: to render the images of all would take as long as the run."""
 
 
@@ -219,7 +218,7 @@ def _of_run(flow_name: str, flow_run: FlowRun, state: State[Any], config: AnyCon
         yield scores(store)
     else:
         yield from artifacts(store, since)
-        yield from _gallery(store, since, config)
+        yield from _page(store, since, config)
 
 
 def failure(flow_name: str, message: str, way_on: str) -> Artifact:
@@ -229,15 +228,15 @@ def failure(flow_name: str, message: str, way_on: str) -> Artifact:
     return Artifact("how-to-go-on", content, f"The last run of {flow_name} that did not end well.")
 
 
-def _gallery(store: VariantStore, since: datetime, config: FlowConfig) -> Iterator[Artifact]:
+def _page(store: VariantStore, since: datetime, config: FlowConfig) -> Iterator[Artifact]:
     """The page of the problems whose variants a run has made last."""
     sql = "SELECT problem_id FROM variants WHERE created_at >= ? GROUP BY 1 ORDER BY max(created_at) DESC, 1 LIMIT ?"
-    ids = sorted(problem_id for (problem_id,) in store.query(sql, [since, GALLERY_PROBLEMS]))
+    ids = sorted(problem_id for (problem_id,) in store.query(sql, [since, PAGE_PROBLEMS]))
     if ids:
-        page = store.root / "pages" / "gallery.html"
+        page = store.root / "pages" / "problems.html"
         page.parent.mkdir(exist_ok=True)
-        write_gallery(store, look(store, ids), page, f"{config.store.name}: problems of the last run")
-        yield gallery_link(page, len(ids), config.gallery_url)
+        write_problems(store, page, f"{config.store.name}: problems of the last run", ids)
+        yield page_link(page, len(ids), config.pages_url)
 
 
 SHOWN: dict[str, Any] = {"flow_run_name": run_name} | {

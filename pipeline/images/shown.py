@@ -1,6 +1,6 @@
 """The images of a question: decoded, resized and perturbed only when they are used.
 
-Teacher, policy, trainer and gallery all open images here, so that they see the same pixels.
+Teacher, policy, trainer and pages all open images here, so that they see the same pixels.
 """
 
 from __future__ import annotations

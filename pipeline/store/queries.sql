@@ -82,15 +82,27 @@ SELECT purpose, model, count(*) AS requests, count(*) FILTER (outcome <> 'ok') A
        round(median(latency_s), 2) AS median_seconds, round(sum(cost_usd), 4) AS dollars
 FROM calls GROUP BY purpose, model ORDER BY dollars DESC NULLS LAST, requests DESC, purpose, model;
 
+-- ## The teacher's rate: requests, failures and dollars by minute [rate]
+SELECT time_bucket(INTERVAL 1 MINUTE, created_at) AS minute, count(*) AS requests,
+       count(*) FILTER (outcome <> 'ok') AS failed, round(sum(cost_usd), 6) AS dollars
+FROM calls GROUP BY ALL ORDER BY ALL;
+
 -- ## Runs of each verb, how they ended and how long they took [runs]
 SELECT kind, outcome, count(*) AS runs, max(started_at)::TIMESTAMP(0) AS last_started,
        round(avg(date_diff('millisecond', started_at, ended_at)) / 1000, 1) AS mean_seconds
 FROM runs GROUP BY ALL ORDER BY ALL;
 
--- ## Accuracy in training, step by step: originals beside their variants [accuracy]
+-- ## Accuracy in training, step by step: originals beside their variants, and those with a hint among these [accuracy]
 SELECT r.run_id, r.step, round(avg(r.accuracy) FILTER (r.slot = 0), 3) AS originals,
-       round(avg(r.accuracy) FILTER (r.slot > 0), 3) AS variants, round(avg(r.reward), 3) AS reward
-FROM rollouts r GROUP BY ALL ORDER BY ALL;
+       round(avg(r.accuracy) FILTER (r.slot > 0), 3) AS variants,
+       round(avg(r.accuracy) FILTER (v.kind = 'think_step'), 3) AS hinted,
+       round(avg((v.kind IS NOT DISTINCT FROM 'think_step')::INTEGER), 3) AS share_hinted,
+       round(avg(r.reward), 3) AS reward
+FROM rollouts r LEFT JOIN variants v USING (variant_id) GROUP BY ALL ORDER BY ALL;
+
+-- ## Steps of training: seconds, completions and tokens [steps]
+SELECT run_id, step, round(seconds, 2) AS seconds, rollouts, completion_tokens, round(loss, 4) AS loss
+FROM train_steps ORDER BY ALL;
 
 -- ## Silent groups (all rollouts right, or all wrong), by kind of the prompt [silent]
 SELECT run_id, kind, count(*) AS groups, round(avg((least_reward = most_reward)::INTEGER), 3) AS silent
@@ -178,7 +190,8 @@ FROM calls c GROUP BY c.problem_id ORDER BY usd DESC NULLS LAST, c.problem_id LI
 
 -- ## Silent groups step by step, and why they are silent [silent_steps]
 SELECT run_id, step, count(*) AS groups, round(avg(silent::INTEGER), 3) AS silent,
-       count(*) FILTER (silent_why = 'all right') AS all_right, count(*) FILTER (silent_why = 'all wrong') AS all_wrong
+       count(*) FILTER (silent_why = 'all right') AS all_right, count(*) FILTER (silent_why = 'all wrong') AS all_wrong,
+       count(*) FILTER (silent_why = 'equal rewards') AS equal_rewards, count(*) FILTER (silent_why = 'no reward') AS no_reward
 FROM groups GROUP BY ALL ORDER BY ALL;
 
 -- ## Problems whose groups were always silent, with the visits that were lost [always_silent]
@@ -201,5 +214,6 @@ GROUP BY ALL ORDER BY ALL;
 
 -- ## Length of completions in training, right ones beside wrong ones [lengths]
 SELECT run_id, step, round(avg(completion_tokens) FILTER (accuracy = 1)) AS tokens_right,
-       round(avg(completion_tokens) FILTER (accuracy = 0)) AS tokens_wrong, max(completion_tokens) AS longest
+       round(avg(completion_tokens) FILTER (accuracy = 0)) AS tokens_wrong, max(completion_tokens) AS longest,
+       round(avg((finish = 'truncated')::INTEGER), 3) AS truncated
 FROM rollouts GROUP BY ALL ORDER BY ALL;

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,15 @@ from click.testing import CliRunner
 from PIL import Image as PillowImage
 
 from diva_grpo.flows.cli import cli
-from diva_grpo.flows.pages.gallery import THUMBNAIL_PIXELS, gallery
 from diva_grpo.flows.pages.look import as_text, look
+from diva_grpo.flows.pages.page import write_problems
+from diva_grpo.flows.pages.problems import THUMBNAIL_PIXELS
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Kind, Label, Problem, Setting, Status, Variant, Verdict
 from tests.conftest import Diva
-from tests.support.chromium import chromium
+from tests.support.chromium import browser, chromium
+from tests.support.pages import data_of, open_anew
 from tests.support.tiny_vision_model import vision_store
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)> & {{ 7 * 7 }}'
@@ -108,7 +108,7 @@ def test_several_by_a_condition(seen: VariantStore) -> None:
         (["see/000", "--problem-filter", "true"], "ids, or --problem-filter"),
         (["--problem-filter", "colour = 1"], "colour"),
         (["--problem-filter", "false"], "no problem fits"),
-        (["see/000", "--html", "/no/such/folder/a.html"], "no folder"),
+        (["see/000", "--html", "/no/such/folder/a.html"], "cannot be written"),
     ],
 )
 def test_mistakes_end_in_one_line(seen: VariantStore, arguments: list[str], words: str) -> None:
@@ -117,48 +117,43 @@ def test_mistakes_end_in_one_line(seen: VariantStore, arguments: list[str], word
     assert words in (str(result.exception) if isinstance(result.exception, ConfigError) else result.output)
 
 
-class _Page(HTMLParser):
-    """Collects what matters of the page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
 @pytest.fixture(scope="module")
 def page_path(seen: VariantStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("page") / "gallery.html"
+    path = tmp_path_factory.mktemp("page") / "show.html"
     result = _run("--store", str(seen.root), "--html", str(path))
-    assert re.match(r"3 problems with \d+ variants in .*gallery\.html \(0\.\d MB\)", result.output), (
-        result.output
-    )
+    assert re.match(r"3 problems with 14 variants in .*show\.html \(0\.\d MB\)", result.output), result.output
     return path
 
 
-def test_the_page_is_whole_and_escaped(seen: VariantStore, page_path: Path) -> None:
-    page = _Page()
-    page.feed(page_path.read_text("utf-8"))
-    names = [name for name, _ in page.tags]
-    assert names.count("script") == 1
-    assert page.text.count(EVIL) == 3, "as a text, a reason and a verdict"
-    images = [attributes["src"] or "" for name, attributes in page.tags if name == "img"]
+def test_the_page_has_the_problems_with_their_images(page_path: Path) -> None:
+    problems = data_of(page_path, "pack-0")
+    assert [problem["id"] for problem in problems] == ["see/000", "see/001", "see/002"]
+    assert EVIL not in page_path.read_text("utf-8")
+    [evil] = [variant for variant in problems[0]["variants"] if variant["id"] == "evil"]
+    assert evil["text"] == EVIL
+    assert evil["reason"] == f"leak: {EVIL}"
+    assert evil["checks"] == [[True, "format passed"], [False, f"leak failed ({EVIL})"]]
+    statuses = [variant["status"] for variant in problems[0]["variants"]]
+    assert statuses == sorted(statuses), "accepted before rejected"
+    shown_in = [one for problem in problems for one in (problem, *problem["variants"])]
+    images = [source for one in shown_in for source in one["images"]]
     assert len(images) == 2 + 2 * 3, "two originals, three image variants of each"
     for source in images:
         assert re.match("data:image/(png|jpeg);base64,", source)
         with PillowImage.open(io.BytesIO(base64.b64decode(source.split(",")[1]))) as picture:
             assert picture.width * picture.height <= THUMBNAIL_PIXELS
-    links = [
-        v for _, attributes in page.tags for k, v in attributes.items() if k in ("href", "src", "action")
-    ]
-    assert links == images, "nothing is loaded from elsewhere"
-    assert page.text.count("images as in the original") == 2 + 2
+    assert [one["note"] for one in shown_in].count("images as in the original") == 2 + 2
+
+
+def test_pictures_without_room_in_the_page_are_beside_it(
+    seen: VariantStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diva_grpo.flows.pages.problems.EMBEDDED_BYTES", 0)
+    assert _run("see/000", "--store", str(seen.root), "--html", str(tmp_path / "a.html")).exit_code == 0
+    [problem] = data_of(tmp_path / "a.html", "pack-0")
+    for source in problem["images"]:
+        assert source.startswith("a_images/")
+        PillowImage.open(tmp_path / source).verify()
 
 
 def test_a_recipe_that_cannot_be_rendered_is_said(tmp_path: Path) -> None:
@@ -167,43 +162,29 @@ def test_a_recipe_that_cannot_be_rendered_is_said(tmp_path: Path) -> None:
     store.append(
         [variant.model_copy(update={"recipe": str(variant.recipe).replace('"renderer":1', '"renderer":0')})]
     )
-    assert "renderer 0" in gallery(store, look(store), "t")
+    write_problems(store, tmp_path / "a.html", "t", ["see/000"])
+    [problem] = data_of(tmp_path / "a.html", "pack-0")
+    assert "renderer 0" in problem["variants"][0]["note"]
 
 
-def _browse(page: Path, fragment: str, folder: Path) -> str:
-    program = chromium()
-    if program is None:
-        pytest.skip("there is no Chromium")
-    result = subprocess.run(
-        [program, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", "--dump-dom",
-         f"{page.as_uri()}{fragment}"],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-1000:]
-    return result.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fragment", "shown", "sections"),
-    [
-        ("", 14, 3),
-        ("#kind=image,composite", 4, 2),
-        ("#status=rejected", 1, 1),
-        ("#kind=think_step&status=accepted", 3, 3),
-        ("#kind=", 0, 0),
-    ],
-)
-def test_a_browser_filters(page_path: Path, tmp_path: Path, fragment: str, shown: int, sections: int) -> None:
-    page = _Page()
-    page.feed(_browse(page_path, fragment, tmp_path))
-    hidden = {
-        name: [a for tag, a in page.tags if tag == name and "hidden" in a] for name in ("article", "section")
-    }
-    total = [a for tag, a in page.tags if tag == "article" and a.get("data-status")]
-    assert len(total) - len(hidden["article"]) == shown
-    assert f"{shown} of {len(total)} variants" in page.text
-    assert 3 - len(hidden["section"]) == sections
+@pytest.mark.skipif(chromium() is None, reason="there is no Chromium")
+def test_a_browser_filters_by_the_address(page_path: Path, tmp_path: Path) -> None:
+    with browser(tmp_path) as tab:
+        for fragment, problems, variants in (
+            ("", 3, 5),
+            ("#kind=composite", 2, 1),
+            ("#status=rejected", 1, 1),
+            ("#kind=think_step&status=accepted", 3, 1),
+            ("#kind=harder&status=accepted", 0, 0),
+        ):
+            open_anew(tab, f"{page_path.as_uri()}{fragment}", f"{problems} of 3 problems")
+            if problems:
+                tab.evaluate("showProblem(found[0])")
+                cards = tab.evaluate("document.querySelectorAll('dialog article:not(.original)').length")
+                assert cards == variants, fragment
+        open_anew(tab, f"{page_path.as_uri()}#problem=see%2F001", "timeout: 5 s")
+        assert tab.evaluate("document.querySelector('dialog img').naturalWidth") > 0
+        assert tab.console == []
 
 
 def test_without_variants_it_says_what_to_do(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from diva_grpo.flows.pages.artifacts import (
     counts,
     decisions,
     difficulty,
-    gallery_link,
+    page_link,
     reasons,
     scores,
 )
@@ -285,14 +285,14 @@ def test_key_has_the_stores_name() -> None:
     assert artifact_key("GSM8K_v2 (é)", "counts") == "gsm8k-v2-counts"
 
 
-def test_gallery_is_a_link_only_where_a_browser_follows_it(tmp_path: Path) -> None:
-    page = tmp_path / "gallery.html"
-    served = gallery_link(page, 20, "http://127.0.0.1:8711/")
+def test_the_page_is_a_link_only_where_a_browser_follows_it(tmp_path: Path) -> None:
+    page = tmp_path / "problems.html"
+    served = page_link(page, 20, "http://127.0.0.1:8711/")
     assert served.content == (
         "[20 problems beside their variants, with images as the policy sees them]"
-        "(http://127.0.0.1:8711/gallery.html)"
+        "(http://127.0.0.1:8711/problems.html)"
     )
-    here = gallery_link(page, 20).content
+    here = page_link(page, 20).content
     assert isinstance(here, str)
     assert f"```\n{page.as_uri()}\n```" in here
     assert "](" not in here

@@ -192,7 +192,7 @@ class TestByPrefect:
         assert run.name == "curate store: 5 problems with scripted-teacher"
         assert left.keys() == {
             "store-progress-of-curate", "store-counts", "store-reasons", "store-cost", "store-difficulty",
-            "store-gallery",
+            "store-problems",
         }  # fmt: skip
         assert left["store-progress-of-curate"].data == 100.0
         assert left["store-progress-of-curate"].description.startswith("2 of 2 shards · 5/5 problems")
@@ -203,9 +203,9 @@ class TestByPrefect:
         }  # fmt: skip
         [(calls,)] = store.query("SELECT count(*) FROM calls")
         assert left["store-cost"].description.startswith(f"This run: {calls} requests")
-        page = store.root / "pages" / "gallery.html"
-        assert page.as_uri() in left["store-gallery"].data
-        assert page.read_text("utf-8").count("<section") == 5
+        page = store.root / "pages" / "problems.html"
+        assert page.as_uri() in left["store-problems"].data
+        assert 'id="pack-0"' in page.read_text("utf-8")
         with get_client(sync_client=True) as client:
             tasks = sorted(task.name for task in client.read_task_runs() if task.flow_run_id == run.id)
         assert tasks == ["shard 1 of 2", "shard 2 of 2"]

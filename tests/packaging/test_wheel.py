@@ -74,7 +74,7 @@ def test_the_wheel_has_the_files_of_the_tree(tree: Path, tmp_path: Path) -> None
     (tree / "pipeline" / "__pycache__" / "old.cpython-311.pyc").write_bytes(b"")
     found = {name for name in build(tree, tmp_path) if ".dist-info/" not in name}
     assert found == wanted
-    assert {"diva_grpo/data/figures/figure-01.png", "diva_grpo/flows/pages/gallery.css"} <= found
+    assert {"diva_grpo/data/figures/figure-01.png", "diva_grpo/flows/pages/vendor/katex.min.js"} <= found
 
 
 def test_nothing_stands_at_the_top(tree: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import shutil
@@ -18,6 +19,8 @@ from websockets.sync.connection import Connection
 
 PATIENCE_S = 60.0
 
+_SAYS = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+
 
 def chromium() -> str | None:
     """The browser's program, where there is one."""
@@ -25,17 +28,25 @@ def chromium() -> str | None:
 
 
 class Browser:
-    """One tab of a headless Chromium."""
+    """One tab of a headless Chromium.
+
+    Attributes:
+        console: what pages have written to the console, errors that they did not catch among it.
+    """
 
     def __init__(self, socket: Connection) -> None:
         self._socket, self._numbers = socket, itertools.count()
+        self.console: list[dict[str, Any]] = []
+        self("Runtime.enable")
+        self("Log.enable")
 
     def __call__(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send a command of the DevTools protocol; returns its result."""
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while (reply := json.loads(self._socket.recv(timeout=PATIENCE_S))).get("id") != number:
-            pass
+            if reply.get("method") in _SAYS:
+                self.console.append(reply["params"])
         if "error" in reply:
             raise RuntimeError(f"{method}: {reply['error']['message']}")
         result: dict[str, Any] = reply["result"]
@@ -44,7 +55,33 @@ class Browser:
     def evaluate(self, expression: str) -> Any:
         """Value of a JavaScript expression; of a promise, what it resolves to."""
         result = self("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in result:
+            raise RuntimeError(f"{expression}: {result['exceptionDetails']}")
         return result["result"].get("value")
+
+    def press(self, key: str, text: str = "") -> None:
+        """Press a key, such as Tab or Enter, as a person does at the keyboard."""
+        code = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowRight": 39}.get(key, 0)
+        typed = {"text": text or "\r"} if text or key == "Enter" else {}
+        self("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, windowsVirtualKeyCode=code, **typed)
+        self("Input.dispatchKeyEvent", type="keyUp", key=key, code=key, windowsVirtualKeyCode=code)
+
+    def screen(self, width: int, height: int, *, dark: bool = False) -> None:
+        """Be a screen of some size in CSS pixels, light or dark."""
+        self(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+        theme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self("Emulation.setEmulatedMedia", features=theme)
+
+    def picture(self, path: Path) -> None:
+        """Write a PNG of the whole page."""
+        shot = self("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(shot["data"]))
 
     def open(self, url: str, waits_for: str) -> None:
         """Go to a page, and wait until it shows a text."""

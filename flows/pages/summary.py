@@ -1,0 +1,257 @@
+"""What a store and its training runs amount to, for the top of a page: headline numbers, curves, tables.
+
+Pure functions from a store to what `json` can write. The curves are the rows of the named queries
+(`pipeline/store/queries.sql`); the difficulty of all problems over the steps and the measured offsets are
+computed here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from diva_grpo.flows.pages.json_text import plain
+from diva_grpo.flows.pages.next_step import Step, next_steps
+from diva_grpo.flows.pages.plots import LEVELS
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.queries import Query, queries
+from diva_grpo.pipeline.store.report import sections
+from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.records import utc_now
+
+Rows = list[dict[str, Any]]
+
+CURVES = ("accuracy", "silent_steps", "lengths", "steps")
+"""Named queries with a row for each step of each run."""
+
+OF_THE_STORE = ("variants", "reasons", "offsets", "checks", "calls", "rate", "scores", "supply")
+"""Named queries that have a place of their own on the page."""
+
+MOST_ROWS = 200
+"""Rows of a table on the page; its query has the others."""
+
+MOST_OFFSETS = 1_500
+"""Variants in the plot of offsets, the same ones each time."""
+
+HEAT_STEPS = 60
+"""Columns of the map of difficulty."""
+
+HEADLINE_SHARE = 0.1
+"""Share of a run's steps that its first and its last accuracy are the mean of."""
+
+
+def training_runs(store: VariantStore, run_ids: Sequence[str] = ()) -> list[str]:
+    """The training runs that a page is about: the given ones, else the one that was started or resumed last.
+
+    Raises:
+        ConfigError: the store has no such training run.
+    """
+    known = [
+        name
+        for (name,) in store.query(
+            "SELECT run_id FROM attempts GROUP BY run_id ORDER BY max(started_at) DESC, run_id"
+        )
+    ]
+    missing = next((name for name in run_ids if name not in known), None)
+    if missing is not None:
+        last = f"the last ones: {', '.join(known[:3])}" if known else "`diva train` makes one"
+        raise ConfigError(f"no training run {missing!r} in this store; {last}")
+    return [*dict.fromkeys(run_ids)] or known[:1]
+
+
+def summary(store: VariantStore, runs: Sequence[str], *, tables: bool = True) -> dict[str, Any]:
+    """All that the page shows above its list of problems.
+
+    Args:
+        store: the store.
+        runs: ids of training runs, see `training_runs`.
+        tables: with the rows of all named queries; without, only of those that have a place of their own.
+
+    Raises:
+        QueryError: a query takes too long.
+        StoreError: a part file is damaged.
+    """
+    named = queries()
+    asked = list(named) if tables else [*CURVES, *OF_THE_STORE]
+    names = {named[name]: name for name in asked}
+    found: dict[str, Rows] = {name: [] for name in (*CURVES, *OF_THE_STORE)}
+    shown: list[dict[str, Any]] = []
+    for query, table in sections(store, names):
+        found[names[query]] = [plain(row) for row in table.to_pylist()]
+        shown.append(_table(query, found[names[query]], table.column_names))
+    of_runs = {
+        run: {name: [row for row in found[name] if row["run_id"] == run] for name in CURVES} for run in runs
+    }
+    return {
+        "store": store.root.name,
+        "made": f"{utc_now():%Y-%m-%d %H:%M:%S} UTC",
+        "runs": [_run(store, run) for run in runs],
+        "headline": _headline(found, of_runs),
+        "next": [_step(step) for step in next_steps(store, runs)],
+        "curves": {run: rows | {"levels": _levels(store, run)} for run, rows in of_runs.items()},
+        "scores": [row for row in found["scores"] if row["run"] in runs],
+        "store_rows": {name: found[name] for name in OF_THE_STORE if name != "rate"},
+        "rate": [
+            [_seconds(row["minute"]), row["requests"], row["failed"], row["dollars"]] for row in found["rate"]
+        ],
+        "offsets": _offsets(store),
+        "tables": shown if tables else [],
+    }
+
+
+def _seconds(minute: str) -> int:
+    return int(datetime.fromisoformat(f"{minute}+00:00").timestamp())
+
+
+def _table(query: Query, rows: Rows, columns: Sequence[str]) -> dict[str, Any]:
+    cells = [list(row.values()) for row in rows[:MOST_ROWS]]
+    return {"title": query.title, "sql": query.sql, "columns": columns, "rows": cells, "all": len(rows)}
+
+
+def _step(step: Step) -> dict[str, str]:
+    return {"why": step.why, "command": step.command}
+
+
+def _run(store: VariantStore, run_id: str) -> dict[str, Any]:
+    rows = store.query(
+        "SELECT model, outcome, started_at, seconds, config FROM runs WHERE run_id = ?", [run_id]
+    )
+    model, outcome, started, seconds, config = rows[0] if rows else (None, None, None, None, "{}")
+    return {
+        "id": run_id,
+        "model": model,
+        "outcome": outcome,
+        "started": str(started or "")[:16],
+        "seconds": seconds,
+        "config": json.dumps(json.loads(config), indent=1, ensure_ascii=False),
+    }
+
+
+# --- headline
+
+
+def _headline(found: Mapping[str, Rows], of_runs: Mapping[str, Mapping[str, Rows]]) -> list[dict[str, Any]]:
+    """Name, value, and what stands below; values of two runs are beside each other."""
+    head = []
+    if of_runs:
+        curves = of_runs.values()
+        head = [
+            {
+                "name": "Accuracy of originals, without hints",
+                "values": [_first_and_last(rows["accuracy"], "originals") for rows in curves],
+                "note": f"first and last {HEADLINE_SHARE:.0%} of the steps",
+            },
+            {
+                "name": "Silent groups",
+                "values": [_silent(rows["silent_steps"]) for rows in curves],
+                "note": "rewards all equal: nothing is learnt from them",
+            },
+            {
+                "name": "Time of a step",
+                "values": [_step_time(rows["steps"]) for rows in curves],
+                "note": "median, without evaluations",
+            },
+        ]
+        if any(row["run"] in of_runs for row in found["scores"]):
+            values = [_scores([row for row in found["scores"] if row["run"] == run]) for run in of_runs]
+            head.insert(
+                1, {"name": "Held-out accuracy", "values": values, "note": "first and last evaluation"}
+            )
+    every = next((row for row in found["variants"] if row["kind"] == "all"), None)
+    if every:
+        decided = every["accepted"] + every["rejected"]
+        note = f"of {decided:,} decided" + (f", {every['candidate']:,} wait" if every["candidate"] else "")
+        head.append({"name": "Accepted variants", "values": [f"{every['accepted']:,}"], "note": note})
+    if found["calls"]:
+        head.append(_cost(found["calls"]))
+    return head
+
+
+def _first_and_last(rows: Rows, column: str) -> str:
+    values = [row[column] for row in rows if row[column] is not None]
+    if not values:
+        return "not judged"
+    some = max(1, round(HEADLINE_SHARE * len(values)))
+    return f"{sum(values[:some]) / some:.2f} → {sum(values[-some:]) / some:.2f}"
+
+
+def _silent(rows: Rows) -> str:
+    groups = sum(row["groups"] for row in rows)
+    if not groups:
+        return "no groups yet"
+    right, wrong = (sum(row[name] for row in rows) / groups for name in ("all_right", "all_wrong"))
+    share = sum(row["silent"] * row["groups"] for row in rows) / groups
+    return f"{share:.0%} ({wrong:.0%} all wrong, {right:.0%} all right)"
+
+
+def _step_time(rows: Rows) -> str:
+    seconds = sorted(row["seconds"] for row in rows)
+    return f"{seconds[len(seconds) // 2]:.3g} s" if seconds else "no steps yet"
+
+
+def _scores(rows: Rows) -> str:
+    ordered = sorted(rows, key=lambda row: row["step"])
+    ends = [ordered[0], ordered[-1]] if len(ordered) > 1 else ordered
+    return " → ".join(f"{row['accuracy']:.2f}" for row in ends) or "not evaluated"
+
+
+def _cost(calls: Rows) -> dict[str, Any]:
+    known = [row["dollars"] for row in calls if row["dollars"] is not None]
+    requests, failed = (sum(row[name] for row in calls) for name in ("requests", "failed"))
+    unknown = ", of models without a known price too" if known and len(known) < len(calls) else ""
+    value = f"${sum(known):,.2f}" if known else "no known price"
+    return {
+        "name": "Cost of the teacher",
+        "values": [value],
+        "note": f"{requests:,} requests, {failed:,} failed{unknown}",
+    }
+
+
+# --- what no named query has
+
+
+def _levels(store: VariantStore, run_id: str) -> dict[str, Any]:
+    """How many problems are at each level of difficulty after some steps, the first column before all.
+
+    Every problem of the run counts at every step: before its first visit with the difficulty that it began with.
+    """
+    events = store.query(
+        "SELECT step, problem_id, old_difficulty, new_difficulty FROM difficulty_events WHERE run_id = ? "
+        "ORDER BY step",
+        [run_id],
+    )
+    if not events:
+        return {"steps": [], "counts": []}
+    level: dict[str, int] = {}
+    for _, problem_id, old, _ in events:
+        level.setdefault(problem_id, round(old))
+    counts = dict.fromkeys(LEVELS, 0)
+    for value in level.values():
+        counts[value] += 1
+    by_step: defaultdict[int, list[tuple[str, int]]] = defaultdict(list)
+    for step, problem_id, _, new in events:
+        by_step[step].append((problem_id, round(new)))
+    every = math.ceil(len(by_step) / HEAT_STEPS)
+    steps, columns = ["before"], [list(counts.values())]
+    for number, step in enumerate(sorted(by_step), start=1):
+        for problem_id, new in by_step[step]:
+            counts[level[problem_id]] -= 1
+            counts[new] += 1
+            level[problem_id] = new
+        if number % every == 0 or number == len(by_step):
+            steps.append(str(step))
+            columns.append(list(counts.values()))
+    return {"steps": steps, "counts": columns}
+
+
+def _offsets(store: VariantStore) -> list[list[Any]]:
+    """Kind, designed and measured offset of some variants, by designed offset."""
+    rows: Iterable[tuple[str, float, float]] = store.query(
+        "SELECT kind, delta_designed, delta_measured FROM (FROM variants WHERE delta_measured IS NOT NULL "
+        f"AND delta_designed IS NOT NULL ORDER BY hash(variant_id) LIMIT {MOST_OFFSETS}) ORDER BY delta_designed"
+    )
+    return [[kind, round(designed, 2), round(measured, 2)] for kind, designed, measured in rows]

@@ -33,6 +33,7 @@ from diva_grpo.flows.cli.teacher import teacher
 from diva_grpo.flows.cli.top_up import top_up
 from diva_grpo.flows.cli.train import train
 from diva_grpo.flows.cli.verify import verify
+from diva_grpo.flows.cli.watch import watch
 from diva_grpo.schemas.exceptions import ConfigError, DivaError, MissingExtraError
 
 PHASES = {
@@ -40,7 +41,7 @@ PHASES = {
     "Data": (init, ingest, export),
     "Variants": (generate, verify, label, grade, curate, serve),
     "Training": (train, top_up, evaluate),
-    "Looking": (status, report, show, sql),
+    "Looking": (status, report, watch, show, sql),
     "Keeping": (compact, remove, doctor, lake),
 }
 """The commands by phase, in the order of the loop."""

@@ -20,9 +20,9 @@ async function renew() {
   try {
     summary = await fetched("summary");
     rows = summary && (await fetched("index"));
-    document.body.classList.remove("lost");
-  } catch {
-    document.body.classList.add("lost"); // the server has ended, or cannot read the store: what was shown stays
+    delete byId("about").dataset.lost;
+  } catch (error) { // the server has ended, or cannot read the store: what was shown stays
+    byId("about").dataset.lost = `not renewed: ${error.message}`;
   }
   if (summary) show(summary);
   if (rows) showIndex(rows);

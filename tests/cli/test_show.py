@@ -21,7 +21,7 @@ from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Kind, Label, Problem, Setting, Status, Variant, Verdict
 from tests.conftest import Diva
 from tests.support.chromium import browser, chromium
-from tests.support.pages import data_of, open_anew
+from tests.support.pages import data_of, open_anew, settle
 from tests.support.tiny_vision_model import vision_store
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)> & {{ 7 * 7 }}'
@@ -182,7 +182,8 @@ def test_a_browser_filters_by_the_address(page_path: Path, tmp_path: Path) -> No
                 tab.evaluate("showProblem(found[0])")
                 cards = tab.evaluate("document.querySelectorAll('dialog article:not(.original)').length")
                 assert cards == variants, fragment
-        open_anew(tab, f"{page_path.as_uri()}#problem=see%2F001", "timeout: 5 s")
+        open_anew(tab, f"{page_path.as_uri()}#problem=see%2F001", "3 of 3 problems")
+        settle(tab, "document.querySelector('dialog[open] img')?.complete")
         assert tab.evaluate("document.querySelector('dialog img').naturalWidth") > 0
         assert tab.console == []
 

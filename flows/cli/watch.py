@@ -1,0 +1,38 @@
+"""`diva watch`: the page of a store while a run is at work."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from diva_grpo.flows.cli.options import store_option
+
+
+@click.command()
+@store_option
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    metavar="RUN",
+    help="Training run of the page; give it twice to compare two.  [default: always the last one]",
+)
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="To listen on.  [default: a free one]")
+def watch(store_dir: Path, runs: tuple[str, ...], port: int) -> None:
+    """Serve the page of `diva report` on this machine during a run; ends with Ctrl-C.
+
+    The page renews itself while a curation or a training run is at work. Only who knows its address, which is printed
+    at the start, can open it. From another machine: ssh -L PORT:127.0.0.1:PORT HOST.
+
+    \b
+    example: diva watch --store runs/store
+    """
+    from diva_grpo.flows.pages.live import Live, LiveServer
+    from diva_grpo.pipeline.store import VariantStore
+
+    with LiveServer(Live(VariantStore(store_dir), runs), port) as server:
+        click.echo(f"open {server.url}")
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()

@@ -32,7 +32,6 @@ def watch(store_dir: Path, runs: tuple[str, ...], port: int) -> None:
     from diva_grpo.flows.pages.live import Live, LiveServer
     from diva_grpo.pipeline.store import VariantStore
 
-    with LiveServer(Live(VariantStore(store_dir), runs), port) as server:
+    with LiveServer(Live(VariantStore(store_dir), runs), port) as server, suppress(KeyboardInterrupt):
         click.echo(f"open {server.url}")
-        with suppress(KeyboardInterrupt):
-            server.serve_forever()
+        server.serve_forever()

@@ -38,6 +38,12 @@ async function fetched(name) {
 }
 
 const packs = new Map();
+/** A problem's part of a pack. */
+async function fromPack(name, row) {
+  if (!packs.has(name)) packs.set(name, unpacked(name));
+  return (await packs.get(name)).find((one) => one.id === row.id);
+}
+
 /** All that is known of a problem, by its row of the index; null where the page does not hold it. */
 async function detailsOf(row) {
   if (LIVE) {
@@ -46,8 +52,12 @@ async function detailsOf(row) {
     return fetched(name);
   }
   if (row.pack === undefined) return null;
-  if (!packs.has(row.pack)) packs.set(row.pack, unpacked(`pack-${row.pack}`));
-  return (await packs.get(row.pack)).find((one) => one.id === row.id);
+  const known = await fromPack(`pack-${row.pack}`, row);
+  if (row.words !== undefined) {
+    const words = await fromPack(`words-${row.words}`, row);
+    for (const asked of [known, ...known.variants]) Object.assign(asked, words.of[asked.id]);
+  }
+  return known;
 }
 
 const LETTERS = ["A", "B", "C", "D"];

@@ -2,7 +2,8 @@
 
 `page.html` is filled with styles, scripts and data. The data are compressed JSON in base64, so no text of a data set
 is ever part of the markup; the scripts show them as text. The page opens with its summary and the index of the
-problems. Details of problems are in packs, which are unpacked when one of their problems is opened.
+problems. Details of problems, and the words of their rollouts, are in packs, which are unpacked when one of their
+problems is opened.
 
 `flows.pages.live` serves the same page without the data, which it then fetches.
 """
@@ -31,13 +32,13 @@ from diva_grpo.schemas.exceptions import ConfigError
 PACK_BYTES = 256 * 1024
 """Of JSON in a pack of details, before compression: a browser unpacks one in a few milliseconds."""
 
-MOST_DETAILS_BYTES = 8_000_000
+MOST_DETAILS_BYTES = 8_300_000
 """Of all packs as they stand in the page."""
 
 IMAGE_PROBLEMS = 200
 """Problems whose images are rendered for the page of a whole store."""
 
-_AT_ONCE = 1_000
+_AT_ONCE = 2_500
 """Problems whose details are read in one go."""
 
 _SCRIPTS = (
@@ -111,13 +112,8 @@ def _write(
     rows: list[dict[str, Any]],
     image_problems: int | None,
 ) -> Written:
-    data = {}
     pictures = Pictures(store, path, image_problems)
-    for number, (detailed, packed) in enumerate(_packs(store, rows, runs, pictures)):
-        data[f"pack-{number}"] = packed
-        for row in detailed:
-            row["pack"] = number
-    data |= {"summary": pack(head), "index": pack(rows)}
+    data = _packed_details(store, rows, runs, pictures) | {"summary": pack(head), "index": pack(rows)}
     path.write_text(page_html(store, data=data), encoding="utf-8")
     return Written(len(rows), sum("pack" in row for row in rows), path.stat().st_size)
 
@@ -130,26 +126,75 @@ def _writable(path: Path) -> None:
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _packs(
+def _packed_details(
     store: VariantStore, rows: list[dict[str, Any]], runs: Sequence[str], pictures: Pictures
-) -> Iterator[tuple[list[dict[str, Any]], str]]:
-    """Rows of the index with their packed details, until the page is full."""
+) -> dict[str, str]:
+    """Packs by name, until the page is full; each row of the index gets the number of its pack.
+
+    The problems with their variants come first. What is then left of the room is for the words of rollouts.
+    """
+    data: dict[str, str] = {}
     left = MOST_DETAILS_BYTES
+    variants, words = _Packs("pack", data), _Packs("words", data)
+    said: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for row, problem in _with_details(store, rows, runs, pictures):
+        if left < 0:
+            break
+        if of_problem := _without_words(problem):
+            said.append((row, of_problem))
+        left -= variants.add(row, problem)
+    left -= variants.close()
+    for row, of_problem in said:
+        if left < 0:
+            break
+        left -= words.add(row, of_problem)
+    words.close()
+    return data
+
+
+def _with_details(
+    store: VariantStore, rows: Sequence[dict[str, Any]], runs: Sequence[str], pictures: Pictures
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     for start in range(0, len(rows), _AT_ONCE):
         some = rows[start : start + _AT_ONCE]
-        held: list[bytes] = []
-        first = 0
-        texts = map(as_json, details(store, [row["id"] for row in some], runs, pictures))
-        for number, text in enumerate(texts, start=1):
-            held.append(text)
-            if number < len(some) and sum(map(len, held)) < PACK_BYTES:
-                continue
-            packed = _packed(b"[" + b",".join(held) + b"]")
-            left -= len(packed)
-            if left < 0:
-                return
-            yield some[first:number], packed
-            held, first = [], number
+        yield from zip(some, details(store, [row["id"] for row in some], runs, pictures), strict=True)
+
+
+def _without_words(problem: dict[str, Any]) -> dict[str, Any]:
+    """Take prompts and rollouts out of a problem's details; returns them by the id of what was asked."""
+    found = {}
+    for asked in (problem, *problem["variants"]):
+        if taken := {name: asked.pop(name) for name in ("rollouts", "prompts") if name in asked}:
+            found[asked["id"]] = taken
+    return {"id": problem["id"], "of": found} if found else {}
+
+
+class _Packs:
+    """Packs of a kind, each with some problems.
+
+    Args:
+        name: of the kind: a pack is called `name-0`, and rows of the index say under the name which one they are in.
+        data: where the packs go.
+    """
+
+    def __init__(self, name: str, data: dict[str, str]) -> None:
+        self._name, self._data, self._number = name, data, 0
+        self._held: list[bytes] = []
+
+    def add(self, row: dict[str, Any], value: dict[str, Any]) -> int:
+        """Add the details of a row; returns the bytes of the pack that this has filled, if it has."""
+        self._held.append(as_json(value))
+        row[self._name] = self._number
+        return self.close() if sum(map(len, self._held)) >= PACK_BYTES else 0
+
+    def close(self) -> int:
+        """Write the pack that is being filled; returns its bytes."""
+        if not self._held:
+            return 0
+        packed = _packed(b"[" + b",".join(self._held) + b"]")
+        self._data[f"{self._name}-{self._number}"] = packed
+        self._held, self._number = [], self._number + 1
+        return len(packed)
 
 
 def pack(value: Any) -> str:

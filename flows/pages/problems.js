@@ -32,7 +32,7 @@ function hasVariant(row) {
 
 function find() {
   const words = chosen("words").toLowerCase().split(/\s+/).filter(Boolean);
-  found = index.filter((row) => words.every((word) => row.words.includes(word)) && hasVariant(row));
+  found = index.filter((row) => words.every((word) => row.searched.includes(word)) && hasVariant(row));
   const order = ORDERS[chosen("order")];
   if (order) found.sort(order);
   first = 0;
@@ -171,7 +171,7 @@ function training({ rollouts = [], groups = [], prompts = [] }) {
     ...prompts.map(([run, style, prompt, opening]) => el("details", {},
       el("summary", {}, `Prompt as given (${of(run)}${style})`), el("pre", { tabindex: 0 }, prompt + opening))),
     ...rollouts.map((rollout) => rolloutOf(rollout, of)),
-    groups.length > 0 && !rollouts.length && el("p", { class: "soft" }, "Its rollouts were not logged (--log_rollouts)."),
+    groups.length > 0 && !rollouts.length && el("p", { class: "soft" }, "The words of its rollouts were not logged (--log_rollouts), or had no room in this page."),
   ].filter(Boolean);
 }
 

@@ -2,7 +2,7 @@
 
 function showIndex(rows) {
   index = rows;
-  for (const row of index) row.words = `${row.id} ${row.source} ${row.text}`.toLowerCase();
+  for (const row of index) row.searched = `${row.id} ${row.source} ${row.text}`.toLowerCase();
   const place = first;
   find();
   first = place < found.length ? place : 0;

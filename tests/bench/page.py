@@ -2,16 +2,21 @@
 
     python -m tests.bench.page [FOLDER]
 
-The store has 10,000 problems with 50,000 variants and two training runs, with texts of random English words as long
-as those of GSM8K. With a folder, the store and its page stay there, and the store is made once.
+The store has 10,000 problems with 50,000 variants and two training runs, with texts made from those of GSM8K
+(DIVA_REAL_DATA) or of the demo. With a folder, the store and its page stay there, and the store is made once.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +33,51 @@ OPENINGS = 5
 _CHECKS = ("format", "leak", "numbers", "duplicate", "answer")
 
 
-def _texts(draw: random.Random) -> list[str]:
-    """Words of many lengths, the common ones often."""
-    letters = "etaoinshrdlucmfwypvbgk"
-    return ["".join(draw.choices(letters, k=draw.randint(2, 9))) for _ in range(6_000)]
+class Writer:
+    """Writes texts that read, and compress, about as those of a data set: each word follows the two before it there.
+
+    Args:
+        texts: of the data set.
+        draw: random numbers.
+    """
+
+    def __init__(self, texts: Sequence[str], draw: random.Random) -> None:
+        self._draw = draw
+        self._next: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        for text in texts:
+            words = ["", "", *text.split()]
+            for first, second, third in zip(words, words[1:], words[2:], strict=False):
+                self._next[first, second].append(third)
+
+    def text(self, length: int) -> str:
+        """A text of some number of words."""
+        words = ["", ""]
+        while len(words) < length + 2:
+            words.append(self._draw.choice(self._next.get((words[-2], words[-1])) or self._next["", ""]))
+        return " ".join(words[2:])
+
+    def reworded(self, text: str) -> str:
+        """A text that keeps some sentences of another."""
+        sentences = text.split(". ")
+        return ". ".join(s if self._draw.random() < 0.3 else self.text(len(s.split())) for s in sentences)
+
+
+def _texts() -> list[str]:
+    """Questions and solutions of GSM8K where DIVA_REAL_DATA has them, else those of the demo."""
+    real = os.environ.get("DIVA_REAL_DATA")
+    path = (
+        Path(real, "gsm8k/problems.jsonl")
+        if real
+        else Path(str(files("diva_grpo.data")), "word_problems.jsonl")
+    )
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [row[name] for row in rows for name in ("question", "answer")]
 
 
 def make_store(root: Path) -> VariantStore:
     """The store of the measurement."""
     draw = random.Random(1)
-    words = _texts(draw)
-    weights = [1 / (1 + rank) for rank in range(len(words))]
-
-    def text(length: int) -> str:
-        numbers = f" {draw.randrange(1000)} of ${draw.randrange(100)}$"
-        return " ".join(draw.choices(words, weights, k=length)) + numbers
-
+    writer = Writer(_texts(), draw)
     store = VariantStore(root, create=True)
     names = [f"math/{number:05d}" for number in range(PROBLEMS)]
     kinds = ("reword", "reword", "harder", "think_step", "think_step")
@@ -51,8 +85,8 @@ def make_store(root: Path) -> VariantStore:
     variants: dict[str, list[str]] = {}
     for start in range(0, PROBLEMS, 1_000):
         some = names[start : start + 1_000]
-        made = [Problem(problem_id=n, source="math", split="train", text=text(45), answer="42",
-                        solution_steps=[text(12) for _ in range(4)]) for n in some]  # fmt: skip
+        made = [Problem(problem_id=n, source="math", split="train", text=writer.text(45), answer="42",
+                        solution_steps=[writer.text(12) for _ in range(4)]) for n in some]  # fmt: skip
         store.append(made)
         written = []
         for problem in made:
@@ -69,7 +103,8 @@ def make_store(root: Path) -> VariantStore:
                 )
                 written.append(Variant.model_validate({
                     "variant_id": variant_id, "problem_id": problem.problem_id, "kind": kind,
-                    "text": problem.text if kind == "think_step" else text(45), "delta_designed": 1.0 - number,
+                    "text": problem.text if kind == "think_step" else writer.reworded(problem.text),
+                    "delta_designed": 1.0 - number,
                     **(hinted if kind == "think_step" else {}), **bad, **common,
                 }))  # fmt: skip
         store.append(written)
@@ -89,7 +124,7 @@ def make_store(root: Path) -> VariantStore:
             step: {name: variants[name][:3] for name in draw.sample(names, PROBLEMS_OF_A_STEP)}
             for step in range(STEPS)
         }
-        train_on(store, run, visits, samples=8, logged=LOGGED, completion=text(60))
+        train_on(store, run, visits, samples=8, logged=LOGGED, completion=writer.text(60))
         evaluated(store, run, names[:200], [0, STEPS])
     return store
 

@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from diva_grpo.flows.pages.json_text import plain
@@ -123,7 +124,7 @@ def _run(store: VariantStore, run_id: str) -> dict[str, Any]:
     model, outcome, started, seconds, config = rows[0] if rows else (None, None, None, None, "{}")
     return {
         "id": run_id,
-        "model": model,
+        "model": Path(model).name if model and Path(model).is_absolute() else model,
         "outcome": outcome,
         "started": str(started or "")[:16],
         "seconds": seconds,

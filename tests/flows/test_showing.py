@@ -43,7 +43,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.docs
 def test_screens_of_the_documents_are_there_and_small() -> None:
-    named = re.findall(r"!\[[^\]]+\]\((screens/.*?)\)", (ROOT / "docs/operations.md").read_text("utf-8"))
+    pages = "".join(path.read_text("utf-8") for path in (ROOT / "docs").glob("*.md"))
+    named = re.findall(r"!\[[^\]]+\]\((screens/.*?)\)", pages)
     assert sorted(named) == sorted(f"screens/{path.name}" for path in (ROOT / "data/screens").iterdir())
     assert all((ROOT / "docs" / name).stat().st_size < 150_000 for name in named)
 

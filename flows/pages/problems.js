@@ -158,7 +158,7 @@ function card(one, { title, status, reason }, problem) {
     (one.rollouts || one.groups) && el("div", { class: "answered" }, training(one)));
 }
 
-function training({ rollouts = [], groups = [], prompts = [] }) {
+function training({ id, rollouts = [], groups = [], prompts = [] }) {
   const of = (run) => (runs.length > 1 ? `run ${LETTERS[run]}, ` : "");
   return [
     el("h4", {}, "In training"),
@@ -167,7 +167,7 @@ function training({ rollouts = [], groups = [], prompts = [] }) {
       tableOf([...(runs.length > 1 ? ["run"] : []), "step", "slot", "accuracy", "silent", "rewards"],
         groups.map(([run, step, slot, accuracy, why, rewards]) =>
           [...(runs.length > 1 ? [LETTERS[run]] : []), step, slot, accuracy, why, rewards.map((r) => number(r)).join(" ")]),
-        "Groups of this prompt")),
+        `Groups of ${id}`)),
     ...prompts.map(([run, style, prompt, opening]) => el("details", {},
       el("summary", {}, `Prompt as given (${of(run)}${style})`), el("pre", { tabindex: 0 }, prompt + opening))),
     ...rollouts.map((rollout) => rolloutOf(rollout, of)),

@@ -137,7 +137,7 @@ def _run(store: VariantStore, run_id: str) -> dict[str, Any]:
 
 def _headline(found: Mapping[str, Rows], of_runs: Mapping[str, Mapping[str, Rows]]) -> list[dict[str, Any]]:
     """Name, value, and what stands below; values of two runs are beside each other."""
-    head = []
+    head: list[dict[str, Any]] = []
     if of_runs:
         curves = of_runs.values()
         head = [

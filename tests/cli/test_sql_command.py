@@ -43,6 +43,7 @@ from diva_grpo.schemas.records import (
     Setting,
     Shortage,
     Status,
+    TrainStep,
     Variant,
     Verdict,
 )
@@ -118,6 +119,16 @@ def full_store(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
         ]
     )
     store.append([Setting(name="label_model", value="p")])
+    spent = {
+        "seconds": 2.0,
+        "cpu_seconds": 1.0,
+        "rollouts": 2,
+        "groups": 2,
+        "silent_groups": 2,
+        "problems": 1,
+    }
+    learnt = {"silent_problems": 1, "completion_tokens": 9, "loss": 0.0, "grad_norm": 0.0, "attempt": 1}
+    store.append([TrainStep.model_validate({"run_id": "r", "step": 1, **spent, **learnt})])
     with store.run("generate", "{}", "t"):
         store.append(
             [
@@ -284,7 +295,7 @@ def test_queries_of_a_file_and_of_a_pipe(full_store: VariantStore, tmp_path: Pat
     [
         (("SELECT 1", "--schema"), "give one of"),
         (("SELECT 1", "no store"), "give --store"),
-        (("--example", "33"), "there are 1 to 34"),
+        (("--example", "35"), "there are 1 to 34"),
         (("--file", "{notes}"), "not a text of queries"),
         (("SELECT 1", "--format", "parquet"), "--output FILE"),
         (("--file", "{two}", "--output", "x"), "there are several"),

@@ -32,8 +32,8 @@ from diva_grpo.schemas.exceptions import ConfigError
 PACK_BYTES = 256 * 1024
 """Of JSON in a pack of details, before compression: a browser unpacks one in a few milliseconds."""
 
-MOST_DETAILS_BYTES = 8_300_000
-"""Of all packs as they stand in the page."""
+MOST_BYTES = 9_300_000
+"""Of all data as they stand in the page, as long as the index alone has fewer."""
 
 IMAGE_PROBLEMS = 200
 """Problems whose images are rendered for the page of a whole store."""
@@ -113,7 +113,10 @@ def _write(
     image_problems: int | None,
 ) -> Written:
     pictures = Pictures(store, path, image_problems)
-    data = _packed_details(store, rows, runs, pictures) | {"summary": pack(head), "index": pack(rows)}
+    room = MOST_BYTES - len(pack(head)) - len(pack(rows))
+    # Only then do the rows say in which pack their details are.
+    data = _packed_details(store, rows, runs, pictures, room)
+    data |= {"summary": pack(head), "index": pack(rows)}
     path.write_text(page_html(store, data=data), encoding="utf-8")
     return Written(len(rows), sum("pack" in row for row in rows), path.stat().st_size)
 
@@ -127,14 +130,13 @@ def _writable(path: Path) -> None:
 
 
 def _packed_details(
-    store: VariantStore, rows: list[dict[str, Any]], runs: Sequence[str], pictures: Pictures
+    store: VariantStore, rows: list[dict[str, Any]], runs: Sequence[str], pictures: Pictures, left: int
 ) -> dict[str, str]:
-    """Packs by name, until the page is full; each row of the index gets the number of its pack.
+    """Packs by name, until no bytes are left; each row of the index gets the number of its pack.
 
     The problems with their variants come first. What is then left of the room is for the words of rollouts.
     """
     data: dict[str, str] = {}
-    left = MOST_DETAILS_BYTES
     variants, words = _Packs("pack", data), _Packs("words", data)
     said: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for row, problem in _with_details(store, rows, runs, pictures):

@@ -116,10 +116,10 @@ def index(
             FROM variants GROUP BY problem_id
         ), r AS (
             SELECT problem_id, count(*) AS visits, count(completion) AS logged,
-            FROM rollouts WHERE run_id IN (SELECT unnest($runs)) GROUP BY problem_id
+            FROM rollouts WHERE run_id IN (SELECT unnest($1)) GROUP BY problem_id
         ), e AS (
             SELECT problem_id, arg_min(old_difficulty, step) AS before, arg_max(new_difficulty, step) AS after
-            FROM difficulty_events WHERE run_id = $run GROUP BY problem_id
+            FROM difficulty_events WHERE run_id = $2 GROUP BY problem_id
         )
         SELECT p.problem_id AS id, p.source, p.split, left(p.text, {INDEX_CHARACTERS}) AS text,
                len(p.images) AS images, round(l.difficulty, 1) AS label, round(before, 1) AS before,
@@ -127,14 +127,10 @@ def index(
                coalesce(has, 0) AS has, coalesce(visits, 0) AS rollouts, coalesce(logged, 0) AS logged
         FROM problems p LEFT JOIN v USING (problem_id) LEFT JOIN r USING (problem_id) LEFT JOIN e USING (problem_id)
         LEFT JOIN (SELECT subject_id, difficulty FROM labels WHERE {BY_LABEL_MODEL}) l ON l.subject_id = p.problem_id
-        WHERE $ids IS NULL OR p.problem_id IN (SELECT unnest($ids))
+        WHERE $3 IS NULL OR p.problem_id IN (SELECT unnest($3))
         ORDER BY logged > 0 DESC, rollouts > 0 DESC, variants > 0 DESC, p.problem_id
         """
-    given = {
-        "runs": [*runs],
-        "run": runs[0] if runs else "",
-        "ids": None if problem_ids is None else [*problem_ids],
-    }
+    given = [[*runs], runs[0] if runs else "", None if problem_ids is None else [*problem_ids]]
     names = "id source split text images label before after variants accepted has rollouts logged".split()
     return [dict(zip(names, row, strict=True)) for row in store.query(sql, given)]
 

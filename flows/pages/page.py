@@ -1,6 +1,6 @@
 """The page of a store: its training runs, its curation and its problems, in one file that needs no network.
 
-`page.html` is filled with styles, scripts and data. The data are compressed JSON in base64, so no text of a data set
+`page.html` is filled with styles, scripts and data. The data are compressed JSON in base 85, so no text of a data set
 is ever part of the markup; the scripts show them as text. The page opens with its summary and the index of the
 problems. Details of problems, and the words of their rollouts, are in packs, which are unpacked when one of their
 problems is opened.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -205,7 +206,13 @@ def pack(value: Any) -> str:
 
 
 def _packed(text: bytes) -> str:
-    return base64.b64encode(gzip.compress(text, 9, mtime=0)).decode()
+    """JSON, compressed, in base 85 (6 % shorter than base 64), with a comma for `<`, so that it is no markup."""
+    return base64.b85encode(gzip.compress(text, 9, mtime=0)).decode().replace("<", ",")
+
+
+def unpacked(text: str) -> Any:
+    """The value of `pack`."""
+    return json.loads(gzip.decompress(base64.b85decode(text.replace(",", "<"))))
 
 
 def page_html(store: VariantStore, *, data: dict[str, str] | None = None) -> str:
@@ -223,7 +230,7 @@ def page_html(store: VariantStore, *, data: dict[str, str] | None = None) -> str
         scripts=[Markup(script) for script in scripts],
         # The page may run these scripts, show pictures and, where it is served, ask its own server; nothing else.
         hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
-        data=data or {},
+        data={name: Markup(packed) for name, packed in (data or {}).items()},
     )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+from diva_grpo.flows.pages.page import unpacked
 from tests.support.chromium import Browser
 
 
@@ -16,7 +15,7 @@ def data_of(page: Path, name: str) -> Any:
     """What a page holds by a name, such as `index`, or `pack-0` with the details of its first problems."""
     found = re.search(rf'id="{name}">([^<]*)<', page.read_text("utf-8"))
     assert found, name
-    return json.loads(gzip.decompress(base64.b64decode(found[1])))
+    return unpacked(found[1])
 
 
 def shown(tab: Browser, selector: str) -> str:

@@ -139,8 +139,10 @@ def released() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        chain: list[BaseException] = []
         link: BaseException | None = error
-        while link is not None:
+        while link is not None and link not in chain:  # a chain may lead back: `raise error from error`
+            chain.append(link)
             traceback.clear_frames(link.__traceback__)
             link = link.__cause__ or link.__context__
         raise

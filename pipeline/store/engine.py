@@ -91,12 +91,13 @@ class Engine:
         """
         try:
             yield
-        except duckdb.Error as error:
-            raise (self._damage(error, query) or error) from error
-        except OSError as error:
-            if error.errno is not None:  # Arrow's own have none
+        except (duckdb.Error, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # Arrow's own have none
                 raise
-            raise (self._damage(error, query) or error) from error
+            damage = self._damage(error, query)
+            if damage is None:
+                raise
+            raise damage from error
 
     def _damage(self, error: Exception, query: str) -> StoreError | None:
         if any(kind in str(error) for kind in _OF_A_QUERY):

@@ -91,8 +91,9 @@ def test_an_error_of_the_query_is_not_taken_for_damage(part: Path) -> None:
     ):
         with pytest.raises(QueryError):
             run_select(store, query)
-        with pytest.raises(duckdb.Error):
+        with pytest.raises(duckdb.Error) as caught:
             store.query(query)
+        assert caught.value.__cause__ is not caught.value, "who follows the chain comes to its end"
 
 
 def test_a_part_that_goes_away_is_named(part: Path) -> None:

@@ -13,6 +13,7 @@ import click
 from diva_grpo.flows.cli.compact import compact
 from diva_grpo.flows.cli.curate import curate
 from diva_grpo.flows.cli.demo import demo
+from diva_grpo.flows.cli.diagnose import diagnose
 from diva_grpo.flows.cli.doctor import doctor
 from diva_grpo.flows.cli.evaluate import evaluate
 from diva_grpo.flows.cli.export import export
@@ -41,7 +42,7 @@ PHASES = {
     "Data": (init, ingest, export),
     "Variants": (generate, verify, label, grade, curate, serve),
     "Training": (train, top_up, evaluate),
-    "Looking": (status, report, watch, show, sql),
+    "Looking": (status, diagnose, report, watch, show, sql),
     "Keeping": (compact, remove, doctor, lake),
 }
 """The commands by phase, in the order of the loop."""

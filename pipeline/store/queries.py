@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple
 
+from diva_grpo.pipeline.store.files.database import quoted
 from diva_grpo.pipeline.store.sql import locked, select
 from diva_grpo.pipeline.store.store import VariantStore
 
@@ -36,7 +38,27 @@ def answer(store: VariantStore, name: str) -> list[dict[str, Any]]:
         QueryError: the query takes too long.
         StoreError: a part file is damaged.
     """
-    sql = queries()[name].sql
-    with locked(store, sql) as connection:
-        rows: list[dict[str, Any]] = select(store, connection, sql).to_pylist()
-    return rows
+    return answers(store, [name])[name]
+
+
+def answers(
+    store: VariantStore, names: Sequence[str], run_id: str | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of several named queries by name, read at one moment.
+
+    Args:
+        store: the store.
+        names: of the queries.
+        run_id: only the rows of this training run, for queries with a column `run_id`; None is all rows.
+
+    Raises:
+        QueryError: a query takes too long.
+        StoreError: a part file is damaged.
+    """
+    asked = {name: queries()[name].sql for name in names}
+    if run_id is not None:
+        asked = {
+            name: f"FROM ({sql.rstrip(';')}) WHERE run_id = {quoted(run_id)}" for name, sql in asked.items()
+        }
+    with locked(store, "\n".join(asked.values())) as connection:
+        return {name: select(store, connection, sql).to_pylist() for name, sql in asked.items()}

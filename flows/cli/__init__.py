@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from diva_grpo.flows.cli.advise import advise
 from diva_grpo.flows.cli.compact import compact
 from diva_grpo.flows.cli.curate import curate
 from diva_grpo.flows.cli.demo import demo
@@ -41,7 +42,7 @@ PHASES = {
     "Try it": (demo, teacher),
     "Data": (init, ingest, export),
     "Variants": (generate, verify, label, grade, curate, serve),
-    "Training": (train, top_up, evaluate),
+    "Training": (advise, train, top_up, evaluate),
     "Looking": (status, diagnose, report, watch, show, sql),
     "Keeping": (compact, remove, doctor, lake),
 }

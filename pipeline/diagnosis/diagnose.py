@@ -70,7 +70,7 @@ def diagnose(store: VariantStore, run_id: str) -> Diagnosis:
 
 def read_facts(store: VariantStore, run_id: str) -> Facts:
     """The facts of a run; see `diagnose`."""
-    rows = answers(store, _QUERIES, run_id)
+    rows = answers(store, _QUERIES, {"run_id": run_id})
     for of_query in rows.values():
         for row in of_query:
             del row["run_id"]

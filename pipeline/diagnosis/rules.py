@@ -307,8 +307,7 @@ RULES: tuple[Rule, ...] = (
         Cause.ALL_WRONG,
         "Most groups are all wrong",
         "The problems are too hard, or right answers are not recognised: read the examples first. Then give more "
-        "hints (`diva generate --kinds think_step`, `diva top-up`), use easier problems, or train on solutions first "
-        "(`diva advise`).",
+        "hints (`diva generate`, `diva top-up`), use easier problems, or train on solutions first (`diva advise`).",
         "accuracy = 0",
         _all_wrong,
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple
@@ -42,23 +42,22 @@ def answer(store: VariantStore, name: str) -> list[dict[str, Any]]:
 
 
 def answers(
-    store: VariantStore, names: Sequence[str], run_id: str | None = None
+    store: VariantStore, names: Sequence[str], only: Mapping[str, str] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """The rows of several named queries by name, read at one moment.
 
     Args:
         store: the store.
         names: of the queries.
-        run_id: only the rows of this training run, for queries with a column `run_id`; None is all rows.
+        only: values of columns that all of these queries have, such as `run_id`; other rows are left out.
 
     Raises:
         QueryError: a query takes too long.
         StoreError: a part file is damaged.
     """
     asked = {name: queries()[name].sql for name in names}
-    if run_id is not None:
-        asked = {
-            name: f"FROM ({sql.rstrip(';')}) WHERE run_id = {quoted(run_id)}" for name, sql in asked.items()
-        }
+    if only:
+        where = " AND ".join(f'"{column}" = {quoted(value)}' for column, value in only.items())
+        asked = {name: f"FROM ({sql.rstrip(';')}) WHERE {where}" for name, sql in asked.items()}
     with locked(store, "\n".join(asked.values())) as connection:
         return {name: select(store, connection, sql).to_pylist() for name, sql in asked.items()}

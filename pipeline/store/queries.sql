@@ -255,3 +255,19 @@ FROM rollouts r ANTI JOIN problems p USING (problem_id) GROUP BY ALL ORDER BY AL
 -- ## How answers in logged completions were graded, and how they were found [graded]
 SELECT run_id, graded_outcome, graded_how, count(*) AS rollouts, count(*) FILTER (finish = 'truncated') AS truncated
 FROM rollouts WHERE graded_outcome IS NOT NULL GROUP BY ALL ORDER BY run_id, rollouts DESC, graded_outcome, graded_how;
+
+-- ## What `diva advise` judges by: problems by right answers of their label, with solutions and hints [spectrum]
+SELECT l.solver_model, l.samples, l.correct, count(*) AS problems,
+       count(*) FILTER (len(p.solution_steps) > 0) AS with_solution, count(h.problem_id) AS with_hints,
+       count(*) FILTER (h.steps_left = 1) AS one_step_left, count(m.best) AS hints_labelled,
+       count(*) FILTER (m.best > 0) AS hints_help
+FROM labels l JOIN problems p ON p.problem_id = l.subject_id
+LEFT JOIN (
+    SELECT problem_id, min(hint_total - hint_steps) AS steps_left FROM variants
+    WHERE kind = 'think_step' AND status = 'accepted' AND hint_steps < hint_total GROUP BY problem_id
+) h USING (problem_id)
+LEFT JOIN (
+    SELECT v.problem_id, o.solver_model, max(o.pass_rate) AS best FROM variants v JOIN labels o ON o.subject_id = v.variant_id
+    WHERE v.kind = 'think_step' AND v.status = 'accepted' AND v.hint_steps < v.hint_total GROUP BY ALL
+) m ON m.problem_id = p.problem_id AND m.solver_model = l.solver_model
+GROUP BY ALL ORDER BY ALL;

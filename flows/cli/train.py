@@ -73,7 +73,9 @@ def _default(argument: Argument) -> str:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
 @click.pass_context
 def train(context: click.Context, strict: bool, arguments: tuple[str, ...]) -> None:
-    """Train a policy with DIVA-GRPO. Any field of TRL's GRPOConfig and ModelConfig is an option, and a key of the YAML file.
+    """Train a policy with DIVA-GRPO.
+
+    Any field of TRL's GRPOConfig and ModelConfig is an option, and a YAML key.
 
     \b
     example: diva train --config data/train_demo.yaml --store runs/store --max_steps 20

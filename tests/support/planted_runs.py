@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.schemas.records import Problem, Prompt, Rollout, Run, TrainStep, Variant
+from diva_grpo.schemas.records import Kind, Problem, Prompt, Rollout, Run, Status, TrainStep, Variant
 
 STEPS, PROBLEMS, PER_STEP, SAMPLES = 60, 16, 4, 8
 RUN = "train-planted"
@@ -58,8 +58,8 @@ def plant(
         for i in range(PROBLEMS)
     ])  # fmt: skip
     store.append([
-        Variant(variant_id=f"w/{i}:think_step:0", problem_id=f"w/{i}", kind="think_step", text=f"{i} + 1?", hint=["so"],
-                hint_steps=1, hint_total=2, status="accepted", generator_model="m", prompt_version="1")
+        Variant(variant_id=f"w/{i}:think_step:0", problem_id=f"w/{i}", kind=Kind.THINK_STEP, text=f"{i} + 1?",
+                hint=["so"], hint_steps=1, hint_total=2, status=Status.ACCEPTED, generator_model="m", prompt_version="1")
         for i in range(PROBLEMS)
     ])  # fmt: skip
     store.append([

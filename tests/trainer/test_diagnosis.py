@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from diva_grpo.pipeline.diagnosis.diagnose import diagnose
+from diva_grpo.pipeline.diagnosis.diagnose import diagnose, read_facts
+from diva_grpo.pipeline.diagnosis.facts import Facts
 from diva_grpo.pipeline.diagnosis.rules import RULES, Cause
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import QueryError
@@ -75,8 +76,12 @@ def test_a_diagnosis_waits_until_it_is_a_small_share_of_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = []
-    read = diagnosis.read_facts
-    monkeypatch.setattr(diagnosis, "read_facts", lambda *of: asked.append(of) or read(*of))
+
+    def counted(store: VariantStore, run_id: str) -> Facts:
+        asked.append(run_id)
+        return read_facts(store, run_id)
+
+    monkeypatch.setattr(diagnosis, "read_facts", counted)
     monkeypatch.setattr(diagnosis, "SHARE_OF_TIME", 1e-9)
     with caplog.at_level(logging.WARNING):
         trained(sums, model_path, tmp_path)

@@ -59,7 +59,8 @@ def plant(
     ])  # fmt: skip
     store.append([
         Variant(variant_id=f"w/{i}:think_step:0", problem_id=f"w/{i}", kind=Kind.THINK_STEP, text=f"{i} + 1?",
-                hint=["so"], hint_steps=1, hint_total=2, status=Status.ACCEPTED, generator_model="m", prompt_version="1")
+                hint=["so"], hint_steps=1, hint_total=2, status=Status.ACCEPTED, generator_model="m",
+                prompt_version="1")
         for i in range(PROBLEMS)
     ])  # fmt: skip
     store.append([

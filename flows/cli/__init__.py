@@ -11,6 +11,7 @@ import sys
 import click
 
 from diva_grpo.flows.cli.advise import advise
+from diva_grpo.flows.cli.check import check
 from diva_grpo.flows.cli.compact import compact
 from diva_grpo.flows.cli.curate import curate
 from diva_grpo.flows.cli.demo import demo
@@ -39,7 +40,7 @@ from diva_grpo.flows.cli.watch import watch
 from diva_grpo.schemas.exceptions import ConfigError, DivaError, MissingExtraError
 
 PHASES = {
-    "Try it": (demo, teacher),
+    "Try it": (demo, teacher, check),
     "Data": (init, ingest, export),
     "Variants": (generate, verify, label, grade, curate, serve),
     "Training": (advise, train, top_up, evaluate),

@@ -66,3 +66,10 @@ def test_the_page_lists_each_diagnosis() -> None:
     )
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+) \|$", page, re.M)
     assert rows == [(rule.cause, rule.title, rule.to_do) for rule in RULES]
+
+
+def test_the_status_of_an_empty_store_says_what_to_do(diva: Diva, tmp_path: Path) -> None:
+    diva("init", "--store", tmp_path / "empty")
+    done = diva("status", "--store", tmp_path / "empty")
+    assert done.code == 0
+    assert done.out.startswith("The store is empty: `diva ingest SOURCE --store ")

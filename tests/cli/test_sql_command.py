@@ -332,7 +332,7 @@ def test_queries_of_a_file_and_of_a_pipe(full_store: VariantStore, tmp_path: Pat
     [
         (("SELECT 1", "--schema"), "give one of"),
         (("SELECT 1", "no store"), "give --store"),
-        (("--example", "35"), "there are 1 to 34"),
+        (("--example", "41"), "there are 1 to 40"),
         (("--file", "{notes}"), "not a text of queries"),
         (("SELECT 1", "--format", "parquet"), "--output FILE"),
         (("--file", "{two}", "--output", "x"), "there are several"),

@@ -205,8 +205,10 @@ async def _outcome(
         more=config.request_fields,
         sample=0,
     )
-    limit = "max_completion_tokens" if speaks_openai(config) else "max_tokens"
-    dialect: Dialect | None = Dialect(output_mode=mode, limit=limit)
+    newer = speaks_openai(config)
+    dialect: Dialect | None = Dialect(
+        output_mode=mode, limit="max_completion_tokens" if newer else "max_tokens"
+    )
     while dialect:
         outcome = await exchange.send(request.parameters(dialect), request.key)
         refused = outcome.outcome in ("http_400", "http_422")

@@ -91,6 +91,7 @@ _LIMITS = ("max_cost", "batch", "batch_size")
 _PARTS = ("store", "teacher", "generate", "verify", "label")
 
 VERBS: dict[str, Verb] = {
+    "check": Verb((TEACHER,), own=("store", "teacher_config")),
     "generate": Verb(
         (TEACHER, _GENERATE, _VERIFY_TOO),
         own=("store", "teacher_config", "problem_filter", "limit", *_LIMITS),

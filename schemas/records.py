@@ -353,6 +353,10 @@ class TrainStep(Record):
         description="variance of the gradient over its squared norm, from the two halves of the rollouts: "
         "|g1 - g2|^2 / |g1 + g2|^2; NULL where not measured",
     )
+    entropy: float | None = Field(
+        default=None,
+        description="mean entropy of the policy at the tokens of the completions, in nats; NULL where TRL gives none",
+    )
     attempt: int = Field(description="start or resume of the run that made it")
 
 

@@ -46,9 +46,15 @@ class Group(DerivedView):
         description="whether all rewards are equal, so that nothing is learnt from the group"
     )
     silent_why: str | None = Field(
-        description="all right, all wrong, equal rewards, or no reward; NULL where it is not silent"
+        description="all right, all wrong, equal rewards, or no reward; of those that are all wrong truncated or no "
+        "answer, where that holds for half of the completions; NULL where it is not silent"
     )
     completion_tokens: float = Field(description="mean tokens of a completion")
+    unjudged: int = Field(description="completions without an accuracy")
+    truncated: int | None = Field(description="truncated completions; NULL where that was not recorded")
+    no_answer: int | None = Field(
+        description="completions that ended without an answer; NULL where their texts were not logged"
+    )
 
 
 class Ladder(DerivedView):

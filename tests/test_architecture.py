@@ -38,6 +38,7 @@ MAY_IMPORT = {
         "trainer",
         "pipeline.difficulty",
         "pipeline.store",
+        "pipeline.diagnosis",
         "pipeline.grade",
         "pipeline.images",
         "pipeline.ingest",

@@ -49,6 +49,7 @@ from diva_grpo.schemas.records import DifficultyEvent, Rollout
 from diva_grpo.schemas.records import Prompt as PromptRecord
 from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.data import Layout, Texts, opening_of, rows_of_choice
+from diva_grpo.trainer.diagnosis import DiagnosisCallback
 from diva_grpo.trainer.keeper import WordKeeper
 from diva_grpo.trainer.method.curriculum import BoolArray, Choice, Curriculum, IntArray
 from diva_grpo.trainer.openings import OpenedGRPOTrainer
@@ -152,6 +153,8 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         own_store = store if self.accelerator.is_main_process else None
         self.recorder = Recorder(own_store, run_id or "", args.store_flush_steps)
         self.add_callback(RecorderCallback(self.recorder))
+        if own_store:
+            self.add_callback(DiagnosisCallback(own_store, self.recorder))
         self.openings = []
         self.keeper = WordKeeper(
             args.problems_logged if own_store else 0,

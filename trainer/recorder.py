@@ -19,13 +19,16 @@ class Recorder:
         store: where they go; None keeps nothing (all processes but the main one).
         run_id: of the training run.
         flush_steps: steps after which `maybe_flush` writes.
+
+    Attributes:
+        flushed_at: step of the last flush.
     """
 
     def __init__(self, store: VariantStore | None, run_id: str, flush_steps: int) -> None:
         self._store, self.run_id, self._flush_steps = store, run_id, flush_steps
         self.attempt = 0
         self._waiting: defaultdict[type[Record], list[Mapping[str, Any]]] = defaultdict(list)
-        self._flushed_at = 0
+        self.flushed_at = 0
 
     @property
     def active(self) -> bool:
@@ -34,7 +37,7 @@ class Recorder:
 
     def start_attempt(self, resumed_step: int) -> None:
         """Note a start or a resume: rows of earlier attempts from this step on are superseded."""
-        self._flushed_at = resumed_step
+        self.flushed_at = resumed_step
         if self._store is not None:
             [(last,)] = self._store.query(
                 "SELECT coalesce(max(attempt), -1) FROM attempts WHERE run_id = ?", [self.run_id]
@@ -55,12 +58,12 @@ class Recorder:
 
     def maybe_flush(self, step: int) -> None:
         """Write, if `flush_steps` have passed since the last time."""
-        if step - self._flushed_at >= self._flush_steps:
+        if step - self.flushed_at >= self._flush_steps:
             self.flush(step)
 
     def flush(self, step: int) -> None:
         """Write what there is."""
-        self._flushed_at = step
+        self.flushed_at = step
         if self._store is not None:
             for record, batches in self._waiting.items():
                 self._store.append_columns(record, batches)

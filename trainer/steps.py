@@ -10,6 +10,8 @@ and leads to s + 1: what training has cost up to an evaluation at step e is the 
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +70,7 @@ class StepRecorder(TrainerCallback):
         self._yield = _Yield()
         self._grad_norm = 0.0
         self._loss_before = 0.0
+        self._entropies_before = 0
         self._began, self._cpu_began = time.perf_counter(), time.process_time()
         self._listen()
 
@@ -108,6 +111,14 @@ class StepRecorder(TrainerCallback):
             so_far.completion_tokens + round(mean_length * count),
         )
 
+    def _entropies(self) -> list[float]:
+        """What TRL has measured since it last logged, a value for each pass of the loss; of SFTTrainer nothing."""
+        return [] if self._column is None else self._trainer._metrics["train"]["entropy"]
+
+    def _entropy(self) -> float | None:
+        of_step = [value for value in self._entropies()[self._entropies_before :] if math.isfinite(value)]
+        return statistics.fmean(of_step) if of_step else None
+
     # --- events of the trainer
 
     def on_step_begin(
@@ -116,6 +127,7 @@ class StepRecorder(TrainerCallback):
         """Start the clocks."""
         self._yield = _Yield()
         self._loss_before = float(self._trainer._tr_loss)
+        self._entropies_before = len(self._entropies())
         self._began, self._cpu_began = time.perf_counter(), time.process_time()
 
     def on_step_end(
@@ -128,6 +140,7 @@ class StepRecorder(TrainerCallback):
             "loss": [float(self._trainer._tr_loss) - self._loss_before],
             "grad_norm": [self._grad_norm],
             "grad_noise": [self.grad_noise],
+            "entropy": [self._entropy()],
             **{name: [getattr(self._yield, name)] for name in _Yield.__slots__},
         }
         if self._recorder.active:

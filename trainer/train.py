@@ -22,6 +22,7 @@ from accelerate.utils import broadcast_object_list
 from pydantic import ValidationError
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
+from diva_grpo.pipeline.diagnosis.diagnose import Diagnosis
 from diva_grpo.pipeline.images.shown import MIN_PIXELS
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import MAX_PIXELS
@@ -31,6 +32,7 @@ from diva_grpo.trainer.asking import prompts_of, template_digest, unapplied
 from diva_grpo.trainer.checkpoints import STATE_FILE, Checkpoint
 from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.data import problems_dataset, training_problems
+from diva_grpo.trainer.diagnosis import diagnosis_of
 from diva_grpo.trainer.grpo import DivaGRPOTrainer
 from diva_grpo.trainer.loading import load_processor, load_tokenizer, reads_images
 from diva_grpo.trainer.refusals import first_line, in_one_line
@@ -101,11 +103,13 @@ class TrainResult:
         run_id: under which its records are in the store.
         step: optimizer steps done.
         model_path: where the trained model lies.
+        diagnosis: of the run; None where it could not be made, and in processes other than the main one.
     """
 
     run_id: str
     step: int
     model_path: str
+    diagnosis: Diagnosis | None
 
 
 class _Parser(TrlParser):
@@ -320,7 +324,8 @@ def _train(
         finally:
             trainer.recorder.flush(trainer.state.global_step)
         trainer.save_model(config.output_dir)
-    return TrainResult(run_id, trainer.state.global_step, config.output_dir)
+    found = diagnosis_of(store, run_id) if _is_main() else None
+    return TrainResult(run_id, trainer.state.global_step, config.output_dir, found)
 
 
 def _recorded(

@@ -10,9 +10,12 @@ import sys
 
 import click
 
+from diva_grpo.flows.cli.advise import advise
+from diva_grpo.flows.cli.check import check
 from diva_grpo.flows.cli.compact import compact
 from diva_grpo.flows.cli.curate import curate
 from diva_grpo.flows.cli.demo import demo
+from diva_grpo.flows.cli.diagnose import diagnose
 from diva_grpo.flows.cli.doctor import doctor
 from diva_grpo.flows.cli.evaluate import evaluate
 from diva_grpo.flows.cli.export import export
@@ -37,11 +40,11 @@ from diva_grpo.flows.cli.watch import watch
 from diva_grpo.schemas.exceptions import ConfigError, DivaError, MissingExtraError
 
 PHASES = {
-    "Try it": (demo, teacher),
+    "Try it": (demo, teacher, check),
     "Data": (init, ingest, export),
     "Variants": (generate, verify, label, grade, curate, serve),
-    "Training": (train, top_up, evaluate),
-    "Looking": (status, report, watch, show, sql),
+    "Training": (advise, train, top_up, evaluate),
+    "Looking": (status, diagnose, report, watch, show, sql),
     "Keeping": (compact, remove, doctor, lake),
 }
 """The commands by phase, in the order of the loop."""

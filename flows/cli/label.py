@@ -29,9 +29,9 @@ from diva_grpo.schemas.exceptions import ConfigError, TeacherError
 from diva_grpo.schemas.policy import PolicyConfig, PolicyOptions
 
 if TYPE_CHECKING:
-    from diva_grpo.pipeline.stages.solve import Solver
     from diva_grpo.pipeline.store import VariantStore
     from diva_grpo.pipeline.teacher.prompts import Prompt
+    from diva_grpo.trainer.evaluation.policy import PolicySolver
 
 
 @click.command(cls=VerbCommand)
@@ -85,7 +85,11 @@ def label(
     if policy and (dry_run or spending.max_cost or spending.batch):
         raise click.UsageError("--policy costs nothing: leave --dry-run, --max-cost and --batch out")
     if policy:
-        solver = _local_policy(store, policy, asked, values)
+        # The endpoint's options of sampling stand for the policy's own.
+        own = {"temperature": values["temperature"], "max_new_tokens": values["max_tokens"]}
+        own["max_pixels"] = values["max_pixels"]
+        asked |= {name: value for name, value in own.items() if value is not None}
+        solver = local_policy(store, policy, asked)
         stages, model = Stages(label=config, solver=solver), solver.model
     else:
         teacher, prompt = _endpoint(store, options, values, config, as_policy=as_policy, as_run=as_run)
@@ -111,14 +115,17 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _local_policy(store: VariantStore, path: str, asked: dict[str, Any], values: dict[str, Any]) -> Solver:
-    """A local model that is asked as in its training; the endpoint's options of sampling stand for its own."""
+def local_policy(store: VariantStore, path: str, asked: dict[str, Any]) -> PolicySolver:
+    """A local model that is asked as in its training.
+
+    Args:
+        store: has the images.
+        path: of the model.
+        asked: fields of `PolicyOptions`, of how it is asked otherwise.
+    """
     from diva_grpo.pipeline.images.shown import MIN_PIXELS
     from diva_grpo.trainer.evaluation.policy import PolicySolver
 
-    own = {"temperature": values["temperature"], "max_new_tokens": values["max_tokens"]}
-    own["max_pixels"] = values["max_pixels"]
-    asked = asked | {name: value for name, value in own.items() if value is not None}
     usual = PolicyConfig(min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
     solver = PolicySolver(path, images=store.image_path, usual=usual, **asked)
     for remark in solver.remarks():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from diva_grpo.flows.cli.options import store_option
+from diva_grpo.schemas.command import diva
 
 if TYPE_CHECKING:
     from diva_grpo.pipeline.store.files.liveness import UnendedRun
@@ -37,6 +38,10 @@ def status(store_dir: Path) -> None:
     from diva_grpo.pipeline.teacher.wire.batch.book import pending_batches
 
     store = VariantStore(store_dir)
+    if not store.count_problems(limit=1):
+        click.echo(
+            f"The store is empty: `{diva('ingest', 'SOURCE', '--store', store_dir)}` brings problems into it."
+        )
     left = unended_runs(store.root)
     dead = [run.run_id for run in left if not run.alive]
     names = ", ".join("'" + name.replace("'", "''") + "'" for name in dead) or "NULL"

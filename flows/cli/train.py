@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 import click
 
+from diva_grpo.flows.cli.diagnose import WITHOUT_GAIN
 from diva_grpo.trainer.arguments import OWN, Argument, check_names, declared, known
 
 _OFTEN = (
@@ -37,6 +39,7 @@ class _TrainCommand(click.Command):
             formatter.write_dl(
                 [
                     ("--config FILE", "YAML file with these settings; options win."),
+                    ("--strict", f"Exit with {WITHOUT_GAIN} if the originals were not learnt."),
                     ("--help-all", "Show all of TRL's options too (takes seconds)."),
                 ]
             )
@@ -66,12 +69,13 @@ def _default(argument: Argument) -> str:
     add_help_option=False,
     options_metavar="[--config FILE] --store DIR [OPTIONS]",
 )
+@click.option("--strict", is_flag=True, help=f"Exit with {WITHOUT_GAIN} if the originals were not learnt.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
 @click.pass_context
-def train(context: click.Context, arguments: tuple[str, ...]) -> None:
+def train(context: click.Context, strict: bool, arguments: tuple[str, ...]) -> None:
     """Train a policy with DIVA-GRPO.
 
-    Any field of TRL's GRPOConfig and ModelConfig is an option, and a key of the YAML file.
+    Any field of TRL's GRPOConfig and ModelConfig is an option, and a YAML key.
 
     \b
     example: diva train --config data/train_demo.yaml --store runs/store --max_steps 20
@@ -86,3 +90,10 @@ def train(context: click.Context, arguments: tuple[str, ...]) -> None:
 
     result = main(arguments)
     click.echo(f"run {result.run_id}: {result.step} steps done, the model is in {result.model_path}")
+    if result.diagnosis is None:
+        return
+    from diva_grpo.pipeline.diagnosis.text import summary
+
+    click.echo(summary(result.diagnosis))
+    if strict and result.diagnosis.without_gain:
+        sys.exit(WITHOUT_GAIN)

@@ -122,6 +122,7 @@ function silentChart(summary, run, place, mean) {
   const share = (name) => (row) => row[name] / row.groups;
   return chart(`Silent groups by cause${runName(place, summary.runs.length)}`, `Share of all groups.${mean}`,
     linesOf({ runs: [run], curves: summary.curves }, "silent_steps", { "all wrong": share("all_wrong"),
+      "truncated": share("truncated"), "no answer": share("no_answer"),
       "all right": share("all_right"), "equal rewards": share("equal_rewards"), "no reward": share("no_reward") })
       .filter((line) => line.y.some((value) => value > 0)),
     { range: SHARE });

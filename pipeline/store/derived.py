@@ -13,15 +13,27 @@ SELECT run_id, problem_id, new_difficulty AS difficulty, uncertainty, step FROM 
 QUALIFY row_number() OVER (PARTITION BY run_id, problem_id ORDER BY step DESC) = 1
 """
 
+# A truncated completion has no answer either: its cause is that it was truncated.
 _GROUPS = """
-SELECT run_id, step, problem_id, slot, any_value(variant_id) AS variant_id, count(*)::INTEGER AS rollouts,
-       list(reward ORDER BY sample) AS rewards, avg(reward) AS reward, avg(accuracy) AS accuracy,
-       min(reward) IS NOT DISTINCT FROM max(reward) AS silent,
-       CASE WHEN max(reward) IS NULL THEN 'no reward' WHEN min(reward) < max(reward) THEN NULL
-            WHEN min(accuracy) = 1 THEN 'all right' WHEN max(accuracy) = 0 THEN 'all wrong'
-            ELSE 'equal rewards' END AS silent_why,
-       avg(completion_tokens) AS completion_tokens
-FROM rollouts GROUP BY run_id, step, problem_id, slot
+SELECT run_id, step, problem_id, slot, variant_id, rollouts, rewards, reward, accuracy,
+       least IS NOT DISTINCT FROM most AS silent,
+       CASE WHEN most IS NULL THEN 'no reward' WHEN least < most THEN NULL
+            WHEN all_right THEN 'all right' WHEN NOT all_wrong THEN 'equal rewards'
+            WHEN 2 * truncated >= rollouts THEN 'truncated' WHEN 2 * no_answer >= logged THEN 'no answer'
+            ELSE 'all wrong' END AS silent_why,
+       completion_tokens, unjudged, truncated, no_answer
+FROM (
+    SELECT run_id, step, problem_id, slot, any_value(variant_id) AS variant_id, count(*)::INTEGER AS rollouts,
+           list(reward ORDER BY sample) AS rewards, avg(reward) AS reward, avg(accuracy) AS accuracy,
+           min(reward) AS least, max(reward) AS most, coalesce(min(accuracy) = 1, false) AS all_right,
+           coalesce(max(accuracy) = 0, false) AS all_wrong, avg(completion_tokens) AS completion_tokens,
+           count(*) FILTER (accuracy IS NULL)::INTEGER AS unjudged,
+           CASE WHEN count(finish) > 0 THEN count(*) FILTER (finish = 'truncated') END::INTEGER AS truncated,
+           CASE WHEN count(graded_outcome) > 0
+               THEN count(*) FILTER (graded_outcome = 'no_answer' AND finish = 'ended') END::INTEGER AS no_answer,
+           count(graded_outcome) AS logged
+    FROM rollouts GROUP BY run_id, step, problem_id, slot
+)
 """
 
 _PASS_RATE = f"(SELECT l.subject_id, l.pass_rate FROM labels l {JOIN_LABEL_MODEL})"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple
 
+from diva_grpo.pipeline.store.files.database import quoted
 from diva_grpo.pipeline.store.sql import locked, select
 from diva_grpo.pipeline.store.store import VariantStore
 
@@ -36,7 +38,26 @@ def answer(store: VariantStore, name: str) -> list[dict[str, Any]]:
         QueryError: the query takes too long.
         StoreError: a part file is damaged.
     """
-    sql = queries()[name].sql
-    with locked(store, sql) as connection:
-        rows: list[dict[str, Any]] = select(store, connection, sql).to_pylist()
-    return rows
+    return answers(store, [name])[name]
+
+
+def answers(
+    store: VariantStore, names: Sequence[str], only: Mapping[str, str] | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of several named queries by name, read at one moment.
+
+    Args:
+        store: the store.
+        names: of the queries.
+        only: values of columns that all of these queries have, such as `run_id`; other rows are left out.
+
+    Raises:
+        QueryError: a query takes too long.
+        StoreError: a part file is damaged.
+    """
+    asked = {name: queries()[name].sql for name in names}
+    if only:
+        where = " AND ".join(f'"{column}" = {quoted(value)}' for column, value in only.items())
+        asked = {name: f"FROM ({sql.rstrip(';')}) WHERE {where}" for name, sql in asked.items()}
+    with locked(store, "\n".join(asked.values())) as connection:
+        return {name: select(store, connection, sql).to_pylist() for name, sql in asked.items()}

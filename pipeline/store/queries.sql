@@ -123,10 +123,10 @@ FROM live_difficulty d JOIN problems p USING (problem_id)
 ORDER BY d.difficulty DESC, d.run_id, d.problem_id LIMIT 20;
 
 -- ## Scores of each evaluation, latest run first, with the standard error over problems [scores]
-SELECT e.run_id AS run, e.step, e.split, count(*) AS problems, round(avg(e.correct / e.samples), 3) AS accuracy,
+SELECT e.run_id, e.step, e.split, count(*) AS problems, round(avg(e.correct / e.samples), 3) AS accuracy,
        round(stddev_samp(e.correct / e.samples) / sqrt(count(*)), 3) AS standard_error
 FROM evaluations e LEFT JOIN runs r USING (run_id) WHERE e.samples > 0
-GROUP BY e.run_id, e.step, e.split, r.started_at ORDER BY r.started_at DESC NULLS LAST, run, e.step DESC, e.split;
+GROUP BY e.run_id, e.step, e.split, r.started_at ORDER BY r.started_at DESC NULLS LAST, e.run_id, e.step DESC, e.split;
 
 -- ## How many accepted variants the problems have [supply]
 SELECT accepted, count(*) AS problems, bar(problems, 0, max(problems) OVER (), 30) AS histogram
@@ -191,12 +191,13 @@ FROM calls c GROUP BY c.problem_id ORDER BY usd DESC NULLS LAST, c.problem_id LI
 -- ## Silent groups step by step, and why they are silent [silent_steps]
 SELECT run_id, step, count(*) AS groups, round(avg(silent::INTEGER), 3) AS silent,
        count(*) FILTER (silent_why = 'all right') AS all_right, count(*) FILTER (silent_why = 'all wrong') AS all_wrong,
+       count(*) FILTER (silent_why = 'truncated') AS truncated, count(*) FILTER (silent_why = 'no answer') AS no_answer,
        count(*) FILTER (silent_why = 'equal rewards') AS equal_rewards, count(*) FILTER (silent_why = 'no reward') AS no_reward
 FROM groups GROUP BY ALL ORDER BY ALL;
 
 -- ## Problems whose groups were always silent, with the visits that were lost [always_silent]
 SELECT run_id, problem_id, count(DISTINCT step) AS visits, count(*) AS groups,
-       count(*) FILTER (silent_why = 'all wrong') AS all_wrong
+       count(*) FILTER (silent_why IN ('all wrong', 'truncated', 'no answer')) AS all_wrong
 FROM groups GROUP BY ALL HAVING bool_and(silent) ORDER BY groups DESC, run_id, problem_id LIMIT 20;
 
 -- ## What training changed: accuracy on the original at the first and the last visit of each problem [learnt]
@@ -217,3 +218,56 @@ SELECT run_id, step, round(avg(completion_tokens) FILTER (accuracy = 1)) AS toke
        round(avg(completion_tokens) FILTER (accuracy = 0)) AS tokens_wrong, max(completion_tokens) AS longest,
        round(avg((finish = 'truncated')::INTEGER), 3) AS truncated
 FROM rollouts GROUP BY ALL ORDER BY ALL;
+
+-- ## What `diva diagnose` judges a run by: groups of originals, of hinted prompts and of others, step by step [training]
+SELECT g.run_id, g.step, CASE WHEN g.variant_id = 'original' THEN 'original' WHEN v.kind = 'think_step' THEN 'hinted'
+                              ELSE 'other' END AS prompt,
+       count(*) AS groups, sum(g.rollouts)::BIGINT AS rollouts, avg(g.accuracy) AS accuracy,
+       coalesce(var_pop(g.accuracy), 0) AS accuracy_variance, count(g.accuracy) AS judged_groups,
+       avg(g.reward) AS reward, coalesce(var_pop(g.reward), 0) AS reward_variance, count(g.reward) AS rewarded_groups,
+       avg(g.completion_tokens) AS completion_tokens, sum(g.unjudged)::BIGINT AS unjudged,
+       coalesce(sum(g.truncated), 0)::BIGINT AS truncated, coalesce(sum(g.no_answer), 0)::BIGINT AS no_answer,
+       coalesce(sum(g.rollouts) FILTER (g.no_answer IS NOT NULL), 0)::BIGINT AS graded,
+       count(*) FILTER (g.silent_why = 'all right') AS all_right,
+       count(*) FILTER (g.silent_why = 'all wrong') AS all_wrong,
+       count(*) FILTER (g.silent) AS silent
+FROM groups g LEFT JOIN variants v USING (variant_id) GROUP BY ALL ORDER BY ALL;
+
+-- ## Gradient, entropy and seconds of each step of training [gradients]
+SELECT run_id, step, loss, grad_norm, entropy, round(seconds, 3) AS seconds FROM train_steps ORDER BY ALL;
+
+-- ## Reward functions, and in how many groups each tells rollouts apart [reward_functions]
+SELECT run_id, function, count(*) AS groups, count(*) FILTER (least < most) AS differing, min(least) AS least,
+       max(most) AS most
+FROM (
+    SELECT run_id, step, problem_id, slot, function, min(value) AS least, max(value) AS most
+    FROM (
+        SELECT run_id, step, problem_id, slot, function,
+               TRY_CAST(json_extract_string(reward_parts, '$."' || function || '"') AS DOUBLE) AS value
+        FROM (SELECT *, unnest(json_keys(reward_parts)) AS function FROM rollouts WHERE reward_parts IS NOT NULL)
+    ) GROUP BY ALL
+) GROUP BY ALL ORDER BY ALL;
+
+-- ## Ids of problems in rollouts that the store has no problem of [unknown_problems]
+SELECT r.run_id, r.problem_id, count(*) AS rollouts
+FROM rollouts r ANTI JOIN problems p USING (problem_id) GROUP BY ALL ORDER BY ALL;
+
+-- ## How answers in logged completions were graded, and how they were found [graded]
+SELECT run_id, graded_outcome, graded_how, count(*) AS rollouts, count(*) FILTER (finish = 'truncated') AS truncated
+FROM rollouts WHERE graded_outcome IS NOT NULL GROUP BY ALL ORDER BY run_id, rollouts DESC, graded_outcome, graded_how;
+
+-- ## What `diva advise` judges by: problems by right answers of their label, with solutions and hints [spectrum]
+SELECT l.solver_model, l.samples, l.correct, count(*) AS problems,
+       count(*) FILTER (len(p.solution_steps) > 0) AS with_solution, count(h.problem_id) AS with_hints,
+       count(*) FILTER (h.steps_left = 1) AS one_step_left, count(m.best) AS hints_labelled,
+       count(*) FILTER (m.best > 0) AS hints_help
+FROM labels l JOIN problems p ON p.problem_id = l.subject_id
+LEFT JOIN (
+    SELECT problem_id, min(hint_total - hint_steps) AS steps_left FROM variants
+    WHERE kind = 'think_step' AND status = 'accepted' AND hint_steps < hint_total GROUP BY problem_id
+) h USING (problem_id)
+LEFT JOIN (
+    SELECT v.problem_id, o.solver_model, max(o.pass_rate) AS best FROM variants v JOIN labels o ON o.subject_id = v.variant_id
+    WHERE v.kind = 'think_step' AND v.status = 'accepted' AND v.hint_steps < v.hint_total GROUP BY ALL
+) m ON m.problem_id = p.problem_id AND m.solver_model = l.solver_model
+GROUP BY ALL ORDER BY ALL;

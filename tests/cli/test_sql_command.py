@@ -177,11 +177,34 @@ def full_store(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
                     advantage=0.0,
                     completion_tokens=3,
                     attempt=1,
+                    reward_parts=json.dumps({"accuracy_reward": float(slot)}),
+                    finish="ended",
+                    graded_outcome="correct" if slot else "wrong",
+                    graded_how="stated",
                 )
                 for slot in range(2)
                 for sample in range(2)
             ]
         )
+        step = TrainStep(
+            run_id="r",
+            step=1,
+            seconds=1.0,
+            cpu_seconds=1.0,
+            rollouts=4,
+            groups=2,
+            silent_groups=2,
+            problems=1,
+            silent_problems=0,
+            completion_tokens=12,
+            loss=0.0,
+            grad_norm=0.5,
+            entropy=0.25,
+            attempt=1,
+        )
+        store.append([step])
+        [known] = store.read(Rollout, "slot = 0 AND sample = 0")
+        store.append([known.model_copy(update={"run_id": "r2", "problem_id": "elsewhere/0"})])
         store.append(
             [
                 DifficultyEvent(
@@ -244,6 +267,20 @@ def test_a_few_answers_of_named_queries(full_store: VariantStore) -> None:
     assert (first["costs"]["kind"], first["costs"]["calls"], first["costs"]["usd"]) == ("generate", 1, 0.01)
     steps = first["silent_steps"]
     assert (steps["silent"], steps["all_right"], steps["all_wrong"]) == (1.0, 1, 1)
+    training = first["training"]
+    assert (training["prompt"], training["groups"], training["accuracy"]) == ("hinted", 1, 1.0)
+    assert first["gradients"]["entropy"] == 0.25
+    assert first["reward_functions"] == {
+        "run_id": "r", "function": "accuracy_reward", "groups": 2, "differing": 0, "least": 0.0, "most": 1.0
+    }  # fmt: skip
+    assert first["unknown_problems"] == {"run_id": "r2", "problem_id": "elsewhere/0", "rollouts": 1}
+    spectrum = first["spectrum"]
+    assert (spectrum["correct"], spectrum["problems"], spectrum["one_step_left"], spectrum["hints_help"]) == (
+        1,
+        1,
+        1,
+        1,
+    )
     transfer = first["transfer"]
     assert (transfer["kind"], transfer["in_training"], transfer["by_label"]) == ("think_step", 1.0, 0.5)
 
@@ -295,7 +332,7 @@ def test_queries_of_a_file_and_of_a_pipe(full_store: VariantStore, tmp_path: Pat
     [
         (("SELECT 1", "--schema"), "give one of"),
         (("SELECT 1", "no store"), "give --store"),
-        (("--example", "35"), "there are 1 to 34"),
+        (("--example", "41"), "there are 1 to 40"),
         (("--file", "{notes}"), "not a text of queries"),
         (("SELECT 1", "--format", "parquet"), "--output FILE"),
         (("--file", "{two}", "--output", "x"), "there are several"),

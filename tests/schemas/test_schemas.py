@@ -203,6 +203,7 @@ ARROW = {
         loss: double
         grad_norm: double
         grad_noise: double
+        entropy: double
         attempt: int64
         recorded_at: timestamp[us]
         record_no: int32
@@ -256,14 +257,14 @@ CONTRACT = {
     "costs": "run_id kind model purpose calls failures prompt_tokens completion_tokens cost_usd",
     "ladders": "problem_id solution_steps hints accepted steps pass_rates original_pass_rate",
     "groups": "run_id step problem_id slot variant_id rollouts rewards reward accuracy silent silent_why "
-    "completion_tokens",
+    "completion_tokens unjudged truncated no_answer",
     "rollouts": "run_id step problem_id slot sample variant_id reward accuracy advantage completion_tokens attempt "
     "completion reward_parts finish graded_outcome graded_answer graded_how",
     "prompts": "run_id problem_id variant_id hint_style prompt opening",
     "difficulty_events": "run_id step problem_id old_difficulty new_difficulty accuracy rollouts rule attempt",
     "live_difficulty": "run_id problem_id difficulty uncertainty step",
     "train_steps": "run_id step seconds cpu_seconds rollouts groups silent_groups silent_problems completion_tokens "
-    "loss grad_norm grad_noise attempt",
+    "loss grad_norm grad_noise entropy attempt",
     "evaluations": "run_id step split problem_id samples correct",
     "decisions": "flow_run_id problem_id wanted_delta nearest_delta kinds requested made accepted created_at "
     "training_run outcome",

@@ -82,7 +82,8 @@ SCHEMA = {
     "train_steps": """
         run_id:string step:int64 seconds:double cpu_seconds:double rollouts:int64 groups:int64
         silent_groups:int64 problems:int64 silent_problems:int64 completion_tokens:int64 loss:double
-        grad_norm:double grad_noise:double attempt:int64 recorded_at:timestamp[us] record_no:int32
+        grad_norm:double grad_noise:double entropy:double attempt:int64 recorded_at:timestamp[us]
+        record_no:int32
     """,
     "evaluations": """
         run_id:string step:int64 split:string problem_id:string samples:int64 correct:int64

@@ -145,6 +145,37 @@ def test_groups_say_which_are_silent_and_why(store: VariantStore) -> None:
     ]
 
 
+def test_groups_that_are_all_wrong_tell_truncated_ones_and_those_without_an_answer_apart(
+    store: VariantStore,
+) -> None:
+    graded: list[list[tuple[str | None, str | None]]] = [
+        [("truncated", "no_answer"), ("truncated", None), ("ended", "wrong")],
+        [("ended", "no_answer"), ("ended", "no_answer"), ("ended", "wrong")],
+        [("truncated", "no_answer"), ("ended", "no_answer"), ("ended", "wrong")],
+        [("ended", None), ("ended", None), ("ended", None)],
+        [(None, None), (None, None), (None, None)],
+    ]
+    store.append(
+        [
+            rollout(step, 0).model_copy(
+                update={
+                    "sample": sample, "reward": 0.0, "accuracy": 0.0, "finish": finish, "graded_outcome": outcome
+                }
+            )
+            for step, group in enumerate(graded)
+            for sample, (finish, outcome) in enumerate(group)
+        ]
+    )  # fmt: skip
+    found = store.query("SELECT silent_why, unjudged, truncated, no_answer FROM groups ORDER BY step")
+    assert found == [
+        ("truncated", 0, 2, 0),
+        ("no answer", 0, 0, 2),
+        ("all wrong", 0, 1, 1),
+        ("all wrong", 0, 0, None),
+        ("all wrong", 0, None, None),
+    ]
+
+
 def test_a_ladder_has_the_accepted_hints_in_order(store: VariantStore) -> None:
     store.append(
         [

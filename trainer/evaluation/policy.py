@@ -6,6 +6,7 @@ opened a batch at a time, so that memory does not grow with the number of questi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,6 +238,26 @@ class PolicySolver:
             if progress:
                 progress(len(places))
         return answers
+
+    @torch.inference_mode()
+    def perplexity(self, questions: Sequence[Question], answers: Sequence[str]) -> float | None:
+        """Perplexity at a token of given answers, one to each question; None of a model that reads images.
+
+        Args:
+            questions: of text alone.
+            answers: not all empty.
+        """
+        if not isinstance(self._reader, _TextReader):
+            return None
+        loss, tokens = 0.0, 0
+        for question, answer in zip(questions, answers, strict=True):
+            prompt = self._reader.prompt(question).content
+            given = self._reader.tokenizer(answer, add_special_tokens=False)["input_ids"]
+            ids = torch.tensor([[*prompt, *given]], device=self._model.device)
+            logits = self._model(ids).logits[0, len(prompt) - 1 : -1].float()
+            loss += float(torch.nn.functional.cross_entropy(logits, ids[0, len(prompt) :], reduction="sum"))
+            tokens += len(given)
+        return math.exp(loss / tokens)
 
     def _batches(self, prompts: dict[int, _Prompt], samples: int) -> list[list[int]]:
         """Places of the questions, each `samples` times, in batches of alike prompts."""

@@ -1,0 +1,217 @@
+"""The checks of `diva check`: what a run needs, each as one line, before it is paid for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import time
+import urllib.request
+from collections import defaultdict
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from diva_grpo.schemas.exceptions import DivaError
+
+if TYPE_CHECKING:
+    from diva_grpo.pipeline.teacher.request import Dialect, WireMode
+    from diva_grpo.pipeline.teacher.wire.live import LiveExchange
+    from diva_grpo.pipeline.teacher.wire.outcome import Outcome
+    from diva_grpo.schemas.config import TeacherConfig
+    from diva_grpo.schemas.replies import Reply
+
+_EXTRAS = ("curate", "flows", "train", "s3", "ray", "vision")
+_LEAST_FREE_GB = 1.0
+_SERVER_TIMEOUT_S = 3.0
+_PATIENCE_S = 30.0
+_STRUCTURED: tuple[WireMode, ...] = ("json_object", "json_schema")
+_QUESTION = "What is 2 + 2? Answer in one short step."
+
+
+class Check(NamedTuple):
+    """What a check found.
+
+    Attributes:
+        name: of what was checked.
+        passed: None where it is not there, and nothing that was asked for needs it.
+        said: in one line.
+    """
+
+    name: str
+    passed: bool | None
+    said: str
+
+
+def extras() -> list[Check]:
+    """Which extras are installed whole."""
+    needed: defaultdict[str, list[str]] = defaultdict(list)
+    for requirement in requires("diva-grpo") or ():
+        found = re.match(r"""([\w.-]+).*extra == ['"]([\w-]+)['"]""", requirement)
+        if found and found[1] != "diva-grpo":
+            needed[found[2]].append(found[1])
+    checks = []
+    for extra in _EXTRAS:
+        missing = [name for name in needed[extra] if not _installed(name)]
+        said = f"missing: {', '.join(missing)}; pip install 'diva-grpo[{extra}]'" if missing else "installed"
+        checks.append(Check(f"extra {extra}", None if missing else True, said))
+    return checks
+
+
+def _installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def torch_device() -> Check:
+    """What training would run on."""
+    if not _installed("torch"):
+        return Check(
+            "torch", None, "not installed: needed to train, to evaluate and to label by a local policy"
+        )
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        name = torch.cuda.get_device_name()
+        said = f"{torch.cuda.device_count()} x {name}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free on the first"
+        return Check("torch", True, f"{torch.__version__} on {said}")
+    return Check("torch", True, f"{torch.__version__} on the CPU: no GPU was found")
+
+
+def disk(folder: Path) -> Check:
+    """Whether there is room where a store lies, or would lie."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free_gb = shutil.disk_usage(there).free / 1e9
+    return Check("disk", free_gb >= _LEAST_FREE_GB, f"{free_gb:.1f} GB free at {there}")
+
+
+def store(folder: Path) -> Check:
+    """Whether a store opens, can be written, and what it holds."""
+    from diva_grpo.pipeline.store import VariantStore
+
+    try:
+        opened = VariantStore(folder)
+        [(problems, accepted, labels)] = opened.query(
+            "SELECT (SELECT count(*) FROM problems), (SELECT count(*) FROM variants WHERE status = 'accepted'), "
+            "(SELECT count(*) FROM labels)"
+        )
+    except DivaError as error:
+        return Check("store", False, str(error))
+    held = f"{problems:,} problems, {accepted:,} accepted variants, {labels:,} labels"
+    if not os.access(opened.root, os.W_OK):
+        return Check("store", False, f"{held}; it cannot be written")
+    return Check("store", True, held)
+
+
+def prefect() -> Check:
+    """Where flows report."""
+    if not _installed("prefect"):
+        return Check("prefect", None, "not installed: needed by curate, top-up and serve")
+    from prefect.settings import PREFECT_API_URL
+
+    url: str | None = PREFECT_API_URL.value()
+    if not url:
+        return Check("prefect", True, "PREFECT_API_URL is not set: a flow starts a server of its own")
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=_SERVER_TIMEOUT_S):
+            return Check("prefect", True, f"the server at {url} answers")
+    except (OSError, ValueError) as error:
+        return Check(
+            "prefect", False, f"PREFECT_API_URL={url} does not answer ({error}): start it, or unset it"
+        )
+
+
+# --- the endpoint
+
+
+def endpoint(config: TeacherConfig) -> list[Check]:
+    """Whether an endpoint answers, in which output modes, how fast, and at what price."""
+    from diva_grpo.pipeline.teacher.prices import PriceTable
+
+    try:
+        checks = asyncio.run(_asked(config))
+        prices = PriceTable.load(config.prices, config.base_url)
+    except DivaError as error:
+        return [Check("endpoint", False, str(error))]
+    price = prices.of(config.model)
+    said = (
+        f"${price.cost(1_000_000, 0):g} and ${price.cost(0, 1_000_000):g} per million tokens sent and answered"
+        if price
+        else prices.how_to_add(config.model)
+    )
+    return [*checks, Check("price", True if price else None, said)]
+
+
+async def _asked(config: TeacherConfig) -> list[Check]:
+    from diva_grpo.pipeline.teacher.wire.live import LiveExchange, endpoint_name
+
+    patience_s = min(config.patience_s, _PATIENCE_S)
+    exchange = LiveExchange(config.model_copy(update={"max_retries": 0, "patience_s": patience_s}))
+    try:
+        began = time.monotonic()
+        plain = await _outcome(exchange, config, "text", None)
+        seconds = time.monotonic() - began
+        if not plain.answered:
+            to_do = f": {plain.to_do}" if plain.to_do else ""
+            return [
+                Check("endpoint", False, f"{endpoint_name(config)}: {plain.outcome}: {plain.detail}{to_do}")
+            ]
+        modes = ["text", *[mode for mode in _STRUCTURED if await _gives(exchange, config, mode)]]
+    finally:
+        await exchange.close()
+    used = plain.completion_tokens
+    tokens = "" if used is None else f", {used} tokens"
+    return [
+        Check("endpoint", True, f"{endpoint_name(config)} answers, and knows {config.model}"),
+        Check("latency", True, f"{seconds:.2f} s for a short answer{tokens}"),
+        Check("output", True, f"modes: {', '.join(modes)}"),
+    ]
+
+
+async def _gives(exchange: LiveExchange, config: TeacherConfig, mode: WireMode) -> bool:
+    """Whether an answer in an output mode has the shape that was asked for."""
+    from diva_grpo.pipeline.teacher.structured import ShapeError, read_reply
+    from diva_grpo.schemas.replies import ThinkSteps
+
+    outcome = await _outcome(exchange, config, mode, ThinkSteps)
+    try:
+        return outcome.outcome == "ok" and bool(read_reply(outcome.content or "", ThinkSteps))
+    except ShapeError:
+        return False
+
+
+async def _outcome(
+    exchange: LiveExchange, config: TeacherConfig, mode: WireMode, shape: type[Reply] | None
+) -> Outcome:
+    """Send the question, in other words where the endpoint refuses a parameter."""
+    from diva_grpo.pipeline.teacher.request import Dialect, Request
+    from diva_grpo.pipeline.teacher.wire.live import endpoint_name, speaks_openai
+
+    request = Request(
+        endpoint=endpoint_name(config),
+        model=config.model,
+        system="You solve problems step by step.",
+        content=_QUESTION,
+        shape=shape,
+        output_mode=config.output_mode,
+        temperature=config.temperature,
+        max_tokens=config.max_tokens,
+        reasoning_effort=config.reasoning_effort,
+        more=config.request_fields,
+        sample=0,
+    )
+    newer = speaks_openai(config)
+    dialect: Dialect | None = Dialect(
+        output_mode=mode, limit="max_completion_tokens" if newer else "max_tokens"
+    )
+    while dialect:
+        outcome = await exchange.send(request.parameters(dialect), request.key)
+        refused = outcome.outcome in ("http_400", "http_422")
+        cause = outcome.parameter or outcome.detail or ""
+        dialect = dialect.after_refusal(cause, may_change_mode=False) if refused else None
+    return outcome

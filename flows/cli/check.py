@@ -1,0 +1,49 @@
+"""`diva check`: whether all that a run needs is there, before it is paid for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diva_grpo.flows.cli.help import VerbCommand
+from diva_grpo.flows.cli.options import json_option, teacher_of, verb_options
+
+_MARKS = {True: "ok", False: "FAILED", None: "-"}
+
+
+@click.command(cls=VerbCommand)
+@click.option(
+    "--store", "store_dir", type=click.Path(path_type=Path), help="Folder of the store, to check it too."
+)
+@verb_options("check")
+@json_option
+def check(store_dir: Path | None, as_json: bool, **values: Any) -> None:
+    """Check endpoint, store, disk, torch, extras and Prefect, one line each.
+
+    With --model it sends up to three short requests to the endpoint, as the stages would: is it reachable, does it know
+    the model, which output mode does it answer in, what is its price, how long does an answer take. Exits with 1 if
+    something that was asked for fails. The files of a store are `diva doctor`'s.
+
+    \b
+    examples: diva check
+              diva check --store runs/store --base-url http://localhost:8000/v1 --model qwen
+    """
+    from diva_grpo.flows import checks
+
+    found = [*checks.extras(), checks.torch_device(), checks.disk(store_dir or Path()), checks.prefect()]
+    if store_dir is not None:
+        found.append(checks.store(store_dir))
+    if values["model"] or values["teacher_config"]:
+        found += checks.endpoint(teacher_of(values))
+    if as_json:
+        click.echo(json.dumps([one._asdict() for one in found], ensure_ascii=False, indent=1))
+    else:
+        width = max(len(one.name) for one in found)
+        for one in found:
+            click.echo(f"{one.name:<{width}}  {_MARKS[one.passed]:<6}  {one.said}")
+    if any(one.passed is False for one in found):
+        sys.exit(1)

@@ -1,0 +1,248 @@
+"""Advice before a training run: how hard the problems are for the policy, and what follows. Nothing here reads a store.
+
+Each recommendation cites what was measured, and says so where nothing was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+EVIDENCE = "docs/when-it-pays.md"
+"""The page that all advice cites."""
+
+_SOME = 0.2  # a share of the problems that is worth a plan of its own
+_MIXED = 0.5  # groups with a signal, from which on plain GRPO learns
+_WIDE = 0.3  # a range of pass rates without a problem
+_LIKE_ITS_OWN = 2.0  # perplexity of the solutions over that of the policy's own answers
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Problems with the same label; a row of the query `spectrum`.
+
+    Attributes:
+        samples: judged answers to each.
+        correct: right ones of them.
+        problems: how many.
+        with_solution: those with a worked solution.
+        with_hints: those with an accepted hint that leaves a step.
+        one_step_left: those whose hints reach one step left.
+        hints_labelled: those with a label of a hint.
+        hints_help: those with a hint by which an answer was right.
+    """
+
+    samples: int
+    correct: int
+    problems: int
+    with_solution: int = 0
+    with_hints: int = 0
+    one_step_left: int = 0
+    hints_labelled: int = 0
+    hints_help: int = 0
+
+    @property
+    def pass_rate(self) -> float:
+        """Share of right answers."""
+        return self.correct / self.samples
+
+
+class Perplexity(NamedTuple):
+    """Perplexity at a token under the policy.
+
+    Attributes:
+        solutions: of worked solutions.
+        own: of the policy's own answers to the same problems.
+        problems: that both were measured on.
+    """
+
+    solutions: float
+    own: float
+    problems: int
+
+
+class Gap(NamedTuple):
+    """The widest range of pass rates in which there is no problem, though there are problems on either side."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """How hard problems are for a solver.
+
+    Attributes:
+        solver: its name.
+        rows: the labels.
+        rollouts: N, that training makes of each prompt.
+        perplexity: of the solutions, where it was measured.
+    """
+
+    solver: str
+    rows: Sequence[Labelled]
+    rollouts: int
+    perplexity: Perplexity | None = None
+
+    @property
+    def problems(self) -> int:
+        """How many are labelled."""
+        return sum(row.problems for row in self.rows)
+
+    def below(self) -> float:
+        """Expected share of problems with a pass rate below 1/N, by the posterior of each label."""
+        from scipy.special import betainc
+
+        shares = (
+            (r.problems, betainc(r.correct + 1, r.samples - r.correct + 1, 1 / self.rollouts))
+            for r in self.rows
+        )
+        return sum(count * float(share) for count, share in shares) / self.problems
+
+    def mixed(self) -> float:
+        """Expected share of groups of N rollouts that are neither all right nor all wrong."""
+        from scipy.special import beta
+
+        n, total = self.rollouts, 0.0
+        for row in self.rows:
+            a, b = row.correct + 1, row.samples - row.correct + 1
+            total += row.problems * (1 - float((beta(a + n, b) + beta(a, b + n)) / beta(a, b)))
+        return total / self.problems
+
+    def never(self) -> list[Labelled]:
+        """Labels without a right answer."""
+        return [row for row in self.rows if row.correct == 0]
+
+    def always(self) -> float:
+        """Share of problems whose answers were all right."""
+        return sum(row.problems for row in self.rows if row.correct == row.samples) / self.problems
+
+    def gap(self) -> Gap | None:
+        """Where the spectrum has a gap: a range wider than 0.3 and than two answers, with a tenth on either side."""
+        rates = sorted({row.pass_rate for row in self.rows})
+        finest = min(row.samples for row in self.rows)
+        found = [Gap(low, high) for low, high in pairwise(rates)]
+        for gap in sorted(found, key=lambda gap: gap.low - gap.high):
+            below = sum(row.problems for row in self.rows if row.pass_rate <= gap.low) / self.problems
+            if gap.high - gap.low > max(_WIDE, 2 / finest) and 0.1 <= below <= 0.9:
+                return gap
+        return None
+
+    def histogram(self) -> list[tuple[str, int]]:
+        """Problems by pass rate, in tenths; 0 and 1 apart."""
+        bins: dict[str, int] = {"0": 0, **{f"to {tenth / 10:g}": 0 for tenth in range(1, 11)}, "1": 0}
+        for row in self.rows:
+            whole = {0: "0", row.samples: "1"}
+            tenth = -(-10 * row.correct // row.samples)
+            bins[whole.get(row.correct, f"to {tenth / 10:g}")] += row.problems
+        return list(bins.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """What to do.
+
+    Attributes:
+        action: in a few words, with the command.
+        because: the figures of this store.
+        measured: what the evidence says of it, or that it says nothing yet.
+    """
+
+    action: str
+    because: str
+    measured: str
+
+
+_NOT_MEASURED = (
+    f"Not measured yet: no run has been made where no rollout without a hint is right ({EVIDENCE}, Conditions). "
+    "Compare with plain GRPO on the same rollouts before you pay for more"
+)
+
+
+def advise(spectrum: Spectrum) -> list[Recommendation]:
+    """What follows from the spectrum, the most important first."""
+    never = spectrum.never()
+    hard = sum(row.problems for row in never)
+    found: list[Recommendation] = []
+    if spectrum.mixed() >= _MIXED:
+        found.append(_plain(spectrum))
+    if hard and spectrum.below() >= _SOME:
+        found += _hard(spectrum, never, hard)
+    if spectrum.always() >= _SOME:
+        found.append(
+            Recommendation(
+                "drop the easiest problems, or request harder variants: diva generate --kinds harder",
+                f"{spectrum.always():.0%} of the problems were right in every answer: their groups will be silent",
+                f"Not measured: the testbeds have no easy problems ({EVIDENCE})",
+            )
+        )
+    return found or [_plain(spectrum)]
+
+
+def _plain(spectrum: Spectrum) -> Recommendation:
+    return Recommendation(
+        "plain GRPO first: diva train --num_variants 0",
+        f"{spectrum.mixed():.0%} of the groups of {spectrum.rollouts} rollouts are expected to have a signal without "
+        "any variant",
+        f"From start pass rates of 0.07 and 0.11 the paper's method is level with GRPO ({EVIDENCE}, What was measured)",
+    )
+
+
+def _hard(spectrum: Spectrum, never: Sequence[Labelled], hard: int) -> list[Recommendation]:
+    """What to do with the problems that were never right."""
+    why = f"{hard} of {spectrum.problems} problems were never right"
+    solved, reach = sum(row.with_solution for row in never), sum(row.one_step_left for row in never)
+    found = []
+    perplexity = spectrum.perplexity
+    alike = perplexity is None or perplexity.solutions <= _LIKE_ITS_OWN * perplexity.own
+    if solved >= hard / 2 and alike:
+        known = (
+            f"their solutions have a perplexity of {perplexity.solutions:.1f} under the policy, and its own answers "
+            f"{perplexity.own:.1f}"
+            if perplexity
+            else "whether the policy can imitate the solutions is not known: --policy measures it"
+        )
+        found.append(
+            Recommendation(
+                "train on the solutions first: diva export OUT --preset sft, then label again with the new policy",
+                f"{why}, and {solved} of them have worked solutions; {known}",
+                f"Supervised training on solutions in the policy's own manner reached GRPO's final accuracy in a fifth "
+                f"of the steps or fewer ({EVIDENCE}, What was measured)",
+            )
+        )
+    if reach >= hard / 2:
+        found.append(_hints(spectrum, never, f"{why}; the hints of {reach} of them reach one step left"))
+    else:
+        found.append(
+            Recommendation(
+                "write hint ladders, or drop these problems and mine easier ones: diva generate --kinds think_step",
+                f"{why}, and the hints of only {reach} of them reach one step left",
+                "Hints that leave several steps do not bring the first right answer: at 4 steps, with three of them "
+                f"given, a warm model was right in 0.22 of its answers, with one given in 0.01 ({EVIDENCE}; "
+                "tests/bench/lock/results/README.md)",
+            )
+        )
+    return found
+
+
+def _hints(spectrum: Spectrum, never: Sequence[Labelled], why: str) -> Recommendation:
+    labelled, helped = sum(row.hints_labelled for row in never), sum(row.hints_help for row in never)
+    if labelled:
+        why += f"; with a hint {helped} of {labelled} had a right answer"
+    gap = spectrum.gap()
+    why += (
+        f"; no problem has a pass rate between {gap.low:g} and {gap.high:g}, so GRPO has no curriculum of its own"
+        if gap
+        else "; the spectrum has no gap: GRPO may reach them by itself"
+    )
+    return Recommendation(
+        "DIVA with hints that open the answer and are trained on: diva train --num_variants 0 --aim all --selector "
+        "posterior --variant_prior pooled --difficulty_rule posterior --hint_style prefix --opening_advantage 3 "
+        "--rescale none --global_weight 0",
+        why,
+        "This configuration needed fewer steps than GRPO on both tables of "
+        f"{EVIDENCE}, where random hints did as well; hints in the question ended below GRPO at 2 and 3 steps. "
+        + _NOT_MEASURED,
+    )

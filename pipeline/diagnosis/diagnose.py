@@ -1,0 +1,122 @@
+"""The diagnosis of a training run of a store: its facts by the named queries, the rules, and rollouts as examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diva_grpo.pipeline.diagnosis.facts import Facts, Graded, Gradient, Groups, RewardFunction, Scored
+from diva_grpo.pipeline.diagnosis.rules import WITHOUT_GAIN, Finding, find
+from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.files.database import quoted
+from diva_grpo.pipeline.store.queries import answers
+from diva_grpo.pipeline.store.sql import locked, select
+from diva_grpo.schemas.exceptions import ConfigError
+
+_QUERIES = ("training", "gradients", "reward_functions", "graded", "unknown_problems", "scores")
+_EXAMPLES = 3
+
+_EXAMPLES_OF = """
+SELECT r.step, r.problem_id, r.variant_id, r.kind, r.hint_steps, r.hint_total, r.sample, r.reward, r.accuracy,
+       r.completion_tokens, r.finish, r.graded_outcome, r.graded_answer, r.graded_how, p.prompt,
+       coalesce(p.opening, '') || r.completion AS completion
+FROM (
+    SELECT * FROM rollouts LEFT JOIN (SELECT variant_id, kind, hint_steps, hint_total FROM variants) USING (variant_id)
+    WHERE run_id = {run_id} AND ({condition})
+) r LEFT JOIN prompts p ON p.run_id = r.run_id AND p.problem_id = r.problem_id AND p.variant_id = r.variant_id
+QUALIFY row_number() OVER (PARTITION BY r.problem_id ORDER BY r.completion IS NULL, r.step DESC, r.slot, r.sample) = 1
+ORDER BY r.completion IS NULL, r.step DESC, r.problem_id LIMIT {limit}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What was found of a run.
+
+    Attributes:
+        run_id: of the training run.
+        facts: that the rules judged.
+        findings: in the order in which to look at them.
+        examples: for each finding up to three rollouts, the latest first, those with their words before others.
+    """
+
+    run_id: str
+    facts: Facts
+    findings: Sequence[Finding]
+    examples: Sequence[Sequence[dict[str, Any]]]
+
+    @property
+    def without_gain(self) -> bool:
+        """Whether the originals were not learnt."""
+        return any(finding.rule.cause in WITHOUT_GAIN for finding in self.findings)
+
+
+def diagnose(store: VariantStore, run_id: str) -> Diagnosis:
+    """Find out what is wrong with a training run.
+
+    Args:
+        store: with its rollouts.
+        run_id: of the run.
+
+    Raises:
+        QueryError: a query takes too long.
+        StoreError: a part file is damaged.
+    """
+    facts = read_facts(store, run_id)
+    findings = find(facts)
+    return Diagnosis(run_id, facts, findings, _examples(store, run_id, findings))
+
+
+def read_facts(store: VariantStore, run_id: str) -> Facts:
+    """The facts of a run; see `diagnose`."""
+    rows = answers(store, _QUERIES, {"run_id": run_id})
+    for of_query in rows.values():
+        for row in of_query:
+            del row["run_id"]
+    return Facts(
+        groups=[Groups(**row) for row in rows["training"]],
+        gradients=[Gradient(**row) for row in rows["gradients"]],
+        functions=[RewardFunction(**row) for row in rows["reward_functions"]],
+        graded=[Graded(**row) for row in rows["graded"]],
+        unknown={row["problem_id"]: row["rollouts"] for row in rows["unknown_problems"]},
+        scores=[
+            Scored(row["step"], row["split"], row["accuracy"], row["standard_error"])
+            for row in rows["scores"]
+        ],
+    )
+
+
+def training_run(store: VariantStore, run_id: str | None = None) -> str:
+    """The id of a training run that the store has rollouts of.
+
+    Args:
+        store: the store.
+        run_id: that must be there; default the latest.
+
+    Raises:
+        ConfigError: the store has no rollouts of such a run.
+    """
+    runs = store.query(
+        "SELECT r.run_id FROM (SELECT DISTINCT run_id FROM rollouts) r LEFT JOIN runs t USING (run_id) "
+        "ORDER BY t.started_at DESC NULLS LAST, r.run_id"
+    )
+    names = [name for (name,) in runs]
+    if not names:
+        raise ConfigError("the store has no rollouts: `diva train` records them")
+    if run_id is not None and run_id not in names:
+        raise ConfigError(
+            f"--run {run_id}: the store has no rollouts of it; it has those of {', '.join(names[:5])}"
+        )
+    return run_id or names[0]
+
+
+def _examples(store: VariantStore, run_id: str, findings: Sequence[Finding]) -> list[list[dict[str, Any]]]:
+    asked = [
+        _EXAMPLES_OF.format(run_id=quoted(run_id), condition=finding.rule.examples, limit=_EXAMPLES)
+        for finding in findings
+    ]
+    if not asked:
+        return []
+    with locked(store, "\n".join(asked)) as connection:
+        return [select(store, connection, sql).to_pylist() for sql in asked]

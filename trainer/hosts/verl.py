@@ -371,7 +371,7 @@ class StoreDataset(RLHFDataset):
 
 def _rollout_columns(
     choice: Choice, problem_ids: Sequence[str], rollouts: Sequence[Mapping[str, Any]]
-) -> dict[str, list[Any]]:
+) -> dict[str, Any]:
     at = [(rollout["place"], rollout["slot"]) for rollout in rollouts]
     return {
         "problem_id": [problem_ids[choice.problem_P[place]] for place, _ in at],
@@ -381,6 +381,7 @@ def _rollout_columns(
         "reward": [rollout["reward"] for rollout in rollouts],
         "accuracy": [None if np.isnan(r["accuracy"]) else r["accuracy"] for r in rollouts],
         "completion_tokens": [rollout["tokens"] for rollout in rollouts],
+        "advantage": None,  # veRL computes it after the buffer has given the rollouts away
     }
 
 

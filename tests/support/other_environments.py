@@ -48,13 +48,14 @@ class Environment:
         self.run("uv", "pip", "install", "--python", self.bin / "python", *requirements, **_settings())
 
 
-def environment(folder: Path, variable: str, requirements: Sequence[str]) -> Environment:
+def environment(folder: Path, variable: str, requirements: Sequence[str], extra: str = "") -> Environment:
     """The environment that a variable names, or a new one.
 
     Args:
         folder: of a new environment.
         variable: names the folder of a ready environment with these packages, uv and this project.
         requirements: packages beside this project.
+        extra: of this project.
     """
     ready = os.environ.get(variable)
     if ready:
@@ -66,7 +67,7 @@ def environment(folder: Path, variable: str, requirements: Sequence[str]) -> Env
     if asked.returncode and "No matching distribution found for uv" in asked.stderr:
         pytest.skip(f"the package index cannot be reached, and {variable} names no ready environment")
     assert asked.returncode == 0, asked.stderr
-    made.install(*requirements, "-e", ROOT)
+    made.install(*requirements, "-e", f"{ROOT}[{extra}]")
     return made
 
 

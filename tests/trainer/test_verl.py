@@ -34,7 +34,7 @@ def result(
     """What `tests/support/verl_steps.py` says of six steps, of which the last three are done twice."""
     torch = version("torch").partition("+")[0]
     requirements = [f"torch=={torch}", "verl[verl-core]==0.9.1"]
-    verl = environment(tmp_path_factory.mktemp("env"), "DIVA_VERL_ENV", requirements)
+    verl = environment(tmp_path_factory.mktemp("env"), "DIVA_VERL_ENV", requirements, "verl")
     held_out, folder = store.root.parent / "held_out.parquet", tmp_path_factory.mktemp("checkpoints")
     export(store, held_out, ExportConfig(preset="verl", what="problems"))
     script = ROOT / "tests" / "support" / "verl_steps.py"

@@ -67,7 +67,7 @@ def environment(folder: Path, variable: str, requirements: Sequence[str], extra:
     if asked.returncode and "No matching distribution found for uv" in asked.stderr:
         pytest.skip(f"the package index cannot be reached, and {variable} names no ready environment")
     assert asked.returncode == 0, asked.stderr
-    made.install(*requirements, "-e", f"{ROOT}[{extra}]")
+    made.install(*requirements, "-e", f"{ROOT}[{extra}]" if extra else ROOT)
     return made
 
 

@@ -196,7 +196,7 @@ def main(store: str, held_out: str, model: str, folder: str) -> None:
     """Three steps, a checkpoint, three more; and the last three again from the checkpoint."""
     asyncio.set_event_loop(asyncio.new_event_loop())
     config = configured(store, held_out, model, folder)
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="warning")
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="warning")
     transfer_queue.init(config.transfer_queue)
     trainer = prepared(config)
     before = steps(trainer, STEPS)

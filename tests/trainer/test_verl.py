@@ -1,4 +1,4 @@
-"""The curriculum in veRL: its data loader, queue, buffer, reward manager and checkpoints, in its own environment."""
+"""The curriculum in veRL: its data loader, buffer, reward manager and checkpoints, in an environment of its own."""
 
 from __future__ import annotations
 

@@ -31,21 +31,23 @@ class Environment:
     def __init__(self, folder: Path) -> None:
         self.bin = folder / "bin"
 
-    def run(self, program: str, *arguments: object, timeout: float = 840, **variables: str) -> str:
+    def run(self, program: str, *arguments: object, variables: Mapping[str, str] | None = None) -> str:
         """What a program of the environment prints."""
         done = subprocess.run(
             [self.bin / program, *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=timeout,
-            env={**_clean(os.environ), **variables},
+            timeout=840,
+            env={**_clean(os.environ), **(variables or {})},
         )
         assert done.returncode == 0, done.stdout[-4_000:] + done.stderr[-4_000:]
         return done.stdout
 
     def install(self, *requirements: object) -> None:
         """Install packages by uv, from where the user's pip takes them."""
-        self.run("uv", "pip", "install", "--python", self.bin / "python", *requirements, **_settings())
+        self.run(
+            "uv", "pip", "install", "--python", self.bin / "python", *requirements, variables=_settings()
+        )
 
 
 def environment(folder: Path, variable: str, requirements: Sequence[str], extra: str = "") -> Environment:
@@ -62,7 +64,7 @@ def environment(folder: Path, variable: str, requirements: Sequence[str], extra:
         return Environment(Path(ready))
     subprocess.run([sys.executable, "-m", "venv", folder], check=True, capture_output=True)
     made = Environment(folder)
-    pip = [made.bin / "python", "-m", "pip", "install", "--quiet", "uv"]
+    pip: list[str | Path] = [made.bin / "python", "-m", "pip", "install", "--quiet", "uv"]
     asked = subprocess.run(pip, capture_output=True, text=True, env=_clean(os.environ))
     if asked.returncode and "No matching distribution found for uv" in asked.stderr:
         pytest.skip(f"the package index cannot be reached, and {variable} names no ready environment")

@@ -127,7 +127,7 @@ class ScriptedPolicy:
         )
         response = self.tokenizer(said, add_special_tokens=False)["input_ids"]
         scored = self._scored(prompt, response)
-        return AgentLoopOutput(
+        rollout: dict[str, Any] = AgentLoopOutput(
             prompt_ids=asked,
             response_ids=response,
             response_mask=[1] * len(response),
@@ -135,6 +135,7 @@ class ScriptedPolicy:
             metrics=AgentLoopMetrics(),
             extra_fields={"reward_extra_info": scored["reward_extra_info"]},
         ).as_dict()
+        return rollout
 
     def _scored(self, prompt: dict[str, Any], response: list[int]) -> dict[str, Any]:
         columns = {}

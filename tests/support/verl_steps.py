@@ -204,7 +204,7 @@ def refusal(config: Any, changes: dict[str, Any], draws: int = 0) -> str:
         trainer._init_tokenizer()
         trainer._init_dataloader()
         for _ in range(draws):
-            trainer._next_train_batch()
+            trainer._fetch_one_gen_batch()
     except ConfigError as error:
         return str(error)
     return "none"
@@ -219,7 +219,7 @@ def refusals(*where: str) -> list[str]:
         refusal(configured(*where), {"data.diva.split": "dev"}),
         refusal(configured(*where), {"data.dataloader_num_workers": 2}),
         refusal(configured(*where), {"data.train_batch_size": 5}, draws=1),
-        refusal(configured(*where), {"data.train_batch_size": 18}, draws=1),
+        refusal(configured(*where), {"data.train_batch_size": 18}),
         refusal(configured(*where), {}, draws=2),
         refusal(configured(*where), {"trainer.v1.trainer_mode": "colocate_async"}),
     ]

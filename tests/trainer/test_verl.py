@@ -110,7 +110,7 @@ def test_what_cannot_work_is_said(result: dict[str, Any]) -> None:
         "no problem of split 'dev' fits",
         "set data.dataloader_num_workers=0",
         "a batch of 5 prompts does not divide into problems of 2 prompts",
-        "a batch has 9 problems, and the training data 8",
+        "data.train_batch_size=18 is more than the 16 prompts of an epoch",
         "the rewards of the last batch did not come back",
         "trainer.v1.trainer_mode=colocate_async: CurriculumBuffer works with sync",
     ]

@@ -82,7 +82,7 @@ def _settings() -> dict[str, str]:
     """Where pip takes packages from, in the variables of uv."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = {}
+    found = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # of all indexes the newest release, as pip takes it
     for name, value in re.findall(r"^[\w:]+\.([\w-]+)='(.*)'$", listed, re.MULTILINE):
         existing = [place for place in value.split() if "://" in place or Path(place).exists()]
         if name in _SETTINGS and existing:

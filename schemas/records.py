@@ -261,7 +261,6 @@ class Rollout(Record):
     reward: float | None = Field(description="weighted sum of the rewards; NULL where none was given")
     accuracy: float | None = Field(description="1 right, 0 wrong, NULL not judged")
     advantage: float | None = Field(
-        default=None,
         description="advantage that its own tokens were trained with; NULL where another trainer computed it (veRL)",
     )
     completion_tokens: int = Field(description="tokens of the completion")

@@ -31,42 +31,45 @@ class Environment:
     def __init__(self, folder: Path) -> None:
         self.bin = folder / "bin"
 
-    def run(self, program: str, *arguments: object, timeout: float = 840, **variables: str) -> str:
+    def run(self, program: str, *arguments: object, variables: Mapping[str, str] | None = None) -> str:
         """What a program of the environment prints."""
         done = subprocess.run(
             [self.bin / program, *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=timeout,
-            env={**_clean(os.environ), **variables},
+            timeout=840,
+            env={**_clean(os.environ), **(variables or {})},
         )
         assert done.returncode == 0, done.stdout[-4_000:] + done.stderr[-4_000:]
         return done.stdout
 
     def install(self, *requirements: object) -> None:
         """Install packages by uv, from where the user's pip takes them."""
-        self.run("uv", "pip", "install", "--python", self.bin / "python", *requirements, **_settings())
+        self.run(
+            "uv", "pip", "install", "--python", self.bin / "python", *requirements, variables=_settings()
+        )
 
 
-def environment(folder: Path, variable: str, requirements: Sequence[str]) -> Environment:
+def environment(folder: Path, variable: str, requirements: Sequence[str], extra: str = "") -> Environment:
     """The environment that a variable names, or a new one.
 
     Args:
         folder: of a new environment.
         variable: names the folder of a ready environment with these packages, uv and this project.
         requirements: packages beside this project.
+        extra: of this project.
     """
     ready = os.environ.get(variable)
     if ready:
         return Environment(Path(ready))
     subprocess.run([sys.executable, "-m", "venv", folder], check=True, capture_output=True)
     made = Environment(folder)
-    pip = [made.bin / "python", "-m", "pip", "install", "--quiet", "uv"]
+    pip: list[str | Path] = [made.bin / "python", "-m", "pip", "install", "--quiet", "uv"]
     asked = subprocess.run(pip, capture_output=True, text=True, env=_clean(os.environ))
     if asked.returncode and "No matching distribution found for uv" in asked.stderr:
         pytest.skip(f"the package index cannot be reached, and {variable} names no ready environment")
     assert asked.returncode == 0, asked.stderr
-    made.install(*requirements, "-e", ROOT)
+    made.install(*requirements, "-e", f"{ROOT}[{extra}]" if extra else ROOT)
     return made
 
 
@@ -79,7 +82,7 @@ def _settings() -> dict[str, str]:
     """Where pip takes packages from, in the variables of uv."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = {}
+    found = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # of all indexes the newest release, as pip takes it
     for name, value in re.findall(r"^[\w:]+\.([\w-]+)='(.*)'$", listed, re.MULTILINE):
         existing = [place for place in value.split() if "://" in place or Path(place).exists()]
         if name in _SETTINGS and existing:

@@ -1,7 +1,8 @@
 """Steps of veRL's trainer without its workers: a script for veRL's environment.
 
 What is veRL's own here: the configuration, PPOTrainerSync (data loader, batches, checkpoints), StatefulDataLoader,
-TransferQueue, NaiveRewardManager and the replay buffer. A script stands for the policy, and nothing is trained.
+NaiveRewardManager and the replay buffer. A script stands for the policy, a dictionary for TransferQueue (which needs a
+Ray cluster), and nothing is trained.
 
     python verl_steps.py STORE HELD_OUT MODEL FOLDER
 
@@ -13,11 +14,12 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 import transfer_queue
 from hydra import compose, initialize_config_module
@@ -53,7 +55,6 @@ def configured(store: str, held_out: str, model: str, folder: str) -> Any:
         "actor_rollout_ref.rollout.name": "vllm",
         "actor_rollout_ref.rollout.n": ROLLOUTS,
         "algorithm.adv_estimator": "grpo",
-        "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
         "trainer.default_local_dir": folder,
         "trainer.total_epochs": 10,
     }
@@ -61,11 +62,44 @@ def configured(store: str, held_out: str, model: str, folder: str) -> Any:
         return compose("ppo_trainer", [f"{name}={value}" for name, value in overrides.items()])
 
 
+class Queue:
+    """In place of TransferQueue: the calls that veRL's buffer and ours make, on dictionaries of this process."""
+
+    def __init__(self) -> None:
+        self.tags: defaultdict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+        self.rows: dict[str, dict[str, Any]] = {}
+        for name in ("kv_batch_put", "kv_batch_get", "kv_list", "kv_clear"):
+            setattr(transfer_queue, name, getattr(self, name))
+
+    def kv_batch_put(self, keys: Sequence[str], partition_id: str, tags: Sequence[dict[str, Any]]) -> None:
+        """Add to the tags of keys."""
+        for key, tag in zip(keys, tags, strict=True):
+            self.tags[partition_id][key] = {**self.tags[partition_id].get(key, {}), **tag}
+
+    def kv_batch_get(
+        self, keys: Sequence[str], partition_id: str, select_fields: Sequence[str]
+    ) -> TensorDict:
+        """Columns of keys."""
+        return list_of_dict_to_tensordict(
+            [{name: self.rows[key][name] for name in select_fields} for key in keys]
+        )
+
+    def kv_list(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Tags by partition and key."""
+        return {partition: dict(tags) for partition, tags in self.tags.items()}
+
+    def kv_clear(self, keys: Sequence[str], partition_id: str) -> None:
+        """Forget keys."""
+        for key in keys:
+            del self.tags[partition_id][key]
+            self.rows.pop(key, None)
+
+
 class ScriptedPolicy:
     """In place of veRL's agent loop: answers, has veRL's reward manager score, and puts the rollouts into the queue."""
 
-    def __init__(self, config: Any, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, config: Any, tokenizer: Any, queue: Queue) -> None:
+        self.tokenizer, self.queue = tokenizer, queue
         self.manager = load_reward_manager(config, tokenizer)
 
     def generate_sequences(self, batch: TensorDict) -> None:
@@ -77,14 +111,12 @@ class ScriptedPolicy:
             }
             prompt = {name: getattr(value, "data", value) for name, value in prompt.items()}
             uid = getattr(batch["uid"][number], "data", batch["uid"][number])
-            rows = [self._rollout(prompt, sample) for sample in range(ROLLOUTS)]
-            transfer_queue.kv_batch_put(
-                keys=[f"{uid}_{sample}_0" for sample in range(ROLLOUTS)],
-                fields=list_of_dict_to_tensordict([{**row, **prompt, "uid": uid} for row in rows]),
-                tags=[{"status": "success", "response_len": len(row["responses"])} for row in rows],
-                partition_id="train",
-            )
-            transfer_queue.kv_put(key=uid, partition_id="train", tag={"status": "finished"})
+            for sample in range(ROLLOUTS):
+                key, row = f"{uid}_{sample}_0", self._rollout(prompt, sample)
+                self.queue.rows[key] = {**row, **prompt, "uid": uid}
+                tag = {"status": "success", "response_len": len(row["responses"])}
+                self.queue.kv_batch_put([key], "train", [tag])
+            self.queue.kv_batch_put([uid], "train", [{"status": "finished"}])
 
     def _rollout(self, prompt: dict[str, Any], sample: int) -> dict[str, Any]:
         info, truth = prompt["extra_info"], prompt["reward_model"]["ground_truth"]
@@ -95,7 +127,7 @@ class ScriptedPolicy:
         )
         response = self.tokenizer(said, add_special_tokens=False)["input_ids"]
         scored = self._scored(prompt, response)
-        return AgentLoopOutput(
+        rollout: dict[str, Any] = AgentLoopOutput(
             prompt_ids=asked,
             response_ids=response,
             response_mask=[1] * len(response),
@@ -103,6 +135,7 @@ class ScriptedPolicy:
             metrics=AgentLoopMetrics(),
             extra_fields={"reward_extra_info": scored["reward_extra_info"]},
         ).as_dict()
+        return rollout
 
     def _scored(self, prompt: dict[str, Any], response: list[int]) -> dict[str, Any]:
         columns = {}
@@ -126,14 +159,14 @@ class NoWorkers:
         """Nothing."""
 
 
-def prepared(config: Any) -> PPOTrainerSync:
+def prepared(config: Any, queue: Queue) -> PPOTrainerSync:
     """veRL's trainer with its data, and without its workers."""
     trainer = PPOTrainerSync(config)
     trainer._init_tokenizer()
     trainer._init_dataloader()
     trainer.replay_buffer.poll_interval = 0.01
     trainer.actor_rollout_wg = NoWorkers()
-    trainer.agent_loop_manager = ScriptedPolicy(config, trainer.tokenizer)
+    trainer.agent_loop_manager = ScriptedPolicy(config, trainer.tokenizer, queue)
     trainer._load_checkpoint()
     return trainer
 
@@ -147,7 +180,7 @@ def steps(trainer: PPOTrainerSync, count: int) -> list[dict[str, Any]]:
         choice = trainer.train_dataset.dataframe.choice
         ids = trainer.train_dataset.curriculum.problem_ids
         batch, metrics = trainer.replay_buffer.sample(trainer.global_steps, "train", 6)
-        transfer_queue.kv_clear(keys=batch.keys, partition_id="train")
+        trainer.agent_loop_manager.queue.kv_clear(batch.keys, "train")
         found.append(
             {
                 "rollouts": len(batch.keys),
@@ -171,7 +204,7 @@ def refusal(config: Any, changes: dict[str, Any], draws: int = 0) -> str:
         trainer._init_tokenizer()
         trainer._init_dataloader()
         for _ in range(draws):
-            trainer._next_train_batch()
+            trainer._fetch_one_gen_batch()
     except ConfigError as error:
         return str(error)
     return "none"
@@ -186,7 +219,7 @@ def refusals(*where: str) -> list[str]:
         refusal(configured(*where), {"data.diva.split": "dev"}),
         refusal(configured(*where), {"data.dataloader_num_workers": 2}),
         refusal(configured(*where), {"data.train_batch_size": 5}, draws=1),
-        refusal(configured(*where), {"data.train_batch_size": 18}, draws=1),
+        refusal(configured(*where), {"data.train_batch_size": 18}),
         refusal(configured(*where), {}, draws=2),
         refusal(configured(*where), {"trainer.v1.trainer_mode": "colocate_async"}),
     ]
@@ -196,15 +229,14 @@ def main(store: str, held_out: str, model: str, folder: str) -> None:
     """Three steps, a checkpoint, three more; and the last three again from the checkpoint."""
     asyncio.set_event_loop(asyncio.new_event_loop())
     config = configured(store, held_out, model, folder)
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="warning")
-    transfer_queue.init(config.transfer_queue)
-    trainer = prepared(config)
+    queue = Queue()
+    trainer = prepared(config, queue)
     before = steps(trainer, STEPS)
     trainer._save_checkpoint()
     after = steps(trainer, STEPS)
     difficulty = trainer.train_dataset.curriculum.live.difficulty.tolist()
     trainer.train_dataset.close()
-    resumed = prepared(config)
+    resumed = prepared(config, queue)
     again = steps(resumed, STEPS)
     resumed.train_dataset.close()
     result = {
@@ -221,7 +253,6 @@ def main(store: str, held_out: str, model: str, folder: str) -> None:
         "imported": [name for name in ("trl", "openai", "prefect") if name in sys.modules],
     }
     (Path(folder) / "result.json").write_text(json.dumps(result))
-    ray.shutdown()
 
 
 if __name__ == "__main__":

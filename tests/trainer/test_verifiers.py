@@ -40,7 +40,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
     store = VariantStore(tmp_path_factory.mktemp("verifiers") / "store", create=True)
     picture = Image(hash=store.put_image(png(40, 30), "PNG"), width=40, height=30)
     shared: dict[str, Any] = {"source": "sums", "split": "train"}
-    problems = [
+    problems: list[dict[str, Any]] = [
         {"text": "What is 0 + 1?", "answer": "1"},
         {"text": "What is 1 + 1?", "answer": "2"},
         {"text": "Which is larger?", "answer": "B", "options": ["3", "7"]},
@@ -48,7 +48,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
     ]
     store.append([Problem(problem_id=f"sums/{i}", **shared, **p) for i, p in enumerate(problems)])
     made: dict[str, Any] = {"status": "accepted", "generator_model": "t", "prompt_version": "p"}
-    hint = {"hint": ["1 is 1", "one more than 1 is"], "hint_steps": 2, "hint_total": 3}
+    hint: dict[str, Any] = {"hint": ["1 is 1", "one more than 1 is"], "hint_steps": 2, "hint_total": 3}
     store.append(
         [
             Variant(

@@ -1,4 +1,4 @@
-"""The curriculum in veRL: its data loader, queue, buffer, reward manager and checkpoints, in its own environment."""
+"""The curriculum in veRL: its data loader, buffer, reward manager and checkpoints, in an environment of its own."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def result(
     """What `tests/support/verl_steps.py` says of six steps, of which the last three are done twice."""
     torch = version("torch").partition("+")[0]
     requirements = [f"torch=={torch}", "verl[verl-core]==0.9.1"]
-    verl = environment(tmp_path_factory.mktemp("env"), "DIVA_VERL_ENV", requirements)
+    verl = environment(tmp_path_factory.mktemp("env"), "DIVA_VERL_ENV", requirements, "verl")
     held_out, folder = store.root.parent / "held_out.parquet", tmp_path_factory.mktemp("checkpoints")
     export(store, held_out, ExportConfig(preset="verl", what="problems"))
     script = ROOT / "tests" / "support" / "verl_steps.py"
@@ -110,7 +110,7 @@ def test_what_cannot_work_is_said(result: dict[str, Any]) -> None:
         "no problem of split 'dev' fits",
         "set data.dataloader_num_workers=0",
         "a batch of 5 prompts does not divide into problems of 2 prompts",
-        "a batch has 9 problems, and the training data 8",
+        "data.train_batch_size=18 is more than the 16 prompts of an epoch",
         "the rewards of the last batch did not come back",
         "trainer.v1.trainer_mode=colocate_async: CurriculumBuffer works with sync",
     ]

@@ -56,9 +56,9 @@ class StoreTask(vf.Task[StoreData]):
     @property
     def key(self) -> str:
         """The id in the store, which stays the same in every export."""
-        return self.data.id or self.hash
+        return str(self.data.id or self.hash)
 
-    @vf.reward(weight=1.0)
+    @vf.reward(weight=1.0)  # type: ignore[untyped-decorator]  # verifiers is not in the environment of mypy
     async def accuracy(self, trace: vf.Trace) -> float:
         """1 for a right reply, 0 for a wrong one.
 

@@ -250,6 +250,11 @@ class StoreDataset(RLHFDataset):
         self.dataframe = _Rows(
             problems, prompts, self._store, options, len(problems) * (settings.variants + 1)
         )
+        size = self.config.get("gen_batch_size") or self.config.get("train_batch_size", 1)
+        if size > len(self.dataframe):
+            raise ConfigError(
+                f"data.train_batch_size={size} is more than the {len(self.dataframe)} prompts of an epoch"
+            )
 
     # --- a batch
 
@@ -287,10 +292,6 @@ class StoreDataset(RLHFDataset):
             raise ConfigError(
                 f"a batch of {count} prompts does not divide into problems of {slots} prompts each: set "
                 "data.train_batch_size to a multiple, and leave algorithm.filter_groups and gen_batch_size alone"
-            )
-        if problems > total:
-            raise ConfigError(
-                f"a batch has {problems} problems, and the training data {total}: make it smaller"
             )
         if self.curriculum.settings.problem_sampler != "epoch":
             return self.curriculum.draw(problems, self.step)
@@ -371,7 +372,7 @@ class StoreDataset(RLHFDataset):
 
 def _rollout_columns(
     choice: Choice, problem_ids: Sequence[str], rollouts: Sequence[Mapping[str, Any]]
-) -> dict[str, list[Any]]:
+) -> dict[str, Any]:
     at = [(rollout["place"], rollout["slot"]) for rollout in rollouts]
     return {
         "problem_id": [problem_ids[choice.problem_P[place]] for place, _ in at],
@@ -381,6 +382,7 @@ def _rollout_columns(
         "reward": [rollout["reward"] for rollout in rollouts],
         "accuracy": [None if np.isnan(r["accuracy"]) else r["accuracy"] for r in rollouts],
         "completion_tokens": [rollout["tokens"] for rollout in rollouts],
+        "advantage": None,  # veRL computes it after the buffer has given the rollouts away
     }
 
 

@@ -94,7 +94,7 @@ def test_killed_ten_times_it_ends_as_the_unbroken_run(
 def test_killed_it_draws_the_problems_of_the_unbroken_run(
     sampler: str, model_path: Path, tmp_path: Path
 ) -> None:
-    options = {"problem_sampler": sampler, "pool_revisit": 0.2, "refill_rounds": 1}
+    options = {"problem_sampler": sampler, "pool_revisit": 0.2, "refill_rounds": 1, "num_variants": 0}
     drawn = "SELECT step, problem_id, chosen, new_difficulty FROM difficulty_events ORDER BY ALL"
     found = []
     for name, kills in (("unbroken", []), ("killed", [11])):
@@ -108,4 +108,4 @@ def test_killed_it_draws_the_problems_of_the_unbroken_run(
         found.append((_outcome(store), store.query(drawn)))
     assert found[0] == found[1]
     how = {chosen for _, _, chosen, _ in found[0][1]}
-    assert how >= {"refill", "signal" if sampler == "difficulty" else "open"}
+    assert how >= {"refill", "signal" if sampler == "difficulty" else "revisit"}

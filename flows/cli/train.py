@@ -28,23 +28,35 @@ _OFTEN = (
 )
 """The arguments of TRL and transformers that most runs set."""
 
+SELDOM = (
+    "min_pixels",
+    "pool_revisit",
+    "dgpo_temperature",
+    "advantage_eps",
+    "store_refresh_steps",
+    "store_flush_steps",
+    "log_rollouts_mb",
+)
+"""Our own that few runs set; `--help-all` has them."""
+
 
 class _TrainCommand(click.Command):
     """A command whose options are those of dataclasses, which its body parses in TRL's manner."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write our options and the most used ones of TRL's."""
+        """Write our options and TRL's that most runs set."""
         every = known()
         with formatter.section("Options"):
             formatter.write_dl(
                 [
                     ("--config FILE", "YAML file with these settings; options win."),
                     ("--strict", f"Exit with {WITHOUT_GAIN} if the originals were not learnt."),
-                    ("--help-all", "Show all of TRL's options too (takes seconds)."),
+                    ("--help-all", "Show all options, TRL's too (takes seconds)."),
                 ]
             )
         for title, (module, name) in zip(("Data and rewards", "Method"), OWN, strict=True):
-            _write(formatter, title, declared(module, name))
+            often = [argument for argument in declared(module, name) if argument.name not in SELDOM]
+            _write(formatter, title, often)
         _write(formatter, "Training (TRL's, the most used)", [every[name] for name in _OFTEN])
 
 

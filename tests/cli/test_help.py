@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from diva_grpo.flows.cli import cli
+from diva_grpo.flows.cli.train import SELDOM
 from diva_grpo.flows.verbs import VERBS
+from diva_grpo.trainer.arguments import known
 from tests.conftest import Diva
 
 
@@ -58,6 +60,7 @@ def test_help_of_training_is_short(diva: Diva) -> None:
     assert "example: diva train --config" in text
     assert text.count("\n") < 120
     assert {"--store", "--num_variants", "--learning_rate"} <= set(re.findall(r"^  (--\w+)", text, re.M))
+    assert set(SELDOM) <= set(known()), "what the help leaves out is an option"
 
 
 # --- misspelt

@@ -140,6 +140,7 @@ def _headline(found: Mapping[str, Rows], of_runs: Mapping[str, Mapping[str, Rows
     head: list[dict[str, Any]] = []
     if of_runs:
         curves = of_runs.values()
+        silent = [_silent(rows["silent_steps"]) for rows in curves]
         head = [
             {
                 "name": "Accuracy of originals, without hints",
@@ -148,8 +149,8 @@ def _headline(found: Mapping[str, Rows], of_runs: Mapping[str, Mapping[str, Rows
             },
             {
                 "name": "Silent groups",
-                "values": [_silent(rows["silent_steps"]) for rows in curves],
-                "note": "rewards all equal: nothing is learnt from them",
+                "values": [share for share, _ in silent],
+                "note": "; ".join(causes for _, causes in silent if causes),
             },
             {
                 "name": "Time of a step",
@@ -180,13 +181,14 @@ def _first_and_last(rows: Rows, column: str) -> str:
     return f"{sum(values[:some]) / some:.2f} → {sum(values[-some:]) / some:.2f}"
 
 
-def _silent(rows: Rows) -> str:
+def _silent(rows: Rows) -> tuple[str, str]:
+    """Share of silent groups, and how many of all groups are silent for which cause."""
     groups = sum(row["groups"] for row in rows)
     if not groups:
-        return "no groups yet"
+        return "no groups yet", ""
     right, wrong = (sum(row[name] for row in rows) / groups for name in ("all_right", "all_wrong"))
     share = sum(row["silent"] * row["groups"] for row in rows) / groups
-    return f"{share:.0%} ({wrong:.0%} all wrong, {right:.0%} all right)"
+    return f"{share:.0%}", f"all wrong {wrong:.0%}, all right {right:.0%}"
 
 
 def _step_time(rows: Rows) -> str:

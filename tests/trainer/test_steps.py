@@ -110,6 +110,9 @@ def test_norm_and_noise_are_those_of_the_unclipped_gradient(
         assert step.grad_noise == pytest.approx(noise, rel=1e-3)
         assert step.cpu_seconds > 0
         assert step.seconds > 0
+    entropies = [log["entropy"] for log in trainer.state.log_history if "entropy" in log]
+    assert [step.entropy for step in steps] == pytest.approx(entropies)
+    assert min(entropies) > 0
     losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
     assert [step.loss for step in steps] == pytest.approx(losses, abs=1e-6)
 

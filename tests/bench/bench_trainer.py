@@ -65,7 +65,9 @@ def large_store(root: Path, problems: int, variants_each: int = 10) -> VariantSt
     return store
 
 
-def steps_by_turns(trainers: dict[str, Any], steps: int) -> dict[str, list[float]]:
+def steps_by_turns(
+    trainers: dict[str, Any], steps: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of each step, the trainers by turns; the first three of each warm up and do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in trainers}
     loaders = {name: iter(trainer.get_train_dataloader()) for name, trainer in trainers.items()}
@@ -76,34 +78,34 @@ def steps_by_turns(trainers: dict[str, Any], steps: int) -> dict[str, list[float
     for step in range(steps):
         for name, trainer in trainers.items():
             inputs = next(loaders[name])
-            started = time.perf_counter()
+            started = clock()
             trainer.training_step(trainer.model, inputs, None)
             trainer.optimizer.step()
             trainer.optimizer.zero_grad()
             trainer.state.global_step += 1
             if step >= 3:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return seconds
 
 
-def own_time(trainer: Any) -> Callable[[], list[float]]:
+def own_time(trainer: Any, clock: Callable[[], float] = time.perf_counter) -> Callable[[], list[float]]:
     """Time spent in our generation step outside of TRL's own; read it by calling the result."""
     inner, outer = [0.0], []
     base = GRPOTrainer._generate_and_score_completions
     ours = trainer._generate_and_score_completions
 
     def timed_base(self: Any, inputs: Any) -> Any:
-        started = time.perf_counter()
+        started = clock()
         try:
             return base(self, inputs)
         finally:
-            inner[0] += time.perf_counter() - started
+            inner[0] += clock() - started
 
     def timed_ours(inputs: Any) -> Any:
         inner[0] = 0.0
-        started = time.perf_counter()
+        started = clock()
         result = ours(inputs)
-        outer.append(time.perf_counter() - started - inner[0])
+        outer.append(clock() - started - inner[0])
         return result
 
     GRPOTrainer._generate_and_score_completions = timed_base

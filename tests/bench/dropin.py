@@ -2,9 +2,9 @@
 
     python -m tests.bench.dropin [--steps 40] [--rollouts 128] [--problems 5000]
 
-Both compute the same rollouts and the same losses, step by step by turns in one process, since machines are noisy. The
-difference of each pair of steps is one sample; its median is printed with a bootstrap interval of 95 %. The last line
-is the time of our own code, measured from within, which is less noisy than a difference.
+Both compute the same rollouts and the same losses, step by step by turns in one process of one thread. Times are CPU
+seconds, which other work on the machine does not lengthen much. The difference of each pair of steps is one sample; its
+median is printed with a bootstrap interval of 95 %. "Our own code" is measured from within, which is less noisy.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def main() -> None:
             str(model), coin_reward, DivaGRPOConfig(**settings, output_dir=f"{folder}/ours"), data
         )
         made = time.perf_counter() - started
-        own = own_time(ours)
-        seconds = steps_by_turns({"GRPOTrainer": theirs, "ours": ours}, options.steps)
+        own = own_time(ours, time.process_time)
+        seconds = steps_by_turns({"GRPOTrainer": theirs, "ours": ours}, options.steps, time.process_time)
         base = 1000 * statistics.median(seconds["GRPOTrainer"])
         more = [1000 * (a - b) for a, b in zip(seconds["ours"], seconds["GRPOTrainer"], strict=True)]
         low, high = interval(more)

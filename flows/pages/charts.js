@@ -95,7 +95,7 @@ function trainingCharts(summary) {
   const count = summary.runs.length;
   const lines = (...given) => linesOf(summary, ...given);
   const scores = summary.runs.map((run, place) => {
-    const rows = summary.scores.filter((row) => row.run === run.id).toSorted((a, b) => a.step - b.step);
+    const rows = summary.scores.filter((row) => row.run_id === run.id).toSorted((a, b) => a.step - b.step);
     return { name: `held out${runName(place, count)}`, colour: 3, dash: place > 0,
       x: rows.map((row) => row.step), y: rows.map((row) => row.accuracy) };
   }).filter((line) => line.x.length && new Set(line.x).size === line.x.length);

@@ -94,7 +94,7 @@ def summary(store: VariantStore, runs: Sequence[str], *, tables: bool = True) ->
         "headline": _headline(found, of_runs),
         "next": [_step(step) for step in next_steps(store, runs)],
         "curves": {run: rows | {"levels": _levels(store, run)} for run, rows in of_runs.items()},
-        "scores": [row for row in found["scores"] if row["run"] in runs],
+        "scores": [row for row in found["scores"] if row["run_id"] in runs],
         "store_rows": {name: found[name] for name in OF_THE_STORE if name != "rate"},
         "rate": [
             [_seconds(row["minute"]), row["requests"], row["failed"], row["dollars"]] for row in found["rate"]
@@ -158,8 +158,8 @@ def _headline(found: Mapping[str, Rows], of_runs: Mapping[str, Mapping[str, Rows
                 "note": "median, without evaluations",
             },
         ]
-        if any(row["run"] in of_runs for row in found["scores"]):
-            values = [_scores([row for row in found["scores"] if row["run"] == run]) for run in of_runs]
+        if any(row["run_id"] in of_runs for row in found["scores"]):
+            values = [_scores([row for row in found["scores"] if row["run_id"] == run]) for run in of_runs]
             head.insert(
                 1, {"name": "Held-out accuracy", "values": values, "note": "first and last evaluation"}
             )

@@ -306,7 +306,8 @@ class FlowConfig(Config):
     shard_timeout_s: float | None = Field(
         default=None,
         gt=0,
-        description="Seconds after which a task is tried again.  [default: six hours; none with batch]",
+        description="Seconds after which a task is tried again; in threads not before the requests in flight have "
+        "ended.  [default: six hours on Ray, none in threads]",
     )
     workers: int = Field(
         default=1,
@@ -349,8 +350,8 @@ class FlowConfig(Config):
 
     @property
     def timeout_s(self) -> float | None:
-        """Seconds a task may take; None for any."""
-        if self.shard_timeout_s is None and not self.batch:
+        """Seconds a task may take; None for any, as in threads: Prefect cannot interrupt them, and says so each time."""
+        if self.shard_timeout_s is None and self.runner != "threads":
             return 6 * 3600.0
         return self.shard_timeout_s
 

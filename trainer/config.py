@@ -91,6 +91,13 @@ class DivaGRPOConfig(GRPOConfig):
             "variants for all M + 1 slots (all)."
         },
     )
+    full_solutions: bool = field(
+        default=_CURRICULUM.full_solutions,
+        metadata={
+            "help": "Variants may be chosen whose hint is the whole solution, as in the paper. With it in the question "
+            "the policy learns to copy it."
+        },
+    )
     problem_sampler: ProblemSampler = field(
         default=_CURRICULUM.problem_sampler,
         metadata={
@@ -365,6 +372,7 @@ class DivaGRPOConfig(GRPOConfig):
             selector=self.selector,
             variant_prior=self.variant_prior,
             aim=self.aim,
+            full_solutions=self.full_solutions,
             difficulty_rule=self.difficulty_rule,
             difficulty_eta=self.difficulty_eta,
             difficulty_from=self.difficulty_from,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +78,12 @@ class AcceptedVariants:
     def place_V(self) -> npt.NDArray[np.int64]:
         """(V,) place of each variant among those of its problem, from 0."""
         return np.arange(self.count_P.sum()) - np.repeat(np.cumsum(self.count_P) - self.count_P, self.count_P)
+
+    def where(self, keep_V: npt.NDArray[np.bool_]) -> AcceptedVariants:
+        """Those of the V rows that are kept."""
+        count_P = np.bincount(self.owner_V[keep_V], minlength=len(self.count_P))
+        columns = (getattr(self, field.name)[keep_V] for field in fields(self) if field.name != "count_P")
+        return AcceptedVariants(count_P, *columns)
 
     def rows(self, row_C: npt.NDArray[np.int64] | None = None) -> list[AcceptedVariant]:
         """The variants in some of the V rows, by default in all."""

@@ -39,7 +39,8 @@ FOUR = np.array([0, 3, 5, 11])
 
 
 def curriculum(labels: dict[str, float] | None = None, **options: Any) -> Curriculum:
-    return Curriculum(IDS, replace(CurriculumSettings(), **options), labels)
+    """With all variants to choose from, unless the options say otherwise."""
+    return Curriculum(IDS, replace(CurriculumSettings(full_solutions=True), **options), labels)
 
 
 def ids_of(choice: Choice) -> list[list[str]]:
@@ -53,6 +54,32 @@ def rollouts(choice: Choice, right: float) -> np.ndarray[Any, np.dtype[np.float6
     """Four rollouts of each prompt, of which a share is right."""
     problems, slots = len(choice.variant_PV), len(choice.variant_PV[0])
     return np.tile((np.arange(4) < 4 * right).astype(float), (problems, slots, 1))
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_a_full_solution_is_chosen_only_where_it_is_asked_for(selector: str) -> None:
+    hardest = dict.fromkeys(IDS, 9.0)
+
+    def chosen(full_solutions: bool) -> set[str]:
+        of_run = curriculum(hardest, selector=selector, full_solutions=full_solutions, variants=3)
+        return {
+            name for step in range(20) for ids in ids_of(of_run.choose(FOUR, Source(), step)) for name in ids
+        }
+
+    assert not [name for name in chosen(False) if name.endswith("hint2")]
+    assert [name for name in chosen(False) if name.endswith("hint1")]
+    assert [name for name in chosen(True) if name.endswith("hint2")]
+
+
+def test_where_nothing_but_the_full_solution_is_left_the_original_stands() -> None:
+    class Full:
+        def candidates(self, problem_ids: Sequence[str]) -> AcceptedVariants:
+            full = AcceptedVariant(0, "full", "think_step", -8.0, steps_left=0, share_left=0.0)
+            return AcceptedVariants.of([[full] for _ in problem_ids])
+
+    choice = curriculum(full_solutions=False).choose(FOUR, Full(), 0)
+    assert ids_of(choice) == [["original", "original"]] * 4
+    assert choice.shortage == 4
 
 
 @pytest.mark.parametrize("rule", ["paper", "bands", "posterior"])

@@ -61,6 +61,9 @@ class CurriculumSettings:
     """Which problems come next: those of the epoch, or by what their rollouts have shown."""
     pool_revisit: float = 0.05
     """With the sampler `pool`, the share of the draws that goes to problems that are set aside."""
+    full_solutions: bool = False
+    """Whether a variant may be chosen whose hint is the whole solution. The paper's method does (delta -8); the policy
+    then learns to copy it."""
     warmup_steps: int = 0
     """First steps, in which all slots get the original (plain GRPO)."""
     seed: int = 0
@@ -209,6 +212,8 @@ class Curriculum:
         shortage = 0
         if variants is not None and not warmup and (options.variants or options.aim == "all"):
             found = variants.candidates([self.problem_ids[number] for number in problem_P])
+            if not options.full_solutions:
+                found = found.where(found.steps_left_V != 0)  # NaN, without a hint, is not 0
             row_PV = self._rows(problem_P, found, step)
             chosen_PV = row_PV >= 0
             delta_PV[chosen_PV] = found.delta_V[row_PV[chosen_PV]]

@@ -48,8 +48,14 @@ PLAIN = {
     "rescale": "none",
     "advantage_eps": 1e-4,
 }
-_PAPER: Mapping[str, Any] = {"num_variants": 1, "selector": "paper", "difficulty_init": "paper"}
+_PAPER: Mapping[str, Any] = {
+    "num_variants": 1,
+    "selector": "paper",
+    "difficulty_init": "paper",
+    "full_solutions": True,
+}
 _POSTERIOR: Mapping[str, Any] = {
+    "full_solutions": True,
     "num_variants": 1,
     "selector": "posterior",
     "difficulty_rule": "posterior",
@@ -61,6 +67,7 @@ _POSTERIOR: Mapping[str, Any] = {
 }
 # One prompt a problem, as GRPO has it: the original, or the least help from which there is something to learn.
 _SIGNAL: Mapping[str, Any] = {
+    "full_solutions": True,
     "num_variants": 0,
     "aim": "all",
     "selector": "signal",

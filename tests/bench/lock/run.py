@@ -50,7 +50,7 @@ ARMS: Final[Mapping[str, Mapping[str, Any] | None]] = MappingProxyType(
     {
         "grpo": None,  # TRL's own trainer
         "dapo": {**PLAIN, "loss_type": "dapo", "epsilon_high": 0.28, "refill_rounds": 3},
-        "paper": _PAPER,
+        "paper": {**_PAPER, "full_solutions": True},
         "paper_ladder": _PAPER,
         "paper_ladder_local": {**_PAPER, "global_weight": 0.0},
         "paper_ladder_no_weight": {**_PAPER, "weight_k": 0.0},
@@ -60,7 +60,7 @@ ARMS: Final[Mapping[str, Mapping[str, Any] | None]] = MappingProxyType(
         "uniform": {**_ONE_PROMPT, "selector": "uniform"},
     }
 )
-"""Settings of each arm; hints stand in the question, as in the paper. Arms other than `paper` have no full solution."""
+"""Settings of each arm; hints stand in the question, as in the paper. Only `paper` has full solutions."""
 
 
 class PreconditionError(Exception):
@@ -176,11 +176,6 @@ def train_run(out: Path, spec: Spec, device: str) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(prepared / "store", scratch / "store")
     store = VariantStore(scratch / "store")
-    if spec.arm != "paper":
-        whole = store.read(Variant, "hint_steps = hint_total")
-        store.append(
-            [v.model_copy(update={"status": "rejected", "reason": "a full solution"}) for v in whole]
-        )
     settings = _settings(spec, scratch, device)
     model, began = str(prepared / "warm"), time.monotonic()
     random.seed(spec.seed)

@@ -350,7 +350,7 @@ class FlowConfig(Config):
 
     @property
     def timeout_s(self) -> float | None:
-        """Seconds a task may take; None for any, as in threads: Prefect cannot interrupt them, and says so each time."""
+        """Seconds a task may take; None for any, as in threads: Prefect cannot interrupt them, and always says so."""
         if self.shard_timeout_s is None and self.runner != "threads":
             return 6 * 3600.0
         return self.shard_timeout_s

@@ -29,8 +29,8 @@ def check(store_dir: Path | None, as_json: bool, **values: Any) -> None:
     something that was asked for fails. The files of a store are `diva doctor`'s.
 
     \b
-    examples: diva check
-              diva check --store runs/store --base-url http://localhost:8000/v1 --model qwen
+    examples: diva check --store runs/store --base-url http://localhost:8000/v1 --model qwen
+              diva check
     """
     from diva_grpo.flows import checks
 

@@ -25,6 +25,13 @@ Command = Callable[..., Any]
 store_option = click.option(
     "--store", "store_dir", required=True, type=click.Path(path_type=Path), help="Folder of the store."
 )
+runs_option = click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    metavar="RUN",
+    help="Training run of the page; give it twice to compare two.  [default: the last one]",
+)
 limit_option = click.option("--limit", type=click.IntRange(min=1), help="Only the first problems, by id.")
 filter_option = click.option(
     "--problem-filter", metavar="SQL", help="Condition on `problems`, such as source = 'gsm8k'."

@@ -6,19 +6,13 @@ from pathlib import Path
 
 import click
 
-from diva_grpo.flows.cli.options import store_option
+from diva_grpo.flows.cli.options import runs_option, store_option
 from diva_grpo.schemas.exceptions import ConfigError
 
 
 @click.command()
 @store_option
-@click.option(
-    "--run",
-    "runs",
-    multiple=True,
-    metavar="RUN",
-    help="Training run of the page; give it twice to compare two.  [default: the last one]",
-)
+@runs_option
 @click.option(
     "--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page of HTML instead."
 )

@@ -7,18 +7,12 @@ from pathlib import Path
 
 import click
 
-from diva_grpo.flows.cli.options import store_option
+from diva_grpo.flows.cli.options import runs_option, store_option
 
 
 @click.command()
 @store_option
-@click.option(
-    "--run",
-    "runs",
-    multiple=True,
-    metavar="RUN",
-    help="Training run of the page; give it twice to compare two.  [default: always the last one]",
-)
+@runs_option
 @click.option("--port", default=0, type=click.IntRange(0, 65535), help="To listen on.  [default: a free one]")
 def watch(store_dir: Path, runs: tuple[str, ...], port: int) -> None:
     """Serve the page of `diva report` on this machine during a run; ends with Ctrl-C.

@@ -110,7 +110,9 @@ def check_dataset(dataset: Any, args: DivaGRPOConfig) -> tuple[Dataset, frozense
         )
     identified, hidden = with_ids(dataset)
     if "prompt" not in dataset[0]:
-        raise ConfigError("the training data has no column prompt")
+        raise ConfigError(
+            "the training data has no column `prompt`: add it, or rename the column that holds the prompts"
+        )
     if PROBLEM_ID not in identified[0]:
         raise ConfigError(
             "a transform of the training data drops their column problem_id: keep it, or apply the transform with "

@@ -336,7 +336,7 @@ def test_what_cannot_be_is_said_in_one_line(model_path: Path, tmp_path: Path) ->
         ("args is a GRPOConfig: give a DivaGRPOConfig", GRPOConfig(**PLAIN, output_dir="x"), of(TEXTS), {}),
         ("map-style dataset as train_dataset, not IterableDataset", args, streamed, {}),
         ("map-style dataset as train_dataset", args, None, {}),
-        ("no column prompt", args, of(TEXTS).rename_column("prompt", "question"), {}),
+        ("no column `prompt`", args, of(TEXTS).rename_column("prompt", "question"), {}),
         ("stands twice", args, of([{**row, "problem_id": "a"} for row in TEXTS]), {}),
         ("drops their column problem_id", args, of(TEXTS).with_transform(lambda b: {"prompt": b["prompt"]}), {}),
         ("4 of the 12 problems of the training data are not in the store, such as sums/008", args, named,

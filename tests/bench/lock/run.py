@@ -50,6 +50,8 @@ ARMS: Final[Mapping[str, Mapping[str, Any] | None]] = MappingProxyType(
     {
         "grpo": None,  # TRL's own trainer
         "dapo": {**PLAIN, "loss_type": "dapo", "epsilon_high": 0.28, "refill_rounds": 3},
+        "difficulty": {**PLAIN, "problem_sampler": "difficulty"},
+        "pool": {**PLAIN, "problem_sampler": "pool"},
         "paper": {**_PAPER, "full_solutions": True},
         "paper_ladder": _PAPER,
         "paper_ladder_local": {**_PAPER, "global_weight": 0.0},

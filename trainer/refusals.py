@@ -25,7 +25,7 @@ _COMMAND = {Path(__file__), Path(__file__).with_name("train.py")}
 _STANDARD = ("<frozen", "<string>", sysconfig.get_path("stdlib"))
 
 _PASS_ON = frozenset(
-    "__init__ __post_init__ _run_epoch _load_from_checkpoint _load_best_model _loaded_whole".split()
+    "__init__ __post_init__ train _run_epoch _load_from_checkpoint _load_best_model _loaded_whole".split()
 )
 """Methods of ours that call those of packages and no more, beside all that is in `train.py`."""
 

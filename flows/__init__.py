@@ -2,10 +2,10 @@
 
 import os
 
-if __name__ != "diva_grpo.flows":  # imported from a checkout, where the folder stands at the top
+if __name__ != "diva_grpo.flows":  # imported from a checkout as the top-level package `flows`
     raise ImportError("`flows` is now `diva_grpo.flows` (see CHANGELOG.md)")
 
-# The server that Prefect starts for a run without one makes its database first: on a new or busy machine that
-# takes longer than the 20 s that Prefect would wait. Here, since Prefect reads it when it is imported. A user's own
-# setting wins.
+# If no server is configured, Prefect starts one for the run. That server first creates its database, which on a new or
+# busy machine takes longer than the 20 s that Prefect waits by default. The variable is set here because Prefect reads
+# it when it is imported. A value that the user has set is kept.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")

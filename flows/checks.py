@@ -1,4 +1,4 @@
-"""The checks of `diva check`: what a run needs, each as one line, before it is paid for."""
+"""The checks of `diva check`: whether everything that a run needs is available, before the run costs anything."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _QUESTION = "What is 2 + 2? Answer in one short step."
 
 
 class Check(NamedTuple):
-    """What a check found.
+    """The result of one check.
 
     Attributes:
-        name: of what was checked.
-        passed: None where it is not there, and nothing that was asked for needs it.
-        said: in one line.
+        name: name of what was checked.
+        passed: whether it is all right; None if it is missing but not required.
+        said: the finding, in one line.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Check(NamedTuple):
 
 
 def extras() -> list[Check]:
-    """Which extras are installed whole."""
+    """Check for each extra whether all of its packages are installed."""
     needed: defaultdict[str, list[str]] = defaultdict(list)
     for requirement in requires("diva-grpo") or ():
         found = re.match(r"""([\w.-]+).*extra == ['"]([\w-]+)['"]""", requirement)
@@ -68,7 +68,7 @@ def _installed(name: str) -> bool:
 
 
 def torch_device() -> Check:
-    """What training would run on."""
+    """Check which device training would use."""
     if not _installed("torch"):
         return Check(
             "torch", None, "not installed: needed to train, to evaluate and to label by a local policy"
@@ -84,14 +84,14 @@ def torch_device() -> Check:
 
 
 def disk(folder: Path) -> Check:
-    """Whether there is room where a store lies, or would lie."""
+    """Check that the disk of a store's folder has at least 1 GB free. The folder need not exist yet."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free_gb = shutil.disk_usage(there).free / 1e9
     return Check("disk", free_gb >= _LEAST_FREE_GB, f"{free_gb:.1f} GB free at {there}")
 
 
 def store(folder: Path) -> Check:
-    """Whether a store opens, can be written, and what it holds."""
+    """Check that a store can be opened and written, and count what it holds."""
     from diva_grpo.pipeline.store import VariantStore
 
     try:
@@ -109,7 +109,7 @@ def store(folder: Path) -> Check:
 
 
 def prefect() -> Check:
-    """Where flows report."""
+    """Check that the Prefect server to which flows report answers, if one is configured."""
     if not _installed("prefect"):
         return Check("prefect", None, "not installed: needed by curate, top-up and serve")
     from prefect.settings import PREFECT_API_URL
@@ -130,7 +130,10 @@ def prefect() -> Check:
 
 
 def endpoint(config: TeacherConfig) -> list[Check]:
-    """Whether an endpoint answers, in which output modes, how fast, and at what price."""
+    """Check whether an endpoint answers, how fast, in which output modes, and at what price.
+
+    It sends one short request per output mode, and further ones if the endpoint refuses a parameter.
+    """
     from diva_grpo.pipeline.teacher.prices import PriceTable
 
     try:
@@ -174,7 +177,7 @@ async def _asked(config: TeacherConfig) -> list[Check]:
 
 
 async def _gives(exchange: LiveExchange, config: TeacherConfig, mode: WireMode) -> bool:
-    """Whether an answer in an output mode has the shape that was asked for."""
+    """Send the question in an output mode. Returns whether the answer has the requested shape."""
     from diva_grpo.pipeline.teacher.structured import ShapeError, read_reply
     from diva_grpo.schemas.replies import ThinkSteps
 
@@ -188,7 +191,14 @@ async def _gives(exchange: LiveExchange, config: TeacherConfig, mode: WireMode) 
 async def _outcome(
     exchange: LiveExchange, config: TeacherConfig, mode: WireMode, shape: type[Reply] | None
 ) -> Outcome:
-    """Send the question, in other words where the endpoint refuses a parameter."""
+    """Send the question. If the endpoint refuses a parameter, send it again with another one.
+
+    Args:
+        exchange: the connection to the endpoint.
+        config: settings of the endpoint.
+        mode: the output mode.
+        shape: the requested shape of the answer; None for plain text.
+    """
     from diva_grpo.pipeline.teacher.request import Dialect, Request
     from diva_grpo.pipeline.teacher.wire.live import endpoint_name, speaks_openai
 

@@ -1,4 +1,4 @@
-"""HTTP servers on this machine that web pages of elsewhere cannot use."""
+"""Protect HTTP servers on this machine against requests from web pages of another origin."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ _NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def refusal(hosts: list[str], origins: list[str]) -> str | None:
-    """Why a request is refused; None where it comes from this machine and from no page of another origin.
+    """The reason to refuse a request; None if it is allowed.
 
-    A page of another origin has a foreign `Origin`; one that has its own name resolve to this machine (DNS
-    rebinding) has a foreign `Host`. A tunnel keeps a name of this machine, with a port of its own.
+    A page of another origin sends a foreign `Origin`. A page whose own name resolves to this machine (DNS rebinding)
+    sends a foreign `Host`. Requests through a tunnel are allowed: their `Host` is a name of this machine, with any
+    port.
 
     Args:
-        hosts: all `Host` headers.
-        origins: all `Origin` headers: a browser sends one, other programs none.
+        hosts: all `Host` headers of the request.
+        origins: all `Origin` headers. A browser sends one; other programs send none.
     """
     if len(hosts) != 1 or _host_name(hosts[0]) not in _NAMES:
         return "the Host header names another machine: use http://127.0.0.1 or http://localhost"
@@ -39,7 +40,10 @@ def _host_name(host: str) -> str | None:
 
 
 def guarded(app: App) -> App:
-    """An ASGI application that refuses what `refusal` names: HTTP with 403, a WebSocket before it is accepted."""
+    """Wrap an ASGI application so that it rejects requests for which `refusal` gives a reason.
+
+    HTTP requests get status 403. WebSockets are closed before they are accepted.
+    """
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):

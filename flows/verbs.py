@@ -1,7 +1,7 @@
-"""What each verb takes: which fields of which configurations are its options.
+"""The options of each verb: which fields of which configurations they set.
 
-The command line makes its options of them, and a failed run names by them the command that continues. This module knows
-neither: a Prefect worker that loads a flow does not load the command line.
+The command line makes its options from these tables, and a failed run uses them to name the command that continues.
+This module does not import the command line, so that a Prefect worker can load a flow without it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Fields:
     """The fields of a configuration that are options of a verb.
 
     Attributes:
-        title: heading of the options in the verb's help.
+        title: heading of these options in the verb's help.
         model: the configuration.
-        skip: its fields that are no options of the verb.
-        first: those that `--help` shows, and not only `--help-all`; empty for all.
+        skip: fields of the configuration that are not options of the verb.
+        first: fields that `--help` shows; the others appear only in `--help-all`. Empty: `--help` shows all.
     """
 
     title: str
@@ -43,7 +43,7 @@ class Fields:
     first: tuple[str, ...] = ()
 
     def items(self) -> Iterator[tuple[str, FieldInfo]]:
-        """Names and fields, in the order of the configuration."""
+        """Yield the name and the field of each option, in the order of the configuration."""
         for name, field in self.model.model_fields.items():
             if name not in self.skip:
                 yield name, field
@@ -51,11 +51,11 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """What a verb takes.
+    """The options of a verb.
 
     Attributes:
-        fields: those of configurations.
-        own: its further options that a configuration of a flow can express, by the names of their parameters.
+        fields: the options that are fields of configurations.
+        own: names of the verb's other options that correspond to settings of a flow's configuration, such as `store`.
     """
 
     fields: tuple[Fields, ...]
@@ -77,14 +77,14 @@ _GENERATE = Fields(
 _CHECKS = ("checks", "solver_samples", "evaluation_sets", "retry_failed")
 _VERIFY = Fields("Checks", VerifyConfig, first=_CHECKS)
 _LABEL = Fields("Labels", LabelConfig)
-# The endpoint's options of these names stand for both.
+# The endpoint's options for temperature, longest answer and image area also set the policy's fields in `skip`.
 _POLICY = Fields(
     "With --policy or --as-policy",
     PolicyOptions,
     skip=("temperature", "max_new_tokens", "max_pixels"),
     first=("system_prompt", "hint_style"),
 )
-# Where a verb does several things, the option of the first stands for all.
+# In a verb with several stages, the first stage's option `retry_failed` is used for all of them.
 _VERIFY_TOO = Fields("Checks", VerifyConfig, skip=("retry_failed",), first=_CHECKS)
 _LABEL_TOO = Fields("Labels", LabelConfig, skip=("retry_failed",))
 _LIMITS = ("max_cost", "batch", "batch_size")
@@ -164,16 +164,17 @@ VERBS: dict[str, Verb] = {
         )
     ),
 }
-"""Verbs with options that are fields of configurations."""
+"""The verbs that have options from configurations, by name."""
 
 VERB_OF_FLOW = {"top_up": "top-up", "evaluate": "eval"}
-"""Verbs of the flows that have another name than theirs."""
+"""The verb of each flow whose name differs from its verb's."""
 
 
 def command_line(verb: str, config: BaseModel) -> str:
-    """What to type for a configuration, without options that have their default or that the verb has not.
+    """The command that runs a verb with a configuration.
 
-    What only a file can give (a teacher's routes, a second teacher) has a place for the file.
+    It leaves out options with their default value, and fields that are not options of the verb. For settings that only
+    a file can give (the routes of a teacher, a second teacher), the command has `FILE` in place of the file's name.
     """
     words = [verb]
     for name, value in dict(_options_of(config)).items():
@@ -184,7 +185,12 @@ def command_line(verb: str, config: BaseModel) -> str:
 
 
 def _options_of(config: BaseModel, usual: BaseModel | None = None) -> Iterator[tuple[str, str | None]]:
-    """Names and values of the options that differ from what is usual; a switch has no value."""
+    """Yield names and values of the options that differ from their defaults. The value of a flag is None.
+
+    Args:
+        config: the configuration.
+        usual: the configuration whose values are the defaults; None: the defaults of the fields.
+    """
     values = config.model_dump(mode="json")  # URLs without secrets
     for name, field in type(config).model_fields.items():
         value, inner = values[name], getattr(config, name)
@@ -198,7 +204,7 @@ def _options_of(config: BaseModel, usual: BaseModel | None = None) -> Iterator[t
         elif isinstance(inner, BaseModel):
             yield from _options_of(inner, default if isinstance(default, BaseModel) else None)
         elif value is None and isinstance(default, BaseModel):
-            yield f"no_{name}s", None  # a stage that is left out
+            yield f"no_{name}s", None  # the stage is disabled
         elif isinstance(value, bool):
             yield name, None
         elif isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Nouns: frozen models of every record and configuration, with the Arrow schemas derived from them."""
+"""Immutable data models of all records and configurations, and the Arrow schemas derived from them."""
 
-if __name__ != "diva_grpo.schemas":  # imported from a checkout, where the folder stands at the top
+if __name__ != "diva_grpo.schemas":  # imported from a checkout as the top-level package `schemas`
     raise ImportError("`schemas` is now `diva_grpo.schemas` (see CHANGELOG.md)")

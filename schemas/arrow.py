@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from diva_grpo.schemas.records import Record
 
-# The order of the records of a key: by time of the append, then by position in it.
+# Columns that order the records of a key: by the time at which they were appended, then by position within the append.
 ORDER_FIELDS = (pa.field("recorded_at", pa.timestamp("us")), pa.field("record_no", pa.int32()))
 
 _SCALARS: dict[type, pa.DataType] = {
@@ -32,7 +32,7 @@ def _arrow_type(annotation: Any) -> pa.DataType:
         return _arrow_type(inner[0])
     if origin is list:
         return pa.list_(_arrow_type(get_args(annotation)[0]))
-    if hasattr(annotation, "__metadata__"):  # Annotated inside of an optional
+    if hasattr(annotation, "__metadata__"):  # `Annotated` inside an optional type
         return _arrow_type(annotation.__origin__)
     if issubclass(annotation, BaseModel):
         return pa.struct([(name, _arrow_type(f.annotation)) for name, f in annotation.model_fields.items()])
@@ -42,24 +42,33 @@ def _arrow_type(annotation: Any) -> pa.DataType:
 
 
 def arrow_schema(record: type[Record]) -> pa.Schema:
-    """The schema of a part file of this record's table, the two ordering columns last."""
+    """The Arrow schema of the parts of a record's table. The two ordering columns come last."""
     fields = [pa.field(name, _arrow_type(f.annotation)) for name, f in record.model_fields.items()]
     return pa.schema([*fields, *ORDER_FIELDS])
 
 
 def to_table(records: Sequence[Record], recorded_at: datetime) -> pa.Table:
-    """Convert records of one type to an Arrow table with the schema of their table."""
+    """Convert records of one type to an Arrow table with the schema of their table.
+
+    Args:
+        records: one or more records, all of the same type.
+        recorded_at: time of the append, UTC.
+    """
     rows = [{**r.model_dump(), "recorded_at": recorded_at, "record_no": i} for i, r in enumerate(records)]
     return pa.Table.from_pylist(rows, schema=arrow_schema(type(records[0])))
 
 
 def _is_column(value: Any) -> bool:
-    """Whether it holds one value per row, and not one value for all rows."""
+    """Whether a value is a column with one value per row. Otherwise it is a single value for all rows."""
     return isinstance(value, Sized) and not isinstance(value, str) and getattr(value, "ndim", 1) > 0
 
 
 def _array(values: Any, kind: pa.DataType) -> pa.Array:
-    """The values as a column, none of them altered: Arrow by itself makes 3 of 3.5."""
+    """Convert values to an Arrow column without changing any. By itself, Arrow would convert 3.5 to the integer 3.
+
+    Raises:
+        pyarrow.ArrowInvalid: a value is not of this type.
+    """
     if pa.types.is_integer(kind):
         found = pa.array(values)
         if pa.types.is_floating(found.type):
@@ -70,11 +79,17 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
 def columns_to_table(
     record: type[Record], batches: Sequence[Mapping[str, Any]], recorded_at: datetime
 ) -> pa.Table:
-    """Convert rows in columns to a table with the record's schema. One value in place of a column is for all rows.
+    """Convert batches of columns to one Arrow table with the record's schema.
+
+    Args:
+        record: type of the records.
+        batches: each with columns by name. A single value instead of a column is used for all rows of the batch.
+            Columns with a default may be left out.
+        recorded_at: time of the append, UTC.
 
     Raises:
-        KeyError: a column without a default is missing, or one is not the record's.
-        pyarrow.ArrowInvalid: a value is not of its column's type, or a part of a key is missing.
+        KeyError: a column without a default is missing, or a column does not belong to the record.
+        pyarrow.ArrowInvalid: a value is not of its column's type, or a column of the key has a missing value.
     """
     schema = arrow_schema(record)
     tables, total = [], 0

@@ -1,4 +1,4 @@
-"""How messages write a command of ours, so that it can be pasted into a shell whatever the store is called."""
+"""Format `diva` commands for messages, quoted so that a user can paste them into a shell."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def diva(*words: object) -> str:
-    """A command line.
+    """Format a `diva` command line from its words, each quoted by `word`.
 
     >>> diva("doctor", "--store", "my runs/$1")
     "diva doctor --store 'my runs/$1'"
@@ -18,7 +18,10 @@ def diva(*words: object) -> str:
 
 
 def word(value: object) -> str:
-    r"""A word of a command line. It has no line breaks, and a text in SQL with quotes of its own stays readable.
+    r"""Quote a value as one word of a command line.
+
+    The result has no line breaks. Text with single quotes, such as SQL, is put in double quotes where possible, which
+    keeps it readable.
 
     >>> word("source = 'a'"), word("two\nlines")
     ('"source = \'a\'"', "$'two\\nlines'")

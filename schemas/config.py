@@ -15,19 +15,19 @@ from diva_grpo.schemas.recipe import OperationName
 from diva_grpo.schemas.records import Aspect, Kind
 
 TEXT_KINDS = (Kind.REWORD, Kind.HARDER, Kind.THINK_STEP)
-"""Kinds that a teacher writes; images are perturbed when they are used."""
+"""Kinds that a teacher writes."""
 
 IMAGE_KINDS = (Kind.IMAGE, Kind.IMAGE_TEXT, Kind.COMPOSITE)
-"""Kinds that are recipes of operations on a problem's images."""
+"""Kinds that are recipes: operations on a problem's images, which are applied when the images are used."""
 
 MAX_PIXELS = 1280 * 28 * 28
-"""Default largest area of an image: 1,280 visual tokens of Qwen2.5-VL."""
+"""Default maximum area of an image, in pixels: 1,280 visual tokens of Qwen2.5-VL."""
 
 BATCH_SIZE = 25_000
-"""Default number of requests that wait for the Batch API at once. Each is in memory, with its images."""
+"""Default maximum number of requests that wait for the Batch API at once. They are in memory, with their images."""
 
 SQL_TIMEOUT_S, SQL_MEMORY_MB = 60.0, 2_048
-"""Default limits of a user's query."""
+"""Default limits of a user's query: seconds, and MiB of memory."""
 
 CheckName = Literal["format", "leak", "numbers", "duplicate", "decontamination", "answer", "judge"]
 """Checks in the order in which they run, the cheapest first."""
@@ -68,7 +68,11 @@ class Route(Config):
 
 
 def json_object(value: object) -> object:
-    """Parse a JSON object that a command line gives as text."""
+    """Parse JSON that a command line gives as text. Values that are not text are returned unchanged.
+
+    Raises:
+        ValueError: the text is not JSON.
+    """
     if not isinstance(value, str):
         return value
     try:
@@ -149,7 +153,7 @@ class TeacherConfig(Config):
 
 
 def _counts(value: object) -> object:
-    """Parse `5` or `reword=5,harder=2` from a command line."""
+    """Parse `reword=5,harder=2` from a command line. Other values, such as `5`, are returned for pydantic to parse."""
     if not isinstance(value, str) or "=" not in value:
         return value
     return {kind.strip(): count for kind, _, count in (part.partition("=") for part in value.split(","))}
@@ -159,7 +163,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class GenerateConfig(Config):
-    """Which variants to ask the teacher for.
+    """Which variants to generate.
 
     Example:
         >>> GenerateConfig(kinds=("reword", "harder"), rewordings=3).harder
@@ -193,7 +197,7 @@ class GenerateConfig(Config):
     retry_failed: bool = Field(default=False, description="Send requests again that failed before.")
 
     def wanted(self, kind: Kind) -> int:
-        """Accepted variants of a kind that `accepted` asks for; 0 for a kind that it does not name."""
+        """The number of accepted variants of a kind that `accepted` requires; 0 for a kind without a requirement."""
         if self.accepted is None or kind not in self.kinds:
             return 0
         return self.accepted if isinstance(self.accepted, int) else self.accepted.get(kind, 0)
@@ -231,7 +235,7 @@ class VerifyConfig(Config):
 
 
 class LabelConfig(Config):
-    """How difficulty is measured.
+    """How the difficulty of problems and variants is measured.
 
     Example:
         >>> LabelConfig(samples=8).samples
@@ -350,20 +354,23 @@ class FlowConfig(Config):
 
     @property
     def timeout_s(self) -> float | None:
-        """Seconds a task may take; None for any, as in threads: Prefect cannot interrupt them, and always says so."""
+        """Maximum seconds of a task; None: no limit.
+
+        The default for threads is None: Prefect cannot interrupt threads, and would log a warning for each task.
+        """
         if self.shard_timeout_s is None and self.runner != "threads":
             return 6 * 3600.0
         return self.shard_timeout_s
 
 
 class ProblemsConfig(FlowConfig):
-    """A flow over all problems of a store, or the first of them."""
+    """Settings of a flow over all problems of a store, or over the first N."""
 
     limit: int | None = Field(default=None, ge=1, description="Only the first N problems, by id.")
 
 
 class CurateConfig(ProblemsConfig):
-    """A complete curation: generate, verify and label."""
+    """Settings of the flow `curate`: generate, verify and label."""
 
     generate: GenerateConfig = Field(default=GenerateConfig(), description="What is written.")
     verify: VerifyConfig = Field(default=VerifyConfig(), description="What a variant must pass.")
@@ -373,7 +380,7 @@ class CurateConfig(ProblemsConfig):
 
 
 class GenerateFlowConfig(ProblemsConfig):
-    """Only the stage `generate`; with `accepted` also verification."""
+    """Settings of the flow `generate`. With `accepted`, the flow also verifies."""
 
     generate: GenerateConfig = Field(default=GenerateConfig(), description="What is written.")
     verify: VerifyConfig = Field(
@@ -382,21 +389,21 @@ class GenerateFlowConfig(ProblemsConfig):
 
 
 class VerifyFlowConfig(ProblemsConfig):
-    """Only the stage `verify`."""
+    """Settings of the flow `verify`."""
 
     verify: VerifyConfig = Field(default=VerifyConfig(), description="What a variant must pass.")
 
 
 class LabelFlowConfig(ProblemsConfig):
-    """Only the stage `label`."""
+    """Settings of the flow `label`."""
 
     label: LabelConfig = Field(default=LabelConfig(), description="How difficulty is measured.")
 
 
 class TopUpConfig(FlowConfig):
-    """Variants for problems that lack them in a training run, by live difficulty."""
+    """Settings of the flow `top_up`: it requests variants for problems with a shortage in a training run."""
 
-    strict_budget: ClassVar[bool] = True  # nobody watches a run on a schedule
+    strict_budget: ClassVar[bool] = True  # scheduled runs have no user who watches the costs
 
     run: str | None = Field(
         default=None,

@@ -17,16 +17,16 @@ class ConfigError(DivaError, ValueError):
 
 
 class MissingExtraError(ConfigError, ImportError):
-    """A package of one of our extras is not installed, such as torch of `train`."""
+    """A package of one of this project's extras is not installed, such as torch of the extra `train`."""
 
     @classmethod
     @contextmanager
     def named_for(cls, what: str, extra: str | None = None) -> Iterator[None]:
-        """Turn the failed import of such a package into one line. Other errors are not changed.
+        """Replace the import error of such a package by a one-line error. Other errors are not changed.
 
         Args:
             what: the command that needs the extra, such as `diva generate`.
-            extra: the extra to name; default: the one of the package.
+            extra: the extra to name in the message; default: the first extra that contains the package.
 
         Raises:
             MissingExtraError: the package of an extra is not installed.
@@ -52,39 +52,39 @@ def _extra_of(module: str) -> str | None:
 
 
 class SourceError(DivaError, ValueError):
-    """A data source that cannot be read at all (bad rows of a readable source become rejects)."""
+    """A data source cannot be read at all. Invalid rows of a readable source become rejects instead."""
 
 
 class StoreError(DivaError, RuntimeError):
-    """The store is missing, damaged, or of another version."""
+    """The store is missing, damaged, or has a schema version that cannot be read."""
 
 
 class QueryError(DivaError, ValueError):
-    """A query that is refused or fails in the engine."""
+    """A query is refused, or fails in DuckDB."""
 
 
 class TeacherError(DivaError, RuntimeError):
-    """The LLM endpoint cannot be used at all (one failed answer is data, not an error)."""
+    """The LLM endpoint cannot be used at all. A single failed answer is recorded as data and raises no error."""
 
 
 class OutageError(TeacherError):
-    """The endpoint refuses every request, because credit, key or model is missing. Nothing more is sent."""
+    """The endpoint refuses all requests, because credit, key or model is missing. No further requests are sent."""
 
 
 class RecipeError(DivaError, ValueError):
-    """A recipe that cannot be rendered on its problem's images."""
+    """A recipe cannot be applied to its problem's images."""
 
 
 class TargetError(DivaError, RuntimeError):
-    """A target on another machine that cannot be written."""
+    """A target on another machine cannot be written."""
 
 
 class BudgetError(DivaError, RuntimeError):
-    """A run has spent the budget of `--max-cost`; all answers are kept. The command exits with 1."""
+    """A run has used up its budget (`--max-cost`). All answers are kept. The command exits with 1."""
 
 
 class TrainingError(DivaError, RuntimeError):
-    """A training run that has no memory or disk left; its checkpoints are kept. The command exits with 1."""
+    """A training run has run out of memory or disk space. Its checkpoints are kept. The command exits with 1."""
 
 
 class ServerError(DivaError, RuntimeError):

@@ -1,4 +1,4 @@
-"""The columns of a source, and the presets of known data sets."""
+"""Mappings from the columns of a source to a problem, and presets for known data sets."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class AnswerFormat(StrEnum):
-    """How a source's answer column is written."""
+    """The format of a source's answer column."""
 
     PLAIN = "plain"
-    """The reference answer and nothing else."""
+    """Only the reference answer."""
     GSM8K = "gsm8k"
     """A worked solution with one step per line, then `####` and the answer."""
     SOLUTION = "solution"
-    """A worked solution or a reply, with the answer in its last box, after `####`, or in a statement."""
+    """A worked solution or a reply. The answer is in its last `\\boxed{}`, after `####`, or in a statement."""
 
 
 FLAGS = ("id", "problem", "answer", "images", "options", "solution", "level", "split")
-"""Fields of a mapping that a flag names: `--problem-column` and so on."""
+"""Fields of a mapping that have an option on the command line, such as `--problem-column`."""
 
 
 class ColumnMapping(BaseModel):
     """Names of a source's columns; None if the source has no such column.
 
-    A dotted name is a path in a nested column: `reward_model.ground_truth`, `choices.0.text`. Problem and answer may be
-    conversations: of the first the question is read, of the second the reply.
+    A dotted name is a path in a nested column: `reward_model.ground_truth`, `choices.0.text`. The columns `problem` and
+    `answer` may hold conversations. The question is then read from the conversation in `problem`, and the reply from
+    the one in `answer`.
 
     Example:
         >>> mapping = ColumnMapping(problem="question", answer="answer", answer_format="gsm8k")
@@ -114,7 +115,7 @@ PRESETS: Mapping[str, ColumnMapping] = MappingProxyType(
             id="id",
             problem="question",
             answer="answer",
-            # The hub's rows have both: the picture itself, and its path in an archive that is not there.
+            # The hub's rows have two columns: the picture itself, and its path in an archive that the hub lacks.
             images="decoded_image",
             images_fallback="image",
             options="options",
@@ -179,8 +180,10 @@ PRESETS: Mapping[str, ColumnMapping] = MappingProxyType(
         ),
     }
 )
-"""Mappings of known data sets by name: GSM8K (arXiv 2110.14168), MATH-Vision (arXiv 2402.14804) and
-R1-ShareVL-52K (arXiv 2505.16673), the training set of the paper; and what the authors' released code makes of a data
-set, with its variants (`pipeline/ingest/augmented.py`). Then layouts that many data sets have: veRL (as DAPO-Math-17k,
-too), TRL, conversations in `messages`, ShareGPT, prompts with completions, MATH (arXiv 2103.03874), and what
-`diva export` writes."""
+"""Mappings by name.
+
+Data sets: GSM8K (arXiv 2110.14168), MATH-Vision (arXiv 2402.14804), and R1-ShareVL-52K (arXiv 2505.16673), the
+training set of the paper. `diva`: data sets with variants, as the authors' released code writes them
+(`pipeline/ingest/augmented.py`). Layouts that many data sets have: veRL (also of DAPO-Math-17k), TRL, conversations in
+`messages`, ShareGPT, prompts with completions, MATH (arXiv 2103.03874), and the output of `diva export`.
+"""

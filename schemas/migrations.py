@@ -1,8 +1,8 @@
-"""Versions of the store's schema, and how the rows of an older one are read as those of this one.
+"""Versions of the store's schema, and migrations that read rows of older versions as rows of the present one.
 
-A new version is due where a column changes its name, type or meaning, or leaves. A column that is only
-added needs none, if it may be NULL: parts without it are read as NULL. `tests/store/test_store_versions.py` pins
-the schema, and has a store of each version.
+A new version is needed when a column is removed, or changes its name, type or meaning. A new column that may be NULL
+needs no new version: parts without the column are read as NULL. `tests/store/test_store_versions.py` tests that the
+schema is unchanged, and reads a store of each version.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 SCHEMA_VERSION = 2
-"""Version of the parts that this program writes; it reads those up to it."""
+"""Schema version of the parts that this program writes. It reads parts of this and all earlier versions."""
 
 
 @dataclass(frozen=True)
 class Migration:
-    """One step from a version to the next.
+    """A migration from one schema version to the next.
 
     Attributes:
-        version: that it leads to.
-        name: what it does, in a few words.
-        columns: by table, new or changed columns as SQL over the columns of the version before.
-        dropped: by table, columns that leave.
+        version: the schema version after the migration.
+        name: a short description of the change.
+        columns: for each table, the new or changed columns, as SQL over the columns of the previous version.
+        dropped: for each table, the names of the columns that are removed.
     """
 
     version: int
@@ -31,16 +31,16 @@ class Migration:
     dropped: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def of(self, table: str, rows: str) -> str:
-        """A SELECT of the table's rows as they are after this step.
+        """SQL that selects the rows of a table in the version after this migration.
 
         Args:
-            table: its name.
-            rows: a SELECT of its rows in the version before.
+            table: name of the table.
+            rows: SQL that selects the rows in the previous version.
         """
         changed, dropped = self.columns.get(table, {}), self.dropped.get(table, ())
         if not changed and not dropped:
             return rows
-        # By a condition, since a column that is changed need not be there before, nor in every part.
+        # A condition on names, because a changed column need not exist in the previous version or in every part.
         leaving = ", ".join(f"'{name}'" for name in sorted({*changed, *dropped}))
         kept = f"COLUMNS(lambda name: name NOT IN ({leaving}))"
         new = [f'{expression} AS "{name}"' for name, expression in changed.items()]
@@ -53,13 +53,13 @@ MIGRATIONS: tuple[Migration, ...] = (
 
 
 def migrated(table: str, version: int, rows: str, migrations: Iterable[Migration] = MIGRATIONS) -> str:
-    """A SELECT of rows of an older version as rows of the present one.
+    """SQL that selects rows of an older version as rows of the present version.
 
     Args:
-        table: its name.
-        version: of the rows.
-        rows: a SELECT of them as they were written.
-        migrations: all steps, in order.
+        table: name of the table.
+        version: schema version of the rows.
+        rows: SQL that selects the rows as they were written.
+        migrations: all migrations, in order of their versions.
     """
     for step in migrations:
         if step.version > version:

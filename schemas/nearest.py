@@ -1,4 +1,4 @@
-"""What a name that nobody knows was meant to be."""
+"""Suggest known names for an unknown one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from difflib import get_close_matches
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """Say that there is no such thing, with the nearest names that there are.
+    """The error message for an unknown name, with the most similar known names.
+
+    Args:
+        what: what the name stands for, such as `setting`.
+        name: the unknown name.
+        known: all known names.
 
     >>> unknown("setting", "tempreature", ["temperature", "model"])
     "there is no setting 'tempreature': did you mean 'temperature'?"

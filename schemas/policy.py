@@ -1,4 +1,4 @@
-"""How a policy is asked, kept with each training run, and what `diva eval` scores."""
+"""Prompt and sampling settings of a policy, which are stored with each training run, and settings of `diva eval`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HintStyle = Literal["prompt", "prefix"]
 
 
 class PolicyConfig(Config):
-    """How a policy is asked: the one definition for training, `diva eval` and `diva label`, kept with each run.
+    """Prompt and sampling settings of a policy, for training, `diva eval` and `diva label`. Each run stores its own.
 
     Example:
         >>> PolicyConfig(repetition_penalty=1.05).temperature
@@ -53,16 +53,16 @@ class PolicyConfig(Config):
 
     @classmethod
     def from_kept(cls, kept: dict[str, Any]) -> PolicyConfig:
-        """As a run has kept it, perhaps by another version, whose further fields are left out."""
+        """Read the settings that a run has stored. Unknown fields, which another version wrote, are ignored."""
         return cls.model_validate({name: value for name, value in kept.items() if name in cls.model_fields})
 
     def asked_with(self, options: PolicyOptions) -> PolicyConfig:
-        """This, with what the options say in its place."""
+        """A copy of these settings in which the options that are not None replace the fields of the same name."""
         given = {name: getattr(options, name) for name in PolicyOptions.model_fields}
         return self.model_copy(update={name: value for name, value in given.items() if value is not None})
 
     def differences(self, trained: PolicyConfig) -> str:
-        """What is asked otherwise than in training, in one line; empty where nothing is."""
+        """The fields that differ from the settings of a training, in one line of text; empty if none differ."""
         pairs = {name: (getattr(self, name), getattr(trained, name)) for name in type(self).model_fields}
         shown = [
             f"{name} {json.dumps(own, ensure_ascii=False)} instead of {json.dumps(other, ensure_ascii=False)}"
@@ -73,7 +73,10 @@ class PolicyConfig(Config):
 
 
 class PolicyOptions(Config):
-    """What a user says of how a policy is asked; what is left open is as in its training, or as `PolicyConfig` says."""
+    """A user's prompt and sampling settings of a policy.
+
+    None uses the setting of the policy's training, or the default of `PolicyConfig` if that is unknown.
+    """
 
     temperature: float | None = Field(
         default=None,
@@ -129,7 +132,7 @@ class PolicyOptions(Config):
 
 
 class EvaluateConfig(PolicyOptions):
-    """A model's score on the problems of a split, or on a benchmark."""
+    """Settings of an evaluation: the model, the problems of a split or a benchmark, and the sampling."""
 
     store: Path = Field(description="Folder of the store.")
     model: str = Field(description="Model folder, checkpoint or hub name.")

@@ -1,4 +1,4 @@
-"""How a problem or a variant reads as a question: one wording for teacher, solver, policy and trainer."""
+"""Render a problem or a variant as a question. Teacher, solver, policy and trainer all use the same wording."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ HINT_OPENING = "\n\nThe first steps of a solution:\n"
 HINT_CLOSING = "\nContinue from here."
 
 PLACEHOLDER = re.compile(r"<image(\d*)>")
-"""Where an image stands in a text: `<image>`, or `<image2>` where an image is not the next one."""
+"""The place of an image in a text: `<image>` is the next image, and `<image2>` is image number 2."""
 
 
 def render_question(text: str, *, options: Sequence[str] = (), hint: Sequence[str] = ()) -> str:
-    """The question, followed by its choices and the first steps of a solution.
+    """Render a question as text: the question, then its choices, then the hint.
 
-    The hint in the question is the paper's form of help for hard problems.
+    A hint in the question is how the paper helps with hard problems.
+
+    Args:
+        text: the question.
+        options: texts of the choices A, B, ...; empty for an open question.
+        hint: first steps of a solution; empty: no hint.
     """
     lines = [text, *(f"({chr(ord('A') + i)}) {option}" for i, option in enumerate(options))]
     question = "\n".join(lines)
@@ -26,20 +31,20 @@ def render_question(text: str, *, options: Sequence[str] = (), hint: Sequence[st
 
 
 def find_places(text: str, images: int) -> list[tuple[int, int, int]]:
-    """Where in a text its images stand.
+    """Find the placeholders of images in a text.
 
-    `<image2>` is the second image, `<image>` the next that no number names. A placeholder without an image,
-    or the second of one image, is left out.
+    `<image2>` is the second image. `<image>` is the next image that no numbered placeholder names. A placeholder
+    without an image is left out, and so is a second placeholder of the same image.
 
     >>> find_places("Is <image2> larger?", 2)
     [(3, 11, 1)]
 
     Args:
-        text: with `<image>` or `<image1>` where its images stand.
-        images: how many it has.
+        text: the text, with placeholders such as `<image>` or `<image1>`.
+        images: number of images.
 
     Returns:
-        (start, end, number of the image from 0) of each placeholder, in order.
+        (start, end, number of the image from 0) of each placeholder, in the order of the text.
     """
     matches = list(PLACEHOLDER.finditer(text))
     numbered = {int(match[1]) - 1 for match in matches if match[1]}
@@ -53,19 +58,19 @@ def find_places(text: str, images: int) -> list[tuple[int, int, int]]:
 
 
 def place_images(text: str, images: int) -> tuple[list[dict[str, str]], list[int]]:
-    """A question as the content of a message, its placeholders replaced by parts for its images.
+    """Convert a question to the content of a message: parts of text, and image parts in place of the placeholders.
 
-    Images without a placeholder go first; a placeholder without an image stays a name: [image2].
+    Images without a placeholder come first. A placeholder without an image becomes text, such as `[image2]`.
 
     >>> place_images("Is <image2> larger?", 2)[0]
     [{'type': 'image'}, {'type': 'text', 'text': 'Is '}, {'type': 'image'}, {'type': 'text', 'text': ' larger?'}]
 
     Args:
-        text: the question, with `<image>` or `<image1>` where its images stand.
-        images: how many it has.
+        text: the question, with placeholders such as `<image>` or `<image1>`.
+        images: number of images.
 
     Returns:
-        The parts, and the number (from 0) of the image that each image part stands for.
+        The parts, and for each image part the number of its image, from 0.
     """
     found = find_places(text, images)
     order = [place for _, _, place in found]
@@ -73,7 +78,7 @@ def place_images(text: str, images: int) -> tuple[list[dict[str, str]], list[int
     starts, ends = [start for start, _, _ in found], [end for _, end, _ in found]
     parts = [{"type": "image"} for _ in first]
     for number, (start, end) in enumerate(zip([0, *ends], [*starts, len(text)], strict=True)):
-        # A processor would take what is left of the placeholders for images.
+        # Placeholders without an image are rewritten, because a processor would take them for images.
         held = PLACEHOLDER.sub(r"[image\1]", text[start:end])
         parts += [{"type": "text", "text": held}] if held else []
         parts += [{"type": "image"}] if number < len(found) else []
@@ -82,18 +87,18 @@ def place_images(text: str, images: int) -> tuple[list[dict[str, str]], list[int
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is put to a solver.
+    """A question for a solver.
 
     Attributes:
-        subject_id: problem_id or variant_id that the answer counts for.
-        problem_id: the problem that it belongs to.
-        text: the question itself.
+        subject_id: id of the problem or variant that the question is made from.
+        problem_id: id of the problem.
+        text: text of the question.
         answer: reference answer.
-        options: texts of the choices A, B, ...
-        hint: first steps of a solution.
-        image_hashes: images in order, by content hash.
-        recipe: how its images are perturbed (JSON of `schemas.recipe.Recipe`), if they are.
-        original: the problem's own text, which a recipe may draw into an image.
+        options: texts of the choices A, B, ...; empty for an open question.
+        hint: first steps of a solution; empty without a hint.
+        image_hashes: content hashes of the images, in order.
+        recipe: the operations on the images (JSON of `schemas.recipe.Recipe`); None: the images are unchanged.
+        original: text of the problem, which a recipe may draw into an image.
     """
 
     subject_id: str
@@ -112,7 +117,7 @@ class Question:
 
 
 def question_of(problem: Problem, variant: Variant | None = None) -> Question:
-    """The original, or one of its variants, as it is put to a solver."""
+    """Make a question from a problem, or from one of its variants if that is given."""
     return Question(
         subject_id=problem.problem_id if variant is None else variant.variant_id,
         problem_id=problem.problem_id,

@@ -1,4 +1,4 @@
-"""What is done to the images of a problem: the store keeps this, pixels are made from it when they are used."""
+"""Recipes: operations on the images of a problem. The store keeps the recipe; the pixels are rendered on use."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from diva_grpo.schemas.records import Kind
 
 RENDERER = 1
-"""Version of the renderer: it changes with any change of the pixels (or texts) that a recipe gives."""
+"""Version of the renderer. It is increased whenever a recipe would give other pixels or texts."""
 
 
 class OperationName(StrEnum):
-    """What can be done to an image."""
+    """The operations on an image."""
 
     ROTATE = "rotate"
     GAUSSIAN_NOISE = "gaussian_noise"
@@ -28,7 +28,10 @@ class OperationName(StrEnum):
 
 
 class Operation(BaseModel):
-    """One operation; the renderer reads its parameters alone, selection and deltas its strength."""
+    """One operation on an image.
+
+    The renderer uses only `parameters`. The selection and the designed offsets use `strength`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,7 +41,7 @@ class Operation(BaseModel):
 
 
 class Recipe(BaseModel):
-    """Operations on the images of one problem, in order; rendered to the same pixels every time."""
+    """Operations on the images of one problem, in order. Rendering always gives the same pixels."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,7 +70,7 @@ class Recipe(BaseModel):
 
     @property
     def kind(self) -> Kind:
-        """Kind of the variant that it makes: `image`, `image_text` (holds the question), or `composite`."""
+        """The kind: `composite` for several operations, `image_text` for `question_in_image` alone, else `image`."""
         if len(self.operations) > 1:
             return Kind.COMPOSITE
         return Kind.IMAGE_TEXT if self.names == (OperationName.QUESTION,) else Kind.IMAGE

@@ -1,7 +1,7 @@
-"""Every record of the store as a frozen model; table names, keys and columns are read from here alone.
+"""Immutable data models of all records of the store. They alone define the names, keys and columns of the tables.
 
-Times are UTC without an offset, ids are text. A record is never edited: a later record with the same
-key says more, and the views show the latest.
+Times are UTC, as naive datetimes. Ids are text. A record is never changed: a later record with the same key replaces
+it, and the views show the latest record of each key.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 def utc_now() -> datetime:
-    """The present moment in UTC, without an offset, as the store keeps it."""
+    """The current time in UTC as a naive datetime, as the store keeps times."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
 class Kind(StrEnum):
-    """What a variant does to its problem."""
+    """The kind of a variant: what was changed in the problem (see `docs/concepts.md`)."""
 
     REWORD = "reword"
     HARDER = "harder"
@@ -39,11 +39,11 @@ class Aspect(StrEnum):
 
 
 ORIGINAL = "original"
-"""Recorded as the variant of slot 0, and of a slot for which no variant was accepted."""
+"""The variant id that is recorded for slot 0, and for a slot without an accepted variant."""
 
 
 class Status(StrEnum):
-    """Where a variant stands; all but `candidate` are terminal."""
+    """The status of a variant (see `docs/concepts.md`). `accepted` and `rejected` are final."""
 
     CANDIDATE = "candidate"
     ACCEPTED = "accepted"
@@ -52,7 +52,7 @@ class Status(StrEnum):
 
 
 class JsonText:
-    """Marks a text column that holds JSON, and is of type JSON in the views."""
+    """Mark a text column that contains JSON. Its type in the views is JSON."""
 
 
 Json = Annotated[str, JsonText()]
@@ -65,11 +65,11 @@ class Record(BaseModel):
     table: ClassVar[str]
     key: ClassVar[tuple[str, ...]]
     holds: ClassVar[str] = ""
-    """SQL condition: a record that meets it holds over those of its key that do not, whatever their times."""
+    """SQL condition. Records that meet it take precedence over others of the same key, even over later ones."""
 
 
 class Image(BaseModel):
-    """A picture kept once by the SHA-256 of its bytes."""
+    """An image. Its file is stored once, named by the SHA-256 of its bytes."""
 
     model_config = ConfigDict(frozen=True)
     hash: str
@@ -140,7 +140,7 @@ class Variant(Record):
 
 
 class Shortage(Record):
-    """A kind of a problem with fewer accepted variants than requested; a later record may have enough."""
+    """A kind of which a problem has, or has had, fewer accepted variants than requested."""
 
     table: ClassVar = "shortages"
     key: ClassVar = ("problem_id", "kind")
@@ -173,7 +173,7 @@ class Verdict(Record):
 
 
 class Label(Record):
-    """A solver's pass rate on a problem or a variant, as a difficulty."""
+    """A solver's pass rate on a problem or a variant, and the difficulty that follows from it."""
 
     table: ClassVar = "labels"
     key: ClassVar = ("subject_id", "solver_model")
@@ -217,7 +217,7 @@ class Call(Record):
 
 
 class Run(Record):
-    """One invocation of a verb."""
+    """One execution of a command."""
 
     table: ClassVar = "runs"
     key: ClassVar = ("run_id",)
@@ -235,7 +235,7 @@ class Run(Record):
 
 
 class Attempt(Record):
-    """A start or a resume of a training run; rows beyond the resumed step are superseded by it."""
+    """A start or resume of a training run. It replaces rows of earlier attempts from `resumed_step` on."""
 
     table: ClassVar = "attempts"
     key: ClassVar = ("run_id", "attempt")
@@ -288,7 +288,7 @@ class Rollout(Record):
 
 
 class Prompt(Record):
-    """What the policy was asked in training; kept once for all logged rollouts of a prompt."""
+    """A prompt of the policy in training, stored once for all of its logged rollouts."""
 
     table: ClassVar = "prompts"
     key: ClassVar = ("run_id", "problem_id", "variant_id", "hint_style")
@@ -328,7 +328,7 @@ class DifficultyEvent(Record):
 
 
 class TrainStep(Record):
-    """What one optimizer step of a training run cost and yielded."""
+    """One optimizer step of a training run: its time, completions, loss and gradient."""
 
     table: ClassVar = "train_steps"
     key: ClassVar = ("run_id", "step")
@@ -374,7 +374,7 @@ class Evaluation(Record):
 
 
 class Decision(Record):
-    """What the top-up flow requested for one problem, and what it received."""
+    """The variants that a top-up requested for one problem, and the variants that it received."""
 
     table: ClassVar = "decisions"
     key: ClassVar = ("flow_run_id", "problem_id")
@@ -402,7 +402,7 @@ LICENSE_SETTING = "license:"
 
 
 REMOVED_SETTING = "removed:"
-"""What stands before a training run's id in the setting that says `yes` where the run was removed."""
+"""Prefix of the setting that says whether a training run is removed. The run's id follows; the value is `yes` if so."""
 
 
 class Setting(Record):
@@ -424,9 +424,9 @@ RECORDS: tuple[type[Record], ...] = (
 OF_RUNS: tuple[type[Record], ...] = tuple(
     record for record in RECORDS if "run_id" in record.model_fields and record not in (Run, Attempt)
 )
-"""The tables whose rows a training run leaves, beside those about the run itself."""
+"""The tables with rows of a training run or evaluation, without `Run` and `Attempt`, which describe the run itself."""
 
 
 def columns(record: type[BaseModel]) -> dict[str, Any]:
-    """Name and description of each column of a table or a derived view, in order."""
+    """The description of each column of a table or derived view, by name, in order."""
     return {name: field.description for name, field in record.model_fields.items()}

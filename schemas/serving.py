@@ -1,4 +1,4 @@
-"""Configuration of `diva serve`: which flows run by themselves, with what, and when."""
+"""Configuration of `diva serve`: which flows run on a schedule, with which parameters, and when."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def _duration(value: object) -> object:
-    """`90s`, `10m`, `6h` or `1d`; the rest is for pydantic: seconds, or `12:00:00`."""
+    """Parse `90s`, `10m`, `6h` or `1d`. Other values, such as seconds or `12:00:00`, are returned for pydantic."""
     match = re.fullmatch(r"(\d+)\s*([smhd])", value) if isinstance(value, str) else None
     return timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else value
 
 
 def _long_enough(interval: timedelta) -> timedelta:
-    if interval < timedelta(seconds=10):  # a run's own start takes about as long
+    if interval < timedelta(seconds=10):  # starting a run takes about as long
         raise ValueError("give at least 10s")
     return interval
 
@@ -29,7 +29,7 @@ Interval = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_long
 
 
 class ServedFlow(Config):
-    """One deployment: a flow, what it works on, and when it runs."""
+    """A deployment: a flow, its configuration and its schedule."""
 
     name: str = Field(pattern=r"^[^/%&<>]+$", description="Name of the deployment; each one its own.")
     flow: str = Field(description="Which flow, such as curate or top_up.")
@@ -57,7 +57,7 @@ class ServedFlow(Config):
 
 
 class ServeConfig(Config):
-    """What one `diva serve` serves."""
+    """The deployments that one `diva serve` runs, and how long its server keeps ended runs."""
 
     deployments: tuple[ServedFlow, ...] = Field(min_length=1, description="The flows, each with a schedule.")
     keep_days: float = Field(

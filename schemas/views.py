@@ -1,4 +1,4 @@
-"""Columns of the views that are computed from others: what each means, as in `schemas.records`."""
+"""Columns and descriptions of the views that are computed from other tables. The form is that of `schemas.records`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 
 class DerivedView(BaseModel):
-    """Base of all derived views. Subclasses name their view and those that it reads."""
+    """Base of all derived views. Subclasses give the name of their view, and of the tables and views that it reads."""
 
     view: ClassVar[str]
     reads: ClassVar[tuple[str, ...]]
@@ -28,7 +28,7 @@ class LiveDifficulty(DerivedView):
 
 
 class Group(DerivedView):
-    """The rollouts of one prompt at one step of training, in one row."""
+    """One row for the rollouts of one prompt at one step of training."""
 
     view: ClassVar = "groups"
     reads: ClassVar = ("rollouts",)
@@ -58,7 +58,7 @@ class Group(DerivedView):
 
 
 class Ladder(DerivedView):
-    """The think-step variants of a problem, in one row: how much of a solution they give, with pass rates."""
+    """One row for the hint ladder of a problem: the steps that its think-step variants give, and their pass rates."""
 
     view: ClassVar = "ladders"
     reads: ClassVar = ("variants", "labels", "settings")
@@ -77,7 +77,7 @@ class Ladder(DerivedView):
 
 
 class Cost(DerivedView):
-    """What each run asked the endpoints for. Runs at the same time on one store count each other's calls."""
+    """Requests, tokens and dollars of each run. Concurrent runs on one store count each other's calls."""
 
     view: ClassVar = "costs"
     reads: ClassVar = ("calls", "runs")

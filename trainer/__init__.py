@@ -2,7 +2,7 @@
 
 import sys
 
-if __name__ != "diva_grpo.trainer":  # imported from a checkout, where the folder stands at the top
+if __name__ != "diva_grpo.trainer":  # imported as top-level `trainer`, from the root of a checkout
     _MOVED = "`trainer` is now `diva_grpo.trainer` (see CHANGELOG.md)"
     if sys.argv[0] == "-m":
         print(f"{_MOVED}: python -m diva_grpo.trainer", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`accelerate launch -m diva_grpo.trainer ...`: the training command on every process."""
+"""The training command for several processes: `accelerate launch -m diva_grpo.trainer ...` runs it on each of them."""
 
 import sys
 
@@ -8,7 +8,7 @@ from diva_grpo.trainer.arguments import check_names
 try:
     with MissingExtraError.named_for("training"):
         check_names(sys.argv[1:])
-        from diva_grpo.trainer.train import main  # takes seconds
+        from diva_grpo.trainer.train import main  # takes seconds, so the names are checked before
 
     main(sys.argv[1:])
 except DivaError as error:

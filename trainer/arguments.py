@@ -1,6 +1,7 @@
-"""The arguments of `diva train`, read from the source of their dataclasses.
+"""The arguments of `diva train`, read from the source code of their dataclasses without importing it.
 
-To import TRL's takes 9 seconds. So a misspelt name is found, and the help shown, before torch is loaded.
+An import of TRL's dataclasses takes 9 seconds. With this module, `diva train` can show its help and report a misspelled
+argument before torch is loaded.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.nearest import unknown
 
 OWN = (("diva_grpo.trainer.train", "TrainArguments"), ("diva_grpo.trainer.config", "DivaGRPOConfig"))
-"""Modules and dataclasses of this project."""
+"""Modules and names of this project's dataclasses."""
 
 HOSTS = (
     ("trl.trainer.grpo_config", "GRPOConfig"),
@@ -26,17 +27,17 @@ HOSTS = (
     ("trl.trainer.model_config", "ModelConfig"),
     ("transformers.training_args", "TrainingArguments"),
 )
-"""Those of TRL and transformers; of two fields with one name the first holds."""
+"""Modules and names of the dataclasses of TRL and transformers. If several have a field, that of the first is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """A field of a dataclass, as its source declares it.
+    """A field of a dataclass, as its source code declares it.
 
     Attributes:
-        name: of the field.
-        default: its default as source text; None where the source does not state it as a literal.
-        help: the help in its metadata.
+        name: name of the field.
+        default: its default value as source code; None if there is none, or if it is not a literal.
+        help: help text in its metadata; empty if there is none.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Argument:
 
 
 def declared(module: str, name: str) -> list[Argument]:
-    """The fields that a dataclass declares itself (those of its bases are not among them).
+    """Return the fields that a dataclass declares itself, without those of its base classes.
 
     Raises:
         ModuleNotFoundError: the package of the module is not installed.
@@ -64,7 +65,10 @@ def declared(module: str, name: str) -> list[Argument]:
 
 
 def _argument(node: ast.stmt) -> Argument | None:
-    """The field that a statement of a dataclass declares; None where it declares none that can be given."""
+    """Return the field that a statement of a dataclass declares.
+
+    None if it declares no field, or one that cannot be set (`ClassVar`, `init=False`).
+    """
     if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
         return None
     if "ClassVar" in ast.unparse(node.annotation):
@@ -94,7 +98,7 @@ def _literal(node: ast.expr) -> object:
 
 
 def known() -> dict[str, Argument]:
-    """All arguments by name, ours first."""
+    """Return all arguments of `diva train` by name, those of this project first."""
     found: dict[str, Argument] = {}
     for module, name in (*OWN, *HOSTS):
         for argument in declared(module, name):
@@ -103,15 +107,15 @@ def known() -> dict[str, Argument]:
 
 
 def check_names(arguments: Sequence[str]) -> None:
-    """Find what is misspelt in a command line of `diva train` and in its YAML file.
+    """Check the names of arguments in a command line of `diva train` and in its YAML files.
 
     Raises:
-        ConfigError: there is no such argument; with the nearest that there are.
+        ConfigError: there is no argument of this name. The message suggests similar names.
     """
     names = known()
     options = {spelt for name in names for spelt in _spellings(name)} | {"config", "help"}
     for flag in _flags(arguments):
-        # An abbreviation is for the parser, which also says where it stands for several.
+        # Abbreviations are accepted here. The parser handles them, and reports ambiguous ones.
         if not any(option.startswith(flag) for option in options):
             flags = [f"--{name}" for name in names]
             raise ConfigError(f"{unknown('option', f'--{flag}', flags)} (`diva train --help`)")
@@ -140,7 +144,7 @@ def _config_files(arguments: Sequence[str]) -> Iterator[Path]:
 
 
 def _keys(file: Path) -> list[str]:
-    """The keys of a YAML file; none of one that cannot be read, which is for the parser to say."""
+    """Return the keys of a YAML file; none if it cannot be read, which the parser reports later."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

@@ -1,8 +1,8 @@
-"""How a policy is asked, in training and after it: its prompts, its chat template, and how answers are sampled.
+"""Prompts, chat template and sampling of a policy, the same in training, evaluation and labelling.
 
-`PolicyConfig` is the definition. Training keeps it in the run file and with the run; `known_policy` reads it back from
-a model folder or checkpoint, so that evaluation and labels ask as training did, unless options say otherwise. None of
-them applies the sampling settings of the model's own generation_config (`plain_generation`).
+They are defined by `PolicyConfig`. Training stores it in the run file and in the run's record. `known_policy` reads it
+from a model folder or checkpoint, so that evaluation and labelling use the same values, unless the user gives others.
+The sampling settings in the model's own generation_config are never used (see `plain_generation`).
 """
 
 from __future__ import annotations
@@ -19,20 +19,23 @@ from diva_grpo.schemas.policy import PolicyConfig
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.run_folder import read_run_file
 
-_make_config: Any = GenerationConfig  # transformers leaves its constructor untyped
+_make_config: Any = GenerationConfig  # Any, because transformers has no types for its constructor
 
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-"""What a model's generation_config says beside how to sample."""
+"""Fields of a model's generation_config that are not about sampling."""
 
 
 def known_policy(path: str) -> PolicyConfig | None:
-    """How the policy in a folder was asked in its training; None where the folder is none of `diva train`."""
+    """Return the `PolicyConfig` with which the policy in a folder was trained.
+
+    None if the folder has no run file of `diva train`.
+    """
     run = read_run_file(path)
     return PolicyConfig.from_kept(run.policy) if run and run.policy else None
 
 
 def template_digest(processing: Any) -> str | None:
-    """Digest of the chat template of a tokenizer or processor; None where it has none."""
+    """Return a digest of the chat template of a tokenizer or processor; None if it has none."""
     template = processing.chat_template
     if template is None:
         return None
@@ -40,14 +43,15 @@ def template_digest(processing: Any) -> str | None:
 
 
 def prompts_of(policy: PolicyConfig, *, chat: bool) -> PromptBuilder:
-    """The builder of a policy's prompts.
+    """Return the builder of a policy's prompts.
 
     Args:
-        policy: how it is asked.
+        policy: prompt options of the policy.
         chat: whether the model has a chat template.
 
     Raises:
-        ConfigError: a system prompt, or arguments of the chat template, for a model without one.
+        ConfigError: the policy has a system prompt or arguments of the chat template, but the model has no chat
+            template.
     """
     if policy.chat_template_kwargs and not chat:
         raise ConfigError(
@@ -63,12 +67,12 @@ def prompts_of(policy: PolicyConfig, *, chat: bool) -> PromptBuilder:
 
 
 def sampling(policy: PolicyConfig, model: Any, tokenizer: Any) -> GenerationConfig:
-    """How answers are sampled, as TRL's trainer does it: on top of `plain_generation`.
+    """Return the generation settings of a policy, the same as those of TRL's trainer. Use with `plain_generation`.
 
     Args:
-        policy: how it is asked.
-        model: whose end tokens end an answer, beside the tokenizer's.
-        tokenizer: of the model.
+        policy: sampling options of the policy.
+        model: the model. An answer ends at its end tokens and at that of the tokenizer.
+        tokenizer: tokenizer of the model.
     """
     ends = model.generation_config.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
@@ -84,7 +88,7 @@ def sampling(policy: PolicyConfig, model: Any, tokenizer: Any) -> GenerationConf
             "min_p": policy.min_p,
         }
     image_token = getattr(model.config, "image_token_id", None)
-    if image_token is not None:  # a sampled one would have no image
+    if image_token is not None:  # a sampled image token would have no image
         chosen["suppress_tokens"] = [image_token]
     made: GenerationConfig = _make_config(
         max_new_tokens=policy.max_new_tokens,
@@ -100,11 +104,12 @@ def sampling(policy: PolicyConfig, model: Any, tokenizer: Any) -> GenerationConf
 
 @contextmanager
 def plain_generation(model: Any) -> Iterator[None]:
-    """While open, what a model's own generation_config says of sampling does not act; it is saved with the model still.
+    """Disable the sampling settings of a model's own generation_config while the context is open.
 
-    `generate` fills from it what its caller leaves open (min_p, no_repeat_ngram_size and more), and vLLM does not.
+    Otherwise `generate` would use them for options that its caller does not set (min_p, no_repeat_ngram_size and
+    others), which vLLM does not do. They are restored afterwards, so they are saved with the model.
     """
-    if hasattr(model, "get_base_model"):  # an adapter around it
+    if hasattr(model, "get_base_model"):  # a LoRA adapter around the model
         model = model.get_base_model()
     kept = model.generation_config
     model.generation_config = _make_config(**{name: getattr(kept, name) for name in _TOKENS})
@@ -115,17 +120,20 @@ def plain_generation(model: Any) -> Iterator[None]:
 
 
 def unapplied(model: Any, policy: PolicyConfig) -> str:
-    """What a model's own generation_config says of sampling, other than the policy does; empty where nothing.
+    """Return the sampling settings of a model's own generation_config that differ from the policy's, as one line.
 
     Args:
-        model: with its generation_config.
-        policy: how it is asked.
+        model: the model.
+        policy: sampling options of the policy.
+
+    Returns:
+        Names and values, such as "temperature 0.7, top_k 20"; empty if nothing differs.
     """
     own: GenerationConfig = model.generation_config
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     wanted = {
         name: value for name in names if (value := getattr(own, name)) not in (None, getattr(policy, name))
     }
-    if not own.do_sample:  # these act on sampling alone
+    if not own.do_sample:  # without sampling, only the repetition penalty has an effect
         wanted = {name: value for name, value in wanted.items() if name == "repetition_penalty"}
     return ", ".join(f"{name} {value:g}" for name, value in wanted.items())

@@ -1,4 +1,4 @@
-"""Columns of records that every trainer writes."""
+"""Columns of records that all trainers with a `Curriculum` write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from diva_grpo.trainer.method.curriculum import Choice, Curriculum, Visit
 
 
 def event_columns(choice: Choice, visit: Visit, curriculum: Curriculum) -> dict[str, Any]:
-    """Columns of `difficulty_events`, one row a problem, but for run_id, step and attempt."""
+    """Return columns of the table `difficulty_events`, one row per problem, without run_id, step and attempt.
+
+    Args:
+        choice: the prompts of a batch.
+        visit: what `curriculum.observe` returned for it.
+        curriculum: the curriculum of the run.
+    """
     return {
         "problem_id": [curriculum.problem_ids[number] for number in choice.problem_P],
         "old_difficulty": visit.old_P,

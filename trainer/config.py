@@ -1,4 +1,4 @@
-"""`DivaGRPOConfig`: the options of the method, on top of TRL's `GRPOConfig`."""
+"""`DivaGRPOConfig`: TRL's `GRPOConfig` with the options of the method."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SCALING: dict[str, tuple[str, ...]] = {
     "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
 }
 _UNSET = {"advantage": (None,)}
-"""Choices that may be left open until the training data are known."""
+"""Values that are allowed besides the choices of an option. `settled` replaces them when the training data is known."""
 _EPS_OF_TRL = 1e-4
 _NO_EFFECT: dict[str, tuple[Any, str]] = {
     "remove_unused_columns": (
@@ -42,19 +42,19 @@ _NO_EFFECT: dict[str, tuple[Any, str]] = {
     "label_smoothing_factor": (0.0, "the loss is of rewards, not of labels; leave it 0"),
     "train_sampling_strategy": ("random", "problems come shuffled, or in order with --shuffle_dataset false"),
 }
-"""Fields that would have no effect in this trainer: the default, and the message for a user who changes it."""
+"""Fields that have no effect in this trainer: their required value, and the error message for another one."""
 
 
 @dataclass
 class DivaGRPOConfig(GRPOConfig):
     """Options of DIVA-GRPO (arXiv 2603.01106) for `DivaGRPOTrainer`.
 
-    The paper's settings are the defaults, but for what GRPOConfig decides (number of generations, learning
-    rate). All fields of GRPOConfig keep their meaning; `num_generations` is the number of rollouts of
+    The defaults are the paper's settings, except for the fields of GRPOConfig (such as the number of generations and
+    the learning rate), which keep their defaults and meaning. `num_generations` is the number of rollouts of
     *one prompt* (the paper's n), so a problem has `num_generations * (num_variants + 1)` rollouts.
 
     Raises:
-        ConfigError: a combination that cannot work; the message names numbers that would.
+        ConfigError: a value or a combination of values cannot work. The message says which values would.
 
     Example:
         >>> args = DivaGRPOConfig(
@@ -245,11 +245,11 @@ class DivaGRPOConfig(GRPOConfig):
         if self.log_rollouts not in ("all", "none") and not str(self.log_rollouts).isdecimal():
             raise ConfigError(f"log_rollouts={self.log_rollouts!r}: a number of problems, all, or none")
         self._check_opening()
-        # transformers warns of TRL's name for it, which has a default there.
+        # TRL's default for the old name, gradient_checkpointing, would cause a warning of transformers.
         name = "activation_checkpointing"
         if getattr(self, name) is None:
             setattr(self, name, self.gradient_checkpointing)
-        # torch warns of pinned memory that nothing reads.
+        # Without an accelerator, torch would warn that pinned memory has no use.
         self.dataloader_pin_memory &= torch.accelerator.is_available()
         super().__post_init__()
         for name, choices in _SCALING.items():
@@ -260,13 +260,13 @@ class DivaGRPOConfig(GRPOConfig):
             self._settle(self.num_variants)
 
     def settled(self, *, variants: bool) -> DivaGRPOConfig:
-        """Return these options with those filled in whose default depends on the training data.
+        """Return a copy of these options with values for those whose default depends on the training data.
 
         Args:
-            variants: whether the training data have variants.
+            variants: whether the training data has variants, in a column or in a store.
 
         Raises:
-            ConfigError: they do not go together.
+            ConfigError: the values do not fit together.
         """
         config = copy(self)
         config._settle(int(variants) if self.num_variants is None else self.num_variants)
@@ -275,7 +275,7 @@ class DivaGRPOConfig(GRPOConfig):
     def _settle(self, num_variants: int) -> None:
         self.num_variants = num_variants
         if self.advantage is None:
-            # Without variants the local and the global group are one, and nothing but the rescaling is DIVA's.
+            # Without variants, local and global group are the same, and only the rescaling would differ from GRPO.
             self.advantage = "diva" if num_variants or self.aim == "all" else "grpo"
         if self.advantage_eps is None:
             self.advantage_eps = _EPS_OF_TRL if self.advantage == "grpo" else DEFAULTS.eps
@@ -299,7 +299,7 @@ class DivaGRPOConfig(GRPOConfig):
                 f"{advantage} trains on steps that open the answer, and hint_style={self.hint_style} puts them in "
                 "the question: set hint_style=prefix"
             )
-        # One ratio of a whole answer cannot hold another advantage for the given tokens.
+        # With one probability ratio per answer, the tokens of an opening cannot have an advantage of their own.
         if self.importance_sampling_level != "token" or self.loss_type == "vespo":
             raise ConfigError(
                 f"{advantage} is an advantage of single tokens: set importance_sampling_level=token, and a "
@@ -307,7 +307,7 @@ class DivaGRPOConfig(GRPOConfig):
             )
 
     def _check_scaling(self) -> None:
-        """TRL's ways to scale rewards are of its own advantages; each of ours has its own."""
+        """Raise ConfigError if TRL's options for scaling rewards have no effect on the chosen advantage function."""
         scale, by_function = self.scale_rewards, self.multi_objective_aggregation == "normalize_then_sum"
         own = {"dr_grpo": ("group", "none"), "grpo": _SCALING["scale_rewards"]}.get(
             str(self.advantage), ("group",)
@@ -326,7 +326,7 @@ class DivaGRPOConfig(GRPOConfig):
             )
 
     def _check_no_effect(self) -> None:
-        """Settings that this trainer would pass over."""
+        """Raise ConfigError if a field is set that has no effect in this trainer."""
         for name, (default, advice) in _NO_EFFECT.items():
             if getattr(self, name) not in (default, str(default)):
                 raise ConfigError(f"{name}={getattr(self, name)}: {advice}")
@@ -338,12 +338,12 @@ class DivaGRPOConfig(GRPOConfig):
 
     @property
     def rollouts_per_problem(self) -> int:
-        """n (M + 1): consecutive rows of the generation batch that share a problem."""
+        """Number of rollouts per problem, n (M + 1). They are consecutive rows of the generation batch."""
         return int(self.num_generations * ((self.num_variants or 0) + 1))
 
     @property
     def problems_logged(self) -> int:
-        """Problems of a generation whose rollouts are stored with their texts."""
+        """Number of problems of each generation whose rollouts are stored with their texts."""
         named = {"all": sys.maxsize, "none": 0}
         return named[self.log_rollouts] if self.log_rollouts in named else int(self.log_rollouts)
 
@@ -351,7 +351,7 @@ class DivaGRPOConfig(GRPOConfig):
         """Return the options of the advantage functions.
 
         Args:
-            reward_max: largest reachable reward.
+            reward_max: largest reward that an answer can get.
         """
         return AdvantageSettings(
             k=self.weight_k,

@@ -1,4 +1,4 @@
-"""Training data: one row a problem, with the prompt of its original; and the rows of a batch, with chosen prompts."""
+"""Training data with one row per problem and the prompt of its original; rows of a batch with the chosen prompts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from diva_grpo.trainer.method.curriculum import Choice
 from diva_grpo.trainer.plain import WholePrompt
 from diva_grpo.trainer.prompts import PromptBuilder
 
-if TYPE_CHECKING:  # it needs TRL, which other hosts of the curriculum do without
+if TYPE_CHECKING:  # this import needs TRL, which may be missing if another trainer uses this module
     from diva_grpo.trainer.vision import ImageRows
 
 logger = logging.getLogger(__name__)
 
 Texts: TypeAlias = Mapping[int, VariantText] | Mapping[int, WholePrompt]
-"""What is shown of variants, by their numbers."""
+"""Texts of variants, by `AcceptedVariant.number`."""
 
 
 def training_problems(
@@ -34,18 +34,18 @@ def training_problems(
     only: Sequence[str] | None = None,
     reads_images: bool = False,
 ) -> list[Problem]:
-    """Problems to train on, in the order of their ids.
+    """Return the problems to train on, in the order of their ids, or in that of `only`.
 
     Args:
         store: the store.
-        split: of the problems.
-        where: an SQL condition on the columns of `problems`, such as `source = 'gsm8k'`.
-        limit: only the first `limit`.
-        only: ids of the problems of a resumed run, which keeps to them where the store has grown.
-        reads_images: whether the model does; else problems with images are left out, with a warning.
+        split: split of the problems.
+        where: an SQL condition on the columns of `problems`, such as `source = 'gsm8k'`; None for no condition.
+        limit: return only the first `limit` problems; None for all.
+        only: ids of the problems of a resumed run, which are returned even if the store has more problems by now.
+        reads_images: whether the model reads images. If not, problems with images are left out with a warning.
 
     Raises:
-        ConfigError: no problem fits, one of `only` is missing, or the condition is not valid SQL.
+        ConfigError: no problem fits, a problem of `only` is missing, or the condition is not valid SQL.
     """
     problems = store.problems(
         where=f"split = '{split.replace(chr(39), chr(39) * 2)}' AND ({where or 'true'})"
@@ -80,9 +80,10 @@ def training_problems(
 
 
 def problems_dataset(problems: list[Problem], prompts: PromptBuilder) -> Dataset:
-    """Rows for `DivaGRPOTrainer`: problem_id, prompt, answer, options, and what is needed to show images.
+    """Return training data for `DivaGRPOTrainer`, one row per problem.
 
-    Images stay references, by content hash; a recipe may draw the problem's own text into one.
+    The columns are problem_id, prompt, answer, options, image_hashes and text. Images are given by content hash and not
+    loaded here. The text is needed for variants that draw it into an image.
     """
     return Dataset.from_list(
         [
@@ -101,14 +102,19 @@ def problems_dataset(problems: list[Problem], prompts: PromptBuilder) -> Dataset
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the rows of a generation batch of all processes divide: n rows a prompt, n (M + 1) rows a problem."""
+    """How the rows of a generation batch are grouped: n rows per prompt, n (M + 1) consecutive rows per problem.
+
+    Attributes:
+        generations: number n of rollouts per prompt.
+        variants: number M of variants per problem.
+    """
 
     generations: int
     variants: int
 
     @property
     def block(self) -> int:
-        """Rows of one problem."""
+        """Number of rows per problem, n (M + 1)."""
         return self.generations * (self.variants + 1)
 
 
@@ -124,16 +130,16 @@ def rows_of_choice(
     """Give the rows of one process the prompts that the curriculum chose.
 
     Args:
-        inputs: rows of the training data, as the sampler repeated them.
-        choice: of the batch of all processes.
+        inputs: this process's rows of the training data, repeated by the sampler.
+        choice: the chosen prompts of the batch of all processes.
         texts: texts of the chosen variants, by number.
-        layout: of the batch.
-        first_row: position of the first row in the batch.
-        prompts: builds a variant's prompt.
-        images: gives the rows their images; None if the model reads only text.
+        layout: layout of the batch.
+        first_row: position of this process's first row in the batch.
+        prompts: builds the prompts of variants.
+        images: loads the images of the rows; None if the model reads only text.
 
     Returns:
-        New rows, and the opening of each row's answer (empty without one).
+        New rows, and the opening of the answer in each row (empty if it has none).
     """
     rows: list[dict[str, Any]] = []
     openings: list[str] = []
@@ -151,7 +157,7 @@ def rows_of_choice(
 
 
 def opening_of(text: VariantText | WholePrompt, prompts: PromptBuilder) -> str:
-    """The opening of the answer that a variant's hint gives; empty without one."""
+    """Return the opening of the answer to a variant: its hint if the hint style is `prefix`, else an empty text."""
     return "" if isinstance(text, WholePrompt) else prompts.prefix(text.hint)
 
 
@@ -161,7 +167,14 @@ def _prompt_columns(
     prompts: PromptBuilder,
     images: ImageRows | None,
 ) -> tuple[dict[str, Any], str]:
-    """The columns of a prompt in place of the original's, and the opening of its answer."""
+    """Return the columns that replace the prompt of a row, and the opening of the answer.
+
+    Args:
+        row: row of the training data.
+        text: text of the variant; None for the original.
+        prompts: builds the prompt of a variant.
+        images: loads the images of the row; None if there are none to load.
+    """
     prompt, opening, recipe = row["prompt"], "", None
     if isinstance(text, WholePrompt):
         prompt = text.prompt

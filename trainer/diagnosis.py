@@ -1,4 +1,4 @@
-"""Warnings of a training run about itself: the diagnosis of what it has recorded so far."""
+"""Diagnoses a training run while it is running, from its records so far, and logs each finding as a warning."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 SHARE_OF_TIME = 0.01
-"""Share of a run's time that its diagnoses may take."""
+"""Largest share of a run's time that its diagnoses may take."""
 
 
 class DiagnosisCallback(TrainerCallback):
-    """Diagnoses a run whenever its records have gone to the store, and at its end; each cause is a warning once.
+    """Diagnoses a run after its records were written to the store, and at its end. Each cause is logged only once.
 
     Args:
-        store: where the records go.
-        recorder: of the run.
+        store: the store with the records.
+        recorder: the recorder of the run.
     """
 
     def __init__(self, store: VariantStore, recorder: Recorder) -> None:
@@ -39,14 +39,14 @@ class DiagnosisCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Diagnose what was written since the last time, unless that would take too much of the run's time."""
+        """Diagnose the run if records were written since the last diagnosis, and `SHARE_OF_TIME` allows it."""
         if self._recorder.flushed_at > self._flushed_at and time.monotonic() >= self._not_before:
             self._warn(state.global_step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Diagnose the whole run."""
+        """Diagnose the run at its end."""
         self._warn(state.global_step)
 
     def _warn(self, step: int) -> None:
@@ -63,12 +63,12 @@ class DiagnosisCallback(TrainerCallback):
 
 
 def diagnosis_of(store: VariantStore, run_id: str) -> Diagnosis | None:
-    """The diagnosis of a run; None, with a warning, where the store cannot be read in time."""
+    """Return the diagnosis of a run; None, with a warning, if the store cannot be read or a query fails."""
     return _or_warned(lambda: diagnose(store, run_id))
 
 
 def _or_warned(read: Callable[[], T]) -> T | None:
-    """What is read; None, with a warning, where that fails: a run does not end because its diagnosis does."""
+    """Return the result of `read`; None, with a warning, if it fails, because a failed diagnosis must not end a run."""
     try:
         return read()
     except (QueryError, StoreError) as error:

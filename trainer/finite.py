@@ -1,4 +1,4 @@
-"""What must stay finite, and what must not be moved: weights, gradients, and the random numbers of training."""
+"""`FiniteGRPOTrainer`: checks for finite gradients and weights, and evaluation that does not change training."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from diva_grpo.trainer.resume import kept_random_state
 
 
 class FiniteGRPOTrainer(GRPOTrainer):
-    """`GRPOTrainer` that ends where a gradient or weights are not finite, and whose evaluation leaves no trace."""
+    """`GRPOTrainer` that raises `DivaError` when gradients or weights are not finite.
+
+    Its evaluation restores the random state, so that training is the same with and without evaluation.
+    """
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        # Mixed precision with fp16 looks for the largest factor of the loss that overflows no gradient.
+        # With fp16, gradients that are not finite are normal: the scaler skips the step and lowers the loss scale.
         if self.accelerator.scaler is None and not math.isfinite(norm):
             raise self._not_finite("a gradient")
         return norm
 
     def _check_weights(self) -> None:
-        # Cheap beside a generation, which reads all weights for each token.
+        # This is cheap compared with a generation, which reads all weights for each token.
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters()):
             raise self._not_finite("weights")
 
@@ -37,15 +40,15 @@ class FiniteGRPOTrainer(GRPOTrainer):
         )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save, unless weights are not finite.
+        """Save the model if all weights are finite.
 
         Raises:
-            DivaError: they are not.
+            DivaError: some weights are not finite; nothing is saved.
         """
         self._check_weights()
         super().save_model(output_dir, _internal_call)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate, without a trace in the random numbers of training."""
+        """Evaluate as `GRPOTrainer` does, then restore the random state of training."""
         with kept_random_state():
             return dict(super().evaluate(*args, **kwargs))

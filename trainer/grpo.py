@@ -1,28 +1,31 @@
 """`DivaGRPOTrainer`: DIVA-GRPO (arXiv 2603.01106) as a subclass of TRL's `GRPOTrainer`.
 
-What is overridden, and why:
+These methods of TRL and transformers are overridden:
 
-- `_get_train_sampler`: one row a problem, repeated n (M + 1) times in a row; the order is known by epoch.
-- `_generate_and_score_completions`: draws the problems, where that is not by the epoch, chooses the variants by live
-  difficulty and swaps the prompts before TRL generates; then replaces GRPO's advantages by DIVA's and updates the live
-  difficulty.
-- `_calculate_rewards`: keeps the rewards of all processes, which TRL gathers there, and refuses infinite ones.
-- `_generate_and_score_completions`, `_generate` also in `trainer.vision`: images are decoded when they are used.
-- `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the steps open the answer;
-  they are trained on where `opening_advantage` is not 0.
-- `train`: with a store and no run of the caller's, the trainer records a run of its own.
-- `_load_from_checkpoint`, `_load_best_model` (in `trainer.resumable`, as the next three): a vision-language model gets
-  its weights (transformers' own skip them).
-- `_save_checkpoint`, `_load_optimizer_and_scheduler`: the live state goes with the checkpoint, the buffered generation
-  where a checkpoint falls between two generations, and a reference model that follows the policy.
-- `_load_rng_state`: where other processes wrote the checkpoint, they left no state of the random numbers for these.
-- `_run_epoch`: a run that has done its steps makes none more when it is resumed.
-- `_get_grad_norm`, `save_model` (in `trainer.finite`): a gradient that is not finite ends the run, and such weights are
-  never saved.
-- `evaluate` (there too): draws random numbers of its own, so that training is the same with and without it.
+- `_get_train_sampler`: repeats the row of each problem n (M + 1) times in succession. The order of the problems
+  depends only on the seed and the epoch.
+- `_generate_and_score_completions`: draws the problems, unless `problem_sampler` is `epoch`. It chooses variants by
+  live difficulty and replaces the prompts before TRL generates. Afterwards it replaces GRPO's advantages by DIVA's and
+  updates the live difficulty.
+- `_calculate_rewards`: keeps the rewards of all processes, which TRL gathers in this method, and raises an error for an
+  infinite reward.
+- `_generate_and_score_completions`, `_generate` (also in `trainer.vision`): images are decoded only when they are used.
+- `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the think steps are the start of
+  the answer. They are trained on if `opening_advantage` is not 0.
+- `train`: records a new run if the trainer has a store and the caller gave no `run_id`.
+- `_load_from_checkpoint`, `_load_best_model` (in `trainer.resumable`): load all weights of a vision-language model. The
+  methods of transformers skip most of them.
+- `_save_checkpoint`, `_load_optimizer_and_scheduler` (in `trainer.resumable`): save and load the live difficulty, the
+  buffered generation if steps on it remain, and the reference model if it follows the policy.
+- `_load_rng_state` (in `trainer.resumable`): sets new seeds if the checkpoint was written by another number of
+  processes, because it then has no random state for the present ones.
+- `_run_epoch` (in `trainer.resumable`): a resumed run that has already done all its steps does no further step.
+- `_get_grad_norm`, `save_model` (in `trainer.finite`): a gradient that is not finite ends the run; weights that are not
+  finite are never saved.
+- `evaluate` (in `trainer.finite`): restores the random state afterwards, so that evaluation does not change training.
 
-All else, the clipped loss included, is TRL's. These methods are private, so TRL is pinned to one minor version;
-`tests/trainer/test_trl_contract.py` names what is relied on. Where we depart from the paper: DESIGN.md, The method.
+Everything else is TRL's, including the clipped loss. Most of these methods are private, so TRL is pinned to one minor
+version; `tests/trainer/test_trl_contract.py` lists what we rely on. Departures from the paper: DESIGN.md, The method.
 """
 
 from __future__ import annotations
@@ -68,25 +71,30 @@ from diva_grpo.trainer.words import Words
 
 
 class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
-    """GRPO on problems and their variants, chosen by live difficulty; in the place of `GRPOTrainer` with any dataset.
+    """Trains with GRPO on problems and their variants, which it chooses by live difficulty.
+
+    It replaces `GRPOTrainer` and works with any map-style dataset.
 
     Args:
-        model: as `GRPOTrainer`.
-        reward_funcs: as `GRPOTrainer`; the one named by `args.accuracy_from` says right or wrong.
-        args: options.
-        train_dataset: one row a problem: `prompt` and what the rewards need, as for `GRPOTrainer`. A column
-            `problem_id` names the problems (default: hashes of the rows), and a column `variants` brings variants, see
-            `trainer.plain`. With a store, its rows are the store's (`trainer.data.problems_dataset`).
+        model: as for `GRPOTrainer`.
+        reward_funcs: as for `GRPOTrainer`. The function named by `args.accuracy_from` decides whether an answer is
+            right or wrong.
+        args: options; None uses the defaults of `DivaGRPOConfig`.
+        train_dataset: one row per problem, with the column `prompt` and the columns that the reward functions need, as
+            for `GRPOTrainer`. Optional columns: `problem_id` (default: a hash of the row) and `variants` (see
+            `trainer.plain`). If a store is given, the rows must be problems of that store
+            (`trainer.data.problems_dataset`).
         *others: further arguments of `GRPOTrainer`, in its order.
-        store: where variants come from, those that are accepted during the run too, and records go.
-        prompts: builds the prompts of the store's variants; must be the one that built the dataset's.
-        run_id: under which records are kept, where the caller has a row for it in `runs`; by default each call of
-            `train` makes a run.
-        images: gives rows their images from the store; None for a dataset that has its own, and for text alone.
-        **kwargs: as `GRPOTrainer`.
+        store: the source of the variants, including those accepted during the run, and the place where the run is
+            recorded. None if the dataset brings the variants, or there are none.
+        prompts: builds the prompts of the store's variants; it must be the builder that made the dataset's prompts.
+        run_id: id of an existing row in `runs`, under which records are stored. None: each call of `train` creates a
+            run.
+        images: loads the images of the rows from the store. None if the dataset has its own images, or has none.
+        **kwargs: as for `GRPOTrainer`.
 
     Raises:
-        ConfigError: settings, data and store that do not go together.
+        ConfigError: settings, data and store do not fit together.
 
     Example:
         >>> from diva_grpo.trainer.data import problems_dataset
@@ -107,7 +115,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
 
     args: DivaGRPOConfig
     accuracy_from: str
-    """Name of the reward function that says right or wrong."""
+    """Name of the reward function that decides whether an answer is right or wrong."""
 
     def __init__(
         self,
@@ -192,7 +200,11 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         return self._snapshot or self._own_variants
 
     def _take_snapshot(self, parts: list[str] | None) -> Snapshot | None:
-        """A snapshot of the same parts on every process."""
+        """Return a snapshot of the store that is the same on every process; None without a store.
+
+        Args:
+            parts: names of the parts to read; None reads the parts that the store has now.
+        """
         if self._store is None:
             return None
         named = [parts or (self._store.variant_parts() if self.accelerator.is_main_process else None)]
@@ -223,7 +235,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         if self.args.problem_sampler == "epoch":
             batch = self._generated(inputs, tries, "epoch")
         else:
-            # The rows of the data loader, which was asked for them before the last rewards were known, only count.
+            # Of the data loader's rows only the number is used: they were drawn before the last rewards were known.
             count = self.args.generation_batch_size // self._layout.block
             drawn = self.curriculum.draw(count, self.state.global_step)
             batch = self._generated(self._rows(drawn.problem_P, len(inputs)), tries, drawn.chosen_P)
@@ -246,7 +258,18 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         tries: Counter[int],
         round_number: int,
     ) -> RolloutBatch:
-        """The batch with its silent problems replaced by others, where these are not silent."""
+        """Generate rollouts for other problems, and put those that are not silent in place of silent ones of the batch.
+
+        Args:
+            batch: the generated batch.
+            silent_P: problems of the batch whose rollouts all have the same reward.
+            inputs: this process's rows of the data loader.
+            tries: number of generations in this step so far, by problem; updated.
+            round_number: number of this refill in the step, from 1.
+
+        Returns:
+            A batch of the same shape. Rollouts that are not in it are recorded with the advantage 0.
+        """
         logged = {key: list(rows) for key, rows in self._log_columns()}
         first_row = self.accelerator.process_index * len(inputs)
         numbers_P = self.curriculum.replacements(batch.choice, silent_P, self.state.global_step, round_number)
@@ -258,7 +281,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         for (
             key,
             column,
-        ) in self._log_columns():  # TRL's table of completions has the rows of the last generation
+        ) in self._log_columns():  # TRL's table of completions now has the rows of the refill
             before = logged.get(key, [])
             if len(before) == len(column) == len(take_P) * self._layout.block:
                 for place in kept.tolist():
@@ -266,14 +289,17 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         return batch.refilled(other, take_P, self._layout, first_row, self._tokenizer.pad_token_id)
 
     def _rows(self, problem_P: IntArray, count: int) -> list[dict[str, Any]]:
-        """The `count` rows of this process, in a generation of the given problems."""
+        """Return this process's `count` rows of a generation for the given problems."""
         first = self.accelerator.process_index * count
         places = [(first + offset) // self._layout.block for offset in range(count)]
         read = {place: dict(self.train_dataset[int(problem_P[place])]) for place in set(places)}
         return [read[place] for place in places]
 
     def _log_columns(self) -> Iterator[tuple[tuple[str, str], deque[Any]]]:
-        """The columns of TRL's table of completions, one row for each rollout of a generation."""
+        """Yield the key and the values of each column of TRL's table of completions.
+
+        A column has one value per rollout of a generation. A key is (name, name within a group of columns or "").
+        """
         for name, column in self._logs.items():
             if isinstance(column, dict):
                 yield from (((name, part), rows) for part, rows in column.items())
@@ -289,7 +315,13 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
     def _generated(
         self, inputs: list[dict[str, Any]], tries: Counter[int], chosen_P: npt.NDArray[np.object_] | str
     ) -> RolloutBatch:
-        """Choose prompts, generate, score, and tell the curriculum what came of them."""
+        """Choose prompts, generate and score rollouts, and update the curriculum with their accuracies.
+
+        Args:
+            inputs: this process's rows of the training data.
+            tries: number of generations in this step so far, by problem; updated.
+            chosen_P: how the problems were chosen: one value for all, or one per problem (see `Choice`).
+        """
         layout, device = self._layout, self.accelerator.device
         first_row = self.accelerator.process_index * len(inputs)
         numbers = torch.tensor([self._problem_numbers[str(row[PROBLEM_ID])] for row in inputs], device=device)
@@ -325,7 +357,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         return batch
 
     def _words(self, choice: Choice, texts: Texts) -> Words | None:
-        """The texts of the generation that TRL has just logged, of all processes."""
+        """Return the texts of the last generation on all processes, from TRL's log; None if no texts are kept."""
         if not self.keeper.active:
             return None
         openings = [
@@ -370,7 +402,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         )
 
     def _put_advantages(self, batch: RolloutBatch) -> None:
-        """Replace TRL's advantages, in the loss and in its log, and record the rollouts."""
+        """Replace TRL's advantages in the batch and in TRL's log, log metrics, and record the rollouts."""
         settings = self.args.advantage_settings(self._reward_max)
         highest = float(np.nan_to_num(batch.reward_PVN, nan=-np.inf).max())
         if highest > self._reward_max * (1 + 1e-6) and self._reward_max_matters():
@@ -388,7 +420,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         batch.output["advantages"] = total_B[first_row : first_row + len(theirs)].to(theirs)
         if self.args.opening_advantage:
             self._train_on_openings(batch.output, self.args.opening_advantage)
-        self._logs["advantages"].extend(total_B.tolist())  # holds one generation batch: TRL's own drop out
+        self._logs["advantages"].extend(total_B.tolist())  # holds one batch, so TRL's values drop out
         of_curriculum = self.curriculum.metrics(batch.choice, batch.accuracy_PVN)
         for metric, value in {**batch.metrics(trained, settings), **of_curriculum}.items():
             self._metrics["train"][f"diva/{metric}"].append(value)
@@ -413,7 +445,11 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
     ) -> TrainOutput:
-        """Train, as `Trainer.train`; with a store and no `run_id`, under a run of its own in `runs`."""
+        """Train as `Trainer.train` does.
+
+        If the trainer has a store and was given no `run_id`, this call creates a run in the table `runs`. A resumed
+        call continues the run of its checkpoint.
+        """
         with self._own_run(resume_from_checkpoint) as run_id:
             self.recorder.run_id = run_id
             try:

@@ -1,4 +1,4 @@
-"""Which texts of its rollouts a run keeps, and how they are stored."""
+"""Chooses the rollouts whose texts a run stores, and makes the table columns of these texts."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ logger = logging.getLogger(__name__)
 
 
 class WordKeeper:
-    """Which texts a run keeps: those of the first problems of each generation, within the budget.
+    """Keeps the texts of the first problems of each generation, until a budget in bytes is used up.
 
-    Problems come in random order, so the first are a random sample. All rollouts of a problem are kept, or none.
+    The problems of a generation are in random order, so the first ones are a random sample. For a problem, the texts of
+    all its rollouts are kept or none.
 
     Args:
-        problems: of a generation.
-        budget_bytes: of all texts of a run, in UTF-8.
-        hint_style: of the run's prompts.
-        render: gives a prompt as the text that the policy reads.
-        grade: of a row number of the training data and a text, where our grader gives the rewards; else None.
+        problems: number of problems of each generation whose texts are kept.
+        budget_bytes: limit for the UTF-8 size of all texts of a run.
+        hint_style: hint style of the run's prompts.
+        render: returns the text that the policy reads for a prompt.
+        grade: returns our grader's result for (row number in the training data, text of an answer). None if another
+            function decides whether an answer is right.
 
     Attributes:
-        used_bytes: of the budget.
+        used_bytes: size of the texts kept so far.
     """
 
     def __init__(
@@ -46,21 +48,25 @@ class WordKeeper:
 
     @property
     def active(self) -> bool:
-        """Whether there are texts to keep, and budget for them."""
+        """Whether further texts are kept.
+
+        False if `problems` is 0, or if the texts kept so far have reached `budget_bytes`.
+        """
         return self._problems > 0 and self.used_bytes < self._budget_bytes
 
     def columns(
         self, batch: RolloutBatch, places: Sequence[int], problem_ids: Sequence[str]
     ) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-        """Columns of texts of `rollouts`, and rows of `prompts` that are new.
+        """Return the text columns of the table `rollouts`, and new rows for the table `prompts`.
 
         Args:
-            batch: with its texts, or without any.
-            places: of its problems that are recorded.
-            problem_ids: of the training data, by row number.
+            batch: a generation batch; its `words` may be None.
+            places: places in the batch of the problems that are recorded.
+            problem_ids: ids of the problems of the training data, by row number.
 
         Returns:
-            Columns over all rollouts of `places`, None where none are kept. And columns of `prompts`.
+            Text columns with one value per rollout of `places`, None where the text is not kept; and columns of
+            `prompts` with the prompts that were not returned before.
         """
         kept: dict[str, list[Any]] = {name: [] for name in _OF_A_ROLLOUT}
         asked: dict[str, Any] = {name: [] for name in _OF_A_PROMPT}
@@ -109,7 +115,10 @@ def _add(columns: dict[str, list[Any]], *row: Any) -> None:
 
 
 def _outcome(grade: Grade, accuracy: float) -> str:
-    """What the reward said, where another look, within another deadline, came to something else."""
+    """Return the grader's outcome, corrected to agree with the accuracy that the reward function gave.
+
+    They differ if the grader ran into its time limit in one of the two calls only.
+    """
     if math.isnan(accuracy):
         return "error"
     return grade.outcome if grade.score == accuracy else "correct" if accuracy else "wrong"

@@ -1,4 +1,4 @@
-"""Models, tokenizers and processors of a folder or hub name; what is wrong with one is said in one line."""
+"""Loads models, tokenizers and processors from a folder or the hub, with errors of one line."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_path(path: str) -> None:
-    """Refuse at once what cannot be loaded: the hub's client tries for a minute where there is no network."""
+    """Raise ConfigError at once if a model cannot be loaded; offline, the hub's client would retry for a minute."""
     if Path(path).exists():
         return
     if not _HUB_NAME.fullmatch(path):
         raise ConfigError(f"model {path}: there is no such folder, and a name of the hub is owner/name")
     try:
         kept = [try_to_load_from_cache(path, name) for name in ("config.json", "adapter_config.json")]
-    except ValueError as error:  # such as `a..b`
+    except ValueError as error:  # an invalid name, such as `a..b`
         raise ConfigError(f"model {path}: {_first_line(error)}") from error
     if any(isinstance(file, str) for file in kept):
         return
@@ -46,11 +46,11 @@ def _check_path(path: str) -> None:
 
 @cache
 def _hub_error() -> str:
-    """Why the hub does not answer; empty where it does."""
+    """Return why the hub cannot be reached; empty if it can."""
     request = Request(constants.ENDPOINT, method="HEAD")
     try:
         urlopen(request, timeout=_HUB_TIMEOUT_S).close()
-    except HTTPError:  # it answers
+    except HTTPError:  # the hub answered
         return ""
     except OSError as error:
         return f"{constants.ENDPOINT}: {getattr(error, 'reason', error)}"
@@ -58,10 +58,10 @@ def _hub_error() -> str:
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub name, padding on the left as generation needs.
+    """Load the tokenizer of a model folder or hub name, with padding on the left as generation needs.
 
     Raises:
-        ConfigError: no such model.
+        ConfigError: there is no such model.
     """
     _check_path(path)
     try:
@@ -74,10 +74,10 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 
 def reads_images(path: str) -> bool:
-    """Whether a model is of an architecture that reads images; a LoRA adapter is of its base model's.
+    """Return whether the architecture of a model reads images. For a LoRA adapter, that of its base model counts.
 
     Raises:
-        ConfigError: no such model.
+        ConfigError: there is no such model.
     """
     _check_path(path)
     try:
@@ -90,10 +90,14 @@ def reads_images(path: str) -> bool:
 
 
 def load_model(path: str, kind: Any) -> Any:
-    """A model of a folder or hub name, by one of the `AutoModel` classes.
+    """Load a model from a folder or the hub.
+
+    Args:
+        path: model folder or hub name.
+        kind: one of the `AutoModel` classes.
 
     Raises:
-        ConfigError: no such model, or it needs a package that is not installed.
+        ConfigError: there is no such model, or it needs a package that is not installed.
     """
     try:
         return kind.from_pretrained(path)
@@ -102,16 +106,16 @@ def load_model(path: str, kind: Any) -> Any:
 
 
 def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Any:
-    """The processor of a vision-language model, padding on the left as generation needs.
+    """Load the processor of a vision-language model, with padding on the left as generation needs.
 
     Args:
         path: model folder or hub name.
-        min_pixels: bounds of an image's area, for an image processor that has such bounds (Qwen's);
-            None leaves its own.
-        max_pixels: the upper one.
+        min_pixels: smallest area of an image, in pixels. Only for image processors with such a limit (Qwen's); None
+            keeps the processor's own.
+        max_pixels: largest area of an image, in the same way.
 
     Raises:
-        ConfigError: there is none, it has no chat template, or it needs a package that is not installed.
+        ConfigError: there is no processor, it has no chat template, or it needs a package that is not installed.
     """
     auto: Any = AutoProcessor
     try:
@@ -131,7 +135,7 @@ def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | N
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     reader = processor.image_processor
     if "max_pixels" in getattr(reader.valid_kwargs, "__annotations__", {}):
-        # Areas, in this family, whatever these keys mean in others.
+        # In this family of image processors these keys are areas. In others they are lengths of edges.
         bounds = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
         reader.size = {**dict(reader.size), **{name: value for name, value in bounds.items() if value}}
     return processor

@@ -1,4 +1,4 @@
-"""Answers that open with given text: generated from, shown to the rewards, and trained on only where one asks."""
+"""Answers that begin with a given text, their opening. The policy continues it, and rewards see both together."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from diva_grpo.trainer.vision import SeeingGRPOTrainer
 
 
 class OpenedGRPOTrainer(SeeingGRPOTrainer):
-    """`GRPOTrainer` whose completions may begin with a text that the policy did not write.
+    """`GRPOTrainer` whose completions may begin with an opening: a text that the policy did not write.
 
-    A trailing assistant message would be closed by the chat template, so the opening is appended to the
-    prompt as tokens (`_tokenize_prompts`). Behind the generation it is moved to the front of the completion
-    and masked from the loss as TRL masks the tokens of tools (`_generate`), so that prompt fields of vision
-    models stay as they are and rewards see opening and completion together.
+    The opening is appended to the prompt as tokens (`_tokenize_prompts`), because the chat template would close an
+    assistant message at the end of the prompt. After the generation, the opening is moved to the start of the
+    completion, and masked from the loss as TRL masks the tokens of tools (`_generate`). So the prompt fields of vision
+    models do not change, and rewards see the opening and the completion together.
 
     Attributes:
-        openings: text for each row of this process's next generation; empty texts, or an empty list, open
-            nothing.
-        written: tokens that the policy wrote in each row of this process's last generation. Without openings, texts
-            of tools, and whether or not a truncated answer is trained on.
-        ended: whether each row of the last generation has ended, and was not truncated.
+        openings: opening of each row of this process's next generation. An empty text, or an empty list for all rows,
+            means no opening.
+        written: number of tokens that the policy wrote in each row of this process's last generation, also in
+            truncated answers. Tokens of openings and tools are not counted.
+        ended: whether the answer in each row of the last generation ended, and was not truncated.
     """
 
     openings: list[str]
@@ -35,7 +35,7 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
         if any(self.openings):
             opening = self._opening_ids()
             prompt_ids = [[*ids, *more] for ids, more in zip(prompt_ids, opening, strict=True)]
-            # Fields with a value for each token (token_type_ids) grow with them.
+            # Fields with a value for each token (token_type_ids) get values for the new tokens.
             for name, values in fields.items():
                 if isinstance(values, list) and values and isinstance(values[0], list):
                     fields[name] = [[*v, *[0] * len(more)] for v, more in zip(values, opening, strict=True)]
@@ -62,25 +62,25 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
         return prompt_ids, completion_ids, mask, completions, logprobs, extra, images, tool_images
 
     def _train_on_openings(self, output: dict[str, Any], advantage: float) -> None:
-        """Take the given tokens into the loss, each with one advantage, beside those that the policy wrote.
+        """Include the tokens of the openings in the loss, all with the same advantage.
 
-        Where the ratio is 1, a clipped loss has the gradient of the log-likelihood times the advantage: given steps
-        are learnt as in supervised training, the rest by its rewards (UFT, arXiv 2505.16984, there with a hint
-        length that falls with time).
+        If the probability ratio is 1, the gradient of a clipped loss is that of the log-likelihood times the advantage.
+        So the openings are learned as in supervised training, and the other tokens from the rewards. Source: UFT, arXiv
+        2505.16984, where the hint length also decreases during training.
 
         Args:
-            output: TRL's tensors after a generation. Where there is an opening, `advantages` become (B, T), and
-                given tokens count in `tool_mask`.
-            advantage: of each given token.
+            output: TRL's tensors after a generation; changed in place. If any row has an opening, `advantages` gets the
+                shape (B, T), and `tool_mask` becomes 1 for the tokens of openings.
+            advantage: advantage of each token of an opening.
         """
         written_BT = output.get("tool_mask")
         if written_BT is None:
             return
-        # A truncated answer that TRL leaves out of the loss has no token in `completion_mask` either.
+        # If TRL leaves a truncated answer out of the loss, its `completion_mask` is 0, so its opening is left out too.
         given_BT = (written_BT.cumsum(dim=1) == 0) & output["completion_mask"].bool()
         output["advantages"] = output["advantages"][:, None].masked_fill(given_BT, advantage)
         output["tool_mask"] = written_BT.masked_fill(given_BT, 1)
-        # vLLM sampled none of them: NaN is TRL's own for a token without evidence, and no ratio corrects it.
+        # vLLM did not sample these tokens. TRL uses NaN for a token without a sampling probability; its ratio is 1.
         if "sampling_per_token_logps" in output:
             output["sampling_per_token_logps"] = output["sampling_per_token_logps"].masked_fill(
                 given_BT, torch.nan
@@ -90,9 +90,9 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
             output["importance_sampling_ratio"] = ratio_BT.masked_fill(given_BT, 1.0)
 
     def _count_items(self, output: dict[str, Any]) -> None:
-        """Count anew what TRL divides some losses by: the tokens that are trained on, of all processes.
+        """Recompute the number by which TRL divides some losses: the trained tokens of all processes.
 
-        It gathers, and so is for every process, those whose rows have no opening too.
+        Collective call: every process must make it, even if none of its rows has an opening.
         """
         mask_BT = output["completion_mask"] * output.get("tool_mask", 1)
         output["num_items_in_batch"] = self.accelerator.gather(mask_BT.sum()).sum()
@@ -105,7 +105,7 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
 
 
 def _opened(opening: str, completion: Any) -> Any:
-    """A completion, plain or conversational, with its opening in front."""
+    """Return a completion, plain or conversational, that starts with the opening."""
     if isinstance(completion, str):
         return opening + completion
     first, *rest = completion

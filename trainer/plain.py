@@ -1,9 +1,9 @@
-"""Any Hugging Face dataset as training data: an id for each row, and the variants that a row brings itself.
+"""Any Hugging Face dataset as training data: ids for its rows, and variants from one of its columns.
 
-    dataset, hidden = with_ids(dataset)         # a column `problem_id`, where the dataset has none
-    variants = DatasetVariants.of(dataset)      # of its column `variants`; None without one
+    dataset, hidden = with_ids(dataset)         # adds a column `problem_id`, if the dataset has none
+    variants = DatasetVariants.of(dataset)      # reads the column `variants`; None if there is none
 
-Nothing of it needs a store.
+This module does not need a store.
 """
 
 from __future__ import annotations
@@ -24,23 +24,27 @@ from diva_grpo.schemas.records import Kind
 from diva_grpo.trainer.prompts import Prompt
 
 PROBLEM_ID = "problem_id"
-"""Column that says which problem a row is."""
+"""Column with the id of a row's problem."""
 VARIANTS = "variants"
-"""Column with a row's own variants: a list of {"prompt", "kind", "delta"}; "pass_rate", "steps_left" and "share_left"
-(see `AcceptedVariant`) may be there."""
+"""Column with the variants of a row: a list of dictionaries with the keys "prompt", "kind" and "delta", and optionally
+"pass_rate", "steps_left" and "share_left" (see `AcceptedVariant`)."""
 
 _IDENTITY = ("prompt", "image", "images")
 
 
 def with_ids(dataset: Dataset) -> tuple[Dataset, frozenset[str]]:
-    """Training data whose rows have a `problem_id`, and the columns that reward functions must not see.
+    """Add a column `problem_id` to training data that has none.
 
-    Where the column is missing, an id is a hash of the row's prompt and images, so it is the same in every process and
-    in a resumed run, whatever the order of the rows; the second row with the same content gets `-2`. What is not part
-    of it, such as the answer, may be corrected between two runs.
+    The id is a hash of the row's prompt and images. So it is the same in every process and in a resumed run, for any
+    order of the rows, and it does not change if another column, such as the answer, is corrected. If rows have the same
+    prompt and images, the second one gets the suffix `-2`, and so on.
 
     Args:
-        dataset: with a column `prompt`, or a transform that makes one.
+        dataset: a dataset with a column `prompt`, or with a transform that makes one.
+
+    Returns:
+        The dataset with a column `problem_id`, and the names of columns that reward functions must not get: `variants`,
+        and `problem_id` if it was added here.
     """
     hidden = {VARIANTS} & set(dataset.column_names)
     if PROBLEM_ID in dataset.column_names:
@@ -49,7 +53,7 @@ def with_ids(dataset: Dataset) -> tuple[Dataset, frozenset[str]]:
 
 
 def problem_ids_of(dataset: Dataset) -> list[str]:
-    """The column `problem_id`, whatever the format and the transform of the dataset."""
+    """Return the column `problem_id`, for any format and transform of the dataset."""
     return [str(problem_id) for problem_id in dataset.with_format(None)[PROBLEM_ID]]
 
 
@@ -66,14 +70,17 @@ def _row_ids(dataset: Dataset) -> list[str]:
 
 
 def _raw_rows(dataset: Dataset, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Some columns of all rows, as they are stored: images are not decoded, transforms not applied."""
+    """Yield the given columns of all rows as stored, without decoding images or applying transforms."""
     for table in dataset.with_format("arrow").iter(batch_size=1_000):
         for row in table.select(list(names)).to_pylist():
             yield {name: _content(value) for name, value in row.items()}
 
 
 def _content(value: Any) -> Any:
-    """A value with each file of an image by its bytes, or by its name alone: folders differ between machines."""
+    """Return a value in which each image file is replaced by its bytes, or else by its file name.
+
+    The folder of the file is left out, because it differs between machines.
+    """
     if isinstance(value, list):
         return [_content(item) for item in value]
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
@@ -86,17 +93,17 @@ def _plainly(value: Any) -> str:
 
 
 class WholePrompt(NamedTuple):
-    """The prompt of a variant as a dataset brings it."""
+    """The complete prompt of a variant, as it is in the dataset."""
 
     prompt: Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetVariants:
-    """The variants in the column `variants` of a dataset; a `VariantSource` of the curriculum.
+    """The variants in the column `variants` of a dataset; a `VariantSource` for the curriculum.
 
     Attributes:
-        variant_count: of all rows.
+        variant_count: number of variants of all rows.
     """
 
     variant_count: int
@@ -106,10 +113,11 @@ class DatasetVariants:
 
     @classmethod
     def of(cls, dataset: Dataset) -> DatasetVariants | None:
-        """Read the column; None where there is none.
+        """Read the column `variants` of a dataset; return None if it has none.
 
         Raises:
-            ConfigError: a variant lacks its prompt, its offset or a known kind.
+            ConfigError: a variant has no prompt, kind or delta, or an unknown kind; or one of the prompts of a variant
+                and its row is a text and the other a conversation.
         """
         if VARIANTS not in dataset.column_names:
             return None
@@ -124,11 +132,11 @@ class DatasetVariants:
         return cls(len(places), dataset.with_format("arrow"), by_problem, places)
 
     def candidates(self, problem_ids: Sequence[str]) -> AcceptedVariants:
-        """The variants of the given problems."""
+        """Return the variants of the given problems."""
         return AcceptedVariants.of([self._by_problem.get(problem_id, []) for problem_id in problem_ids])
 
     def texts(self, numbers: Sequence[int]) -> dict[int, WholePrompt]:
-        """The prompts of variants, by their numbers (`AcceptedVariant.number`)."""
+        """Return the prompts of variants, by their numbers (`AcceptedVariant.number`)."""
         shown = {}
         for number in set(numbers):
             row_number, place = self._places[number]
@@ -165,7 +173,7 @@ def _accepted(variant: Any, variant_id: str, number: int, original: Any) -> Acce
 
 
 def _without_empty(prompt: Any) -> Prompt:
-    """A prompt without the empty keys that Arrow gives messages of different keys."""
+    """Return a prompt without keys whose value is None; Arrow adds them if messages have different keys."""
     if isinstance(prompt, str):
         return prompt
     return [{key: value for key, value in message.items() if value is not None} for message in prompt]

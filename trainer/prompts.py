@@ -1,4 +1,4 @@
-"""How a question becomes a prompt of the policy, with a chat template or without one."""
+"""`PromptBuilder` makes the policy's prompts from questions, with a chat template or without one."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Prompt = str | list[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class PromptBuilder:
-    """Builds the prompts of originals and variants alike, in training, labelling and evaluation.
+    """Builds the prompts of originals and variants for training, labelling and evaluation.
 
     Attributes:
         chat: whether prompts are conversations (the tokenizer has a chat template) or plain text.
-        system: system message of a conversation, if any.
-        instruction: added after the question, such as where to put the answer.
-        hint_style: `prompt` (steps in the question) or `prefix` (steps open the answer).
-        hint_opening: text before the steps that open an answer.
+        system: system message of a conversation; None for no system message.
+        instruction: text added after the question, such as where to put the answer.
+        hint_style: `prompt` (the hint is part of the question) or `prefix` (the hint is the start of the answer).
+        hint_opening: with `prefix`, a text before the hint.
 
     Raises:
-        ConfigError: a system message where prompts are plain text, which has no place for it.
+        ConfigError: there is a system message, but prompts are plain text.
     """
 
     chat: bool
@@ -42,7 +42,13 @@ class PromptBuilder:
             )
 
     def prompt(self, text: str, options: Sequence[str] = (), hint: Sequence[str] = ()) -> Prompt:
-        """The prompt of a question; the hint is left out where it opens the answer instead."""
+        """Return the prompt of a question. With hint style `prefix` it does not contain the hint (see `prefix`).
+
+        Args:
+            text: text of the question.
+            options: texts of the choices, if any.
+            hint: steps of the hint, if any.
+        """
         shown = hint if self.hint_style == "prompt" else ()
         question = render_question(text, options=options, hint=shown) + self.instruction
         if not self.chat:
@@ -51,25 +57,25 @@ class PromptBuilder:
         return [*messages, {"role": "user", "content": question}]
 
     def prefix(self, hint: Sequence[str]) -> str:
-        """The opening of the answer that a hint gives; empty where it stands in the question."""
+        """Return the opening of the answer: the hint with hint style `prefix`, else an empty text."""
         if not hint or self.hint_style == "prompt":
             return ""
         return self.hint_opening + "\n".join(hint) + "\n"
 
     def of_question(self, question: Question) -> tuple[Prompt, str]:
-        """Prompt and opening of the answer, for a solver's question."""
+        """Return the prompt of a question, and the opening of its answer (empty if it has none)."""
         return self.prompt(question.text, question.options, question.hint), self.prefix(question.hint)
 
 
 def with_image_parts(prompt: Prompt, images: int) -> tuple[list[dict[str, Any]], list[int]]:
-    """A prompt as a conversation of parts, with parts for its images where their placeholders stand.
+    """Return a prompt as messages whose content is a list of parts, with image parts in place of the placeholders.
 
     Args:
         prompt: a conversation, or a plain text, which becomes a user message.
-        images: how many it has; they belong to the user's last message.
+        images: number of images; they belong to the last message.
 
     Returns:
-        The messages, and the number (from 0) of the image that each image part stands for.
+        The messages, and for each image part, in order, the number of its image from 0.
     """
     said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     messages: list[dict[str, Any]] = []

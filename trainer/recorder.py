@@ -1,4 +1,4 @@
-"""Rollouts, difficulty events and steps on their way to the store, appended in batches by one process."""
+"""`Recorder` collects the records of a training run and appends them to the store in batches, from the main process."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from diva_grpo.schemas.records import Attempt, DifficultyEvent, Prompt, Record, 
 
 
 class Recorder:
-    """Keeps records until `flush`.
+    """Keeps records in memory until `flush` appends them to the store.
 
     Args:
-        store: where they go; None keeps nothing (all processes but the main one).
-        run_id: of the training run.
-        flush_steps: steps after which `maybe_flush` writes.
+        store: the store; None writes nothing (for all processes except the main one).
+        run_id: id of the training run.
+        flush_steps: number of steps after which `maybe_flush` writes.
 
     Attributes:
+        attempt: number of the present start or resume of the run, from 0.
         flushed_at: step of the last flush.
     """
 
@@ -32,11 +33,14 @@ class Recorder:
 
     @property
     def active(self) -> bool:
-        """Whether records are kept by this process."""
+        """Whether this process writes records."""
         return self._store is not None
 
     def start_attempt(self, resumed_step: int) -> None:
-        """Note a start or a resume: rows of earlier attempts from this step on are superseded."""
+        """Record that the run starts or resumes at a step.
+
+        Rows that earlier attempts wrote for this step and later ones are superseded.
+        """
         self.flushed_at = resumed_step
         if self._store is not None:
             [(last,)] = self._store.query(
@@ -51,18 +55,24 @@ class Recorder:
         step: int,
         columns: Mapping[str, Any],
     ) -> None:
-        """Keep rows for the next flush; run_id, and where a record has them step and attempt, are added here."""
+        """Keep rows for the next flush.
+
+        Args:
+            record: record type of the rows.
+            step: training step.
+            columns: the rows by column. `run_id`, `step` and `attempt` are added, if the record type has them.
+        """
         shared = {"run_id": self.run_id, "step": step, "attempt": self.attempt}
         own = {name: value for name, value in shared.items() if name in record.model_fields}
         self._waiting[record].append({**columns, **own})
 
     def maybe_flush(self, step: int) -> None:
-        """Write, if `flush_steps` have passed since the last time."""
+        """Flush if at least `flush_steps` steps have passed since the last flush."""
         if step - self.flushed_at >= self._flush_steps:
             self.flush(step)
 
     def flush(self, step: int) -> None:
-        """Write what there is."""
+        """Append all kept records to the store."""
         self.flushed_at = step
         if self._store is not None:
             for record, batches in self._waiting.items():
@@ -71,7 +81,7 @@ class Recorder:
 
 
 class RecorderCallback(TrainerCallback):
-    """Opens an attempt when training starts or resumes, and writes what is left when it ends."""
+    """Starts an attempt when training starts or resumes, and flushes the recorder when training ends."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -79,11 +89,11 @@ class RecorderCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open an attempt."""
+        """Start an attempt."""
         self._recorder.start_attempt(state.global_step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Write what is left."""
+        """Flush the recorder."""
         self._recorder.flush(state.global_step)

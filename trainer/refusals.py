@@ -1,10 +1,10 @@
-"""What TRL, transformers, peft and their kind refuse, as one line that says what to do.
+"""Turns exceptions of TRL, transformers, peft and other packages into errors of one line that say what to do.
 
 with in_one_line():
     trainer = GRPOTrainer(...)
     trainer.train()
 
-A traceback stays where code of ours or of the user's is at fault: it is what they need then.
+Exceptions from code of this project or of the user are not changed, because their traceback helps to find the fault.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _STANDARD = ("<frozen", "<string>", sysconfig.get_path("stdlib"))
 _PASS_ON = frozenset(
     "__init__ __post_init__ train _run_epoch _load_from_checkpoint _load_best_model _loaded_whole".split()
 )
-"""Methods of ours that call those of packages and no more, beside all that is in `train.py`."""
+"""Names of our functions that only call those of packages. All code in `train.py` and in this file counts too."""
 
 _TO_DO = {
     "Target modules": "--lora_target_modules all-linear fits any language model",
     "use_vllm": "leave --use_vllm out to generate with transformers",
 }
-"""What to do beside what a message says, by words in it."""
+"""Advice to add to a message, by words that the message contains."""
 
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """Turn what a package refuses into one line, and a full disk or memory too.
+    """Turn exceptions of packages, and those of a full disk or GPU memory, into errors of one line.
 
     Raises:
-        ConfigError: a package refuses the settings.
-        TrainingError: no memory or no disk is left.
+        ConfigError: a package raised an exception, which is taken to mean that it refuses the settings.
+        TrainingError: GPU memory or disk space is exhausted.
     """
     try:
         yield
@@ -61,7 +61,10 @@ def in_one_line() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, with the next where it ends in a colon; its type where it says nothing."""
+    """Return the first line of an error's message, or its type if the message is empty.
+
+    If the first line ends in a colon, the second line is added.
+    """
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
@@ -69,7 +72,7 @@ def first_line(error: Exception) -> str:
 
 
 def _shortage(error: BaseException | None) -> str:
-    """What ran out, and what to do; empty where nothing did."""
+    """Return a message that says which resource is exhausted and what to do; empty if none is."""
     while error is not None:
         if isinstance(error, torch.OutOfMemoryError):
             return (
@@ -77,7 +80,7 @@ def _shortage(error: BaseException | None) -> str:
                 "smaller, or set --gradient_checkpointing true; --resume true continues from the last checkpoint"
             )
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        # safetensors and torch write in native code, and say so in words alone.
+        # safetensors and torch write in native code: their exceptions have no errno, only a message.
         words = (
             "No space left on device",
             "PytorchStreamWriter failed writing",
@@ -94,7 +97,10 @@ def _shortage(error: BaseException | None) -> str:
 
 
 def _refusing(error: Exception) -> str | None:
-    """The package that raised an error, where nothing but packages and our calls of them stand in between."""
+    """Return the name of the package that raised an error.
+
+    None if the traceback has a function of this project that does more than call a package, or code of the user.
+    """
     package = None
     for frame in traceback.extract_tb(error.__traceback__):
         path = Path(frame.filename)

@@ -1,4 +1,4 @@
-"""Checkpoints of a trainer that continue exactly: weights by name, our own state, and the generation under way."""
+"""Checkpoints from which a run continues exactly: weights by name, our own state, and a generation in use."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from diva_grpo.trainer.finite import FiniteGRPOTrainer
 from diva_grpo.trainer.resume import REFERENCE_FILE, Split, buffered_of, load_state, state_name
 
 logger = logging.getLogger(__name__)
-_last_checkpoint: Any = get_last_checkpoint  # transformers leaves it untyped
+_last_checkpoint: Any = get_last_checkpoint  # Any, because transformers has no types for it
 
 
 class ResumableGRPOTrainer(FiniteGRPOTrainer):
-    """`GRPOTrainer` whose resumed run does what the unbroken one would have done, on any number of processes.
+    """`GRPOTrainer` whose resumed run continues as if it had not been interrupted.
 
-    A subclass says what state of its own goes with a checkpoint (`_own_state`, `_restore_own_state`).
+    The number of processes may be another one than before. A subclass defines further state that a checkpoint keeps
+    (`_own_state`, `_restore_own_state`).
 
     Raises:
-        ConfigError: `sync_ref_model` where a checkpoint cannot hold the reference model.
+        ConfigError: `sync_ref_model` is set with DeepSpeed or FSDP, whose checkpoints cannot hold the reference model.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -43,22 +44,22 @@ class ResumableGRPOTrainer(FiniteGRPOTrainer):
             )
 
     def _own_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside steps and rollouts, and is the same for all processes."""
+        """Return further state for a checkpoint. It must be the same on all processes."""
         raise NotImplementedError
 
     def _restore_own_state(self, state: dict[str, Any]) -> None:
-        """Continue from what `_own_state` returned; other keys are ignored."""
+        """Restore a state that `_own_state` returned; other keys are ignored."""
         raise NotImplementedError
 
     def _run_epoch(self, **kwargs: Any) -> None:
-        # transformers compares with max_steps after a step alone.
+        # transformers compares with max_steps only after a step, so it would do one step too many.
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
             super()._run_epoch(**kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # Our files come first: trainer_state.json, which TRL writes last, says that a checkpoint is complete.
+        # Our files are written first: trainer_state.json is written last, and marks a checkpoint as complete.
         self._check_weights()
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +68,7 @@ class ResumableGRPOTrainer(FiniteGRPOTrainer):
             **_with_tensors(self._own_state()),
             "micro_step": self._step,
             "split": self._split.state(),
-            # A generation that has steps to go is kept, or the resumed run would make another.
+            # Keep a generation on which steps remain; without it the resumed run would generate new rollouts.
             "buffered": self._buffered_inputs if between else None,
         }
         torch.save(state, folder / state_name(self.accelerator.process_index))
@@ -85,11 +86,15 @@ class ResumableGRPOTrainer(FiniteGRPOTrainer):
             super()._load_best_model()
 
     def _loaded_whole(self, checkpoint: str, model: Any) -> bool:
-        """Load the weights of a checkpoint by name, unless they are an adapter's or sharded."""
+        """Load the weights of a checkpoint by name.
+
+        Returns:
+            False, with nothing loaded, for a LoRA adapter or with FSDP or DeepSpeed; else True.
+        """
         if not isinstance(model, PreTrainedModel) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return False
-        # Files keep the names that parameters had when a model was published; transformers' Trainer compares
-        # them with today's, and passes over what it does not find: of a LLaVA or Qwen2.5-VL, nearly all.
+        # A file has the parameter names with which a model was published. The Trainer of transformers compares them
+        # with the present names and skips those that it does not find: for LLaVA or Qwen2.5-VL, nearly all.
         saved = type(model).from_pretrained(checkpoint, dtype=model.dtype)
         model.load_state_dict(saved.state_dict())
         return True
@@ -117,9 +122,11 @@ class ResumableGRPOTrainer(FiniteGRPOTrainer):
             self._reference().load_state_dict(weights)
 
     def _state_of(self, checkpoint: str | bool | None) -> dict[str, Any] | None:
-        """Our state in a checkpoint, by the argument of `train`; None where there is none.
+        """Return our state in a checkpoint, from the file of the main process; None if there is none.
 
-        What is the same for all processes is in the file of the first: others need not have been there.
+        Args:
+            checkpoint: the argument `resume_from_checkpoint` of `train`: a folder, or True for the last one in
+                output_dir.
         """
         found: Any = _last_checkpoint(self.args.output_dir) if checkpoint is True else checkpoint
         if not found or not (Path(found) / state_name(0)).exists():
@@ -147,7 +154,7 @@ class ResumableGRPOTrainer(FiniteGRPOTrainer):
 
 
 def _with_tensors(state: Any) -> Any:
-    """A state with tensors in place of NumPy arrays, which `torch.load(weights_only=True)` refuses."""
+    """Return a state with its NumPy arrays as tensors, because `torch.load(weights_only=True)` refuses arrays."""
     if isinstance(state, dict):
         return {name: _with_tensors(value) for name, value in state.items()}
     return torch.from_numpy(state) if isinstance(state, np.ndarray) else state

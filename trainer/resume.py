@@ -1,4 +1,4 @@
-"""What of a checkpoint depends on how many processes wrote it, and how another number of them reads it."""
+"""Functions to resume from a checkpoint that another number of processes wrote."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from diva_grpo.trainer.checkpoints import STATE_FILE
 from diva_grpo.trainer.rows import Side, dealt
 
 REFERENCE_FILE = "diva_reference.pt"
-"""File in a checkpoint with the weights of a reference model that follows the policy (`sync_ref_model`)."""
+"""File in a checkpoint with the weights of the reference model, if it follows the policy (`sync_ref_model`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How the rollouts of a generation are split: by process, by slice of a generation, and by step.
+    """How the rollouts of a generation are split among processes, passes and steps.
 
     Attributes:
-        processes: that train together.
-        rows: of each process in each forward and backward pass.
-        slices: passes that the rollouts of a generation suffice for.
-        accumulation: passes for each step of the optimizer.
+        processes: number of processes that train together.
+        rows: number of rows per process in each forward and backward pass.
+        slices: number of passes that use different rollouts of a generation.
+        accumulation: number of passes per optimizer step.
     """
 
     processes: int
@@ -37,21 +37,21 @@ class Split:
     accumulation: int
 
     def state(self) -> dict[str, int]:
-        """What a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         return asdict(self)
 
     def passes(self, made: Split, count: int) -> int:
-        """Passes of this split for as many steps as `count` passes of another.
+        """Convert a number of passes with another split into passes with this split, for the same number of steps.
 
         Args:
-            made: the other.
-            count: passes done.
+            made: the other split.
+            count: number of passes with the other split.
         """
         same = self.accumulation == made.accumulation
         return count if same else count // made.accumulation * self.accumulation
 
     def fits(self, made: Split) -> bool:
-        """Whether a generation and a step have as many rollouts as with another split."""
+        """Return whether a generation and a step have the same numbers of rollouts as with another split."""
         return (self._of_a_generation(), self._of_a_step()) == (made._of_a_generation(), made._of_a_step())
 
     def _of_a_generation(self) -> int:
@@ -62,15 +62,15 @@ class Split:
 
 
 def state_name(process: int) -> str:
-    """Name of the file of a process; the main process has what is the same for all."""
+    """Return the name of a process's state file. That of process 0 also has the state that all processes share."""
     return STATE_FILE if process == 0 else f"diva_state_{process}.pt"
 
 
 def load_state(checkpoint: str | Path, process: int = 0) -> dict[str, Any]:
-    """What a process wrote into a checkpoint.
+    """Return the state that a process wrote into a checkpoint.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: its file is missing.
     """
     path = Path(checkpoint) / state_name(process)
     try:
@@ -86,21 +86,21 @@ def load_state(checkpoint: str | Path, process: int = 0) -> dict[str, Any]:
 def buffered_of(
     checkpoint: str | Path, state: Mapping[str, Any], split: Split, process: int, pad_id: int
 ) -> list[Side] | None:
-    """The rollouts of a generation that has steps to go, as one of the present processes takes them.
+    """Return one process's share of the generation that was in use when the checkpoint was written.
 
     Args:
-        checkpoint: its folder.
-        state: of its main process.
-        split: the present one.
-        process: the present one's number.
-        pad_id: padding token.
+        checkpoint: folder of the checkpoint.
+        state: state of its main process.
+        split: split of the present processes.
+        process: number of this process, from 0.
+        pad_id: id of the padding token.
 
     Returns:
-        Its slices; None where none are left, or a generation or a step has another size now: then rollouts are
-        generated anew.
+        The slices of this process. None if no steps remained for the generation, or if a generation or a step now has
+        another number of rollouts; new rollouts are then generated.
 
     Raises:
-        ConfigError: the file of a process is missing.
+        ConfigError: the state file of a process is missing.
     """
     made = Split(**state["split"])
     if state["buffered"] is None or not split.fits(made):
@@ -114,7 +114,7 @@ def buffered_of(
 
 @contextmanager
 def kept_random_state() -> Iterator[None]:
-    """What is drawn inside leaves no trace in what is drawn after it."""
+    """Restore the random state of Python, NumPy and torch when the context is closed."""
     state, array_state = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:

@@ -1,4 +1,4 @@
-"""Reward functions in TRL's form: lists over completions, None for what could not be judged."""
+"""Reward functions in TRL's form: they return a value per completion, or None if it could not be judged."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Completion = str | list[dict[str, Any]]
 RewardFunc = Callable[..., list[float | None]]
 
 PAPER_WEIGHTS = {"accuracy_reward": 0.9, "format_reward": 0.1}
-"""The paper's mix (section 4.1)."""
+"""Weights of the reward functions in the paper (section 4.1)."""
 
-# Reasoning inside think tags, then an answer with \boxed, as the paper's prompt demands.
+# Reasoning inside think tags, then an answer with \boxed, as the paper's prompt asks for.
 _FORMAT = re.compile(r"\s*<think>.*?</think>.*\\boxed\{.+\}.*", re.DOTALL)
 
 
 def completion_text(completion: Completion) -> str:
-    """The text of a completion, plain or conversational."""
+    """Return the text of a completion. If it is conversational, return the content of its last message."""
     return completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
 
 
@@ -34,7 +34,14 @@ def accuracy_reward(
     options: Sequence[Sequence[str]] | None = None,
     **columns: Any,
 ) -> list[float | None]:
-    """1 where the project's grader calls a completion right, 0 where not, None where it cannot decide."""
+    """Return 1 for each completion that the project's grader finds right, 0 for a wrong one, None if it cannot decide.
+
+    Args:
+        completions: plain or conversational completions.
+        answer: reference answer of each.
+        options: texts of the choices of each; None if there are none.
+        **columns: further columns of the dataset, which are not used.
+    """
     choices = options or [()] * len(completions)
     values: list[float | None] = []
     for completion, reference, choice in zip(completions, answer, choices, strict=True):
@@ -43,12 +50,14 @@ def accuracy_reward(
 
 
 def graded(text: str, reference: str, options: tuple[str, ...]) -> Grade:
-    """The grade that `accuracy_reward` gives for; asked again for the same answer, it is remembered.
+    """Return the grade on which `accuracy_reward` is based.
+
+    Grades are cached, except those that the grader could not decide.
 
     Args:
-        text: a completion's, with its opening.
-        reference: the right answer.
-        options: texts of the choices, if there are any.
+        text: text of a completion, with its opening.
+        reference: the reference answer.
+        options: texts of the choices; empty if there are none.
     """
     try:
         return _decided(text, reference, options)
@@ -57,7 +66,7 @@ def graded(text: str, reference: str, options: tuple[str, ...]) -> Grade:
 
 
 class _UndecidedGradeError(Exception):
-    """What ran into a deadline may be decided the next time, so it is not remembered."""
+    """Raised for a grade that must not be cached: the grader reached its time limit, and may decide the next time."""
 
     def __init__(self, grade: Grade) -> None:
         super().__init__(grade.how)
@@ -73,7 +82,7 @@ def _decided(text: str, reference: str, options: tuple[str, ...]) -> Grade:
 
 
 def format_reward(completions: Sequence[Completion], **columns: Any) -> list[float | None]:
-    r"""1 where a completion thinks within `<think>` tags and answers in `\boxed{}` after them, else 0."""
+    r"""Return 1 for each completion with reasoning in `<think>` tags and then an answer in `\boxed{}`, else 0."""
     return [float(_FORMAT.fullmatch(completion_text(completion)) is not None) for completion in completions]
 
 
@@ -81,14 +90,17 @@ BY_NAME: dict[str, RewardFunc] = {"accuracy": accuracy_reward, "format": format_
 
 
 def load_rewards(names: Sequence[str]) -> tuple[list[RewardFunc], list[float] | None]:
-    """Reward functions by name, and their weights where the name decides these.
+    """Return reward functions by name, and their weights.
 
     Args:
-        names: `accuracy`, `format`, `paper` (0.9 accuracy and 0.1 format), or the dotted path of a user's
-            own function; the working folder counts as a place to import from.
+        names: names of functions: `accuracy`, `format`, or the dotted path of a user's own function, which is imported
+            from the working folder or the environment. `paper` alone stands for 0.9 accuracy and 0.1 format.
+
+    Returns:
+        The functions, and their weights if `names` is `paper`, else None.
 
     Raises:
-        ConfigError: no such function.
+        ConfigError: there is no such function.
     """
     if list(names) == ["paper"]:
         return [accuracy_reward, format_reward], list(PAPER_WEIGHTS.values())

@@ -1,4 +1,4 @@
-"""A generation batch whose rewards are known: its advantages, its records, and the refill of silent problems."""
+"""`RolloutBatch`, a generation batch with its rewards: advantages, records, and the refill of silent problems."""
 
 from __future__ import annotations
 
@@ -30,18 +30,21 @@ from diva_grpo.trainer.words import Words
 
 @dataclass(frozen=True, slots=True)
 class RolloutBatch:
-    """One generation batch. Axes: P problems, V = M+1 prompts of each, N rollouts of a prompt, F reward functions.
+    """One generation batch of all processes.
+
+    Axes: P problems, V = M + 1 prompts per problem, N rollouts per prompt, F reward functions, B = P V N rollouts.
 
     Attributes:
         choice: the prompts that were used.
-        reward_PVN: weighted sum of the rewards, NaN where no function judged.
-        part_PVNF: reward by each function, NaN where it did not judge.
-        accuracy_PVN: 1 right, 0 wrong, NaN not judged.
-        tokens_PVN: tokens that the policy generated.
-        ended_PVN: whether it ended its answer, which else was truncated.
-        tries_P: earlier generations of the same step that had the problem too (refill of a small data set).
-        output: TRL's tensors of this process's rows.
-        words: texts, where the run keeps any.
+        reward_PVN: weighted sum of the rewards; NaN where no function judged.
+        part_PVNF: reward by each function; NaN where it did not judge.
+        accuracy_PVN: 1 for a right rollout, 0 for a wrong one, NaN for one that was not judged.
+        tokens_PVN: number of tokens that the policy generated.
+        ended_PVN: whether the policy ended the answer; if not, it was truncated.
+        tries_P: number of earlier generations for the same problem in this step. Not 0 only if a refill had to generate
+            for the same problem again.
+        output: TRL's tensors for this process's rows.
+        words: the texts; None if the run keeps none of this batch.
     """
 
     choice: Choice
@@ -55,11 +58,11 @@ class RolloutBatch:
     words: Words | None = None
 
     def silent_P(self) -> BoolArray:
-        """Problems whose rollouts all have the same reward: nothing to learn from."""
+        """Return (P,) whether all judged rollouts of a problem have the same reward."""
         return ~_varies(self.reward_PVN.reshape(len(self.reward_PVN), -1))
 
     def silent_share(self) -> dict[str, float]:
-        """Shares of groups without a signal, by what the group is of."""
+        """Return the share of silent groups: `local` and `global` groups, and the local groups of the `original`."""
         flat_QN = self.reward_PVN.reshape(-1, self.reward_PVN.shape[-1])
         return {
             "local": float(1 - _varies(flat_QN).mean()),
@@ -70,15 +73,16 @@ class RolloutBatch:
     def advantages(
         self, name: str, settings: AdvantageSettings, weights_F: torch.Tensor | None = None
     ) -> Advantages:
-        """The advantages of all rollouts, each tensor of shape (B,); in the warm-up those of plain GRPO.
+        """Return the advantages of all rollouts, as tensors of shape (B,). In the warm-up they are those of GRPO.
 
         Args:
             name: one of `trainer.method.advantages.ADVANTAGES`.
-            settings: its options.
-            weights_F: of the reward functions, where each function's rewards are normalised before they are added.
+            settings: options of the advantage function.
+            weights_F: (F,) weights of the reward functions. The rewards of each function are then standardised before
+                they are added (`normalised_sum`). None: the sums in `reward_PVN` are used.
         """
         reward_B, prompt_B, problem_B, difficulty_B = self._tensors()
-        if self.choice.warmup:  # all rollouts of a problem are of its original, and are one group
+        if self.choice.warmup:  # all prompts of a problem are its original, so its rollouts form one group
             name, prompt_B = "grpo", problem_B
         if weights_F is not None:
             part_BF = torch.from_numpy(self.part_PVNF.reshape(len(reward_B), -1))
@@ -87,11 +91,11 @@ class RolloutBatch:
         return ADVANTAGES[name](reward_B, prompt_B, problem_B, difficulty_B, settings)
 
     def metrics(self, trained: Advantages, settings: AdvantageSettings) -> dict[str, float]:
-        """What is logged of the rewards and advantages of a batch.
+        """Return metrics of the rewards and advantages for the trainer's log, by name.
 
         Args:
-            trained: the advantages of the loss.
-            settings: what they were computed with.
+            trained: the advantages that the loss uses.
+            settings: the options with which they were computed.
         """
         logged = {f"groups_without_signal/{name}": share for name, share in self.silent_share().items()}
         if isinstance(trained, DivaAdvantages):
@@ -103,7 +107,7 @@ class RolloutBatch:
         return logged
 
     def _tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Rewards, local groups, global groups and difficulties of all rollouts, each (B,)."""
+        """Return rewards, local groups, global groups and difficulties of all rollouts, each (B,)."""
         problems, slots, samples = self.reward_PVN.shape
         prompt_B = torch.arange(problems * slots).repeat_interleave(samples)
         difficulty_B = torch.from_numpy(self.choice.difficulty_PV.reshape(-1)).repeat_interleave(samples)
@@ -116,14 +120,14 @@ class RolloutBatch:
         advantage_PVN: FloatArray | None,
         places: Sequence[int],
     ) -> dict[str, Any]:
-        """Columns of `rollouts`, but for texts, run_id, step and attempt.
+        """Return columns of the table `rollouts`, without texts, run_id, step and attempt.
 
         Args:
-            problem_ids: of the training data, by row number.
+            problem_ids: ids of the problems of the training data, by row number.
             functions: names of the reward functions.
-            advantage_PVN: what the loss sees of the policy's own tokens; None where the rollouts are not trained
-                on, and count as 0.
-            places: of the problems that are recorded.
+            advantage_PVN: advantages of the policy's own tokens in the loss. None if the rollouts are not trained on;
+                their advantage is then recorded as 0.
+            places: places in the batch of the problems that are recorded.
         """
         _, slots, samples = self.reward_PVN.shape
         prompts = [(place, slot) for place in places for slot in range(slots)]
@@ -138,7 +142,7 @@ class RolloutBatch:
                 name: [value for value in values for _ in range(samples)]
                 for name, values in per_prompt.items()
             },
-            # Another try of a problem in the same step continues the numbers of the first.
+            # If a step generates for a problem again, the numbers of the samples continue those of the earlier ones.
             "sample": np.concatenate(
                 [np.arange(samples) + samples * self.tries_P[place] for place, _ in prompts] or [np.arange(0)]
             ),
@@ -151,22 +155,22 @@ class RolloutBatch:
         }
 
     def event_columns(self, visit: Visit, curriculum: Curriculum) -> dict[str, Any]:
-        """Columns of `difficulty_events`, one row a problem, but for run_id, step and attempt."""
+        """Return columns of the table `difficulty_events`, one row per problem, without run_id, step and attempt."""
         return event_columns(self.choice, visit, curriculum)
 
     def refilled(
         self, other: RolloutBatch, take_P: BoolArray, layout: Layout, first_row: int, pad_id: int
     ) -> RolloutBatch:
-        """This batch with the problems in `take_P` replaced by those of `other` at the same places.
+        """Return this batch with the problems where `take_P` is true replaced by those of `other` at the same places.
 
-        No row moves between processes: place p of one batch is filled from place p of the other.
+        No row moves between processes, because a problem keeps its place in the batch.
 
         Args:
-            other: a batch of the same layout.
-            take_P: which places.
-            layout: of both.
-            first_row: position of this process's first row in the global batch.
-            pad_id: padding token.
+            other: a batch with the same layout.
+            take_P: (P,) whether a place is replaced.
+            layout: layout of both batches.
+            first_row: position of this process's first row in the batch of all processes.
+            pad_id: id of the padding token.
         """
         row_B = np.arange(len(self.output["prompt_ids"]))
         theirs_B = take_P[(row_B + first_row) // layout.block]
@@ -186,7 +190,7 @@ class RolloutBatch:
 
 
 def _varies(values_QN: FloatArray) -> BoolArray:
-    """(Q,) whether the judged values of a group differ at all."""
+    """Return (Q,) whether the judged (not NaN) values of a group differ."""
     low = np.where(np.isnan(values_QN), np.inf, values_QN).min(axis=1)
     high = np.where(np.isnan(values_QN), -np.inf, values_QN).max(axis=1)
     varies: BoolArray = high > low
@@ -194,12 +198,12 @@ def _varies(values_QN: FloatArray) -> BoolArray:
 
 
 def _as_json(functions: Sequence[str], part_BF: FloatArray) -> list[str]:
-    """Rewards by function, for each rollout; few differ, so each is written once."""
+    """Return the rewards of each rollout as JSON by function; equal rewards are converted only once."""
 
     @cache
     def written(parts: tuple[float, ...]) -> str:
         named = zip(functions, parts, strict=True)
         return json.dumps({name: None if math.isnan(part) else part for name, part in named})
 
-    # NaN is equal to nothing, so a rollout with one is written by itself.
+    # NaN is not equal to itself, so rollouts with NaN are converted one by one.
     return [written(tuple(parts)) for parts in part_BF.tolist()]

@@ -1,6 +1,6 @@
-"""Rows of TRL's dictionaries of tensors: joined, picked, and dealt out anew among other processes.
+"""Functions that join the rows of TRL's batches, select some of them, and distribute them among processes.
 
-A *side* is such a dictionary: tensors of as many rows, lists with an item for each row, and scalars.
+A *side* is a batch of TRL: a dictionary of tensors and lists with an item for each row, and of scalars.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ _TOOL_MASK, _COUNT, _ADVANTAGES = "tool_mask", "num_items_in_batch", "advantages
 
 
 def joined(sides: Sequence[Side], pad_id: int) -> Side:
-    """The rows of several sides, one side below the other, all of one width.
+    """Concatenate the rows of several sides, padded to the same width.
 
     Args:
-        sides: one at least. A field that only some have gets its neutral value in the others.
-        pad_id: padding token.
+        sides: at least one side. If only some sides have a field, the others get a neutral value for it.
+        pad_id: id of the padding token.
 
     Returns:
-        Fields with an item for each row, pixels too: pick from them with `picked`.
+        A dictionary whose fields have an item for each row, including pixels. Use `picked` to make a side from it.
     """
-    # TRL keeps the pixels of all rows in one tensor of patches, tiles or images: row by row they can be picked.
+    # TRL keeps the pixels of all rows in one tensor of patches, tiles or images; split them, one item per row.
     split = [split_pixel_values_by_grid(side) for side in sides]
     names = dict.fromkeys(
         name for side in split for name in side
-    )  # in order: TRL takes the first for a tensor
+    )  # keep the order: TRL expects a tensor in the first field
     whole: Side = {}
     for name in names:
         if name == _COUNT:
@@ -54,11 +54,11 @@ def joined(sides: Sequence[Side], pad_id: int) -> Side:
 
 
 def picked(whole: Side, rows: torch.Tensor) -> Side:
-    """Some rows of `joined`, as TRL has them.
+    """Return a side with some rows of a result of `joined`.
 
     Args:
-        whole: all rows.
-        rows: their numbers, in the order wanted.
+        whole: result of `joined`.
+        rows: numbers of the rows, in the order of the result.
     """
     side: Side = {}
     for name, value in whole.items():
@@ -74,19 +74,20 @@ def picked(whole: Side, rows: torch.Tensor) -> Side:
 def dealt(
     buffers: Sequence[Sequence[Side]], slices: int, processes: int, index: int, pad_id: int
 ) -> list[Side] | None:
-    """The slices of a generation of other processes, dealt out among the present ones.
+    """Distribute the rows of a generation, which another number of processes made, among the present processes.
 
-    Rows keep the order in which the loss takes them: where as many rows make a step, each step has the same.
+    Rows keep the order in which the loss uses them. So if the number of rows per step is the same as before, each step
+    has the same rows as before.
 
     Args:
-        buffers: by process that made them, the slices that it takes one after another.
-        slices: that each of the present processes takes.
-        processes: present ones.
-        index: of this one.
-        pad_id: padding token.
+        buffers: for each process that made the generation, its slices in the order of their use.
+        slices: number of slices for each of the present processes.
+        processes: number of present processes.
+        index: number of this process, from 0.
+        pad_id: id of the padding token.
 
     Returns:
-        This process's slices; None where the rows do not divide so.
+        The slices of this process; None if the rows cannot be divided equally.
     """
     whole = joined([side for one_time in zip(*buffers, strict=True) for side in one_time], pad_id)
     total = len(whole["prompt_ids"])
@@ -98,7 +99,7 @@ def dealt(
 
 
 def _with_default(name: str, side: Side, sides: Sequence[Side]) -> Any:
-    """A field of one side, or what it would be where only another side has it."""
+    """Return a field of a side. If only other sides have the field, return its neutral value."""
     value = side.get(name)
     if name == _ADVANTAGES and any(other[name].dim() > 1 for other in sides) and side[name].dim() == 1:
         return side[name][:, None].expand(side["completion_ids"].shape)
@@ -106,10 +107,10 @@ def _with_default(name: str, side: Side, sides: Sequence[Side]) -> Any:
         return value
     if name in _OF_PROMPT_AND_COMPLETION:
         return torch.zeros_like(torch.cat([side["prompt_ids"], side["completion_ids"]], dim=1))
-    if name == _TOOL_MASK:  # a batch without any opening: all of its tokens count
+    if name == _TOOL_MASK:  # a side without openings: all tokens are trained on
         return torch.ones_like(side["completion_mask"])
     rows = len(side["prompt_ids"])
-    if name in ("num_images", "num_tiles"):  # a batch without any image
+    if name in ("num_images", "num_tiles"):  # a side without images
         return [0] * rows
     theirs = next(other[name] for other in sides if other.get(name) is not None)
     if isinstance(theirs, list | tuple):
@@ -118,7 +119,7 @@ def _with_default(name: str, side: Side, sides: Sequence[Side]) -> Any:
 
 
 def _stacked(values: Sequence[torch.Tensor], value: int, *, left: bool = False) -> torch.Tensor:
-    """Tensors one below the other, padded to one width where they have one."""
+    """Concatenate tensors along the rows; those with more than one axis are padded to the same width."""
     if values[0].dim() > 1:
         wide = max(tensor.shape[1] for tensor in values)
         values = [_padded(tensor, wide, value, left=left) for tensor in values]

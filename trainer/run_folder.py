@@ -1,11 +1,11 @@
-"""The folder of a training run: whose it is, who is at work in it, and what it may be resumed with.
+"""The folder of a training run: the run that it belongs to, a lock, and checks before a run is resumed.
 
-    with at_work("runs/model"):                                  # one trainer at a time
+    with at_work("runs/model"):                                  # only one trainer at a time
         resumed = find_resumed("runs/model", resume=True)        # a checkpoint of the run that the folder belongs to
         superseded = superseded_checkpoints("runs/model", resumed, overwrite=False)
 
-A run file (`diva_run.json`) in the folder and in each checkpoint names the run and its settings. Without it, a
-second run in a folder would take the checkpoints of the first for its own, or delete its own in their place.
+A run file (`diva_run.json`) in the folder and in each checkpoint has the run's id and settings. Without it, a second
+run in the same folder could resume from checkpoints of the first run, or keep these and delete its own.
 """
 
 from __future__ import annotations
@@ -30,23 +30,24 @@ RUN_FILE = "diva_run.json"
 """File with the id of a run and its settings: in output_dir, and in each checkpoint."""
 
 LOCK_FILE = ".diva.lock"
-"""File in output_dir that the trainer at work there holds a lock on."""
+"""File in output_dir. A trainer holds a lock on it while it uses the folder."""
 
 FIXED = frozenset(
-    # problems and their order
+    # the problems and their order
     "split problem_filter max_problems seed data_seed shuffle_dataset problem_sampler pool_revisit "
-    # groups, and how their prompts are chosen
+    # the groups, and the choice of their prompts
     "num_variants num_generations selector variant_prior aim difficulty_rule "
-    # how the policy is asked
+    # the prompts of the policy
     "hint_style hint_opening system_prompt instruction chat_template_kwargs "
-    # what is trained, and the state of the optimizer
+    # the trained parameters, and the state of the optimizer
     "use_peft lora_r lora_alpha lora_target_modules lora_target_parameters lora_modules_to_save lora_task_type "
     "use_rslora use_dora load_in_8bit load_in_4bit optim optim_target_modules".split()
 )
-"""Settings that a resumed run must share with its checkpoint."""
+"""Settings that a resumed run must not change."""
 
 FIXED_WITH_A_BASE = frozenset({"model_name_or_path", "model_revision"})
-"""Those of a run that goes back to the model it began with: an adapter stands on it, or a KL term compares with it."""
+"""Settings that a resumed run must not change if it still uses the model that it started from, as the base of a LoRA
+adapter or in a KL term (`beta`)."""
 
 UNRELATED = frozenset(
     "store output_dir resume overwrite resume_from_checkpoint report_to run_name project disable_tqdm "
@@ -64,17 +65,18 @@ UNRELATED_PREFIXES = (
     "include_",
     "wandb_",
 )
-"""Settings that say where a run reads and writes, not what it learns; a resumed run need not mention them."""
+"""Prefixes of further settings such as those in `UNRELATED`. None of these settings affects what a run learns, so no
+warning is given if a resumed run changes one."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunFile:
-    """What a run file holds.
+    """The content of a run file.
 
     Attributes:
-        run_id: of the run.
-        settings: all settings of the run by name, as JSON holds them.
-        policy: how its policy is asked (fields of `PolicyConfig`).
+        run_id: id of the run.
+        settings: all settings of the run by name, as JSON values.
+        policy: how the policy is prompted and sampled (fields of `PolicyConfig`).
     """
 
     run_id: str
@@ -82,14 +84,14 @@ class RunFile:
     policy: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: str | Path) -> None:
-        """Put the file into a folder, in one step."""
+        """Write the file into a folder, atomically."""
         draft = Path(folder, f"{RUN_FILE}.tmp")
         draft.write_text(json.dumps(asdict(self), indent=1, default=str), encoding="utf-8")
         draft.replace(Path(folder, RUN_FILE))
 
 
 def read_run_file(folder: str | Path) -> RunFile | None:
-    """The run file of a folder; None where it has none, or one that cannot be read."""
+    """Return the run file of a folder; None if there is none, or if it cannot be read."""
     try:
         content = json.loads(Path(folder, RUN_FILE).read_text(encoding="utf-8"))
         return RunFile(str(content["run_id"]), dict(content["settings"]), dict(content["policy"]))
@@ -98,7 +100,7 @@ def read_run_file(folder: str | Path) -> RunFile | None:
 
 
 class RunFileCallback(TrainerCallback):
-    """Puts the run file into the folder when training begins, and into each checkpoint."""
+    """Writes the run file into output_dir when training begins, and into each checkpoint."""
 
     def __init__(self, run: RunFile) -> None:
         self._run = run
@@ -106,24 +108,26 @@ class RunFileCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Say whose the folder is."""
+        """Write the run file into output_dir."""
         if state.is_world_process_zero:
             self._run.write(args.output_dir or ".")
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Say whose the checkpoint is."""
+        """Write the run file into the checkpoint."""
         if state.is_world_process_zero:
             self._run.write(Path(args.output_dir or ".", f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
 
 
 @contextmanager
 def at_work(output_dir: str) -> Iterator[None]:
-    """Keep every other trainer out of a folder while the context is open; a process that dies keeps nobody out.
+    """Create and lock a folder while the context is open, so that no other trainer can use it.
+
+    The operating system releases the lock if the process dies.
 
     Raises:
-        ConfigError: another trainer is at work there, or the folder cannot be written to.
+        ConfigError: another trainer uses the folder, or it cannot be written to.
     """
     folder = Path(output_dir)
     try:
@@ -149,18 +153,18 @@ def at_work(output_dir: str) -> Iterator[None]:
 
 
 def find_resumed(output_dir: str, named: str | None = None, *, resume: bool) -> Checkpoint | None:
-    """The checkpoint that a run goes on from.
+    """Return the checkpoint from which a run continues; None if a new run begins.
 
     Args:
         output_dir: folder of the run.
-        named: the checkpoint that the user names, if any.
-        resume: whether to take the last complete one of the run that the folder belongs to.
-
-    Returns:
-        None where a new run is to begin.
+        named: folder of a checkpoint that the user names; None if the user names none.
+        resume: whether to use the last complete checkpoint of the run that the folder belongs to. Not used if `named`
+            is given.
 
     Raises:
-        ConfigError: the named one is none of `diva train`, or is incomplete; the folder's are of several runs.
+        ConfigError: the named folder is not a complete checkpoint of `diva train`; or it is not clear which run to
+            resume: no checkpoint is of the run that the folder belongs to, or checkpoints of several runs are in a
+            folder without a run file.
     """
     if named is not None:
         found = read_checkpoint(named)
@@ -187,17 +191,18 @@ def find_resumed(output_dir: str, named: str | None = None, *, resume: bool) -> 
 
 
 def superseded_checkpoints(output_dir: str, resumed: Checkpoint | None, *, overwrite: bool) -> list[Path]:
-    """The checkpoints in a folder that must go before a run begins there, since rotation would keep them as its own.
+    """Return the checkpoints in a folder that must be deleted before a run begins there.
 
-    Those are the ones that a crash cut short, and with `overwrite` those of other runs and of later steps.
+    These are the checkpoints that a crash left incomplete and, with `overwrite`, those of other runs and those of later
+    steps of this run. The Trainer, which keeps only the last checkpoints, would otherwise take them for its own.
 
     Args:
         output_dir: folder of the run.
-        resumed: the checkpoint that the run continues from; None of a new run.
-        overwrite: whether the user agrees to lose complete checkpoints.
+        resumed: the checkpoint from which the run continues; None for a new run.
+        overwrite: whether the user agrees that complete checkpoints are deleted.
 
     Raises:
-        ConfigError: without `overwrite`, complete checkpoints of another run, or of later steps of this one.
+        ConfigError: `overwrite` is false, and there are complete checkpoints of another run or of later steps.
     """
     found = checkpoints_of(output_dir)
     others = [c for c in found if not c.torn and (resumed is None or c.run_id != resumed.run_id)]
@@ -219,17 +224,17 @@ def superseded_checkpoints(output_dir: str, resumed: Checkpoint | None, *, overw
 
 
 def check_resumed_settings(run: RunFile, settings: Mapping[str, Any]) -> str:
-    """Compare the settings of a resumed run with those that it began with.
+    """Compare the settings of a resumed run with those at its start.
 
     Args:
-        run: as its checkpoint has it.
-        settings: that it is resumed with, as `RunFile.settings`.
+        run: the run file of the checkpoint.
+        settings: the settings of the resumed run, in the form of `RunFile.settings`.
 
     Returns:
-        One line that names what has changed and may; empty where nothing has.
+        One line with the settings that have changed, without those in `UNRELATED`; empty if none has changed.
 
     Raises:
-        ConfigError: a setting has changed that must not, see `FIXED`.
+        ConfigError: a setting has changed that must not change (see `FIXED`).
     """
     fixed = FIXED
     if settings.get("use_peft") or settings.get("beta"):
@@ -258,6 +263,6 @@ def _shown(value: Any) -> str:
 
 
 def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as a run file gives them back."""
+    """Return settings as JSON values, so that they can be compared with those of a run file."""
     held: dict[str, Any] = json.loads(json.dumps(dict(settings), default=str))
     return held

@@ -1,4 +1,4 @@
-"""The order of problems: TRL's own, but known by epoch, so that a resume in epoch 2 is in epoch 2."""
+"""A sampler with TRL's order of problems, which can start at any epoch, so that a resumed run continues its order."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from trl.trainer.utils import RepeatSampler
 
 
 class EpochRepeatSampler(RepeatSampler):
-    """TRL's `RepeatSampler` whose order is a function of (seed, epoch).
+    """TRL's `RepeatSampler` with an order that depends only on the seed and the epoch.
 
-    TRL's draws each epoch's order from one generator in turn, so that a resumed run starts again with the
-    order of the first epoch. This one gives the same orders, and can start at any epoch: transformers'
-    Trainer calls `set_epoch` through accelerate.
+    TRL's sampler draws the orders of all epochs from one generator, so a resumed run starts again with the order of the
+    first epoch. This sampler has the same order in each epoch, and can start at any epoch. The Trainer of transformers
+    calls `set_epoch` through accelerate.
     """
 
     epoch: int = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration, from 0."""
+        """Set the epoch of the next iteration, from 0."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:

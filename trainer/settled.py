@@ -1,4 +1,4 @@
-"""What is settled when a trainer sees its data: options that depend on them, ids of rows, and that all go together."""
+"""Checks when a trainer gets its data: fills in the options that depend on the data, and adds ids to the rows."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from diva_grpo.trainer.plain import PROBLEM_ID, VARIANTS, problem_ids_of, with_i
 
 
 def settled_config(args: Any, dataset: Any, store: VariantStore | None) -> DivaGRPOConfig:
-    """The options of a trainer, with those filled in that depend on its data.
+    """Return the options of a trainer, with values for those that depend on the training data.
 
     Args:
-        args: as the user gives them.
+        args: the options as the user gives them.
         dataset: the training data.
-        store: of the run, if it has one.
+        store: the store of the run; None without one.
 
     Raises:
-        ConfigError: they are another trainer's, or cannot work with these data; or the data bring variants beside
-            those of a store, or have problems that the store has not.
+        ConfigError: `args` is not a `DivaGRPOConfig`; the options cannot work with the data; or a store is given, and
+            the data has a column `variants` or problems that are not in the store.
     """
     if not isinstance(args, DivaGRPOConfig):
         raise ConfigError(
@@ -41,7 +41,7 @@ def settled_config(args: Any, dataset: Any, store: VariantStore | None) -> DivaG
 
 
 def _check_known(dataset: Dataset, store: VariantStore) -> None:
-    """Check that all problems are the store's: records of others would belong to nothing."""
+    """Check that all problems are in the store, because the run's records refer to problems of the store."""
     ids = problem_ids_of(dataset) if PROBLEM_ID in dataset.column_names else []
     known = {problem_id for (problem_id,) in store.query("SELECT problem_id FROM problems")}
     missing = [problem_id for problem_id in ids if problem_id not in known]
@@ -58,10 +58,15 @@ def _check_known(dataset: Dataset, store: VariantStore) -> None:
 
 
 def accuracy_function(names: Sequence[str], wanted: str | None) -> str:
-    """The reward function that says right or wrong: the one that is wanted, `accuracy_reward`, or the only one.
+    """Return the name of the reward function that decides whether an answer is right or wrong.
+
+    Args:
+        names: names of all reward functions.
+        wanted: the name that the user gives. None chooses the only function, or `accuracy_reward` of several.
 
     Raises:
-        ConfigError: there is no such function, or it is not clear which one it is.
+        ConfigError: there is no function of the given name; or none is given, and none of several is
+            `accuracy_reward`.
     """
     if wanted is None:
         if len(names) == 1:
@@ -80,17 +85,18 @@ def accuracy_function(names: Sequence[str], wanted: str | None) -> str:
 
 
 def check_dataset(dataset: Any, args: DivaGRPOConfig) -> tuple[Dataset, frozenset[str]]:
-    """Training data with an id for each row, once they are known to fit the trainer.
+    """Check training data, and add a column `problem_id` if there is none.
 
     Args:
         dataset: a `datasets.Dataset` with a column `prompt`.
         args: options of the trainer.
 
     Returns:
-        The dataset with a column `problem_id`, and columns that are none of the reward functions' business.
+        The dataset with a column `problem_id`, and the names of columns that reward functions must not get.
 
     Raises:
-        ConfigError: they lack a column, name a problem twice, or are fewer than a generation batch needs.
+        ConfigError: it is not a `datasets.Dataset`, a column is missing, two rows have the same problem_id, or there
+            are fewer problems than a generation batch needs.
     """
     if not isinstance(dataset, Dataset):
         given = f"not {type(dataset).__name__}: " if dataset is not None else ""
@@ -100,7 +106,7 @@ def check_dataset(dataset: Any, args: DivaGRPOConfig) -> tuple[Dataset, frozense
         )
     block, size = args.rollouts_per_problem, args.generation_batch_size
     if len(dataset) * block < size:
-        # Rows that all processes generate for each row of per_device_train_batch_size.
+        # The number of rows of a generation batch is per_device_train_batch_size times this factor.
         factor = args.steps_per_generation * args.world_size
         works = [n * block for n in range(len(dataset), 0, -1) if n * block % factor == 0]
         advice = f"per_device_train_batch_size={works[0] // factor} works" if works else "use fewer processes"

@@ -1,11 +1,11 @@
-"""What each training step cost and yielded, for our trainer and for TRL's own alike.
+"""`StepRecorder` records time, loss and rollouts of each training step, for our trainer and for trainers of TRL.
 
     steps = StepRecorder(recorder, trainer)
     trainer.add_callback(steps)
 
-A step's time runs from its begin to its end, generation, refills and all; evaluations and checkpoints lie
-between two steps and are not in it. Step s, as in every record, is the one that generates at TRL's global_step s
-and leads to s + 1: what training has cost up to an evaluation at step e is the sum over the steps below e.
+The time of a step includes generation and refills, but not evaluations and checkpoints, which happen between two steps.
+As in every record, step s is the one that generates at TRL's global_step s and ends with global_step s + 1. The cost of
+training up to an evaluation at step e is therefore the sum over the steps below e.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from diva_grpo.trainer.recorder import Recorder
 
 @dataclass(slots=True)
 class _Yield:
-    """What the generations of a step gave, refills included."""
+    """Counts over all generations of a step, including refills."""
 
     rollouts: int = 0
     groups: int = 0
@@ -40,25 +40,25 @@ class _Yield:
 class StepRecorder(TrainerCallback):
     """Records a `TrainStep` for each optimizer step.
 
-    It listens at `GRPOTrainer._calculate_rewards` (what was generated, of all processes) and at
-    `Trainer._get_grad_norm` (the norm before clipping) of this one trainer; neither is changed. A trainer that
-    generates nothing (`SFTTrainer`) has steps without rollouts.
+    It wraps two methods of the given trainer, whose results do not change: `GRPOTrainer._calculate_rewards`, for the
+    rollouts of all processes, and `Trainer._get_grad_norm`, for the norm before clipping. The steps of a trainer that
+    generates nothing (`SFTTrainer`) are recorded with 0 rollouts.
 
     Args:
-        recorder: takes the records, which reach its store with all else of the run.
-        trainer: TRL's, for rollouts a `GRPOTrainer`.
-        accuracy_from: name of the reward function that says right (above 0.5) or wrong.
+        recorder: collects the records and writes them to the store.
+        trainer: a trainer of TRL. Rollouts are recorded only for a `GRPOTrainer`.
+        accuracy_from: name of the reward function that decides whether an answer is right (above 0.5) or wrong.
 
     Raises:
-        ConfigError: the trainer has no such reward function.
+        ConfigError: a `GRPOTrainer` has no reward function of this name.
     """
 
     grad_noise: float | None = None
-    """Variance of the step's gradient, for a subclass that estimates it."""
+    """Variance of the step's gradient. A subclass that estimates it sets it; here it is None."""
 
     def __init__(self, recorder: Recorder, trainer: Trainer, accuracy_from: str = "accuracy_reward") -> None:
         self._recorder = recorder
-        self._trainer: Any = trainer  # of which we read what is private
+        self._trainer: Any = trainer  # Any, because private attributes are read
         self._column: int | None = None
         if isinstance(trainer, GRPOTrainer):
             if accuracy_from not in trainer.reward_func_names:
@@ -100,7 +100,7 @@ class StepRecorder(TrainerCallback):
         generations = self._trainer.num_generations
         block = getattr(self._trainer.args, "rollouts_per_problem", generations)
         so_far, count = self._yield, len(accuracy_B)
-        # TRL counts the tokens of all processes before an opening is put in front of a completion.
+        # TRL computes this mean over all processes, and before an opening is added to a completion.
         mean_length = self._trainer._metrics["train"]["completions/mean_length"][-1]
         self._yield = _Yield(
             so_far.rollouts + count,
@@ -112,7 +112,7 @@ class StepRecorder(TrainerCallback):
         )
 
     def _entropies(self) -> list[float]:
-        """What TRL has measured since it last logged, a value for each pass of the loss; of SFTTrainer nothing."""
+        """Return the entropies since TRL's last log, one per pass of the loss; an empty list for SFTTrainer."""
         return [] if self._column is None else self._trainer._metrics["train"]["entropy"]
 
     def _entropy(self) -> float | None:
@@ -124,7 +124,7 @@ class StepRecorder(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the clocks."""
+        """Reset the counts, and note the start of the step."""
         self._yield = _Yield()
         self._loss_before = float(self._trainer._tr_loss)
         self._entropies_before = len(self._entropies())
@@ -149,7 +149,7 @@ class StepRecorder(TrainerCallback):
 
 
 def _silent(accuracy_QN: torch.Tensor) -> int:
-    """How many rows hold no two judged rollouts that differ."""
+    """Return the number of rows that do not have both a right and a wrong rollout among the judged ones."""
     right_QN, judged_QN = accuracy_QN > 0.5, ~accuracy_QN.isnan()
     differ_Q = (right_QN & judged_QN).any(dim=1) & (~right_QN & judged_QN).any(dim=1)
     return int((~differ_Q).sum())

@@ -1,4 +1,4 @@
-"""The training command: YAML and flags in TRL's own manner.
+"""The training command `diva train`, with options from a YAML file and flags as in TRL's scripts.
 
 diva train --config data/train_demo.yaml --store DIR --max_steps 20
 accelerate launch -m diva_grpo.trainer --config data/train_demo.yaml --store DIR
@@ -57,7 +57,7 @@ EXAMPLE = "example: diva train --config data/train_demo.yaml --store runs/store 
 
 @dataclass
 class TrainArguments:
-    """What to train on, beside TRL's own arguments."""
+    """Arguments of `diva train` that are not in `DivaGRPOConfig` or TRL's `ModelConfig`."""
 
     store: str = field(metadata={"help": "Folder of the store."})
     split: str = field(default="train", metadata={"help": "Split of the problems."})
@@ -97,13 +97,13 @@ class TrainArguments:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """How a training run ended.
+    """The result of a training run.
 
     Attributes:
-        run_id: under which its records are in the store.
-        step: optimizer steps done.
-        model_path: where the trained model lies.
-        diagnosis: of the run; None where it could not be made, and in processes other than the main one.
+        run_id: id of the run in the store; empty in processes other than the main one.
+        step: number of optimizer steps done.
+        model_path: folder of the trained model.
+        diagnosis: diagnosis of the run; None if it failed, and in processes other than the main one.
     """
 
     run_id: str
@@ -113,18 +113,18 @@ class TrainResult:
 
 
 class _Parser(TrlParser):
-    """TRL's parser, which says what is wrong with an argument in one line, without the hundreds of its usage."""
+    """TRL's parser with errors of one line, without the usage text of several hundred lines."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{first_line(ValueError(message))} (`diva train --help`)")
 
 
 def parse(arguments: Sequence[str]) -> tuple[TrainArguments, DivaGRPOConfig, ModelConfig]:
-    """Read YAML (`--config`) and flags; a flag wins.
+    """Read the arguments of `diva train` from a YAML file (`--config`) and flags. Flags override the file.
 
     Raises:
-        ConfigError: an unknown field, or settings that cannot work.
-        SystemExit: `--help`.
+        ConfigError: a name is unknown, or the settings cannot work.
+        SystemExit: for `--help`.
     """
     parser = _Parser((TrainArguments, DivaGRPOConfig, ModelConfig), prog="diva train", epilog=EXAMPLE)
     try:
@@ -139,7 +139,7 @@ def parse(arguments: Sequence[str]) -> tuple[TrainArguments, DivaGRPOConfig, Mod
 
 
 def _reading(args: TrainArguments, store: VariantStore, model: str) -> tuple[ImageRows | None, Any]:
-    """How the model reads: where its images come from (None: it reads text alone), and its processor."""
+    """Return the loader of images and the processor of a model; None and the tokenizer if it reads only text."""
     if not reads_images(model):
         return None, load_tokenizer(model)
     if not 0 < args.min_pixels <= args.max_pixels:
@@ -149,11 +149,17 @@ def _reading(args: TrainArguments, store: VariantStore, model: str) -> tuple[Ima
 
 
 def train(train_args: TrainArguments, config: DivaGRPOConfig, model_args: ModelConfig) -> TrainResult:
-    """Train a policy on the problems of a store; its records go back there.
+    """Train a policy on the problems of a store, and record the run in the store.
+
+    Args:
+        train_args: store, problems, rewards and prompts.
+        config: options of the trainer.
+        model_args: the model, and options for loading it.
 
     Raises:
-        ConfigError: arguments, store, model and folder that do not go together.
-        StoreError: no such store.
+        ConfigError: arguments, store, model and output_dir do not fit together.
+        StoreError: there is no such store.
+        TrainingError: GPU memory or disk space is exhausted.
     """
     if model_args.model_name_or_path is None:
         raise ConfigError("no model: give --model_name_or_path")
@@ -166,15 +172,15 @@ def train(train_args: TrainArguments, config: DivaGRPOConfig, model_args: ModelC
 
 
 def policy_of_training(train_args: TrainArguments, config: DivaGRPOConfig, processing: Any) -> PolicyConfig:
-    """How training asks the policy.
+    """Return the prompt and sampling options of the policy in training.
 
     Args:
-        train_args: what is trained on.
+        train_args: arguments of `diva train`.
         config: options of the trainer.
-        processing: the model's tokenizer, or its processor where it reads images.
+        processing: the model's tokenizer, or its processor if it reads images.
 
     Raises:
-        ConfigError: sampling that cannot be.
+        ConfigError: a sampling option has an invalid value.
     """
     if config.temperature <= 0:
         raise ConfigError(f"temperature={config.temperature}: above 0, since rollouts are sampled")
@@ -210,12 +216,12 @@ def _is_main() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """Where a run begins.
+    """The state from which a run starts.
 
     Attributes:
-        checkpoint: that it continues from, if any.
-        problem_ids: of the run so far; None of a new one.
-        superseded: checkpoints that must go before it begins.
+        checkpoint: checkpoint from which it continues; None for a new run.
+        problem_ids: problems of the resumed run; None for a new run.
+        superseded: folders of checkpoints that must be deleted before it starts.
     """
 
     checkpoint: Checkpoint | None
@@ -225,10 +231,13 @@ class _Start:
 
 @contextmanager
 def _begun(train_args: TrainArguments, config: DivaGRPOConfig, settings: dict[str, Any]) -> Iterator[_Start]:
-    """Take the folder of the run, and find where to begin, alike on all processes.
+    """Lock the folder of the run, and find the checkpoint to continue from.
+
+    The main process does this, and all processes get the same result or error.
 
     Raises:
-        ConfigError: the folder is another run's, or the run cannot continue with these settings; on all processes.
+        ConfigError: the folder has checkpoints of another run, another trainer uses it, or the run cannot continue with
+            these settings.
     """
     with ExitStack() as held:
         found: Any = None
@@ -252,7 +261,16 @@ def _begun(train_args: TrainArguments, config: DivaGRPOConfig, settings: dict[st
 
 
 def _start(resumed: Checkpoint | None, superseded: list[Path], settings: dict[str, Any]) -> _Start:
-    """Check that a run may continue with these settings."""
+    """Check that a run can continue with these settings, and return where it starts.
+
+    Args:
+        resumed: checkpoint from which it continues; None for a new run.
+        superseded: folders of checkpoints that must be deleted.
+        settings: all settings of the run, as in `RunFile.settings`.
+
+    Raises:
+        ConfigError: a setting has changed that must not change.
+    """
     if resumed is None:
         return _Start(None, None, superseded)
     run = read_run_file(resumed.folder)
@@ -331,13 +349,16 @@ def _train(
 def _recorded(
     store: VariantStore, settings: str, model: str | None, start: _Start
 ) -> AbstractContextManager[str]:
-    """The run's row of the store while it trains, with its id; nothing in processes other than the main one."""
+    """Return a context that records the run in the store and gives its id.
+
+    In processes other than the main one it does nothing and gives an empty text.
+    """
     known_run = start.checkpoint.run_id if start.checkpoint else None
     return store.run("train", settings, model, known_run) if _is_main() else nullcontext("")
 
 
 def main(arguments: Sequence[str]) -> TrainResult:
-    """Parse and train."""
-    # TRL 1.16 reads this attribute; it is not a setting of the user's.
+    """Parse the arguments of `diva train`, and train."""
+    # TRL 1.16 reads this attribute itself, so the user cannot avoid the warning.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     return train(*parse(arguments))

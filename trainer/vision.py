@@ -1,9 +1,9 @@
-"""Prompts with images in training: decoded and perturbed when the processor asks for them, one at a time.
+"""Prompts with images in training. An image is decoded and perturbed only when the processor reads it.
 
-TRL takes images as a column of the rows (`images`), hands them to the processor twice for each generation, once for
-every rollout, and keeps them with the logged prompts. What it gets here are references (`ShownImage`), which cost
-nothing to copy, to send to another process or to keep; `each_image_once` has the processor see each distinct
-image a single time, so that no more than the images of one problem are ever decoded at once.
+TRL takes images from a column of the rows (`images`). In each generation it passes the image of every rollout to the
+processor twice, and it keeps images with the logged prompts. Here the column has references (`ShownImage`), which take
+little memory and time to copy, to keep, or to send to another process. `each_image_once` makes the processor handle
+each distinct image only once. So only the images of one problem are decoded at the same time.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from diva_grpo.trainer.prompts import Prompt, with_image_parts
 
 
 class ShownImage(Image.Image):
-    """One image of a prompt, by reference: a Pillow image whose pixels are made when they are first asked for.
+    """A reference to one image of a prompt: a Pillow image that is decoded when its pixels are first read.
 
-    Copied and pickled, it stays a reference. Code that knows nothing of it (a logger, vLLM) finds an RGB image.
+    A deep copy or a pickle of it is a reference too. Other code (a logger, vLLM) can use it as an RGB image.
 
     Args:
         shown: the images of the prompt's question.
-        place: number of this one, from 0.
+        place: number of this image among them, from 0.
     """
 
     def __init__(self, shown: Shown, place: int) -> None:
@@ -47,13 +47,13 @@ class ShownImage(Image.Image):
             self._im, self._size = opened.im, opened.size
 
     def load(self) -> Any:
-        """Decode and perturb, unless that is done."""
+        """Decode and perturb the image, if this has not been done yet."""
         self._decode()
         return super().load()
 
     @property
     def im(self) -> Any:
-        """Pillow's own pixels."""
+        """Pillow's image core, which has the pixels."""
         self._decode()
         return self._im
 
@@ -63,7 +63,7 @@ class ShownImage(Image.Image):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height."""
+        """Width and height, in pixels."""
         self._decode()
         return self._size
 
@@ -81,10 +81,10 @@ class ShownImage(Image.Image):
 
 @dataclass(frozen=True, slots=True)
 class ImageRows:
-    """Gives rows of the training data their images, as TRL's column `images` and as parts of the prompt.
+    """Adds images to rows of the training data, in TRL's column `images` and as parts of the prompt.
 
     Attributes:
-        find: finds files by content hash, such as `VariantStore.image_path`.
+        find: returns the file of an image by its content hash, such as `VariantStore.image_path`.
         min_pixels: see `pipeline.images.shown.Shown`.
         max_pixels: see `pipeline.images.shown.Shown`.
     """
@@ -94,12 +94,12 @@ class ImageRows:
     max_pixels: int | None = None
 
     def columns(self, row: Mapping[str, Any], prompt: Prompt, recipe: str | None = None) -> dict[str, Any]:
-        """The columns `prompt` and `images` of a row.
+        """Return the columns `prompt` and `images` of a row.
 
         Args:
-            row: of the training data: `image_hashes`, and `text`, the problem's own.
-            prompt: with the placeholders of its images.
-            recipe: of the variant, if it has one.
+            row: row of the training data, with `image_hashes` and the problem's `text`.
+            prompt: prompt with placeholders for the images.
+            recipe: image recipe of the variant; None if the images are not perturbed.
         """
         paths = tuple(self.find(digest) for digest in row["image_hashes"])
         shown = Shown(paths, recipe, row["text"], self.min_pixels, self.max_pixels)
@@ -108,7 +108,7 @@ class ImageRows:
 
 
 class SeeingGRPOTrainer(GRPOTrainer):
-    """`GRPOTrainer` whose prompts may hold `ShownImage`s, beside prompts without an image."""
+    """`GRPOTrainer` whose batches may have prompts with `ShownImage`s and prompts without images."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -118,7 +118,7 @@ class SeeingGRPOTrainer(GRPOTrainer):
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         *generated, images, tool_images = super()._generate(prompts)
-        # TRL marks a prompt without images by None, which processors refuse beside prompts with some.
+        # TRL has None for a prompt without images, which processors refuse if other prompts have images.
         return (*generated, images and [group or [] for group in images], tool_images)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -129,7 +129,10 @@ class SeeingGRPOTrainer(GRPOTrainer):
 def _without_empty_pixels(
     model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A slice of a mixed batch may hold prompts of text alone, and models fail on no pixels."""
+    """Forward hook: remove the image arguments if there are no pixels, because models fail on empty pixels.
+
+    This happens if a slice of a mixed batch has only prompts without images.
+    """
     pixels = kwargs.get("pixel_values")
     if pixels is None or pixels.numel():
         return args, kwargs
@@ -138,10 +141,12 @@ def _without_empty_pixels(
 
 @contextmanager
 def each_image_once(processor: Any) -> Iterator[None]:
-    """While open, a processor handles each distinct `ShownImage` once, and one problem's images at a time.
+    """Make a processor handle each distinct `ShownImage` only once while the context is open.
+
+    It decodes the images of one problem at a time.
 
     Args:
-        processor: with an image processor, or a tokenizer, which is left as it is.
+        processor: a processor with an image processor. A tokenizer is not changed.
     """
     inner = getattr(processor, "image_processor", None)
     if inner is None:
@@ -157,14 +162,15 @@ def each_image_once(processor: Any) -> Iterator[None]:
 _OF_IMAGES = frozenset(
     "pixel_values image_grid_thw image_sizes image_position_ids pixel_attention_mask spatial_shapes".split()
 )
-"""Arguments of a model's forward pass that are of its images."""
+"""Image arguments of a model's forward pass."""
 
 _SEPARABLE = frozenset({"pixel_values", "image_grid_thw", "image_sizes"})
-"""Outputs that are of one image each; others (masks, tiles) depend on what else is in the batch."""
+"""Outputs of an image processor that depend on one image only. Others (masks, tiles) depend on the other images of the
+batch too."""
 
 
 class _OneAtATime:
-    """Stands in the place of an image processor, and remembers what it made of each image."""
+    """Wraps an image processor and caches its output for each image."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -198,7 +204,7 @@ def _separable(features: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _joined(values: Sequence[Any]) -> Any:
-    """One value of all images, from those of each, along the first axis."""
+    """Concatenate the values of several images along the first axis."""
     if isinstance(values[0], torch.Tensor):
         return torch.cat(list(values))
     if isinstance(values[0], np.ndarray):
@@ -207,7 +213,7 @@ def _joined(values: Sequence[Any]) -> Any:
 
 
 def _opened(images: Any) -> Any:
-    """Nested lists of references with pixels in their place, each distinct image opened once."""
+    """Return nested lists of `ShownImage`s with decoded images in their place; each distinct image is opened once."""
     opened: dict[Shown, list[Image.Image]] = {}
 
     def open_all(item: Any) -> Any:

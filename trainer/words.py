@@ -1,4 +1,4 @@
-"""What the policy was asked and wrote: the texts of a generation."""
+"""`Words`: the texts of a generation batch, which are its prompts, openings and completions."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ObjectArray = npt.NDArray[np.object_]
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Texts of one generation batch. Axes as in `RolloutBatch`.
+    """Texts of one generation batch, as arrays of objects. Axes as in `RolloutBatch`.
 
     Attributes:
-        prompt_PV: what the policy was asked, as TRL was given it.
-        opening_PV: text that opened its answer; empty without one.
-        completion_PVN: what it wrote after that.
+        prompt_PV: prompts, as TRL got them: a text or a list of messages.
+        opening_PV: openings of the answers; empty texts where there is none.
+        completion_PVN: texts that the policy wrote after the opening.
     """
 
     prompt_PV: ObjectArray
@@ -38,13 +38,13 @@ class Words:
         openings: Sequence[Sequence[str]],
         generations: int,
     ) -> Words:
-        """The texts of a batch of all processes.
+        """Arrange the texts of the batch of all processes.
 
         Args:
-            prompts_B: of every row.
-            completions_B: of every row, plain or conversational, with their openings.
-            openings: for each problem, of each slot.
-            generations: rows of a prompt.
+            prompts_B: prompt of each row.
+            completions_B: completion of each row, plain or conversational, including its opening.
+            openings: for each problem, the opening of each slot.
+            generations: number of rows per prompt.
         """
         shape = (len(openings), len(openings[0]))
         prompt_PV, opening_PV = np.empty(shape, dtype=object), np.array(openings, dtype=object)
@@ -57,7 +57,7 @@ class Words:
         return cls(prompt_PV, opening_PV, completion_PVN)
 
     def replaced(self, other: Words, take_P: BoolArray) -> Words:
-        """These texts with the problems in `take_P` replaced by those of `other` in the same places."""
+        """Return these texts with those of `other` for the problems where `take_P` is true."""
         taken = self.prompt_PV.copy(), self.opening_PV.copy(), self.completion_PVN.copy()
         for mine, theirs in zip(
             taken, (other.prompt_PV, other.opening_PV, other.completion_PVN), strict=True
@@ -67,7 +67,7 @@ class Words:
 
 
 def _said(completion: Any) -> str:
-    """The text of a completion; of one with several turns, its messages as JSON."""
+    """Return the text of a completion. If it has several messages, return them as JSON."""
     if isinstance(completion, str):
         return completion
     if len(completion) == 1 and isinstance(completion[0].get("content"), str):

@@ -1,7 +1,7 @@
 """The `diva` command: a thin layer over documented functions.
 
-Commands import what they need when they run, so that `diva --help` and the plain verbs never load Prefect,
-and only the training verbs load torch.
+Commands import what they need when they run. So `diva --help` and the verbs without a flow never load Prefect, and
+only the verbs that use a model load torch.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ PHASES = {
     "Looking": (status, diagnose, report, watch, show, sql),
     "Keeping": (compact, remove, doctor, lake),
 }
-"""The commands by phase, in the order of the loop."""
+"""The commands by phase, in the order in which they are used."""
 
 
 _EXTRAS = {"curate": "flows", "serve": "flows", "top-up": "flows", "demo": "all"}
-"""The extra with all that a command needs, where its parts come with several."""
+"""For commands whose packages come from several extras: the one extra that contains them all."""
 
 
 @click.group(
@@ -75,8 +75,11 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: one line for an error that the user can act on; 1 work failed, 2 wrong usage."""
-    verb = "".join(sys.argv[1:2])  # the group has no options with a value
+    """Entry point of `diva`. Errors that the user can fix are printed as one line.
+
+    Exit status: 1 if the work failed, 2 for wrong usage or settings, 130 if interrupted.
+    """
+    verb = "".join(sys.argv[1:2])  # the first word is the command, since no option of the group takes a value
     try:
         with MissingExtraError.named_for(f"diva {verb}", _EXTRAS.get(verb)):
             cli.main(standalone_mode=False)

@@ -1,4 +1,4 @@
-"""`diva advise`: what to train, and on what, before a run is paid for."""
+"""`diva advise`: recommend a training method and problems, before a run costs anything."""
 
 from __future__ import annotations
 
@@ -79,7 +79,18 @@ def advise(
 def _probe(
     store: VariantStore, path: str, samples: int, where: str | None, limit: int
 ) -> tuple[str, Perplexity | None]:
-    """Label the first problems with a local policy, and measure the perplexity of their solutions under it."""
+    """Label the first problems with a local policy, and measure the perplexity of their solutions under it.
+
+    Args:
+        store: the store.
+        path: folder or hub name of the policy.
+        samples: answers to each problem.
+        where: SQL condition on `problems`.
+        limit: maximum number of problems.
+
+    Returns:
+        The name of the solver, and the perplexity as from `_perplexity`.
+    """
     from diva_grpo.pipeline.session.session import Session
     from diva_grpo.pipeline.stages.curate import label
     from diva_grpo.schemas.config import LabelConfig
@@ -92,7 +103,10 @@ def _probe(
 
 
 def _perplexity(solver: PolicySolver, problems: Sequence[Problem]) -> Perplexity | None:
-    """Of solutions and of the policy's own answers to the same problems; None where there is nothing to compare."""
+    """The policy's perplexity on worked solutions and on its own answers to the same problems.
+
+    Only problems without images are used. Returns None if no problem has both texts.
+    """
     from diva_grpo.pipeline.diagnosis.advice import Perplexity
     from diva_grpo.schemas.question import question_of
 

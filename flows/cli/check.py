@@ -1,4 +1,4 @@
-"""`diva check`: whether all that a run needs is there, before it is paid for."""
+"""`diva check`: check that everything a run needs is available, before the run costs anything."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def curate(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
             **take(values, CurateConfig),
         },
     )
-    # What is wrong here is one line; within the flow it would be a log with a traceback.
+    # Checked here, so that an error is one line. Within the flow it would be a log with a traceback.
     endpoint_url(config.teacher)
     store = VariantStore(store_dir)
     store.count_problems(where=config.problem_filter, limit=1)

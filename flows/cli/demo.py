@@ -1,4 +1,4 @@
-"""`diva demo`: the whole loop without an endpoint."""
+"""`diva demo`: run the whole loop, from curation to training, without an endpoint."""
 
 from __future__ import annotations
 

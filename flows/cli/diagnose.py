@@ -11,7 +11,7 @@ import click
 from diva_grpo.flows.cli.options import json_option, store_option
 
 WITHOUT_GAIN = 3
-"""Exit status where a run did not learn."""
+"""Exit status of `--strict` for a run that did not learn."""
 
 
 @click.command()

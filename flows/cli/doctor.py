@@ -1,4 +1,4 @@
-"""`diva doctor`: read every file of a store and say what is wrong."""
+"""`diva doctor`: read every file of a store and list what is damaged or missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--dry-run`: the stages on a copy of the store, with an exchange that sends nothing."""
+"""`--dry-run`: run the stages on a copy of the store, with sending disabled."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def rehearse(
     needs: Sequence[Need] = (),
     **chosen: Unpack[Chosen],
 ) -> None:
-    """Print what stages would send if each variant were written and accepted at the first try.
+    """Print the requests, tokens and cost of stages, assuming that each variant is accepted at the first try.
 
     Args:
-        store: stays as it is.
-        stages: what is rehearsed.
-        teacher: writes.
-        solver: verifies and labels; default the teacher.
+        store: the store, which is not changed.
+        stages: the stages to rehearse.
+        teacher: the endpoint that writes variants.
+        solver: the endpoint that verifies and labels; default the teacher.
         batch: whether the Batch API is to be used.
-        needs: of a top-up, in the place of `chosen`.
-        **chosen: for which problems.
+        needs: the variants that a top-up requests. They replace `chosen`.
+        **chosen: which problems to work on.
     """
     from diva_grpo.pipeline.session.rehearsal import Rehearsal, copied
     from diva_grpo.pipeline.stages.curate import curate
     from diva_grpo.pipeline.stages.top_up import stages_for
 
     if stages.generate and stages.verify:
-        # What a dry run makes up would not pass the checks of its text: only those that ask a model count.
+        # The texts that a dry run makes up would fail the checks of texts. Only checks that send requests are run.
         asking = tuple(name for name in stages.verify.checks if name in ("answer", "judge"))
         stages = replace(
             stages,

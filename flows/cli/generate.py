@@ -1,4 +1,4 @@
-"""`diva generate`: write variants, and with --accepted verify them in turn until there are enough."""
+"""`diva generate`: write variants; with --accepted, also verify them, and write more until there are enough."""
 
 from __future__ import annotations
 

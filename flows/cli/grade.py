@@ -1,4 +1,4 @@
-"""The verb that grades a file of responses."""
+"""`diva grade`: grade a file of responses."""
 
 from __future__ import annotations
 

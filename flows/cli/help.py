@@ -1,4 +1,4 @@
-"""Help in groups: commands by phase, options by what they set, with the rarely used ones only in `--help-all`."""
+"""Help texts in groups: commands by phase, options by topic. Rarely used options appear only in `--help-all`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class VerbCommand(click.Command):
             self.params.append(flag)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options in groups, those that the verb has beside its configurations first."""
+        """Write the options in groups. The first group has the options that are not fields of a configuration."""
         rest = set() if ctx.meta.get(_ALL) else self._rest()
         groups: dict[str, list[tuple[str, str]]] = {"Options": []}
         for param in self.get_params(ctx):
@@ -66,10 +66,10 @@ def _show_all(ctx: click.Context, flag: click.Parameter, given: bool) -> None:
 
 
 class Phases(click.Group):
-    """A group whose help lists its commands by phase.
+    """A group of commands whose help lists the commands by phase.
 
     Args:
-        phases: the commands by the title of their phase.
+        phases: for the title of each phase, its commands.
     """
 
     command_class = VerbCommand
@@ -82,7 +82,7 @@ class Phases(click.Group):
                 self.add_command(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands, each phase under its title."""
+        """Write the commands of each phase under the phase's title."""
         for title, commands in self._phases.items():
             width = formatter.width - 6 - max(map(len, self.commands))
             with formatter.section(title):

@@ -1,4 +1,4 @@
-"""`diva init`: make an empty store, or renew the views of one."""
+"""`diva init`: create an empty store, or update the views of an existing one."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def label(
     if policy and (dry_run or spending.max_cost or spending.batch):
         raise click.UsageError("--policy costs nothing: leave --dry-run, --max-cost and --batch out")
     if policy:
-        # The endpoint's options of sampling stand for the policy's own.
+        # The endpoint's options of sampling also apply to the policy.
         own = {"temperature": values["temperature"], "max_new_tokens": values["max_tokens"]}
         own["max_pixels"] = values["max_pixels"]
         asked |= {name: value for name, value in own.items() if value is not None}
@@ -116,12 +116,12 @@ def _flag(name: str) -> str:
 
 
 def local_policy(store: VariantStore, path: str, asked: dict[str, Any]) -> PolicySolver:
-    """A local model that is asked as in its training.
+    """Load a local model as a solver that uses the prompt and sampling settings of its training.
 
     Args:
-        store: has the images.
-        path: of the model.
-        asked: fields of `PolicyOptions`, of how it is asked otherwise.
+        store: the store that has the images.
+        path: folder or hub name of the model.
+        asked: fields of `PolicyOptions` that override the settings of the training.
     """
     from diva_grpo.pipeline.images.shown import MIN_PIXELS
     from diva_grpo.trainer.evaluation.policy import PolicySolver
@@ -142,7 +142,18 @@ def _endpoint(
     as_policy: bool,
     as_run: str | None,
 ) -> tuple[TeacherConfig, Prompt | None]:
-    """The endpoint and how it is asked; one that serves the policy, as a training run asked it.
+    """The endpoint that labels, and the prompt for it.
+
+    Args:
+        store: the store.
+        options: the user's prompt and sampling settings of the policy.
+        values: the command's options; those of the endpoint are removed.
+        config: settings of the labels.
+        as_policy: whether the endpoint serves the policy.
+        as_run: with `as_policy`: id of the training run whose settings are used.
+
+    Returns:
+        The endpoint, and the prompt that training uses; the prompt is None without `as_policy`.
 
     Raises:
         ConfigError: there is no such training run.

@@ -1,4 +1,4 @@
-"""Options that commands share, and those that are made of the fields of their configurations."""
+"""Options that several commands share, and options that are made from the fields of configurations."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ dry_run_option = click.option(
 
 
 def spending_options(command: Command) -> Command:
-    """--dry-run, --max-cost, --batch and --batch-size."""
+    """Decorate a command with --dry-run, --max-cost, --batch and --batch-size."""
     max_cost = click.option(
         "--max-cost",
         metavar="DOLLARS",
@@ -80,7 +80,7 @@ def spending_options(command: Command) -> Command:
 
 
 def _click_type(field: FieldInfo) -> Any:
-    """The type of an option's value; lists are given with commas, and split by `made`."""
+    """The click type of an option's value. Lists are given as text with commas, which `made` splits."""
     annotation = field.annotation
     choices = [arg for arg in get_args(annotation) if arg is not type(None)]
     if get_origin(annotation) is tuple:
@@ -88,9 +88,9 @@ def _click_type(field: FieldInfo) -> Any:
     if get_origin(annotation) is Literal:
         return click.Choice([str(choice) for choice in get_args(annotation)])
     if len(choices) > 1:
-        return str  # of several forms: the model reads it
+        return str  # a value of one of several types: the configuration parses it
     simple = choices[0] if choices else annotation
-    if get_origin(simple) is Literal:  # of an option that may be left out
+    if get_origin(simple) is Literal:  # `Literal[...] | None`
         return click.Choice([str(choice) for choice in get_args(simple)])
     if get_origin(simple) is dict:
         return str
@@ -98,7 +98,7 @@ def _click_type(field: FieldInfo) -> Any:
 
 
 def _shown_default(field: FieldInfo) -> Any:
-    """The default as a help states it; None where there is nothing to state, as of a switch."""
+    """The default as the help shows it; None if the help shows no default, as for a flag or an empty value."""
     if isinstance(field.default, tuple):
         return ",".join(map(str, field.default)) or None
     absent = field.default is False or field.default in (None, "", PydanticUndefined, {})
@@ -106,10 +106,10 @@ def _shown_default(field: FieldInfo) -> Any:
 
 
 def verb_options(verb: str) -> Callable[[Command], Command]:
-    """One option for each field of the configurations of a verb (see `flows.verbs`), with its description as help.
+    """Decorate a command with one option for each field of its verb's configurations (see `flows.verbs`).
 
-    An option that is not given is None, so that a file's value or the model's default holds. Verbs that ask a teacher
-    have `--teacher-config` for a file with its settings.
+    The field's description is the help. An option that is not given is None, so that the file's value or the
+    configuration's default is used. Verbs that use a teacher also get `--teacher-config`, a file with its settings.
     """
 
     def decorate(command: Command) -> Command:
@@ -133,10 +133,15 @@ def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
 
 
 def made(model: type[C], values: dict[str, Any], file: Path | None = None) -> C:
-    """A configuration from a YAML file and from options, which win.
+    """Make a configuration from a YAML file and from options. Options override the file.
+
+    Args:
+        model: the class of the configuration.
+        values: the options by field name; None: not given.
+        file: the YAML file, if any.
 
     Raises:
-        ConfigError: a value that does not fit, named in one line.
+        ConfigError: the file cannot be read, or a value is missing or invalid; the message is one line.
     """
     given = {name: value for name, value in values.items() if value is not None}
     for name, value in given.items():
@@ -149,7 +154,7 @@ def made(model: type[C], values: dict[str, Any], file: Path | None = None) -> C:
         first = error.errors()[0]
         if first["type"] == "extra_forbidden":
             raise ConfigError(": ".join(map(str, [file, *first["loc"], first["msg"]]))) from error
-        if not first["loc"]:  # of several values together
+        if not first["loc"]:  # an error about a combination of values
             raise ConfigError(first["msg"].removeprefix("Value error, ")) from error
         name = str(first["loc"][0]).replace("_", "-")
         typed = values.get(str(first["loc"][0])) or first["input"]
@@ -168,23 +173,29 @@ def _settings(file: Path) -> dict[str, Any]:
 
 
 def take(values: dict[str, Any], model: type[Config], but: Sequence[str] = ()) -> dict[str, Any]:
-    """The values of a command that belong to a configuration, removed from `values`; not those in `but`."""
+    """Remove the fields of a configuration from a command's values, and return them.
+
+    Args:
+        values: the command's values by name.
+        model: the class of the configuration.
+        but: fields that stay in `values`.
+    """
     return {name: values.pop(name) for name in model.model_fields if name in values and name not in but}
 
 
 def teacher_of(values: dict[str, Any], *, retry_failed: bool = False) -> TeacherConfig:
-    """The endpoint of a command's options, removed from `values`.
+    """Remove the settings of the endpoint from a command's values, and return them as a configuration.
 
     Args:
-        values: the command's.
-        retry_failed: of the verb's own configuration; True wins over a file.
+        values: the command's values by name.
+        retry_failed: `retry_failed` of the verb's configuration. True overrides the value in the endpoint's file.
     """
     file = values.pop("teacher_config")
     return made(TeacherConfig, take(values, TeacherConfig) | {"retry_failed": retry_failed or None}, file)
 
 
 def spending_of(values: dict[str, Any]) -> Spending:
-    """What a command's options let it spend, removed from `values`."""
+    """Remove `max_cost`, `batch` and `batch_size` from a command's values, and return them as `Spending`."""
     from diva_grpo.pipeline.session.spending import Spending
 
     return Spending(values.pop("max_cost"), values.pop("batch"), values.pop("batch_size"))

@@ -1,4 +1,4 @@
-"""Progress of a run on standard error."""
+"""Show the progress of a run on standard error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,16 @@ LOG_EVERY_S = 30.0
 
 @contextmanager
 def watched(store: VariantStore, run_id: str, verb: str, meter: Meter) -> Iterator[None]:
-    """Show how far a run is: on a terminal by one line that changes, else by lines of a log."""
+    """Show the progress of a run on standard error while the context is open.
+
+    On a terminal, one line is updated every second. Otherwise a line is printed every `LOG_EVERY_S` seconds.
+
+    Args:
+        store: the store of the run.
+        run_id: id of the run.
+        verb: name of the command, printed before the progress.
+        meter: the run's meter.
+    """
     from diva_grpo.pipeline.teacher.meter import shown
 
     terminal, drawn = sys.stderr.isatty(), False

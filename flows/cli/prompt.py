@@ -35,9 +35,10 @@ _TABLE_FOLLOWS = re.compile(r"\b(from|join|describe|summarize)\s+[\w.]*$", re.IG
 
 
 class SqlCompleter(Completer):
-    """Completes views after FROM and JOIN, columns after the name or alias of a view and a dot, and keywords.
+    """Complete views after FROM and JOIN, columns after a view's name or alias and a dot, and elsewhere any of them.
 
-    Columns of the views that the text names come first; where it names none, those of all views.
+    Elsewhere it offers columns first, then views and keywords. The columns are those of the views that the text names,
+    or those of all views if it names none.
     """
 
     def __init__(self, views: Sequence[View]) -> None:
@@ -49,7 +50,7 @@ class SqlCompleter(Completer):
         self._keywords = [name for (name,) in rows]
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-        """What may stand at the cursor."""
+        """Yield the completions at the cursor."""
         before = document.text_before_cursor
         word = _WORD.search(before)
         written = word.group() if word else ""
@@ -80,13 +81,13 @@ class SqlCompleter(Completer):
         ]
 
     def _aliases(self, text: str) -> dict[str, str]:
-        """Views by the names that the text gives them."""
+        """The view's name for each alias in the text."""
         found = re.findall(rf"\b({'|'.join(self._views)})\s+(?:as\s+)?(\w+)", text, re.IGNORECASE)
         return {alias.lower(): view.lower() for view, alias in found}
 
 
 def is_complete(text: str) -> bool:
-    """Whether Enter ends the input: a command of the prompt, or a statement with its semicolon.
+    """Whether Enter ends the input: it is empty, a command of the prompt, or a statement that ends with a semicolon.
 
     >>> is_complete("SELECT 1"), is_complete("SELECT 1;"), is_complete("SELECT ';"), is_complete("exit")
     (False, True, False, True)
@@ -99,13 +100,14 @@ def is_complete(text: str) -> bool:
     try:
         split_statements(text)
     except QueryError as error:
-        # A semicolon within quotes or a comment ends nothing; any other error is for the user to see.
+        # A semicolon within quotes or a comment does not end the statement. Other errors end the input, so that
+        # running it shows them to the user.
         return "unterminated" not in str(error)
     return True
 
 
 def history_file() -> Path:
-    """Where the prompt's history is kept, by the XDG rule for a user's state."""
+    """The file with the prompt's history, in the user's state folder by the XDG rule."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "diva" / "sql_history"
 
@@ -115,17 +117,17 @@ def _history() -> History:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch(mode=0o600)
-    except OSError:  # a home that cannot be written to: the prompt works, and forgets
+    except OSError:  # the folder cannot be written: the prompt works without saving its history
         return InMemoryHistory()
     return FileHistory(str(file))
 
 
 def run_prompt(views: Sequence[View], run: Callable[[str], None]) -> None:
-    """Read statements until the end of the input, and run each; an error is one line, and the prompt stays.
+    """Read statements and run each, until the end of the input. An error is printed as one line, and reading goes on.
 
     Args:
-        views: for completion and `.schema`.
-        run: prints the result of a statement; may raise DivaError, or KeyboardInterrupt to end a query.
+        views: the views, for completion and `.schema`.
+        run: prints the result of a statement. It may raise DivaError, or KeyboardInterrupt if a query is stopped.
     """
     session: PromptSession[str] = PromptSession(
         "diva> ",
@@ -161,7 +163,17 @@ def run_prompt(views: Sequence[View], run: Callable[[str], None]) -> None:
 
 
 def _do(name: str, argument: str | None, views: Sequence[View], run: Callable[[str], None]) -> None:
-    """Run a command of the prompt other than `quit`."""
+    """Run a command of the prompt other than `quit` and `exit`.
+
+    Args:
+        name: name of the command.
+        argument: its argument; None without one.
+        views: the views, for `schema`.
+        run: prints the result of a query.
+
+    Raises:
+        QueryError: there is no such command, view or example.
+    """
     if name == "schema":
         click.echo(schema_text(views, argument))
     elif name == "examples" and argument:
@@ -175,7 +187,11 @@ def _do(name: str, argument: str | None, views: Sequence[View], run: Callable[[s
 
 
 def schema_text(views: Sequence[View], only: str | None = None) -> str:
-    """Views and columns with types and descriptions; where one view is named, that one.
+    """The views and their columns, with types and descriptions, as text.
+
+    Args:
+        views: the views.
+        only: name of the one view to describe; None: all.
 
     Raises:
         QueryError: there is no such view.
@@ -193,7 +209,7 @@ def schema_text(views: Sequence[View], only: str | None = None) -> str:
 
 
 def examples_text() -> str:
-    """The named queries, numbered."""
+    """The named queries as text, with numbers from 1."""
     return "\n\n".join(
         f"-- {number}. {query.title} [{name}]\n{query.sql}"
         for number, (name, query) in enumerate(queries().items(), 1)
@@ -201,7 +217,10 @@ def examples_text() -> str:
 
 
 def example(name: str) -> str:
-    """The named query of that name or number.
+    """The SQL of a named query.
+
+    Args:
+        name: name of the query, or its number from 1.
 
     Raises:
         QueryError: there is no such query.

@@ -1,4 +1,4 @@
-"""`diva remove`: hide a training run's rows, and drop them with the next compaction."""
+"""`diva remove`: hide the rows of a training run. The next compaction deletes them."""
 
 from __future__ import annotations
 

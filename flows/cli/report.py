@@ -1,4 +1,4 @@
-"""`diva report`: a store on one page."""
+"""`diva report`: report the state of a store, in the terminal or as an HTML page."""
 
 from __future__ import annotations
 

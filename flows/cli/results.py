@@ -1,4 +1,4 @@
-"""What verbs say at their end."""
+"""The messages with results that verbs print at their end."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from diva_grpo.pipeline.teacher.meter import Meter
 
 WHY_SHORT = "select * from shortages where accepted < wanted"
-"""The query for problems that have too few variants of a kind."""
+"""SQL for the problems that have too few accepted variants of a kind."""
 
 
 def counted(counts: Mapping[str, int]) -> str:
-    """Counts by name, in one line.
+    """Format counts by name as one line, without zeros.
 
     >>> counted({"rejected": 1, "accepted": 3})
     '3 accepted, 1 rejected'
@@ -28,17 +28,20 @@ def counted(counts: Mapping[str, int]) -> str:
 
 
 def show_stages(stages: Mapping[str, Mapping[str, int]]) -> None:
-    """Print what came of each stage, a line each."""
+    """Print the counts of each stage, one line per stage."""
     for stage, counts in stages.items():
         click.echo(f"{stage}: {counted(counts)}")
 
 
 def _passed_over(store: VariantStore, *, written: bool) -> str:
-    """What a run that had nothing to do has passed over, and why; empty where that is nothing.
+    """The end of a message about a run that had nothing to do: earlier failures that it did not retry, with reasons.
+
+    The text is empty if there are no such failures.
 
     Args:
-        store: of the run.
-        written: count texts that got no verdict (of `verify`), else requests for texts that failed (of `generate`).
+        store: the store of the run.
+        written: True counts written variants without a verdict (for `verify`); False counts failed requests for
+            variants (for `generate`).
     """
     types = "network|timeout|http_\\d+|refusal|length|no_answer|parse|schema"
     rows = store.query(
@@ -54,16 +57,17 @@ def _passed_over(store: VariantStore, *, written: bool) -> str:
 
 
 def show_variants(store: VariantStore, counts: Mapping[str, int], meter: Meter, *, written: bool) -> None:
-    """Print what came of the variants of a verb.
+    """Print the counts of the variants that a verb worked on.
 
     Args:
-        store: of the run.
+        store: the store of the run.
         counts: variants by status.
-        meter: of the run.
-        written: whether the verb works on texts that are there already (`verify`).
+        meter: the run's meter.
+        written: whether the verb works on variants that are already written (`verify`).
 
     Raises:
-        TeacherError: not one variant got through, or requests failed, so that a script stops here.
+        TeacherError: all variants failed, or requests failed because of credit, key, model or network. A script that
+            calls the verb then stops.
     """
     click.echo(f"variants: {counted(counts)}{'' if counts else _passed_over(store, written=written)}")
     if set(counts) == {Status.FAILED}:

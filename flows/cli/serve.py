@@ -1,4 +1,4 @@
-"""`diva serve`: flows that run by themselves."""
+"""`diva serve`: run flows on schedules."""
 
 from __future__ import annotations
 
@@ -60,7 +60,15 @@ def serve(file: Path, only: tuple[str, ...], pause: bool, resume: bool, port: in
 
 
 def _rescheduled(served: ServedFlow, schedule: dict[str, str | None]) -> ServedFlow:
-    """A deployment with the schedule of the command, where it has one."""
+    """Replace a deployment's schedule by the one of the command line, if one is given.
+
+    Args:
+        served: the deployment.
+        schedule: the options `cron` and `interval`; None: not given.
+
+    Raises:
+        ConfigError: the schedule is invalid.
+    """
     given = {name: value for name, value in schedule.items() if value is not None}
     if not given:
         return served

@@ -1,4 +1,4 @@
-"""`diva sql`: read a store by SELECT."""
+"""`diva sql`: query a store with SELECT statements."""
 
 from __future__ import annotations
 
@@ -121,10 +121,10 @@ def sql(
 
 
 def _text_of(file: Path | None) -> str:
-    """The text of a file, or of standard input.
+    """Read the text of a file; None reads standard input.
 
     Raises:
-        QueryError: it is not UTF-8 or cannot be read.
+        QueryError: the text is not UTF-8 or cannot be read.
     """
     try:
         content = sys.stdin.buffer.read() if file is None else file.read_bytes()

@@ -1,4 +1,4 @@
-"""`diva status`: what a store holds, and how far its runs are."""
+"""`diva status`: show the contents of a store and the progress of its runs."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def status(store_dir: Path) -> None:
 
 
 def _progress(run: UnendedRun) -> str:
-    """How far a run is, or was when it died."""
+    """The progress of a run, or its last progress if it was killed."""
     from diva_grpo.pipeline.teacher.meter import state_line
 
     return f"{run.run_id}: {state_line(run.state) if run.state else 'no figures'}"

@@ -1,4 +1,4 @@
-"""`diva top-up`: variants where a training run is short of them."""
+"""`diva top-up`: request variants for problems of a training run that have a shortage."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def top_up(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
     from diva_grpo.pipeline.teacher.wire.live import endpoint_url
 
     config = _config(store_dir, no_labels, values)
-    # What is wrong here is one line; within the flow it would be a log with a traceback.
+    # Checked here, so that an error is one line. Within the flow it would be a log with a traceback.
     endpoint_url(config.teacher)
     store = VariantStore(store_dir)
     Spending.of(config).session(store, None, config.teacher, config.solver)

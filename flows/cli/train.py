@@ -26,7 +26,7 @@ _OFTEN = (
     "save_steps",
     "seed",
 )
-"""The arguments of TRL and transformers that most runs set."""
+"""Arguments of TRL and transformers that most runs set. `--help` shows them."""
 
 SELDOM = (
     "min_pixels",
@@ -37,14 +37,14 @@ SELDOM = (
     "store_flush_steps",
     "log_rollouts_mb",
 )
-"""Our own that few runs set; `--help-all` has them."""
+"""Arguments of this project that few runs set. Only `--help-all` shows them."""
 
 
 class _TrainCommand(click.Command):
-    """A command whose options are those of dataclasses, which its body parses in TRL's manner."""
+    """A command whose options are fields of dataclasses. The command's function parses them with TRL's parser."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write our options and TRL's that most runs set."""
+        """Write the options of this project, and those of TRL that most runs set."""
         every = known()
         with formatter.section("Options"):
             formatter.write_dl(
@@ -66,7 +66,7 @@ def _write(formatter: click.HelpFormatter, title: str, arguments: Iterable[Argum
 
 
 def _short(text: str) -> str:
-    """The first sentence of a help."""
+    """The first sentence of a help text."""
     return text.partition(". ")[0].rstrip(".") + "."
 
 

@@ -1,4 +1,4 @@
-"""`diva verify`: check every candidate."""
+"""`diva verify`: check every candidate, and accept or reject it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`diva watch`: the page of a store while a run is at work."""
+"""`diva watch`: serve the page of a store during a run."""
 
 from __future__ import annotations
 

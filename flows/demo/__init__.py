@@ -1,1 +1,1 @@
-"""The demo: the whole loop without an endpoint, with its scripted teacher and toy models."""
+"""The demo: the whole loop, from curation to training, without an endpoint, with a scripted teacher and toy models."""

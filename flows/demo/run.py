@@ -1,4 +1,4 @@
-"""The demo: the whole loop on the project's own problems, without an endpoint or a network."""
+"""The demo: the whole loop, from ingestion to evaluation, on the project's own problems, without a network."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from diva_grpo.schemas.records import Kind, utc_now
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much the demo does.
+    """The size of a demo run.
 
     Attributes:
-        sums: problems that are curated and trained on.
-        words: word problems that are curated.
-        figures: image problems that are curated.
+        sums: number of sums, which are curated and trained on.
+        words: number of word problems, which are curated.
+        figures: number of image problems, which are curated and used for the vision-language model.
         steps: training steps.
-        vision_steps: training steps of the tiny vision-language model, on the figures.
-        label_samples: the policy's answers to each question.
+        vision_steps: training steps of the tiny vision-language model.
+        label_samples: the policy's answers to each question, for labels.
         test_samples: answers to each held-out problem.
     """
 
@@ -48,7 +48,7 @@ class Size:
 FULL = Size(sums=128, words=60, figures=24, steps=200, vision_steps=30, label_samples=8, test_samples=4)
 SHORT = Size(sums=48, words=10, figures=10, steps=16, vision_steps=8, label_samples=4, test_samples=2)
 
-# Sums of six to eight terms: five steps or more.
+# Sums of at least six terms, whose solutions have five steps or more.
 _LONG_SUMS = "source = 'sums_train' AND len(solution_steps) >= 5"
 _SUMS = ColumnMapping(id="id", problem="problem", answer="answer", solution="steps")
 _FIGURES = PRESETS["sharevl"].model_copy(update={"name": None, "solution": "steps"})
@@ -59,7 +59,11 @@ def _say(text: str) -> None:
 
 
 def _ingest_all(store: VariantStore, data: Path) -> None:
-    """The project's own problems, each in the format that users bring."""
+    """Ingest the project's own problems, from files in formats that users also have.
+
+    Raises:
+        ConfigError: a file is missing.
+    """
     sources = (
         ("word_problems.jsonl", PRESETS["gsm8k"], "word_problems", "train"),
         ("figures.jsonl", _FIGURES, "figures", "train"),
@@ -76,7 +80,7 @@ def _ingest_all(store: VariantStore, data: Path) -> None:
 
 
 def _chosen(store: VariantStore, size: Size) -> str:
-    """The condition for the problems that the demo curates."""
+    """The SQL condition for the problems that the demo curates."""
     parts = (
         (_LONG_SUMS, size.sums),
         ("source = 'word_problems'", size.words),
@@ -87,8 +91,8 @@ def _chosen(store: VariantStore, size: Size) -> str:
 
 
 def _curate(store: VariantStore, condition: str) -> None:
-    """The flow `curate` against the scripted teacher, a real server on loopback."""
-    # Prefect's own lines would drown the demo's; `diva curate` shows them.
+    """Run the flow `curate` with the scripted teacher, which is a real server on loopback."""
+    # Prefect's log would hide the demo's own lines. `diva curate` shows it.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
     from diva_grpo.flows.runs.curate import curate
     from diva_grpo.flows.runs.server import prefect_api
@@ -108,12 +112,15 @@ def _curate(store: VariantStore, condition: str) -> None:
 
 
 def run_demo(data_dir: Path | None, store_dir: Path | None, *, short: bool) -> str:
-    """Ingest, curate, label by the policy, train, evaluate; returns the closing screen.
+    """Run the demo: ingest, curate, label with the policy, train and evaluate.
 
     Args:
-        data_dir: problems, models and settings; default the package's own.
-        store_dir: default a new folder in `runs/`.
-        short: a small run.
+        data_dir: folder with problems, models and settings; default the package's own.
+        store_dir: folder of the store; default a new folder in `runs/`.
+        short: True uses fewer problems and steps.
+
+    Returns:
+        The text of the results, see `render_screen`.
 
     Raises:
         ConfigError: a file of the data folder is missing.

@@ -1,4 +1,4 @@
-"""The one screen at the end of the demo: what was made, what it cost, what was learnt."""
+"""The screen of results at the end of the demo: variants, costs and what the policy learnt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _table(found: list[dict[str, Any]]) -> str:
 
 
 def _histogram(store: VariantStore, run_id: str) -> str:
-    """Problems by live difficulty, before their first visit and after the last."""
+    """Bars with the number of problems at each level of live difficulty, before the first and after the last visit."""
     rows = store.query(
         """
         WITH visited AS (
@@ -44,7 +44,7 @@ def _histogram(store: VariantStore, run_id: str) -> str:
 
 
 def _without_signal(store: VariantStore, run_id: str) -> tuple[float, float]:
-    """Share of groups whose rewards are all equal: slot 0 alone, and whole problems with their variants."""
+    """Two shares of silent groups: among the groups of originals (slot 0), and among global groups, with variants."""
     [shares] = store.query(
         """
         WITH original AS (
@@ -82,13 +82,13 @@ def render_screen(
     """The screen as text.
 
     Args:
-        store: of the demo.
-        run_id: of its training run.
-        before: accuracy of the warm-started model.
-        after: accuracy of the trained one.
+        store: the demo's store.
+        run_id: id of the training run.
+        before: score of the model before the training.
+        after: score of the trained model.
         store_dir: the store's folder, as a user would type it.
-        vision: the run with images.
-        page: of the store and the training run.
+        vision: the training run with images.
+        page: file of the page about the store and the training run.
     """
     variants, reasons = _table(answer(store, "variants")), _table(answer(store, "reasons")[:_MOST_REASONS])
     calls = answer(store, "calls")

@@ -1,8 +1,8 @@
 """The scripted teacher: a real OpenAI-compatible server on loopback that needs no language model.
 
-It answers `/v1/chat/completions` from the problems' own solutions and from wording templates, and is wrong
-a set share of the time, so that verification has something to catch. It reads what is asked of it from the
-messages alone, as any endpoint must; where a problem has no worked solution it refuses and says so.
+It answers `/v1/chat/completions` from the problems' own solutions and from wording templates. A set share of its
+answers is wrong, so that verification has something to reject. Like any endpoint, it recognises the task and the
+problem only from the messages. If a problem has no worked solution, it refuses and says so.
 
     diva teacher --store DIR --port 8710
 """
@@ -48,7 +48,7 @@ class _Part(BaseModel):
 
 
 class Message(BaseModel):
-    """A message of a conversation, as the protocol has it."""
+    """A message of a conversation, in OpenAI's format."""
 
     role: str
     content: str | list[_Part] | None = None
@@ -62,7 +62,7 @@ class Message(BaseModel):
 
 
 class _Body(BaseModel):
-    """What is read of a request."""
+    """The fields of a request that the server reads."""
 
     model: str = Field(min_length=1)
     messages: list[Message] = Field(min_length=1)
@@ -70,24 +70,29 @@ class _Body(BaseModel):
 
 
 class _RefusalError(Exception):
-    """The teacher declines; its text goes into the answer's `refusal`."""
+    """The teacher refuses to answer. The error's text becomes the `refusal` of the reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A text that the teacher recognises: which problem it is of, and whether it was altered by mistake."""
+    """What the teacher knows about a text that it recognises.
+
+    Attributes:
+        problem: the problem that the text belongs to.
+        altered: whether a deliberate slip changed a number of the text, so that its answer differs.
+    """
 
     problem: Problem
     altered: bool
 
 
 def _altered(text: str) -> str:
-    """The text with its first number raised by one: a wording that asks for something else."""
+    """The text with its first number increased by one, so that it asks for something else."""
     return _NUMBER.sub(lambda match: str(int(match.group()) + 1), text, count=1)
 
 
 def _wrong(answer: str) -> str:
-    """Another answer than the right one."""
+    """A wrong answer, made from the right one."""
     if answer in "ABCDEFGH" and len(answer) == 1:
         return "B" if answer == "A" else "A"
     return _altered(answer) if _NUMBER.search(answer) else f"not {answer}"
@@ -98,12 +103,12 @@ def _key(text: str) -> str:
 
 
 class ScriptedTeacher:
-    """What to answer, without the protocol around it.
+    """The answers of the scripted teacher, without the HTTP protocol.
 
     Args:
         problems: the problems that it knows, with their solutions.
-        wrong_share: chance of a slip in each answer, 0 to 1.
-        seed: makes the slips; the same request gets the same answer.
+        wrong_share: probability that an answer has a slip, 0 to 1. A slip makes the answer wrong.
+        seed: seed of the slips. The same request gets the same answer.
     """
 
     def __init__(self, problems: Sequence[Problem], *, wrong_share: float = 0.1, seed: int = 0) -> None:
@@ -117,7 +122,7 @@ class ScriptedTeacher:
         ]
         for problem, text in texts:
             self._learn(text, _Known(problem, altered=False))
-        # After all that is right: a slip in one problem may well be another problem.
+        # Altered texts are added last, since the altered text of one problem may be the right text of another.
         for problem, text in texts:
             self._learn(_altered(text), _Known(problem, altered=True))
 
@@ -128,8 +133,12 @@ class ScriptedTeacher:
     def answer(self, messages: Sequence[Message], sample: int) -> str:
         """The content of the reply to a conversation.
 
+        Args:
+            messages: the conversation.
+            sample: number of the answer; another number gives other slips.
+
         Raises:
-            _RefusalError: no such task, no such problem, or no solution for it.
+            _RefusalError: the task or the problem is unknown, or the problem has no solution.
         """
         system, user = _text_of(messages, "system"), _text_of(messages, "user")
         task = self._tasks.get(system)
@@ -183,24 +192,24 @@ def _harder(text: str, aspects: Sequence[Aspect]) -> list[str]:
 
 
 def _new_rewordings(problem: Problem, user: str) -> list[str]:
-    """As many rewordings as asked for, those that exist already only where there are no others."""
+    """As many rewordings as the message requests. Those that it lists as existing are used only if no others remain."""
     [(_, existing)], [count] = _EXISTING.findall(user), _COUNT.findall(user)
     return sorted(rewordings(problem.text), key=lambda text: text in existing)[: int(count)]
 
 
 def _slipped(texts: list[str], rng: random.Random, slip: bool) -> list[str]:
-    """The texts, one of them altered where there is a slip."""
+    """The texts; if `slip`, a random one of them is altered."""
     place = rng.randrange(len(texts)) if slip else -1
     return [_altered(text) if i == place else text for i, text in enumerate(texts)]
 
 
 def _text_of(messages: Sequence[Message], role: str) -> str:
-    """The text of the last message of a role."""
+    """The text of the last message with a role; empty if there is none."""
     return next((message.text for message in reversed(messages) if message.role == role), "")
 
 
 def _tokens(text: str) -> int:
-    """About how many tokens a text has: four characters each."""
+    """The approximate number of tokens of a text, with four characters per token."""
     return max(1, len(text) // 4)
 
 
@@ -210,12 +219,12 @@ def _error(status: int, message: str, headers: dict[str, str] | None = None) -> 
 
 
 def create_app(teacher: ScriptedTeacher, *, error_share: float = 0.0, seed: int = 0) -> FastAPI:
-    """The HTTP server.
+    """Create the HTTP application of a scripted teacher.
 
     Args:
-        teacher: what it answers.
-        error_share: chance of a 429 or a 503 in the place of an answer, to try a client's patience.
-        seed: makes these errors.
+        teacher: gives the answers.
+        error_share: probability that a request gets status 429 or 503 instead of an answer, to test a client's retries.
+        seed: seed of these errors.
     """
     app = FastAPI(title=MODEL, docs_url=None, redoc_url=None, openapi_url=None)
     luck = random.Random(seed)
@@ -260,17 +269,19 @@ def create_app(teacher: ScriptedTeacher, *, error_share: float = 0.0, seed: int 
 
 @contextmanager
 def serve(app: FastAPI, port: int = 0) -> Iterator[str]:
-    """Serve on loopback in a thread while the context is open; yields the base URL. Pages of elsewhere are refused.
+    """Serve an application on loopback in a thread while the context is open, and yield its base URL.
+
+    Requests from web pages of another origin are refused.
 
     Args:
-        app: from `create_app`.
-        port: 0 takes a free one.
+        app: the application, from `create_app`.
+        port: the port to listen on; 0 chooses a free port.
 
     Raises:
         OSError: the port is taken.
     """
     listener = socket.create_server(("127.0.0.1", port))
-    # asyncio does it only for sockets of an explicit protocol; without it each answer waits for 40 ms.
+    # asyncio sets this option only for sockets that name their protocol. Without it each answer is delayed by 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = uvicorn.Server(
         uvicorn.Config(guarded(app), log_level="warning", lifespan="off", access_log=False)

@@ -1,7 +1,7 @@
 """Chained sums of two-digit terms: their text, worked steps and answer.
 
-Shared by ``make_problems.py``, which writes the training and test problems, and ``make_demo_model.py``, which
-warms a model up on others.
+Two scripts use this module: ``make_problems.py`` writes the training and test problems, and ``make_demo_model.py``
+trains the demo's model on other sums.
 """
 
 import itertools
@@ -24,7 +24,7 @@ class ChainedSum:
 
     @classmethod
     def draw(cls, rng: random.Random, length: int) -> "ChainedSum":
-        """Draw a sum of ``length`` two-digit terms with random signs, none of whose totals is negative."""
+        """Draw a random sum of ``length`` two-digit terms. The signs are random, but no total is negative."""
         while True:
             first, *rest = (rng.randint(10, 99) for _ in range(length))
             drawn = cls((first, *(rng.choice((1, -1)) * term for term in rest)))
@@ -53,7 +53,7 @@ class ChainedSum:
 
     @property
     def steps(self) -> list[str]:
-        """The worked solution, one operation a step: ``["12 + 34 = 46", "46 - 5 = 41"]``."""
+        """The worked solution, one operation per step: ``["12 + 34 = 46", "46 - 5 = 41"]``."""
         totals = self.totals
         return [
             f"{before}{_signed(term)} = {after}"

@@ -1,6 +1,7 @@
-"""Small Llamas of bytes and phrases, warmed up on worked exercises: of the demo, and of the convergence testbed.
+"""Small Llama models with tokens for bytes and phrases, pretrained on worked exercises.
 
-The prompt is a question and a line break, the answer its steps, one a line, and ``#### 41``.
+The demo and the convergence testbed use them. A prompt is a question and a line break. An answer has one step per
+line, and ends with a line such as ``#### 41``.
 """
 
 import itertools
@@ -14,9 +15,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 BATCH, LEARNING_RATE = 32, 3e-3
-POOL = 8  # batches drawn at once and sorted by length, which saves a third of the time in padding
+POOL = 8  # batches that are drawn together and sorted by length; less padding saves a third of the time
 
-_IGNORED = -100  # the label that the cross-entropy of transformers leaves out
+_IGNORED = -100  # the label of tokens that do not count in the loss of transformers
 
 
 class Example(NamedTuple):
@@ -27,13 +28,13 @@ class Example(NamedTuple):
 
 
 def build_tokenizer(phrases: Sequence[str], max_length: int) -> PreTrainedTokenizerBase:
-    """Build a tokenizer of the 256 bytes, each digit a token, and of phrases that are one token each.
+    """Build a tokenizer with one token for each of the 256 bytes (so one per digit) and one for each phrase.
 
-    Any text can be encoded and comes back as it was.
+    Any text can be encoded, and decoding gives the same text.
 
     Args:
-        phrases: In the order of their ids.
-        max_length: Tokens that the model reads.
+        phrases: The phrases, in the order of their ids.
+        max_length: Maximum number of tokens that the model reads.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={byte: number for number, byte in enumerate(alphabet)}, merges=[]))
@@ -51,7 +52,7 @@ def build_tokenizer(phrases: Sequence[str], max_length: int) -> PreTrainedTokeni
 
 
 def build_model(tokenizer: PreTrainedTokenizerBase, layers: int) -> LlamaForCausalLM:
-    """Build an untrained model: with two layers about 0.3 million parameters, with three 0.4."""
+    """Build an untrained model. It has about 0.3 million parameters with two layers, and 0.4 million with three."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=96,
@@ -67,13 +68,19 @@ def build_model(tokenizer: PreTrainedTokenizerBase, layers: int) -> LlamaForCaus
     model = LlamaForCausalLM(config)
     for parameter in model.parameters():
         if parameter.dim() == 2:
-            # With the usual 0.02 a model this narrow takes about twice as long to learn anything.
+            # With the usual 0.02, a model this narrow takes about twice as long until it starts to learn.
             torch.nn.init.normal_(parameter, std=0.08)
     return model
 
 
 def batches(examples: Iterator[Example], rng: random.Random, size: int = BATCH) -> Iterator[list[Example]]:
-    """Group examples into batches of about equal length each, in random order, without end."""
+    """Yield batches of examples of similar length, in random order, without end.
+
+    Args:
+        examples: Examples without end.
+        rng: Chooses the order.
+        size: Examples per batch.
+    """
     while True:
         pool = sorted(itertools.islice(examples, POOL * size), key=lambda example: len("".join(example)))
         starts = list(range(0, len(pool), size))
@@ -110,16 +117,18 @@ def train(
     name: str,
     learning_rate: float = LEARNING_RATE,
 ) -> None:
-    """Train a model in place with AdamW, the learning rate rising at first and falling to 0 in the last quarter.
+    """Train a model in place with AdamW.
+
+    The learning rate rises linearly at first, then stays constant, and falls to 0 in the last quarter of the steps.
 
     Args:
         model: The model.
         tokenizer: Its tokenizer.
         drawn: Batches without end.
-        steps: Batches that it is trained on.
-        ramp: Steps in which the learning rate rises.
-        name: Of the model, where progress is printed.
-        learning_rate: After the rise.
+        steps: Number of training steps, with one batch each.
+        ramp: Number of steps in which the learning rate rises.
+        name: Name of the model, for the printed progress.
+        learning_rate: Learning rate after the rise.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(

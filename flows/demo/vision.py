@@ -1,7 +1,7 @@
-"""The demo's stage with images: a tiny vision-language model, built here from its configuration, is trained on figures.
+"""The demo's stage with images: it builds a tiny random vision-language model and trains it on figures.
 
-It is too small to solve any of them. What it shows is the path: problems with images and their perturbed variants
-from the store, through processor, generation and loss.
+The model is too small to solve any of them. The stage shows that the path works: problems with images, and their
+perturbed variants, go from the store through processor, generation and loss.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from diva_grpo.pipeline.store import VariantStore
 IMAGE_SIZE = 28
 PATCH_SIZE = 14
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE) ** 2
-"""Tokens that stand for one image."""
+"""Number of tokens for one image."""
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>"
@@ -40,7 +40,7 @@ CHAT_TEMPLATE = (
 
 
 def tiny_processor() -> Any:
-    """Byte-level tokens and four tokens an image; needs no torchvision."""
+    """Build a processor with byte-level tokens and four tokens per image. It does not need torchvision."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {sign: i for i, sign in enumerate(["<pad>", "</s>", "<image>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -66,7 +66,16 @@ def tiny_processor() -> Any:
 
 
 def tiny_vision_model(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
-    """A random LLaVA of some ten thousand parameters with its processor, where `from_pretrained` finds it."""
+    """Save an untrained LLaVA and its processor in a folder that `from_pretrained` can load.
+
+    Args:
+        folder: the folder.
+        seed: seed of the random parameters.
+        dtype: type of the parameters.
+
+    Returns:
+        The folder.
+    """
     processor = tiny_processor()
     heads: dict[str, Any] = {
         "num_hidden_layers": 2,
@@ -83,7 +92,7 @@ def tiny_vision_model(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch
         num_key_value_heads=2,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
-        initializer_range=0.5,  # large, so that what is seen changes what is said
+        initializer_range=0.5,  # large, so that the image changes the output
     )
     torch.manual_seed(seed)
     config = LlavaConfig(
@@ -101,21 +110,21 @@ def tiny_vision_model(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch
 
 
 def digits_reward(completions: Sequence[Any], **columns: Any) -> list[float]:
-    """Share of an answer's characters that are digits: what a random model can learn in a few steps."""
+    """The share of digits among the characters of each completion. A random model can learn this in a few steps."""
     texts = [c if isinstance(c, str) else c[-1]["content"] or "" for c in completions]
     return [sum(sign.isdecimal() for sign in text) / max(1, len(text)) for text in texts]
 
 
 @dataclass(frozen=True, slots=True)
 class VisionRun:
-    """What the stage did.
+    """The figures of the training run with images.
 
     Attributes:
-        run_id: under which its rollouts are.
-        steps: optimizer steps.
-        parameters: of the model.
-        problems: with images, that were trained on.
-        by_kind: rollouts by kind of prompt.
+        run_id: id of the training run.
+        steps: number of optimizer steps.
+        parameters: number of the model's parameters.
+        problems: number of problems that were trained on.
+        by_kind: rollouts by the kind of their prompt (`original` or the variant's kind).
         digits: share of digits in the answers, in the first and in the last quarter of the steps.
     """
 
@@ -131,10 +140,10 @@ def train_on_figures(store: VariantStore, config: Path, condition: str, steps: i
     """Build the model and train it on the figures of a store.
 
     Args:
-        store: with figures and their variants.
-        config: the training configuration, as YAML.
-        condition: of the problems, in SQL.
-        steps: optimizer steps.
+        store: the store with figures and their variants.
+        config: YAML file with the training configuration.
+        condition: SQL condition on `problems`.
+        steps: number of optimizer steps.
     """
     from diva_grpo.trainer.train import parse, train
 

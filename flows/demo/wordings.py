@@ -1,8 +1,8 @@
 """Rewordings and harder texts of a problem by template, without a language model.
 
-The project's scripted teacher answers with these, and the demo's model was warmed up on them
-(``data/scripts/make_demo_model.py``), so that a run without any network goes the same way as one with a real teacher.
-A template can neither change a number nor lose an image, so every text here keeps the original's answer.
+The scripted teacher answers with these texts, and the demo's model was pretrained on them
+(``data/scripts/make_demo_model.py``). A run without a network therefore takes the same path as one with a real teacher.
+A template can neither change a number nor remove an image, so every text here has the original's answer.
 
     >>> rewordings("What is 12 + 34 - 5?")[1]
     'Calculate 12 + 34 - 5.'
@@ -23,7 +23,7 @@ ARITHMETIC_FRAMES = (
     "What number does {expression} give?",
     "Compute {expression}.",
 )
-"""Ways to ask for the value of an expression; the sixth takes the place of one that the original uses."""
+"""Ways to ask for the value of an expression. Five are used; the sixth replaces one that the original already uses."""
 
 ARITHMETIC_STORIES = (
     "Noor keeps the books of a village shop. Tonight the page reads {expression}, and she writes the result "
@@ -61,7 +61,14 @@ _STORIES = (
 
 
 class _Template(NamedTuple):
-    """A wording of a whole problem, and what the problem must have for it to apply."""
+    """A wording of a whole problem, and the conditions under which it applies.
+
+    Attributes:
+        wording: the template, with the fields ``text``, ``body`` and ``question``.
+        needs_body: whether the problem must have text before its question.
+        moves_question: whether the template moves the question to another place, which is not possible if the question
+            has an image placeholder.
+    """
 
     wording: str
     needs_body: bool = False
@@ -79,7 +86,7 @@ _TEMPLATES = (
     _Template("The problem to solve is this: {text}"),
 )
 
-# A line break ends a sentence too: problems put images and options on lines of their own.
+# A line break also ends a sentence, since problems put images and options on separate lines.
 _BOUNDARY = re.compile(r"[.!?][\"'”’)\]]*\s+|\s*\n\s*")
 _ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|No|Fig|vs|approx|e\.g|i\.e|a\.m|p\.m)|\b[A-Z])\.\s+\Z")
 _ARITHMETIC = re.compile(
@@ -94,16 +101,16 @@ _OPERATION = re.compile(r"[\d)]\s*[+\-−*/×÷]\s*[-(]*\d")
 def rewordings(text: str) -> list[str]:
     """Return five rewordings of a problem that ask for the same answer.
 
-    Bare arithmetic ("What is 12 + 34 - 5?") is asked for in other words; any other problem has its question
-    moved, or is introduced differently. The question is never moved across an image placeholder, since the
-    order of placeholders says which image is which.
+    A problem of bare arithmetic ("What is 12 + 34 - 5?") is put in other words. For any other problem, the question
+    is moved, or an introduction is added. A question with an image placeholder is never moved, because the order of
+    placeholders determines which image each one means.
 
     Args:
         text: The problem's text, with image placeholders such as ``<image>`` or ``<image1>`` in place.
 
     Returns:
-        Five texts, different from each other and from ``text``, each with the numbers and placeholders of
-        ``text`` and no others; the same five at every call.
+        Five texts that differ from each other and from ``text``. Each has exactly the numbers and placeholders of
+        ``text``. Every call returns the same five.
 
     Raises:
         ValueError: If ``text`` is blank.
@@ -131,8 +138,8 @@ def harder(text: str) -> list[str]:
         text: The problem's text, with image placeholders in place.
 
     Returns:
-        Two texts with the answer of ``text``, different from each other and from ``text``; the same two at
-        every call. The first has one number more than ``text``, the second the same numbers.
+        Two texts with the answer of ``text``, which differ from each other and from ``text``. The first has one number
+        more than ``text``, the second has the same numbers. Every call returns the same two.
 
     Raises:
         ValueError: If ``text`` is blank.
@@ -141,11 +148,11 @@ def harder(text: str) -> list[str]:
 
 
 def harder_in(text: str, aspect: Aspect) -> str:
-    """Return the text that is harder in one way, with the answer of ``text``; the same one at every call.
+    """Return a text that is harder in one aspect and has the answer of ``text``. Every call returns the same text.
 
     Args:
         text: The problem's text, with image placeholders in place.
-        aspect: What makes it harder.
+        aspect: What makes the text harder.
 
     Raises:
         ValueError: If ``text`` is blank.
@@ -163,16 +170,16 @@ def harder_in(text: str, aspect: Aspect) -> str:
 
 
 def split_question(text: str) -> tuple[str, str]:
-    """Split a problem into what it tells and what it asks.
+    """Split a problem into its facts and its question.
 
-    The question is the last sentence with a question mark and all that follows it (answer options, say);
-    without a question mark it is the last sentence.
+    The question is the last sentence with a question mark and everything after it, such as answer options. Without a
+    question mark, the question is the last sentence.
 
     Args:
         text: The problem's text.
 
     Returns:
-        ``(body, question)``; the body is empty where the problem is a single sentence.
+        ``(body, question)``; the body is empty if the problem is a single sentence.
     """
     text = text.strip()
     boundaries = _BOUNDARY.finditer(text)
@@ -187,7 +194,7 @@ def split_question(text: str) -> tuple[str, str]:
 
 
 def _arithmetic_expression(text: str) -> str | None:
-    """Return the expression of a problem that is nothing but bare arithmetic, else None."""
+    """Return the expression of a problem of bare arithmetic; None for any other problem."""
     match = _ARITHMETIC.fullmatch(text)
     if match is None or not _OPERATION.search(match["expression"]):
         return None
@@ -195,7 +202,7 @@ def _arithmetic_expression(text: str) -> str | None:
 
 
 def _choice(options: tuple[str, ...], text: str) -> str:
-    """Choose by a hash of the text, so that the choice is the same in every process."""
+    """Choose an option by a hash of the text, so that the choice is the same in every process."""
     return options[crc32(text.encode("utf-8", "surrogatepass")) % len(options)]
 
 

@@ -1,1 +1,1 @@
-"""Pages and artifacts for people: problems beside their variants, plots, Prefect's artifacts."""
+"""Pages and artifacts for users: problems with their variants, plots, and the artifacts in Prefect's UI."""

@@ -1,7 +1,7 @@
-"""What a person sees of a store in Prefect's UI: pure functions from a store to artifacts, without Prefect.
+"""Artifacts about a store for Prefect's UI. The functions are pure and do not import Prefect.
 
-`flows.runs.hooks` sends them to a server. Both of Prefect's interfaces were tried in Chromium: a picture in a data
-URL shows in a markdown artifact, inline SVG and links to files do not.
+`flows.runs.hooks` sends the artifacts to a server. Both of Prefect's interfaces were tried in Chromium: a markdown
+artifact shows a picture in a data URL, but neither inline SVG nor links to files.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from diva_grpo.pipeline.store.queries import answer
 Rows = list[dict[str, Any]]
 
 EXAMPLE_CHARACTERS = 160
-"""Longest example of a reason."""
+"""Maximum characters of an example of a reason."""
 
 MOST_DECISIONS = 100
-"""Rows of the table of decisions, those furthest from what was wanted."""
+"""Maximum rows of the table of decisions. Those furthest from the wanted offset are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """One thing to show.
+    """The content of one artifact.
 
     Attributes:
-        name: last part of its key, such as `counts`.
-        content: rows of a table, or markdown.
-        description: one line above it.
+        name: last part of the artifact's key, such as `counts`.
+        content: the rows of a table, or markdown text.
+        description: one line of text, shown above the content.
     """
 
     name: str
@@ -48,17 +48,17 @@ def artifact_key(store_name: str, name: str) -> str:
 
     Args:
         store_name: last part of the store's path.
-        name: of the artifact.
+        name: name of the artifact.
     """
     return "-".join(re.findall("[a-z0-9]+", f"{store_name} {name}".lower()))
 
 
 def artifacts(store: VariantStore, since: datetime) -> list[Artifact]:
-    """All that a store and a run have to show, but for the page of problems; what would be empty is left out.
+    """All artifacts of a store and a run, except the page of problems. Artifacts without content are left out.
 
     Args:
         store: the store.
-        since: when the run began, UTC without an offset: what was called and decided since then counts as its own.
+        since: when the run began, in UTC, as a naive datetime. Calls and decisions since then are counted as the run's.
 
     Raises:
         StoreError: a part file is damaged.
@@ -71,23 +71,27 @@ def artifacts(store: VariantStore, since: datetime) -> list[Artifact]:
 
 
 def counts(store: VariantStore) -> Artifact:
-    """Variants by kind and status, with the share accepted of those decided."""
+    """Counts of variants by kind and status, and the accepted share of those that were accepted or rejected."""
     return Artifact(
         "counts", _answer(store, "variants"), "Variants by kind and status; the share is of those decided."
     )
 
 
 def reasons(store: VariantStore) -> Artifact:
-    """Why variants were not accepted, commonest first, with an example of each."""
+    """Reasons why variants were rejected or failed, the most frequent first, with an example of each."""
     table = [row | {"example": row["example"][:EXAMPLE_CHARACTERS]} for row in _answer(store, "reasons")]
     return Artifact("reasons", table, "Why variants were rejected or failed, with an example of each.")
 
 
 def cost(store: VariantStore, since: datetime) -> Artifact:
-    """What the endpoints were asked and paid, by purpose and model, and what of it since a run began.
+    """Requests and dollars by purpose and model, in total and since a run began.
 
-    Dollars are None where the model has no known price. Requests of other runs on the same store at the same time
-    count too: a call does not say which run made it.
+    Dollars are None if the model has no known price. A call does not record its run, so concurrent requests of other
+    runs on the same store are included.
+
+    Args:
+        store: the store.
+        since: when the run began, as for `artifacts`.
     """
     sql = "SELECT purpose, model, count(*), sum(cost_usd) FROM calls WHERE created_at >= ? GROUP BY ALL"
     own = store.query(sql, [since])
@@ -106,7 +110,14 @@ def cost(store: VariantStore, since: datetime) -> Artifact:
 
 
 def decisions(store: VariantStore, since: datetime) -> Artifact:
-    """What top-up runs asked for since a run began, those problems first that were furthest from the wanted offset."""
+    """Decisions of top-ups since a run began.
+
+    Problems without any offset come first, then those whose nearest offset is furthest from the wanted one.
+
+    Args:
+        store: the store.
+        since: when the run began, as for `artifacts`.
+    """
     sql = """
         SELECT problem_id AS problem, round(wanted_delta, 2) AS wanted, round(nearest_delta, 2) AS nearest,
                array_to_string(kinds, ', ') AS kinds, requested, made, accepted, outcome
@@ -127,7 +138,7 @@ def decisions(store: VariantStore, since: datetime) -> Artifact:
 
 
 def scores(store: VariantStore) -> Artifact:
-    """Accuracy of each evaluation, last begun first, with the standard error over problems."""
+    """Accuracy of each evaluation with its standard error over problems, the evaluation that began last first."""
     return Artifact(
         "scores",
         _answer(store, "scores"),
@@ -136,7 +147,7 @@ def scores(store: VariantStore) -> Artifact:
 
 
 def _answer(store: VariantStore, name: str) -> Rows:
-    """The rows of a named query, with headings for readers."""
+    """The rows of a named query. Underscores in column names are replaced by spaces."""
     return [{column.replace("_", " "): value for column, value in row.items()} for row in answer(store, name)]
 
 
@@ -144,7 +155,11 @@ def _answer(store: VariantStore, name: str) -> Rows:
 
 
 def difficulty(store: VariantStore) -> Artifact:
-    """Levels of problems and variants as measured, and of problems as they live in the latest training run."""
+    """A plot and a table of difficulty levels.
+
+    They show the measured difficulty of problems and of accepted variants, and the live difficulty of problems in the
+    latest training run. The content is empty if there is no difficulty.
+    """
     series = dict(_series(store))
     if not series:
         return Artifact("difficulty", "", "")
@@ -165,7 +180,7 @@ def _cell(text: str) -> str:
 
 
 def _series(store: VariantStore) -> Iterator[tuple[str, list[int]]]:
-    """Numbers of questions at each level, by name; what has none is left out."""
+    """Yield the name of each series and its number of questions at each of `LEVELS`. Empty series are left out."""
     levels = store.query(
         f"""
         WITH seen AS (
@@ -190,13 +205,14 @@ def _series(store: VariantStore) -> Iterator[tuple[str, list[int]]]:
 
 
 def page_link(page: Path, problems: int, url: str | None = None) -> Artifact:
-    """Where a page of `flows.pages.page` is.
+    """An artifact that says where a page of `flows.pages.page` is.
 
     Args:
         page: the file.
-        problems: that it shows.
-        url: at which the page's folder is served; without, the page is named for a browser's address bar, since
-            no browser follows a link from a server to a file, and Prefect's second interface removes it.
+        problems: number of problems on the page.
+        url: the URL at which the page's folder is served. If it is None, the artifact shows the file's URL as text to
+            paste, because browsers do not follow links from a server to a file, and Prefect's second interface
+            removes such links.
     """
     head = f"{problems} problems beside their variants, with images as the policy sees them"
     description = "One page, with a search and filters for kind and status."

@@ -1,4 +1,4 @@
-"""Values of a store as JSON for a page."""
+"""Convert values of a store to JSON for a page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON knows it: times are text, and what is not a number is null."""
+    """Convert a value to types that JSON has: NaN and infinities become None, times and other types become text."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -23,5 +23,5 @@ def plain(value: Any) -> Any:
 
 
 def as_json(value: Any) -> bytes:
-    """JSON in as few bytes as it can be."""
+    """Encode a value as compact JSON in UTF-8."""
     return json.dumps(plain(value), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

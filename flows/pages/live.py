@@ -1,6 +1,6 @@
-"""The page of a store while a run is at work: a server on loopback, whose page asks for what is new.
+"""Serve the page of a store during a run: a server on loopback, whose page requests new data.
 
-Nothing is computed while nobody looks, nor while the store has no new parts.
+Data are computed only when the page requests them and the store's parts have changed.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ from diva_grpo.schemas.exceptions import ConfigError, DivaError, ServerError
 from diva_grpo.schemas.records import RECORDS
 
 RENEW_S = 2.0
-"""Seconds between two computations of what the page shows, at least."""
+"""Minimum seconds between two computations of the page's data."""
 
 REST = 9.0
-"""Times as long as a computation takes that none follows: a training run is at work on the same machine."""
+"""After a computation that took T seconds, the next one starts at least `REST` * T seconds later.
+
+This leaves the machine to the training run, which may be on the same one.
+"""
 
 
 class Live:
-    """What the page shows, computed anew where the store has changed. Threads may share it.
+    """The page's data, computed again when the store has changed. It is safe to use from several threads.
 
     Args:
         store: the store.
-        run_ids: training runs, see `training_runs`; empty: always the last one.
+        run_ids: training runs, see `training_runs`; empty: the last one at each computation.
         renew_s: see `RENEW_S`.
         rest: see `REST`.
 
@@ -59,7 +62,10 @@ class Live:
         self._texts: dict[str, bytes] = {}
 
     def text(self, name: str) -> bytes:
-        """`summary` or `index` as JSON.
+        """The page's `summary` or `index` as JSON.
+
+        Args:
+            name: `summary` or `index`.
 
         Raises:
             StoreError: a part file is damaged.
@@ -76,7 +82,7 @@ class Live:
             return self._texts[name]
 
     def problem(self, problem_id: str) -> bytes:
-        """All that is known of a problem as JSON, as it is now.
+        """The present details of a problem as JSON, see `details`.
 
         Raises:
             ConfigError: there is no such problem.
@@ -86,7 +92,7 @@ class Live:
         return as_json(found)
 
     def page(self) -> bytes:
-        """The page, which fetches the rest."""
+        """The HTML page without data. The page fetches its data from this server."""
         return page_html(self._store).encode()
 
     def _state(self) -> str:
@@ -94,13 +100,13 @@ class Live:
 
 
 class LiveServer(ThreadingHTTPServer):
-    """Serves a `Live` on 127.0.0.1 to those who know its URL.
+    """Serve a `Live` on 127.0.0.1 to clients that know its URL.
 
-    Other users of the machine can reach the port, so that all paths begin with a secret.
+    Other users of the machine can reach the port, so all paths begin with a secret.
 
     Args:
-        live: what to serve.
-        port: 0 takes a free one.
+        live: the data to serve.
+        port: the port to listen on; 0 chooses a free port.
 
     Raises:
         ServerError: the port is taken.
@@ -118,7 +124,7 @@ class LiveServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Of the page."""
+        """The URL of the page."""
         return f"http://127.0.0.1:{self.server_port}{self.path}"
 
 
@@ -168,4 +174,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing of each request: the terminal belongs to the run."""
+        """Log nothing, so that requests do not fill the terminal."""

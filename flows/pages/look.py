@@ -1,4 +1,4 @@
-"""Problems beside all of their variants, with what was found of each: for the terminal and for pages."""
+"""Problems with all of their variants, deltas, labels and verdicts, for the terminal and for pages."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _MARKS = {Status.ACCEPTED: "✓", Status.REJECTED: "✗", Status.FAILED: "!", St
 
 @dataclass(frozen=True, slots=True)
 class LookedAt:
-    """A variant and what is known of it.
+    """A variant with its offsets, label and verdicts.
 
     Attributes:
-        variant: as recorded.
-        delta: in use, in levels.
-        delta_measured: by the store's label model, if it has labelled it.
-        label: by the store's label model.
-        verdicts: of the checks, in the order in which they were made.
+        variant: the variant's record.
+        delta: the offset in use, in levels; None if unknown.
+        delta_measured: the offset measured by the store's label model, in levels; None if not measured.
+        label: the label by the store's label model; None if there is none.
+        verdicts: the verdicts of the checks, in the order in which they were reached.
     """
 
     variant: Variant
@@ -39,7 +39,7 @@ class LookedAt:
 
     @property
     def title(self) -> str:
-        """Kind, with how much of the solution is given, or the aspect."""
+        """The kind, with the hint's share of steps (`think_step 2/5`) or the aspect (`harder: story`), if any."""
         kind = str(self.variant.kind)
         if self.variant.hint_steps is not None:
             return f"{kind} {self.variant.hint_steps}/{self.variant.hint_total}"
@@ -47,7 +47,7 @@ class LookedAt:
 
     @property
     def operations(self) -> str:
-        """What its recipe does, such as `rotate 0.30 (degrees -27)`; empty without one."""
+        """The operations of the variant's recipe, such as `rotate 0.30 (degrees -27)`; empty without a recipe."""
         if self.variant.recipe is None:
             return ""
         return ", ".join(
@@ -59,7 +59,7 @@ class LookedAt:
 
     @property
     def shown_delta(self) -> str:
-        """The delta in use with its sign, and what was measured."""
+        """The offsets as text, such as `delta +1.0, measured +0.8`."""
         if self.delta is None:
             return "delta unknown"
         measured = "" if self.delta_measured is None else f", measured {self.delta_measured:+.1f}"
@@ -68,7 +68,13 @@ class LookedAt:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """A problem, its label by the store's label model, and its variants by kind."""
+    """A problem with its label and variants.
+
+    Attributes:
+        problem: the problem's record.
+        label: the label by the store's label model; None if there is none.
+        variants: all variants, sorted by kind and number of hint steps.
+    """
 
     problem: Problem
     label: Label | None
@@ -82,16 +88,16 @@ def look(
     where: str | None = None,
     limit: int | None = None,
 ) -> list[Looked]:
-    """Problems with all of their variants.
+    """Read problems with all of their variants.
 
     Args:
         store: the store.
-        problem_ids: which, in this order; empty: those that the condition fits, by id.
+        problem_ids: ids of the problems, which are returned in this order; empty: all that match `where`, by id.
         where: an SQL condition on the columns of `problems`.
-        limit: only the first N.
+        limit: maximum number of problems; None: no limit.
 
     Raises:
-        ConfigError: no such problem, none that fits, or the condition is not valid SQL.
+        ConfigError: an id is unknown, no problem matches, or the condition is not valid SQL.
     """
     about = store.of_problems(problem_ids) if problem_ids else store
     found = {p.problem_id: p for p in about.problems(list(problem_ids) or None, where=where, limit=limit)}
@@ -145,7 +151,7 @@ def _place(variant: Variant) -> tuple[int, int, str]:
 
 def _labels(store: VariantStore, subject_ids: Sequence[str]) -> dict[str, Label]:
     where = f"{BY_LABEL_MODEL} AND subject_id IN (SELECT unnest(?))"
-    # `read` names the table alone, and a view is made for each table that a query names.
+    # `read` names only this table. A view is created for each table that a query names.
     return {label.subject_id: label for label in store.read(Label, where, [list(subject_ids)])}
 
 
@@ -153,11 +159,11 @@ def _labels(store: VariantStore, subject_ids: Sequence[str]) -> dict[str, Label]
 
 
 def as_text(looked: Looked, width: int | None = None) -> str:
-    """A problem and its variants as lines.
+    """Format a problem and its variants as text for the terminal.
 
     Args:
-        looked: from `look`.
-        width: of the terminal, in characters; default its own.
+        looked: a problem from `look`.
+        width: characters per line; default the terminal's width, up to 110.
     """
     columns = width or min(110, shutil.get_terminal_size((100, 24)).columns)
     problem = looked.problem
@@ -201,7 +207,7 @@ def _wrapped(text: str, columns: int, indent: str) -> list[str]:
 
 
 def label_text(label: Label) -> str:
-    """A label in words."""
+    """A label as text: difficulty, its interval, correct answers, solver."""
     interval = f"{label.difficulty_low:.1f} to {label.difficulty_high:.1f}"
     return (
         f"difficulty {label.difficulty:.1f} ({interval}), {label.correct} of {label.samples} right by "
@@ -210,7 +216,7 @@ def label_text(label: Label) -> str:
 
 
 def verdict_text(verdict: Verdict) -> str:
-    """A verdict in words."""
+    """A verdict as text: the check, its outcome and the detail."""
     passed = {True: "passed", False: "failed", None: "undecided"}[verdict.passed]
     detail = f" ({verdict.detail})" if verdict.detail else ""
     return f"{verdict.check_name} {passed}{detail}"

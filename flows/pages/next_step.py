@@ -1,4 +1,4 @@
-"""What to do next with a store: the commands whose time has come, the most pressing first."""
+"""Suggest the next commands for a store, the most urgent first."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.command import diva
 
 MANY_SILENT = 0.5
-"""Share of silent groups from which a run loses more than it learns from."""
+"""Share of silent groups above which a top-up is suggested: most groups of the run then teach nothing."""
 
 MOST_STEPS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something to do.
+    """A suggested step.
 
     Attributes:
-        why: what was found, in a sentence.
-        command: to type.
+        why: the reason, in one sentence.
+        command: the command to run.
     """
 
     why: str
@@ -28,11 +28,11 @@ class Step:
 
 
 def next_steps(store: VariantStore, runs: Sequence[str] = ()) -> list[Step]:
-    """Up to three things to do next.
+    """Up to `MOST_STEPS` suggested steps, the most urgent first.
 
     Args:
         store: the store.
-        runs: training runs that are looked at.
+        runs: ids of the training runs that are examined.
 
     Raises:
         StoreError: a part file is damaged.

@@ -1,11 +1,11 @@
-"""The page of a store: its training runs, its curation and its problems, in one file that needs no network.
+"""The page of a store: its training runs, its curation and its problems, in one HTML file that needs no network.
 
-`page.html` is filled with styles, scripts and data. The data are compressed JSON in base 85, so no text of a data set
-is ever part of the markup; the scripts show them as text. The page opens with its summary and the index of the
-problems. Details of problems, and the words of their rollouts, are in packs, which are unpacked when one of their
-problems is opened.
+The template `page.html` is filled with styles, scripts and data. The data are compressed JSON in base 85, so no text of
+a data set is ever part of the markup; the scripts show it as text. The page opens with its summary and the index of
+problems. The details of problems, and the texts of their prompts and rollouts, are in packs. The page unpacks a pack
+when one of its problems is opened.
 
-`flows.pages.live` serves the same page without the data, which it then fetches.
+`flows.pages.live` serves the same page without data; the page then fetches the data from the server.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
 
 PACK_BYTES = 256 * 1024
-"""Of JSON in a pack of details, before compression: a browser unpacks one in a few milliseconds."""
+"""Bytes of JSON at which a pack is complete, before compression. A browser unpacks one in a few milliseconds."""
 
 MOST_BYTES = 9_300_000
-"""Of all data as they stand in the page, as long as the index alone has fewer."""
+"""Once the packed data of the page exceed this number of bytes, no more details are added. The index is complete."""
 
 IMAGE_PROBLEMS = 200
-"""Problems whose images are rendered for the page of a whole store."""
+"""Maximum number of problems whose images are rendered for the page of a whole store."""
 
 _AT_ONCE = 2_500
-"""Problems whose details are read in one go."""
+"""Number of problems whose details are read from the store at once."""
 
 _SCRIPTS = (
     "vendor/uPlot.iife.min.js",
@@ -55,11 +55,11 @@ _STYLES = ("vendor/uPlot.min.css", "page.css")
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a page holds.
+    """The size of a page that was written.
 
     Attributes:
-        problems: in its index.
-        detailed: those with their variants and rollouts.
+        problems: number of problems in the index.
+        detailed: number of problems whose details are in the page.
         size: bytes of the file.
     """
 
@@ -73,11 +73,11 @@ def write_report(store: VariantStore, path: Path, run_ids: Sequence[str] = ()) -
 
     Args:
         store: the store.
-        path: the file. Pictures that are not in it lie in the folder `NAME_images` beside it.
+        path: the file. Pictures that do not fit into it are written to the folder `NAME_images` beside it.
         run_ids: one training run, or two to be compared; empty: the one that was started or resumed last.
 
     Raises:
-        ConfigError: no such training run, or the file cannot be written.
+        ConfigError: there is no such training run, or the file cannot be written.
         QueryError: a query takes too long.
         StoreError: a part or an image is damaged.
     """
@@ -87,16 +87,16 @@ def write_report(store: VariantStore, path: Path, run_ids: Sequence[str] = ()) -
 
 
 def write_problems(store: VariantStore, path: Path, title: str, problem_ids: Sequence[str]) -> Written:
-    """Write a page of some problems alone, with the rollouts of the last training run.
+    """Write a page that has only some problems, with their rollouts in the last training run.
 
     Args:
         store: the store.
         path: the file, see `write_report`.
-        title: of the page.
-        problem_ids: the problems.
+        title: title of the page.
+        problem_ids: ids of the problems.
 
     Raises:
-        ConfigError: no such problem, or the file cannot be written.
+        ConfigError: there is no such problem, or the file cannot be written.
         StoreError: a part or an image is damaged.
     """
     _writable(path)
@@ -115,7 +115,7 @@ def _write(
 ) -> Written:
     pictures = Pictures(store, path, image_problems)
     room = MOST_BYTES - len(pack(head)) - len(pack(rows))
-    # Only then do the rows say in which pack their details are.
+    # Packing the details adds pack numbers to `rows`, so the index is packed after it.
     data = _packed_details(store, rows, runs, pictures, room)
     data |= {"summary": pack(head), "index": pack(rows)}
     path.write_text(page_html(store, data=data), encoding="utf-8")
@@ -123,7 +123,11 @@ def _write(
 
 
 def _writable(path: Path) -> None:
-    """Say that a file cannot be written before the store is read for it."""
+    """Check that a file can be written, before the slow reading of the store starts.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
     try:
         path.touch()
     except OSError as error:
@@ -133,9 +137,20 @@ def _writable(path: Path) -> None:
 def _packed_details(
     store: VariantStore, rows: list[dict[str, Any]], runs: Sequence[str], pictures: Pictures, left: int
 ) -> dict[str, str]:
-    """Packs by name, until no bytes are left; each row of the index gets the number of its pack.
+    """Pack the details of problems, until `left` bytes are used up.
 
-    The problems with their variants come first. What is then left of the room is for the words of rollouts.
+    Problems with their variants are packed first. The remaining bytes are used for the texts of prompts and rollouts.
+    The numbers of its packs are added to each row of the index.
+
+    Args:
+        store: the store.
+        rows: rows of the index, in the order in which their details are added.
+        runs: ids of the training runs.
+        pictures: makes the thumbnails.
+        left: bytes that the packs may have.
+
+    Returns:
+        The packs by name.
     """
     data: dict[str, str] = {}
     variants, words = _Packs("pack", data), _Packs("words", data)
@@ -164,7 +179,10 @@ def _with_details(
 
 
 def _without_words(problem: dict[str, Any]) -> dict[str, Any]:
-    """Take prompts and rollouts out of a problem's details; returns them by the id of what was asked."""
+    """Remove prompts and rollouts from a problem's details, and return them by problem or variant id.
+
+    Returns an empty dictionary if there are none.
+    """
     found = {}
     for asked in (problem, *problem["variants"]):
         if taken := {name: asked.pop(name) for name in ("rollouts", "prompts") if name in asked}:
@@ -173,11 +191,12 @@ def _without_words(problem: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Packs:
-    """Packs of a kind, each with some problems.
+    """A writer of numbered packs, each with the details of some problems.
 
     Args:
-        name: of the kind: a pack is called `name-0`, and rows of the index say under the name which one they are in.
-        data: where the packs go.
+        name: prefix of the packs' names, such as `NAME-0`. Rows of the index have the number of their pack under this
+            key.
+        data: the dictionary to which the packs are added.
     """
 
     def __init__(self, name: str, data: dict[str, str]) -> None:
@@ -185,13 +204,13 @@ class _Packs:
         self._held: list[bytes] = []
 
     def add(self, row: dict[str, Any], value: dict[str, Any]) -> int:
-        """Add the details of a row; returns the bytes of the pack that this has filled, if it has."""
+        """Add the details of a row. Returns the bytes of the pack that this completed; 0 if it completed none."""
         self._held.append(as_json(value))
         row[self._name] = self._number
         return self.close() if sum(map(len, self._held)) >= PACK_BYTES else 0
 
     def close(self) -> int:
-        """Write the pack that is being filled; returns its bytes."""
+        """Complete the present pack. Returns its bytes; 0 if it is empty."""
         if not self._held:
             return 0
         packed = _packed(b"[" + b",".join(self._held) + b"]")
@@ -201,17 +220,20 @@ class _Packs:
 
 
 def pack(value: Any) -> str:
-    """A value as the page holds it."""
+    """Encode a value for the page: JSON, compressed, in base 85."""
     return _packed(as_json(value))
 
 
 def _packed(text: bytes) -> str:
-    """JSON, compressed, in base 85 (6 % shorter than base 64), with a comma for `<`, so that it is no markup."""
+    """Compress JSON and encode it in base 85, which is 6 % shorter than base 64.
+
+    `<` is replaced by a comma, so that the text cannot be read as markup.
+    """
     return base64.b85encode(gzip.compress(text, 9, mtime=0)).decode().replace("<", ",")
 
 
 def unpacked(text: str) -> Any:
-    """The value of `pack`."""
+    """Decode a text that `pack` has made."""
     return json.loads(gzip.decompress(base64.b85decode(text.replace(",", "<"))))
 
 
@@ -219,8 +241,8 @@ def page_html(store: VariantStore, *, data: dict[str, str] | None = None) -> str
     """The page as HTML.
 
     Args:
-        store: whose name is the title.
-        data: by name, see `pack`; None: the page fetches it from its server and renews itself.
+        store: the store, whose name is the title.
+        data: the packed data by name, see `pack`. None: the page fetches data from its server and refreshes itself.
     """
     scripts = [_text(name) for name in _SCRIPTS[:2]] + ["\n".join(map(_text, _SCRIPTS[2:]))]
     return _template().render(
@@ -228,7 +250,7 @@ def page_html(store: VariantStore, *, data: dict[str, str] | None = None) -> str
         live=data is None,
         styles=Markup("\n".join(map(_text, _STYLES))),
         scripts=[Markup(script) for script in scripts],
-        # The page may run these scripts, show pictures and, where it is served, ask its own server; nothing else.
+        # The page may only run these scripts, show pictures and, if it is served, send requests to its own server.
         hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
         data={name: Markup(packed) for name, packed in (data or {}).items()},
     )

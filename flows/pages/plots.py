@@ -1,4 +1,4 @@
-"""A plot as a few lines of SVG: no library for one picture, and sharp at any size."""
+"""A bar plot as SVG text. It needs no plotting library, and is sharp at any size."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 LEVELS = range(1, 10)
-"""Levels of difficulty that a plot has a group of bars for."""
+"""Levels of difficulty. A plot has one group of bars for each."""
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73")
-"""Of Okabe and Ito's palette, which colour-blind readers can tell apart."""
+"""Colours from Okabe and Ito's palette, which colour-blind readers can distinguish."""
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 720, 300, 48, 64, 28
 
 
 def bars(title: str, series: Mapping[str, Sequence[int]]) -> str:
-    """An SVG of grouped bars on white, so that it can be read on a dark page too: shares by level.
+    """Plot shares by difficulty level as grouped bars in SVG. The background is white, also on a dark page.
 
     Args:
-        title: above the plot.
-        series: by name, a number for each of `LEVELS`; at most three.
+        title: text above the plot.
+        series: up to three series; for each name, a count for each of `LEVELS`. Bars show shares of a series' total.
     """
     shares = {name: [n / max(1, sum(numbers)) for n in numbers] for name, numbers in series.items()}
     largest = max((max(row) for row in shares.values()), default=0) or 1.0
@@ -59,6 +59,6 @@ def bars(title: str, series: Mapping[str, Sequence[int]]) -> str:
 
 
 def _cut(text: str, width: float) -> str:
-    """A legend's text, cut to the width: a character is about 6.5 wide."""
+    """Shorten a text of the legend to a width in SVG units; a character is about 6.5 units wide."""
     characters = int((width - 24) / 6.5)
     return text if len(text) <= characters else text[: characters - 1] + "…"

@@ -1,6 +1,6 @@
-"""The problems of a page: an index that is searched in the browser, and all that is known of each problem.
+"""The problems of a page: an index that the browser searches, and the details of each problem.
 
-A problem's details have its variants, accepted ones first, and beside each its rollouts in training.
+The details of a problem include its variants, accepted ones first, each with its rollouts in training.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from diva_grpo.schemas.question import question_of
 from diva_grpo.schemas.records import ORIGINAL, Kind, Problem, Status, Variant
 
 THUMBNAIL_PIXELS = 320 * 240
-"""Largest area of a picture in the page."""
+"""Maximum area of a picture in the page."""
 
 INDEX_CHARACTERS = 240
-"""Of a question that are in the index, and so are searched."""
+"""Number of characters of a question that are in the index. The search finds only these."""
 
 COMPLETION_CHARACTERS = 2_000
-"""Of a rollout that are in the page; the store has all."""
+"""Number of characters of a completion that are in the page. The store has all of it."""
 
 EMBEDDED_BYTES = 1_500_000
-"""Of pictures in the page itself; further ones are files in a folder beside it."""
+"""Maximum bytes of pictures that are embedded in the page. Further pictures are files in a folder beside it."""
 
 _LOSSLESS_BYTES = 24 * 1024
 _KINDS, _STATUSES = [str(kind) for kind in Kind], [str(status) for status in Status]
@@ -44,12 +44,13 @@ _PLACE_OF_STATUS = {Status.ACCEPTED: 0, Status.CANDIDATE: 1, Status.REJECTED: 2,
 
 @dataclass
 class Pictures:
-    """Thumbnails of questions, as sources of `<img>`.
+    """Make thumbnails of a page's images, as `src` attributes of `<img>`.
 
     Attributes:
-        store: where the images lie.
-        page: file of the page, beside which a folder for the rest of the thumbnails is made; None: all are embedded.
-        problems: how many problems have their images rendered; None: all.
+        store: the store that has the images.
+        page: the page's file. Thumbnails beyond `EMBEDDED_BYTES` are written to a folder beside it. None: all
+            thumbnails are embedded.
+        problems: maximum number of problems whose images are rendered; None: no limit.
     """
 
     store: VariantStore
@@ -59,7 +60,11 @@ class Pictures:
     _seen: set[str] = field(default_factory=set)
 
     def of(self, problem: Problem, variant: Variant | None = None) -> tuple[list[str], str]:
-        """Sources in order, and what to say in their place where there are none.
+        """The thumbnails of a problem or variant.
+
+        Returns:
+            The `src` attributes, in the order of the images; and if there are none, a note that says why. The note is
+            empty for a problem without images.
 
         Raises:
             StoreError: an image is missing or damaged.
@@ -99,12 +104,15 @@ class Pictures:
 def index(
     store: VariantStore, runs: Sequence[str], problem_ids: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
-    """A row for each problem, those first whose rollouts were logged, then those with variants, then by id.
+    """One row for each problem, for the index of the page.
+
+    Problems with stored completions come first, then those with other rollouts, then those with variants, then the
+    rest. Within each of these, problems are sorted by id.
 
     Args:
         store: the store.
-        runs: training runs that the page is about.
-        problem_ids: only these; None is all.
+        runs: ids of the training runs whose rollouts are counted. Changes of difficulty are those of the first run.
+        problem_ids: the problems to include; None includes all.
     """
     kind, status = (
         f"list_position({names}, {column}) - 1" for names, column in ((_KINDS, "kind"), (_STATUSES, "status"))
@@ -141,12 +149,12 @@ def index(
 def details(
     store: VariantStore, problem_ids: Sequence[str], runs: Sequence[str], pictures: Pictures
 ) -> list[dict[str, Any]]:
-    """All that the page says of some problems, in their order.
+    """The details of problems for the page, in the given order.
 
     Args:
         store: the store.
-        problem_ids: of the problems.
-        runs: training runs whose rollouts and difficulty are shown.
+        problem_ids: ids of the problems.
+        runs: ids of the training runs whose rollouts and difficulty are shown.
         pictures: makes the thumbnails.
 
     Raises:
@@ -196,7 +204,7 @@ def _variant(at: LookedAt, problem: Problem, training: _Training, pictures: Pict
         "status": str(variant.status),
         "title": at.title,
         "reason": variant.reason,
-        # The original's text is not repeated.
+        # None where the variant's text is that of the original.
         "text": None if variant.text == problem.text else variant.text,
         "hint": variant.hint,
         "images": sources,
@@ -208,9 +216,10 @@ def _variant(at: LookedAt, problem: Problem, training: _Training, pictures: Pict
 
 
 class _Training:
-    """What training runs recorded of some problems: rollouts, groups, prompts and difficulty.
+    """The records of training runs about some problems: rollouts, groups, prompts and changes of difficulty.
 
-    Of each prompt the logged rollouts of its first and its last two logged steps are kept, and all groups.
+    For each prompt, only rollouts with stored completions are kept, from the first and the last two steps that have
+    any. All groups are kept.
     """
 
     def __init__(self, store: VariantStore, problem_ids: list[str], runs: list[str]) -> None:
@@ -254,5 +263,5 @@ class _Training:
             self._of[problem_id, variant_id].setdefault(name, []).append([number[run], *values])
 
     def of(self, problem_id: str, variant_id: str) -> dict[str, list[Any]]:
-        """What was recorded of a prompt; a name that has nothing is left out."""
+        """The records of a prompt by name: `rollouts`, `groups`, `prompts`. Names without records are left out."""
         return self._of.get((problem_id, variant_id), {})

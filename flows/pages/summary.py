@@ -1,8 +1,8 @@
-"""What a store and its training runs amount to, for the top of a page: headline numbers, curves, tables.
+"""The summary of a store and its training runs, for the top of a page: headline numbers, curves and tables.
 
-Pure functions from a store to what `json` can write. The curves are the rows of the named queries
-(`pipeline/store/queries.sql`); the difficulty of all problems over the steps and the measured offsets are
-computed here.
+The functions are pure, and return values that `json` can write. The curves are rows of the named queries
+(`pipeline/store/queries.sql`). This module itself computes the difficulty of all problems over the steps, and the
+measured offsets.
 """
 
 from __future__ import annotations
@@ -27,26 +27,30 @@ from diva_grpo.schemas.records import utc_now
 Rows = list[dict[str, Any]]
 
 CURVES = ("accuracy", "silent_steps", "lengths", "steps")
-"""Named queries with a row for each step of each run."""
+"""Named queries that return one row for each step of each run."""
 
 OF_THE_STORE = ("variants", "reasons", "offsets", "checks", "calls", "rate", "scores", "supply")
-"""Named queries that have a place of their own on the page."""
+"""Named queries whose rows have a separate section on the page."""
 
 MOST_ROWS = 200
-"""Rows of a table on the page; its query has the others."""
+"""Maximum rows of a table on the page. The table's query returns all."""
 
 MOST_OFFSETS = 1_500
-"""Variants in the plot of offsets, the same ones each time."""
+"""Maximum number of variants in the plot of offsets. The choice is by a hash, so it is the same each time."""
 
 HEAT_STEPS = 60
-"""Columns of the map of difficulty."""
+"""Approximate maximum number of columns of the heat map of difficulty."""
 
 HEADLINE_SHARE = 0.1
-"""Share of a run's steps that its first and its last accuracy are the mean of."""
+"""Share of a run's steps over which a headline accuracy is averaged: once over the first steps, once over the last."""
 
 
 def training_runs(store: VariantStore, run_ids: Sequence[str] = ()) -> list[str]:
-    """The training runs that a page is about: the given ones, else the one that was started or resumed last.
+    """The ids of the training runs that a page shows.
+
+    Args:
+        store: the store.
+        run_ids: the wanted runs; empty: the one that was started or resumed last, if there is any.
 
     Raises:
         ConfigError: the store has no such training run.
@@ -65,12 +69,13 @@ def training_runs(store: VariantStore, run_ids: Sequence[str] = ()) -> list[str]
 
 
 def summary(store: VariantStore, runs: Sequence[str], *, tables: bool = True) -> dict[str, Any]:
-    """All that the page shows above its list of problems.
+    """The data that the page shows above its list of problems.
 
     Args:
         store: the store.
         runs: ids of training runs, see `training_runs`.
-        tables: with the rows of all named queries; without, only of those that have a place of their own.
+        tables: whether to run all named queries, for the page's tables. False runs only those that the page's
+            other sections need.
 
     Raises:
         QueryError: a query takes too long.
@@ -136,7 +141,7 @@ def _run(store: VariantStore, run_id: str) -> dict[str, Any]:
 
 
 def _headline(found: Mapping[str, Rows], of_runs: Mapping[str, Mapping[str, Rows]]) -> list[dict[str, Any]]:
-    """Name, value, and what stands below; values of two runs are beside each other."""
+    """The headline numbers: `name`, `values` (one per run, or one of the store) and `note`, the text below them."""
     head: list[dict[str, Any]] = []
     if of_runs:
         curves = of_runs.values()
@@ -182,7 +187,7 @@ def _first_and_last(rows: Rows, column: str) -> str:
 
 
 def _silent(rows: Rows) -> tuple[str, str]:
-    """Share of silent groups, and how many of all groups are silent for which cause."""
+    """Two texts: the share of silent groups, and the shares of all groups that are all wrong and all right."""
     groups = sum(row["groups"] for row in rows)
     if not groups:
         return "no groups yet", ""
@@ -218,9 +223,13 @@ def _cost(calls: Rows) -> dict[str, Any]:
 
 
 def _levels(store: VariantStore, run_id: str) -> dict[str, Any]:
-    """How many problems are at each level of difficulty after some steps, the first column before all.
+    """The number of problems at each level of difficulty, before the first step and after some of the steps.
 
-    Every problem of the run counts at every step: before its first visit with the difficulty that it began with.
+    Every problem of the run is counted in every column. Before its first visit, it has its initial difficulty.
+
+    Returns:
+        `steps`, the name of each column (`before`, then step numbers), and `counts`, the counts for `LEVELS` of each
+        column.
     """
     events = store.query(
         "SELECT step, problem_id, old_difficulty, new_difficulty FROM difficulty_events WHERE run_id = ? "
@@ -252,7 +261,7 @@ def _levels(store: VariantStore, run_id: str) -> dict[str, Any]:
 
 
 def _offsets(store: VariantStore) -> list[list[Any]]:
-    """Kind, designed and measured offset of some variants, by designed offset."""
+    """Kind, designed offset and measured offset of up to `MOST_OFFSETS` variants, sorted by designed offset."""
     rows: Iterable[tuple[str, float, float]] = store.query(
         "SELECT kind, delta_designed, delta_measured FROM (FROM variants WHERE delta_measured IS NOT NULL "
         f"AND delta_designed IS NOT NULL ORDER BY hash(variant_id) LIMIT {MOST_OFFSETS}) ORDER BY delta_designed"

@@ -1,6 +1,6 @@
-"""The flow `curate`: generate, verify and label, one task for all stages of a shard of problems.
+"""The flow `curate`: it generates, verifies and labels variants. One task runs all stages of a shard of problems.
 
-Runs without a Prefect server started by hand (Prefect starts one for the run), and with one.
+It needs no running Prefect server: Prefect starts one for the run where none is configured.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from diva_grpo.schemas.config import CurateConfig
 
 @task(name="curate-shard", **SHARD_TASK)
 def curate_shard(config: CurateConfig, order: Order) -> ShardDone:
-    """All stages of one shard; run again, it does only what is missing."""
+    """Run all stages of one shard. A second run does only what is missing."""
     done = worked(config, order)
     return replace(done, counts={"generated": {}, "verified": {}, "labelled": {}} | done.counts)
 
@@ -35,11 +35,11 @@ def curate(config: CurateConfig) -> Counts:
     """Curate the problems of a store.
 
     Args:
-        config: store, endpoint and what each stage does.
+        config: the store, the endpoint and the settings of each stage.
 
     Returns:
-        By stage: new variants or labels by status or kind; `short`, where `accepted` is set: problems by the
-        kind of which they have too few.
+        Counts by stage: `generated` and `verified` count variants by status, `labelled` counts labels by kind. If
+        `accepted` is set, `short` counts the problems that have too few accepted variants, by kind.
     """
     problems = chosen_problems(config)
     with running("curate", config, len(problems)) as run:

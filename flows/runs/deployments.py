@@ -1,4 +1,4 @@
-"""Serving flows: one process that runs deployments by their schedules, on a Prefect server."""
+"""Serve flows: one process runs deployments on their schedules, with a Prefect server."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ FLOWS = {
     "top_up": "diva_grpo.flows.runs.top_up",
     "evaluate": "diva_grpo.flows.runs.evaluate",
 }
-"""Flows that can be served, with their modules."""
+"""The flows that can be served, and the module of each."""
 
 _SLUG = "diva"
-"""Name of a deployment's schedule, by which one that is paused is known again."""
+"""Slug of a deployment's schedule. Prefect uses it to find the same schedule again, for example a paused one."""
 
 
 def flow_named(name: str) -> Flow[[Config], Any]:
-    """A flow by its name.
+    """Import a flow by its name, a key of `FLOWS`.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no flow of this name.
     """
     if name not in FLOWS:
         raise ConfigError(f"there is no flow {name!r}: choose from {', '.join(FLOWS)}")
@@ -53,10 +53,10 @@ def flow_named(name: str) -> Flow[[Config], Any]:
 
 
 def read_serving(file: Path) -> ServeConfig:
-    """The deployments of a YAML file.
+    """Read the deployments of a YAML file.
 
     Raises:
-        ConfigError: what does not fit, in one line.
+        ConfigError: the file cannot be read or is invalid; the message is one line.
     """
     try:
         return ServeConfig.model_validate(yaml.safe_load(file.read_text("utf-8")) or {})
@@ -67,7 +67,7 @@ def read_serving(file: Path) -> ServeConfig:
 
 
 def _first(error: ValidationError) -> str:
-    """The first thing that does not fit, without its value, which may be a secret."""
+    """The first error as `FIELD: MESSAGE`. The invalid value is left out, since it may be a secret."""
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
     message = first["msg"].removeprefix("Value error, ")
@@ -75,12 +75,12 @@ def _first(error: ValidationError) -> str:
 
 
 def configured(served: ServedFlow) -> Config:
-    """The configuration of a flow that is to be served.
+    """Validate the configuration of a served flow.
 
     Raises:
-        ConfigError: it does not fit the flow; it holds a secret, which the server would keep and show; or no
-            endpoint is named.
-        StoreError: its store is missing or too new.
+        ConfigError: the configuration is not valid for the flow, contains a secret (which the server would keep and
+            show), or names no endpoint.
+        StoreError: the store is missing, or its schema is too new.
     """
     kind: type[Config] = get_type_hints(flow_named(served.flow).fn)["config"]
     try:
@@ -100,10 +100,10 @@ def configured(served: ServedFlow) -> Config:
 
 
 def key_hosts(config: Config) -> set[str]:
-    """Which keys a configuration sends where, as entries of `KEY_HOSTS`.
+    """The hosts to which a configuration sends each API key, as entries of `KEY_HOSTS`.
 
     Raises:
-        ConfigError: a base URL is none.
+        ConfigError: a base URL is invalid.
     """
     teachers = [found for name in ("teacher", "solver") if (found := getattr(config, name, None))]
     if judge := getattr(getattr(config, "verify", None), "judge_base_url", None):
@@ -112,14 +112,14 @@ def key_hosts(config: Config) -> set[str]:
 
 
 def deployment(served: ServedFlow, *, active: bool) -> RunnerDeployment:
-    """What Prefect gets to know of a served flow.
+    """Make the Prefect deployment of a served flow.
 
     Args:
         served: the flow and its schedule.
-        active: whether the schedule is.
+        active: whether the schedule is active.
 
     Raises:
-        ConfigError: the configuration or the schedule does not fit.
+        ConfigError: the configuration or the schedule is invalid.
     """
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.schedules import Cron, Interval
@@ -137,7 +137,7 @@ def deployment(served: ServedFlow, *, active: bool) -> RunnerDeployment:
             served.name,
             schedules=schedules,
             parameters={"config": config.model_dump(mode="json", exclude_unset=True)},
-            # A second run at once would find what it wants claimed by the first.
+            # A second concurrent run would find its work already claimed by the first.
             concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=strategies[served.overlap]),
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
@@ -146,12 +146,15 @@ def deployment(served: ServedFlow, *, active: bool) -> RunnerDeployment:
 
 
 def full_name(served: ServedFlow) -> str:
-    """A deployment's name as Prefect writes it."""
+    """A deployment's full name in Prefect: `FLOW/DEPLOYMENT`."""
     return f"{flow_named(served.flow).name}/{served.name}"
 
 
 def is_active(served: ServedFlow) -> bool:
-    """Whether a schedule is active: as a person left it, or as the file says of a new one."""
+    """Whether a deployment's schedule is to be active.
+
+    If the server knows a schedule of the deployment, its present state is kept. Otherwise `served.paused` decides.
+    """
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
@@ -164,21 +167,29 @@ def is_active(served: ServedFlow) -> bool:
 
 
 def entrypoint_now(entrypoint: str) -> str | None:
-    """The entry point today of one of our flows as it was named at the top level; None for any other."""
+    """The present entry point of a flow of this project, for an entry point with an old name.
+
+    Args:
+        entrypoint: an entry point. Old names are from the time when `flows` was a top-level package.
+
+    Returns:
+        The present entry point; None if the given one is not an old name of a flow of this project.
+    """
     now = f"diva_grpo.flows.runs.{entrypoint.removeprefix('flows.')}"
     ours = {f"{module}.{name}" for name, module in FLOWS.items()}
     return now if entrypoint.startswith("flows.") and now in ours else None
 
 
 def moved_deployments(served_names: Collection[str]) -> list[str]:
-    """A line for each deployment on the server whose entry point has an old name, which no run can load.
+    """One message for each deployment on the server whose entry point has an old name, so that its runs cannot start.
 
     Args:
-        served_names: deployments that are about to be registered anew, which mends them.
+        served_names: full names of deployments that are about to be registered again. They get no message, since
+            registering them corrects the entry point.
     """
     from prefect.client.orchestration import get_client
 
-    lines, page = [], 200  # the most that the server gives at once
+    lines, page = [], 200  # the server returns at most 200 per request
     with get_client(sync_client=True) as client:
         known = client.read_deployments(limit=page)
         while len(known) % page == 0 and (more := client.read_deployments(limit=page, offset=len(known))):
@@ -196,10 +207,10 @@ def moved_deployments(served_names: Collection[str]) -> list[str]:
 
 @contextmanager
 def _answering(url: str) -> Iterator[None]:
-    """Say in one line that a server does not answer, or not to us.
+    """Turn connection and authentication errors of a server into a one-line `ServerError`.
 
     Raises:
-        ServerError: it cannot be reached, or it asks for another password.
+        ServerError: the server cannot be reached, or it rejects the password.
     """
     import httpx
     from prefect.exceptions import PrefectHTTPStatusError
@@ -221,22 +232,24 @@ def _answering(url: str) -> Iterator[None]:
 def serve(
     deployments: Sequence[ServedFlow], port: int, say: Callable[[str], None], *, keep_days: float
 ) -> None:
-    """Serve flows until SIGINT or SIGTERM; their schedules rest while nobody serves them.
+    """Serve flows until SIGINT or SIGTERM. While no process serves them, their schedules start no runs.
 
-    Where no server is configured (`PREFECT_API_URL`), one with schedules and UI runs as long as this, on Prefect's
-    database, and is started again should it die. Runs end with this process, whatever ends it.
+    If no server is configured (`PREFECT_API_URL`), this function starts one that has schedules and a UI, and that
+    uses Prefect's database. That server is restarted if it dies, and ends with this process. All runs also end when
+    this process ends, for any reason.
 
     Args:
-        deployments: what to serve.
-        port: of the server that is started.
-        say: called with the place of the server's password, and with deployments that name a module by an old name.
-        keep_days: of `ServeConfig`.
+        deployments: the flows to serve.
+        port: the port of the server that is started.
+        say: called with messages for the user: where the server's password is, and which deployments have an entry
+            point with an old name (see `moved_deployments`).
+        keep_days: see `ServeConfig.keep_days`.
 
     Raises:
-        ConfigError: a configuration or schedule that does not fit.
-        StoreError: a store that is missing or too new.
-        ServerError: no server could be started, the configured one does not answer, or another process of this
-            machine serves one of the flows.
+        ConfigError: a configuration or a schedule is invalid.
+        StoreError: a store is missing, or its schema is too new.
+        ServerError: no server could be started, the configured one does not answer, or another process on this
+            machine already serves one of the flows.
     """
     import prefect
     from prefect.settings import PREFECT_API_URL, get_current_settings
@@ -247,7 +260,8 @@ def serve(
     for served in deployments:  # before a server is started
         deployment(served, active=True)
     by_name = {full_name(served): served for served in deployments}
-    # Runs inherit these. Their parameters, which the server has, cannot send a key to another host.
+    # Runs inherit these variables. They limit the hosts a key is sent to, so a run's parameters, which come from
+    # the server, cannot send a key to another host.
     hosts = " ".join(sorted({entry for served in deployments for entry in key_hosts(configured(served))}))
     inherited = {KEY_HOSTS: os.environ.get(KEY_HOSTS, hosts), SERVE_PID: str(os.getpid())}
     is_own = not PREFECT_API_URL.value()
@@ -269,7 +283,7 @@ def serve(
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables of this process, which its children inherit, and put back what was there."""
+    """Set environment variables of this process, which its children inherit; restore the old values at the end."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -283,16 +297,19 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def set_active(deployments: Sequence[ServedFlow], *, active: bool, port: int) -> None:
-    """Pause or resume the schedules of flows, and hold the runs that wait; what runs goes on.
+    """Pause or resume the schedules of deployments.
+
+    While a schedule is paused, runs that wait for another run are held (see `hold_waiting`). Runs in progress
+    continue.
 
     Args:
-        deployments: whose schedules.
-        active: resume, else pause.
-        port: of the server that `serve` has started, where none is configured.
+        deployments: the deployments whose schedules change.
+        active: True resumes the schedules, False pauses them.
+        port: the port of the server that `serve` has started. It is used only if no server is configured.
 
     Raises:
-        ConfigError: a flow that was never served.
-        ServerError: the server does not answer.
+        ConfigError: a deployment was never served.
+        ServerError: the server does not answer, or it rejects the password.
     """
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound

@@ -1,7 +1,9 @@
-"""The flow `evaluate`: a model's score on held-out problems, as `diva eval` gives it.
+"""The flow `evaluate`: it scores a model on held-out problems, as `diva eval` does.
 
-from diva_grpo.flows.runs.evaluate import evaluate
-evaluate(EvaluateConfig(store="runs/store", model="runs/model/checkpoint-200", samples=4))
+    from diva_grpo.flows.runs.evaluate import evaluate
+    evaluate(EvaluateConfig(store="runs/store", model="runs/model/checkpoint-200", samples=4))
+
+It needs the extra `train` as well as `flows`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from diva_grpo.trainer.evaluation.run import run_evaluation
 
 @task(name="evaluate-model", cache_policy=NO_CACHE, persist_result=False)
 def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
-    """Answers, grades and rows of one evaluation; as `Evaluated.figures`."""
+    """Run one evaluation: sample the answers, grade them and record the rows. Returns `Evaluated.figures()`."""
     log = get_run_logger()
     done = run_evaluation(config, log.info)
     log.info("run %s, step %d\n%s", done.report.run_id, done.report.step, done.report.tables())
@@ -31,9 +33,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Score a model on the problems of a split, or on a benchmark.
 
     Args:
-        config: what is scored, and how it is asked.
+        config: the model, the problems and the sampling settings.
 
     Returns:
-        Settings and all figures; the rows are in `evaluations`.
+        The settings and all figures. The rows are in the table `evaluations`.
     """
     return evaluate_model(config)

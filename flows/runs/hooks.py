@@ -1,6 +1,6 @@
-"""What flows tell Prefect: names of runs, progress, artifacts at their end, and failures that say how to go on.
+"""What flows report to Prefect: names of runs, progress, artifacts, and failures with the command that continues.
 
-A flow has all of it by its decorators:
+Two decorators add all of this to a flow:
 
     @flow(name="curate", **SHOWN)
     @ends_in_one_line
@@ -47,11 +47,14 @@ R = TypeVar("R")
 AnyConfig = FlowConfig | EvaluateConfig
 
 PAGE_PROBLEMS = 20
-"""Problems on the page that a run leaves: to render the images of all would take as long as the run."""
+"""Maximum number of problems on the page that a run writes. Rendering the images of all would take too long."""
 
 
 class _OneLine(logging.Filter):
-    """Takes the traceback off what is a message to the user: Prefect logs one with every exception."""
+    """Remove the traceback from log records of a `DivaError`, whose message is enough for the user.
+
+    Prefect logs a traceback with every exception.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], DivaError):
@@ -67,15 +70,16 @@ for _logger in ("prefect.flow_runs", "prefect.task_runs"):
 
 
 def run_name() -> str:
-    """Name of the flow run that begins, for Prefect's `flow_run_name`; see `name_of`."""
+    """The name of the flow run that is starting, for Prefect's `flow_run_name`; see `name_of`."""
     return name_of(this_run.flow_name, this_run.parameters["config"])
 
 
 def name_of(flow_name: str, config: AnyConfig) -> str:
-    """What a run is, such as `curate algebra: 128 problems with gpt-4.1-mini`.
+    """A descriptive name for a run, such as `curate algebra: 128 problems with gpt-4.1-mini`.
 
-    A top-up is named by the training run, an evaluation by model and split. What cannot be found in the store is left
-    out: the run will say why.
+    The name of a top-up contains the training run; that of an evaluation contains the model and the split or
+    benchmark. If the store cannot be read, the name leaves out what would come from it; the run then reports the
+    error.
     """
     if isinstance(config, EvaluateConfig):
         return f"evaluate {config.model} on {config.benchmark or config.split} of {config.store.name}"
@@ -95,22 +99,22 @@ def name_of(flow_name: str, config: AnyConfig) -> str:
 
 
 class Progress:
-    """A progress artifact of the flow run in which it is made.
+    """A progress artifact of the current flow run.
 
     Args:
-        config: of the flow.
-        meter: of the run.
-        shards: how many it has.
+        config: the flow's configuration.
+        meter: the run's meter, whose state is shown beside the progress.
+        shards: the number of shards of the run.
     """
 
     def __init__(self, config: FlowConfig, meter: Meter, shards: int) -> None:
         self._meter, self._shards, self._ended = meter, shards, 0
         key = artifact_key(config.store.name, f"progress of {this_run.flow_name}")
         made = create_progress_artifact(self._percent, key=key, description=self._line)
-        self._id = cast("UUID", made)  # no coroutine where no event loop runs
+        self._id = cast("UUID", made)  # it would be a coroutine only inside an event loop
 
     def shard_ended(self) -> None:
-        """Show that one more shard has ended; a server that cannot be reached does not hold up the work."""
+        """Count one more finished shard. If the server cannot be reached, this logs a warning and does not raise."""
         self._ended += 1
         try:
             update_progress_artifact(self._id, self._percent, description=self._line)
@@ -131,17 +135,17 @@ class Progress:
 
 @contextmanager
 def released() -> Iterator[None]:
-    """Clear the frames of an error that leaves a flow or a task.
+    """Clear the stack frames of an exception that leaves a flow or a task.
 
-    Prefect keeps errors until the process ends. Their frames would keep DuckDB connections alive, and DuckDB reports
-    every object that is left at the end as leaked.
+    Prefect keeps exceptions until the process ends. Their frames would keep DuckDB connections open, and DuckDB
+    reports every object that still exists at exit as leaked.
     """
     try:
         yield
     except BaseException as error:
         chain: list[BaseException] = []
         link: BaseException | None = error
-        while link is not None and link not in chain:  # a chain may lead back: `raise error from error`
+        while link is not None and link not in chain:  # a chain may be circular: `raise error from error`
             chain.append(link)
             traceback.clear_frames(link.__traceback__)
             link = link.__cause__ or link.__context__
@@ -149,10 +153,10 @@ def released() -> Iterator[None]:
 
 
 def ends_in_one_line(body: Callable[[C], R]) -> Callable[[C], R]:
-    """Let a flow end with a message where it fails by what a user can put right, without a traceback.
+    """Decorate a flow so that a `DivaError`, which the user can fix, ends it with a message and without a traceback.
 
-    The state has the type of the error, what it says and the command that continues from there. Who calls the flow
-    gets the error itself, as if it had been raised.
+    The message of the failed state has the type of the error, its text and the command that continues the work. A
+    caller of the flow still gets the error itself, as if it had been raised.
     """
 
     @functools.wraps(body)
@@ -166,16 +170,23 @@ def ends_in_one_line(body: Callable[[C], R]) -> Callable[[C], R]:
         except DivaError as error:
             way_on = how_to_go_on(this_run.flow_name, config, served=bool(deployment.id))
             message = f"{type(error).__name__}: {error}. To continue: {way_on}"
-            # Prefect takes a state for the flow's end and raises what it holds.
+            # Prefect takes a returned state as the final state of the flow, and raises its `data`.
             return cast("R", Failed(message=message, data=error))
 
-    # With classes and not their names: Prefect would look these up here, and not where the flow is defined.
+    # `eval_str` resolves annotations to classes: Prefect would look their names up in this module, and not in the
+    # one that defines the flow.
     cast("Any", flow_body).__signature__ = inspect.signature(body, eval_str=True)
     return flow_body
 
 
 def how_to_go_on(flow_name: str, config: Config, *, served: bool) -> str:
-    """The command that does what a run has left undone, and for one of a deployment what to press instead."""
+    """The command that continues a run which did not complete.
+
+    Args:
+        flow_name: name of the run's flow.
+        config: the run's configuration.
+        served: whether the run belongs to a deployment; then Retry on the run's page is named as an alternative.
+    """
     command = command_line(VERB_OF_FLOW.get(flow_name, flow_name), config)
     return f"`{command}`" + (", or Retry on the run's page" if served else "")
 
@@ -184,13 +195,14 @@ def how_to_go_on(flow_name: str, config: Config, *, served: bool) -> str:
 
 
 def publish(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Leave artifacts of what a run has made, and how to continue where it failed; a hook for the end of a flow.
+    """Publish artifacts of what a run has made and, if it did not complete, of how to continue.
 
-    A worker or `diva serve` calls it too for a run whose process was killed.
+    Prefect calls this hook when a flow ends. A worker or `diva serve` also calls it for a run whose process was
+    killed.
     """
-    try:  # by their JSON, in which URLs have no secrets
+    try:  # from their JSON, in which URLs have no secrets
         config: AnyConfig = flow.validate_parameters(flow_run.parameters)["config"]
-    except ParameterTypeError:  # which is why the run failed, and its state says so
+    except ParameterTypeError:  # the run failed for this reason, and its state says so
         return
     with get_client(sync_client=True) as client:
         for artifact in _of_run(flow.name, flow_run, state, config):
@@ -212,7 +224,7 @@ def _of_run(flow_name: str, flow_run: FlowRun, state: State[Any], config: AnyCon
         yield failure(flow_name, state.message or str(state.name), way_on)
     try:
         store = VariantStore(config.store)
-    except StoreError:  # which is why the run failed, and its state says so
+    except StoreError:  # the run failed for this reason, and its state says so
         return
     began = flow_run.start_time or flow_run.created or datetime.now(UTC)
     since = began.astimezone(UTC).replace(tzinfo=None)
@@ -224,14 +236,23 @@ def _of_run(flow_name: str, flow_run: FlowRun, state: State[Any], config: AnyCon
 
 
 def failure(flow_name: str, message: str, way_on: str) -> Artifact:
-    """What a run that failed, crashed or was cancelled leaves: what happened, and what to do."""
+    """The artifact of a run that failed, crashed or was cancelled.
+
+    Args:
+        flow_name: name of the run's flow.
+        message: what happened.
+        way_on: how to continue, see `how_to_go_on`.
+    """
     kept = "All that was done is kept, and paid for once."
     content = f"{message}\n\n{kept}" if way_on in message else f"{message}\n\n{kept} To continue: {way_on}"
     return Artifact("how-to-go-on", content, f"The last run of {flow_name} that did not end well.")
 
 
 def _page(store: VariantStore, since: datetime, config: FlowConfig) -> Iterator[Artifact]:
-    """The page of the problems whose variants a run has made last."""
+    """Write a page of up to `PAGE_PROBLEMS` problems that got variants since `since`, and yield its artifact.
+
+    It yields nothing if there are no such problems.
+    """
     sql = "SELECT problem_id FROM variants WHERE created_at >= ? GROUP BY 1 ORDER BY max(created_at) DESC, 1 LIMIT ?"
     ids = sorted(problem_id for (problem_id,) in store.query(sql, [since, PAGE_PROBLEMS]))
     if ids:
@@ -244,4 +265,4 @@ def _page(store: VariantStore, since: datetime, config: FlowConfig) -> Iterator[
 SHOWN: dict[str, Any] = {"flow_run_name": run_name} | {
     f"on_{ending}": [publish] for ending in ("completion", "failure", "crashed", "cancellation")
 }
-"""Options of every flow."""
+"""Options of `@flow` that all flows use: the name of a run, and `publish` as the hook of every ending."""

@@ -1,4 +1,7 @@
-"""What a top-up asks for: where a training run is short of variants, and which kinds help, within a budget."""
+"""Decide what a top-up requests: which problems of a training run have a shortage, and which kinds of variants help.
+
+A problem has a shortage if no accepted variant is near the offset that its live difficulty asks for.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,18 @@ from diva_grpo.schemas.config import TopUpConfig
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a training run is short, and what is asked for."""
+    """The result of `find`.
+
+    Attributes:
+        shortages: the problems of the training run that have a shortage.
+        planned: what the top-up requests for them, within its limits.
+    """
 
     shortages: Shortages
     planned: Plan
 
     def summary(self) -> str:
-        """One line for a person."""
+        """The shortages and the plan in one line of text."""
         short, needs = len(self.shortages.problem_ids), self.planned.needs
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.planned.by_kind().items()))
         parts = [f"run {self.shortages.run_id}: {short} of {self.shortages.seen} problems are short"]
@@ -29,7 +37,11 @@ class Found:
 
 
 def find(config: TopUpConfig, store: VariantStore) -> Found:
-    """Where the training run is short of variants, and what to ask for within the run's budget.
+    """Find the shortages of a training run, and plan what to request for them.
+
+    Args:
+        config: the training run, the kinds that may be requested, and the limits of the top-up.
+        store: the store.
 
     Raises:
         ConfigError: there is no such training run, or the filter is not valid SQL.

@@ -1,4 +1,4 @@
-"""Where the tasks of a flow run, several at once: threads of its process, or Ray, on this machine or many."""
+"""Run several tasks of a flow at once: in threads of its process, or on Ray, on one or more machines."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ R = TypeVar("R")
 
 @contextmanager
 def submitting(task: Task[..., R], config: FlowConfig) -> Iterator[Callable[..., PrefectFuture[R]]]:
-    """Submit a task to the task runner of a configuration; yields what to call by the task's arguments' names.
+    """Open the task runner that a configuration names, and yield a function that submits the task to it.
 
-    `threads` is the flow's own task runner: threads, unless `flow.with_options(task_runner=...)` says otherwise.
-    On a cluster every machine needs this package, the store's folder (or an object store), the endpoint's key and a
-    Prefect server that it can reach.
+    The function takes the task's arguments as keyword arguments. The runner `threads` is the flow's own task runner:
+    Prefect's default uses threads, and `flow.with_options(task_runner=...)` sets another. On a cluster, every machine
+    needs this package, access to the store, the endpoint's key, and a connection to the Prefect server.
+
+    Args:
+        task: the task to submit.
+        config: the flow's configuration; its `runner` is `threads`, `ray` (a local Ray) or the address of a cluster.
 
     Raises:
-        ConfigError: Ray is not installed.
+        ConfigError: Ray is chosen and not installed.
     """
     if config.runner == "threads":
         yield task.submit
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage statistics
     try:
         from prefect_ray import RayTaskRunner
     except ImportError as error:

@@ -1,11 +1,10 @@
-"""Prefect's server as a process that cannot outlive the one that started it.
+"""Run Prefect's server as a process that cannot outlive its parent.
 
-Prefect starts a server for a flow that has none, and a SIGKILL of the flow leaves that server running for ever. The
-one that is started here reads a pipe whose other end only its parent holds: whatever ends the parent closes the
-pipe, on any system, and the server goes.
+If no server is configured, Prefect starts one for a flow, and that server keeps running after a SIGKILL of the flow.
+The server of this module reads a pipe whose other end only its parent holds. When the parent ends for any reason, the
+system closes the pipe, and the server exits.
 
-It answers only those who know its auth string, which is made at its start, and no page of another origin
-(`flows/loopback.py`).
+The server answers only requests with its auth string, and refuses web pages of another origin (`flows/loopback.py`).
 
     prefect_api()
     curate(config)
@@ -27,14 +26,14 @@ from diva_grpo.flows.loopback import guarded
 from diva_grpo.schemas.exceptions import ServerError
 
 PORT_TAKEN = 75
-"""Exit code of a server that cannot listen (EX_TEMPFAIL)."""
+"""Exit code of a server process that cannot bind its port (EX_TEMPFAIL)."""
 
 GRACE_S = 60.0
-"""Seconds that a server may take to end: the first one of a machine may be in the midst of making its database."""
+"""Seconds that a server may take to end. The first server on a machine may still be creating its database."""
 
 
 def auth_file(port: int) -> Path:
-    """Where a server with services keeps its auth string, for its UI and for `diva serve --pause`."""
+    """The file with the auth string of a server with services. Users of the UI and `diva serve --pause` read it."""
     from prefect.settings import get_current_settings
 
     return get_current_settings().home / f"diva-serve-{port}.auth"
@@ -44,13 +43,13 @@ class BoundServer:
     """A Prefect server on loopback that ends with this process.
 
     Attributes:
-        port: on which it listens.
-        auth: the string that its clients must know: of PREFECT_SERVER_API_AUTH_STRING, or else made here.
+        port: the port on which it listens.
+        auth: the auth string that clients must send: PREFECT_SERVER_API_AUTH_STRING, or a random one if that is unset.
 
     Args:
-        port: 0 takes a free one.
-        services: also schedule runs, mark late ones, and show the UI; without, it only keeps the record of runs.
-        keep_days: days for which it keeps runs that have ended, with their logs, artifacts and events; None: for ever.
+        port: the port to listen on; 0 chooses a free port.
+        services: True: the server also schedules runs, marks late runs and shows the UI. False: it only records runs.
+        keep_days: days for which ended runs are kept, with their logs, artifacts and events; None keeps them forever.
 
     Raises:
         ServerError: the port is taken, or the server did not start.
@@ -67,11 +66,11 @@ class BoundServer:
 
     @property
     def url(self) -> str:
-        """Of the API, for `PREFECT_API_URL`."""
+        """The URL of the API, for `PREFECT_API_URL`."""
         return f"http://127.0.0.1:{self.port}/api"
 
     def keep_up(self) -> None:
-        """Start it again on its port whenever it has died, until `close`."""
+        """Restart the server on the same port whenever it dies, until `close` is called."""
         threading.Thread(target=self._keep_up, name="keeps Prefect's server up", daemon=True).start()
 
     def _keep_up(self) -> None:
@@ -81,7 +80,7 @@ class BoundServer:
                 self._process, _ = self._start(self.port)
 
     def close(self) -> None:
-        """End it."""
+        """End the server, and kill it if it has not ended after `GRACE_S` seconds."""
         self._ending.set()
         if self._services:
             auth_file(self.port).unlink(missing_ok=True)
@@ -98,10 +97,10 @@ class BoundServer:
 
         kind = {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"}
         defaults = {
-            # Leases in memory would die with the server, and their slots stay taken.
+            # Leases in memory would be lost when the server dies, and their concurrency slots would stay taken.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # nothing is sent anywhere
-            "PREFECT_SERVER_UI_API_URL": "/api",  # where the page itself came from, on any port and by any tunnel
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # send no usage statistics
+            "PREFECT_SERVER_UI_API_URL": "/api",  # relative to the page, so that any port or tunnel works
         }
         closed = {"PREFECT_SERVER_API_AUTH_STRING": self.auth, "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ""}
         if self._keep_days:
@@ -112,7 +111,7 @@ class BoundServer:
                 "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": period,
             }
         process = subprocess.Popen(
-            # -P: nothing must be imported from the folder of this file.
+            # -P: import nothing from the folder of this file.
             [sys.executable, "-P", __file__, str(port), *(["keep"] if self._services else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -121,7 +120,7 @@ class BoundServer:
             | get_current_settings().to_environment_variables(exclude_unset=True)
             | ({} if self._services else kind)
             | closed,
-            start_new_session=True,  # Ctrl-C is for the flow, which has yet to report its end
+            start_new_session=True,  # Ctrl-C must not end the server: the flow still reports its end to it
         )
         assert process.stdout
         with process.stdout:
@@ -141,21 +140,21 @@ class BoundServer:
 
 
 def prefect_api(port: int = 0, *, services: bool = False, keep_days: float | None = None) -> str:
-    """Where flows report: the server that is configured, or else one that ends with this process.
+    """Make sure that flows have a Prefect server: the configured one, or else a new one that ends with this process.
 
-    Call it before a flow. URL and auth string are set for the whole process, as Prefect's threads do not see
+    Call it before a flow. It sets URL and auth string for the whole process, because Prefect's threads do not see
     temporary settings.
 
     Args:
-        port: of the server that is started; 0 takes a free one.
-        services: as for `BoundServer`; such a server is also started again should it die.
+        port: the port of a new server; 0 chooses a free port.
+        services: as for `BoundServer`. A new server with services is also restarted if it dies.
         keep_days: as for `BoundServer`.
 
     Returns:
         The URL of the API.
 
     Raises:
-        ServerError: it did not start.
+        ServerError: the port is taken, or the new server did not start.
     """
     from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_API_URL
@@ -164,19 +163,19 @@ def prefect_api(port: int = 0, *, services: bool = False, keep_days: float | Non
     if configured:
         return configured
     server = BoundServer(port, services=services, keep_days=keep_days)
-    # Handlers of threads come before these: what Prefect has yet to report is sent by then.
+    # Exit handlers of threads run before those of `atexit`, so Prefect has sent all its reports by then.
     atexit.register(server.close)
     if services:
         server.keep_up()
     else:
-        os.environ.setdefault("PREFECT_UI_URL", "")  # there is none: no run is to be viewed at its address
+        os.environ.setdefault("PREFECT_UI_URL", "")  # no UI, so Prefect prints no links to it
     os.environ["PREFECT_API_URL"], os.environ["PREFECT_API_AUTH_STRING"] = server.url, server.auth
     refresh_global_settings_context()
     return server.url
 
 
 def _keep(auth: str, path: Path) -> None:
-    """Write an auth string to a file that only this user can read, in one act."""
+    """Write an auth string to a file that only this user can read. The file appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     made = path.with_name(f"{path.name}.{os.getpid()}")
     with open(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -185,19 +184,21 @@ def _keep(auth: str, path: Path) -> None:
 
 
 def main() -> None:
-    """The server's process: `python server.py PORT [keep]`, with its parent at the other end of standard input.
+    """Run the server process: `python server.py PORT [keep]`.
 
-    With `keep` its auth string is in `auth_file` before it answers, and after it has the port.
+    The process reads a pipe from its parent on standard input, and exits when that pipe is closed. It prints its
+    port on standard output as soon as it answers requests. With `keep`, it writes its auth string to `auth_file`
+    after it has bound the port and before it accepts connections.
     """
     announce = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else is printed
+    os.dup2(2, 1)  # all other output goes to standard error
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", int(sys.argv[1])))
     except OSError:
         sys.exit(PORT_TAKEN)
-    # Before it listens: whoever connects has read this file, and not that of a server that was killed.
+    # Written before it listens, so that a client that can connect never reads the old file of a killed server.
     if "keep" in sys.argv:
         _keep(os.environ["PREFECT_SERVER_API_AUTH_STRING"], auth_file(listener.getsockname()[1]))
     listener.listen(128)
@@ -209,7 +210,7 @@ def main() -> None:
     ended = threading.Event()
 
     class Announced(uvicorn.Server):
-        """A server that says its port once it answers."""
+        """A server that prints its port once it answers requests."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
@@ -217,7 +218,7 @@ def main() -> None:
                 print(listener.getsockname()[1], file=announce, flush=True)
             announce.close()
 
-    # From here on the end of the parent is noticed, even if it comes while the application is made.
+    # From here on the end of the parent is noticed, even while the application is still being created.
     server: Announced | None = None
 
     def end_with_parent() -> None:
@@ -232,7 +233,7 @@ def main() -> None:
 
     @app.middleware("http")
     async def soon(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-        """Say when to come again where two writers met in SQLite: Prefect's client would wait for two seconds."""
+        """Let clients retry after 0.05 s when SQLite was locked (503). Prefect's client would wait two seconds."""
         response = await go_on(request)
         if response.status_code == 503:
             response.headers.setdefault("Retry-After", "0.05")

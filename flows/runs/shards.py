@@ -1,9 +1,8 @@
-"""What the flows share: shards of problems as Prefect tasks, on any task runner, within one budget.
+"""What the flows share: they run shards of problems as Prefect tasks, on any task runner, within one budget.
 
-A task gets a configuration and an `Order`, which are small and can be pickled, and opens store, teacher and
-references where it runs. Within the flow's own process these are the flow's (its `Session`), so that a client, a
-budget, a meter and an index over all texts are there once. What a task has done is in the store; it returns counts
-alone, so that nothing is lost with a result.
+A task gets a configuration and an `Order`, which are small and can be pickled. In the flow's own process it uses the
+flow's `Session`, so that client, budget, meter and the index over all texts exist once. In another process it opens
+its own session. A task writes its work to the store and returns only counts, so a lost result loses no work.
 """
 
 from __future__ import annotations
@@ -39,24 +38,24 @@ from diva_grpo.schemas.exceptions import BudgetError, ConfigError, OutageError
 from diva_grpo.schemas.records import Variant
 
 Counts = dict[str, dict[str, int]]
-"""What came of a stage, by stage: variants by status, labels by kind."""
+"""Counts by stage: variants by status, labels by kind."""
 
 C = TypeVar("C", bound=FlowConfig)
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a task is to do, beside its configuration.
+    """The work of one task, in addition to the flow's configuration.
 
     Attributes:
-        number: of the shard, from 1.
-        problem_ids: the shard.
-        run_id: of the run in `runs`.
-        began_ns: when the run began, in nanoseconds since 1970: what was accepted until then is what variants are
-            compared with, whichever shards ended since.
-        allowance: dollars that the task may spend where it runs in a process of its own; None for any.
-        needs: of `top_up`: what its problems are short of.
-        training_run: of `top_up`: whose live difficulty says so.
+        number: number of the shard, from 1.
+        problem_ids: ids of the shard's problems.
+        run_id: id of the run in the table `runs`.
+        began_ns: when the run began, in nanoseconds since 1970. New variants are compared with those that were
+            accepted by then, so the result does not depend on which shards end first.
+        allowance: dollars that the task may spend if it runs in another process than the flow; None: no limit.
+        needs: only for `top_up`: the variants to request for the shard's problems.
+        training_run: only for `top_up`: the training run whose live difficulty `needs` is based on.
     """
 
     number: int
@@ -70,7 +69,15 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a task in another process has spent and sent, for the meter of its run."""
+    """Requests and dollars of a task in another process, to be added to the run's meter.
+
+    Attributes:
+        sent: requests sent.
+        reused: requests answered from the journal.
+        failures: failed requests, by type of failure.
+        outages: requests that failed because of credit, key, model or network, by outcome.
+        spent: dollars.
+    """
 
     sent: int
     reused: int
@@ -81,12 +88,12 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class ShardDone:
-    """What came of a shard.
+    """The result of a shard's task.
 
     Attributes:
-        counts: by stage.
-        stopped: what the budget said when it was empty; None where all was done.
-        usage: where the task ran in another process.
+        counts: counts by stage, see `Counts`.
+        stopped: the message of the `BudgetError` that stopped the task; None if the shard was completed.
+        usage: requests and dollars of a task in another process; None for a task in the flow's process.
     """
 
     counts: Counts
@@ -99,14 +106,18 @@ Finished = tuple[Order, ShardDone]
 Submit = Callable[[Order], PrefectFuture[ShardDone]]
 
 _HERE: ContextVar[dict[str, Session] | None] = ContextVar("sessions", default=None)
-"""The session of the flow by its run, for tasks in its process; threads of a task runner inherit it.
+"""The flow's session by run id, for tasks in the flow's process. Threads of a task runner inherit this variable.
 
-Prefect's own threads copy it too and live on: so it is emptied at the end of the run, or a store would stay open.
+Prefect's own threads copy it too, and outlive the run. The dictionary is therefore emptied at the end of the run;
+otherwise the store would stay open.
 """
 
 
 def shared(teacher: TeacherConfig, workers: int) -> TeacherConfig:
-    """The settings of one of several tasks that use an endpoint at once: each has its share of the limits."""
+    """The endpoint settings for one of `workers` concurrent tasks.
+
+    Concurrency and rate limits are divided by `workers`; concurrency stays at least 1.
+    """
     rates = {
         name: rate / workers
         for name in ("requests_per_minute", "tokens_per_minute")
@@ -116,9 +127,9 @@ def shared(teacher: TeacherConfig, workers: int) -> TeacherConfig:
 
 
 def endpoint_tag(teacher: TeacherConfig) -> str:
-    """The tag of all tasks that ask an endpoint: its name, or its host where it has none.
+    """The Prefect tag of all tasks that use an endpoint: `endpoint:` and the endpoint's host, or its name.
 
-    `prefect concurrency-limit create TAG 2` lets two tasks use it at once, of whatever flows.
+    `prefect concurrency-limit create TAG 2` lets at most two tasks of all flows use the endpoint at once.
     """
     name = endpoint_name(teacher)
     return f"endpoint:{urlsplit(name).netloc or name}"
@@ -126,22 +137,28 @@ def endpoint_tag(teacher: TeacherConfig) -> str:
 
 @lru_cache(maxsize=8)
 def _meter(order: Order, strict: bool) -> Meter:
-    """The meter of a task in another process than the flow's, through all of its retries."""
+    """The meter of a task in another process than the flow's. Retries of the task share it."""
     return Meter("problems", budget=Budget(order.allowance, strict=strict))
 
 
 @lru_cache(maxsize=2)
 def _references(store: str, checks: VerifyConfig, began_ns: int) -> References:
-    """References of a run in another process than the flow's, which has many of its shards to do."""
+    """The references of a run in another process than the flow's. They are cached for the run's further shards."""
     opened = VariantStore(store)
     return References.of(opened, checks, variant_parts=opened.variant_parts(began_ns))
 
 
 def _session(config: FlowConfig, meter: Meter, began_ns: int, workers: int = 1) -> Session:
-    """A session for a flow, or for one of its tasks in another process.
+    """Make a session for a flow, or for one of its tasks in another process.
+
+    Args:
+        config: the flow's configuration.
+        meter: the meter of the run or task.
+        began_ns: see `Order`.
+        workers: number of tasks that share the endpoint's limits.
 
     Raises:
-        ConfigError: the endpoint or the limits cannot work.
+        ConfigError: the settings of the endpoint or of the limits are invalid.
     """
     teacher, solver = shared(config.teacher, workers), getattr(config, "solver", None)
     return Spending.of(config).session(
@@ -150,12 +167,12 @@ def _session(config: FlowConfig, meter: Meter, began_ns: int, workers: int = 1) 
 
 
 def worked(config: FlowConfig, order: Order, do: Callable[[Session], Counts] | None = None) -> ShardDone:
-    """Do the work of a task where it runs: in the flow's own session, or in one of this process.
+    """Do the work of a task, in the flow's session if there is one in this process, or else in a new session.
 
     Args:
-        config: of the flow.
+        config: the flow's configuration.
         order: the shard.
-        do: the work; default all stages of the configuration.
+        do: the work; the default runs all stages of the configuration.
     """
     stages = Stages.of(config)
     do = do or (lambda session: counts_of(stages, curate_shard(session, stages, order.problem_ids)))
@@ -180,7 +197,10 @@ def _done(session: Session, do: Callable[[Session], Counts]) -> ShardDone:
 
 
 def counts_of(stages: Stages, made: Curated) -> Counts:
-    """What came of the stages that there were; `short`, where enough was to be supplied, by kind."""
+    """Counts of the stages that ran.
+
+    If variants are missing after `accepted` variants were requested, `short` counts the shortages by kind.
+    """
     counts = {
         "generated": stages.generate and dict(made.generated),
         "verified": stages.verify and dict(made.verified),
@@ -191,7 +211,10 @@ def counts_of(stages: Stages, made: Curated) -> Counts:
 
 
 def _may_pass(shard: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether to try again: an endpoint may come back, a wrong setting stays wrong, and a run that ends has ended."""
+    """Whether Prefect is to retry a failed task.
+
+    It is not retried after a `ConfigError` or an `OutageError`, or once a session of this process is stopped.
+    """
     over = any(session.is_stopped for session in (_HERE.get() or {}).values())
     return not over and not isinstance(state.result(raise_on_failure=False), ConfigError | OutageError)
 
@@ -200,22 +223,22 @@ SHARD_TASK: dict[str, Any] = {
     "retries": 2,
     "retry_delay_seconds": [10, 60],
     "retry_condition_fn": _may_pass,
-    "cache_policy": NO_CACHE,  # the store remembers what is done
-    "persist_result": False,  # and keeps it: a part appears complete or not at all
+    "cache_policy": NO_CACHE,  # the store records which work is done
+    "persist_result": False,  # the store keeps the results: a part appears complete or not at all
 }
 """Options of every task over a shard."""
 
 
 @dataclass(slots=True)
 class Run:
-    """A flow at work on the shards of one run.
+    """The state of a flow while it works on the shards of one run.
 
     Attributes:
-        config: of the flow.
-        run_id: in `runs`.
-        session: of the run.
+        config: the flow's configuration.
+        run_id: id of the run in the table `runs`.
+        session: the run's session.
         began_ns: see `Order`.
-        totals: by stage, what came of the shards so far.
+        totals: by stage, the counts of the shards that have ended.
     """
 
     config: FlowConfig
@@ -226,7 +249,7 @@ class Run:
 
     @property
     def meter(self) -> Meter:
-        """Of the run."""
+        """The run's meter."""
         return self.session.meter
 
     def counts(self) -> Counts:
@@ -234,8 +257,8 @@ class Run:
         return {stage: dict(counts) for stage, counts in self.totals.items()}
 
     def orders(self, problem_ids: Sequence[str]) -> list[Order]:
-        """The problems in shards."""
-        # A batch may take a day: as many problems as may be share one.
+        """Divide problems into shards, with one order for each."""
+        # A batch may take a day, so shards are made large: as many problems as possible share a batch.
         size = max(self.config.shard_size, BATCH_SHARD_SIZE) if self.config.batch else self.config.shard_size
         return [
             Order(number, tuple(shard), self.run_id, self.began_ns)
@@ -245,15 +268,15 @@ class Run:
     def work_off(self, task: ShardTask[Any], orders: Sequence[Order]) -> None:
         """Run a task for each order.
 
-        With one worker they run in threads of this process and overlap, so that the endpoint never waits for the end
-        of a shard (see `Session.over`); with several, as many at once on the task runner.
+        With one worker, the tasks run in overlapping threads of this process, so that the endpoint stays busy at the
+        end of a shard (see `Session.over`). With N workers, N tasks at a time run on the task runner.
 
         Args:
-            task: of the flow.
-            orders: its shards.
+            task: the flow's task for a shard.
+            orders: the shards.
 
         Raises:
-            BudgetError: the run has spent what it may; what was in flight then has been answered and kept.
+            BudgetError: the run has used up its budget. Requests that were in flight have been answered and recorded.
         """
         log = get_run_logger()
         ready = task.with_options(
@@ -277,7 +300,7 @@ class Run:
             log.info("shard %d of %d: %d problems done", order.number, len(orders), len(order.problem_ids))
 
     def take(self, usage: Usage) -> None:
-        """Count what a task in another process has sent and spent."""
+        """Add the requests and dollars of a task in another process to the run's meter."""
         self.meter.sent += usage.sent
         self.meter.reused += usage.reused
         self.meter.failures.update(usage.failures)
@@ -287,20 +310,20 @@ class Run:
 
 @contextmanager
 def running(verb: str, config: FlowConfig, problems: int, shown_stage: str = "verified") -> Iterator[Run]:
-    """Record a run of a flow, show how far it is, and open its session.
+    """Record a run of a flow in the store, open its session, and log its progress while the context is open.
 
     Args:
-        verb: kind of the run.
-        config: of the flow.
-        problems: how many it works on.
-        shown_stage: whose counts the meter shows.
+        verb: kind of the run, as recorded in `runs`.
+        config: the flow's configuration.
+        problems: number of problems that the run works on.
+        shown_stage: the stage whose counts the progress shows.
 
     Raises:
-        ConfigError: the endpoint or the limits cannot work.
+        ConfigError: the settings of the endpoint or of the limits are invalid.
         SourceError: an evaluation set cannot be read.
-        TeacherError: at the end, where requests failed for want of credit, key, model or network.
+        TeacherError: raised at the end if requests failed because of credit, key, model or network.
     """
-    # Before all that this run writes.
+    # A time before anything that this run writes.
     began_ns = VariantStore(config.store).catalogue.now_ns(Variant.table) - 1
     meter = Spending.of(config).meter("problems", shown_stage, problems)
     session = _session(config, meter, began_ns)
@@ -312,7 +335,8 @@ def running(verb: str, config: FlowConfig, problems: int, shown_stage: str = "ve
     ):
         checks = Stages.of(config).verify
         if checks is not None and problems:
-            session.references(checks)  # what is wrong with a held-out set ends the run, and not each task
+            # Read here, so that an unreadable held-out set fails the run, and not each of its tasks.
+            session.references(checks)
         places = {run_id: session}
         token = _HERE.set(places)
         try:
@@ -324,7 +348,7 @@ def running(verb: str, config: FlowConfig, problems: int, shown_stage: str = "ve
 
 
 def chosen_problems(config: ProblemsConfig) -> list[str]:
-    """Ids of the problems that a flow is to work on.
+    """Ids of the problems that a flow works on, by its filter and limit.
 
     Raises:
         ConfigError: the filter is not valid SQL.
@@ -334,10 +358,10 @@ def chosen_problems(config: ProblemsConfig) -> list[str]:
 
 
 def _finished(task: ShardTask[Any], config: FlowConfig, order: Order) -> Finished:
-    """A task that runs in this thread.
+    """Run a task in this thread.
 
     Raises:
-        BudgetError: the budget is spent.
+        BudgetError: the budget is used up.
     """
     done = task(config, order)
     if done.stopped is not None:
@@ -346,16 +370,19 @@ def _finished(task: ShardTask[Any], config: FlowConfig, order: Order) -> Finishe
 
 
 def _on_runner(task: ShardTask[Any], run: Run, orders: Sequence[Order]) -> Iterator[Finished]:
-    """Results of tasks on the task runner of the configuration."""
+    """Run tasks on the configuration's task runner, and yield their results as they end; see `_at_once`."""
     with submitting(task, run.config) as submit:
         yield from _at_once(lambda order: submit(config=run.config, order=order), run, orders)
 
 
 def _at_once(submit: Submit, run: Run, orders: Sequence[Order]) -> Iterator[Finished]:
-    """Results of tasks as they end; none is begun once the budget is empty.
+    """Submit tasks, and yield their results as they end. No task is started once the budget is empty.
 
-    A task in another process cannot see the budget. Of what is left it is allowed an equal share, and where that
-    was not enough it gets all that the others have left, once nothing else is under way.
+    A task in another process cannot see the run's budget. It gets an allowance: an equal share of the remaining
+    budget. If that was not enough, the task runs once more after all others have ended, with all dollars that remain.
+
+    Raises:
+        BudgetError: the budget is used up and not all shards are complete.
     """
     budget, workers = run.meter.budget, run.config.workers
     waiting, stopped, had_all = deque(orders), deque[Order](), set[int]()

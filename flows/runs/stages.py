@@ -1,4 +1,4 @@
-"""The flows `generate`, `verify` and `label`: each stage alone, one task a shard of problems.
+"""The flows `generate`, `verify` and `label`. Each runs one stage, with one task per shard of problems.
 
     from diva_grpo.flows.runs.stages import label
     label(LabelFlowConfig(store="runs/store", teacher=TeacherConfig(model="qwen"), workers=4))
@@ -25,7 +25,10 @@ from diva_grpo.schemas.config import GenerateFlowConfig, LabelFlowConfig, Verify
 
 @task(name="generate-shard", **SHARD_TASK)
 def generate_shard(config: GenerateFlowConfig, order: Order) -> ShardDone:
-    """Variants of one shard; with `accepted`, verified, and asked for again until there are enough."""
+    """Generate variants for one shard.
+
+    With `accepted`, it also verifies them, and requests more until there are enough.
+    """
     return worked(config, order)
 
 
@@ -35,10 +38,11 @@ def generate(config: GenerateFlowConfig) -> Counts:
     """Write variants of the problems of a store.
 
     Args:
-        config: store, endpoint, and what is written.
+        config: the store, the endpoint, and the variants to write.
 
     Returns:
-        By stage: `generated`, new variants by status; with `accepted` also `verified` and `short`.
+        Counts by stage: `generated`, new variants by status; with `accepted` also `verified`, variants by status,
+        and `short`, problems with too few accepted variants by kind.
     """
     problems = chosen_problems(config)
     with running("generate", config, len(problems), "generated") as run:
@@ -48,20 +52,20 @@ def generate(config: GenerateFlowConfig) -> Counts:
 
 @task(name="verify-shard", **SHARD_TASK)
 def verify_shard(config: VerifyFlowConfig, order: Order) -> ShardDone:
-    """Verdicts on the candidates of one shard."""
+    """Verify the candidates of one shard."""
     return worked(config, order)
 
 
 @flow(name="verify", **SHOWN)
 @ends_in_one_line
 def verify(config: VerifyFlowConfig) -> Counts:
-    """Decide on every candidate of a store's problems.
+    """Verify every candidate of a store's problems.
 
     Args:
-        config: store, endpoint and checks.
+        config: the store, the endpoint and the checks.
 
     Returns:
-        `verified`: variants by new status.
+        `verified`: variants by their new status.
     """
     problems = chosen_problems(config)
     with running("verify", config, len(problems)) as run:
@@ -71,7 +75,7 @@ def verify(config: VerifyFlowConfig) -> Counts:
 
 @task(name="label-shard", **SHARD_TASK)
 def label_shard(config: LabelFlowConfig, order: Order) -> ShardDone:
-    """Labels of one shard."""
+    """Label the problems and accepted variants of one shard."""
     return worked(config, order)
 
 
@@ -81,10 +85,10 @@ def label(config: LabelFlowConfig) -> Counts:
     """Measure the difficulty of a store's problems and accepted variants.
 
     Args:
-        config: store, endpoint and how often each question is asked.
+        config: the store, the endpoint and the number of answers to each question.
 
     Returns:
-        `labelled`: labels by kind.
+        `labelled`: new labels by kind.
     """
     problems = chosen_problems(config)
     with running("label", config, len(problems), "labelled") as run:

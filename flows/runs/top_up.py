@@ -1,8 +1,8 @@
-"""The flow `top_up`: variants where a training run is short of them, by its live difficulty.
+"""The flow `top_up`: it requests variants for problems of a training run that have a shortage by live difficulty.
 
     diva top-up --store runs/store --model gpt-4.1-mini --max-cost 2
 
-A training run in progress sees them at its next `store_refresh_steps`.
+A training run in progress uses the new variants after its next refresh (`store_refresh_steps`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from diva_grpo.schemas.config import TopUpConfig
 
 @task(name="top-up-shard", **SHARD_TASK)
 def top_up_shard(config: TopUpConfig, order: Order) -> ShardDone:
-    """Variants for the problems of one shard, with their decisions."""
+    """Generate, verify and label the needed variants of one shard, and record the decisions."""
 
     stages = Stages.of(config)
 
@@ -47,13 +47,13 @@ def top_up_shard(config: TopUpConfig, order: Order) -> ShardDone:
 @flow(name="top_up", **SHOWN)
 @ends_in_one_line
 def top_up(config: TopUpConfig) -> Counts:
-    """Ask for variants where a training run is short of them, worst first, within a budget.
+    """Request variants for problems with a shortage, the largest shortage first, within a budget.
 
     Args:
-        config: store, training run, endpoint, what may be asked for, and the budget.
+        config: the store, the training run, the endpoint, the kinds that may be requested, and the budget.
 
     Returns:
-        By stage, new variants or labels by status or kind; `decided`: problems by outcome.
+        Counts by stage: variants by status, labels by kind, and `decided`, problems by outcome.
     """
     store = VariantStore(config.store)
     found = find(config, store)

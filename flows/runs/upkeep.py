@@ -1,8 +1,8 @@
-"""What `diva serve` does for its runs beside starting them: it ends those that are lost, and bounds those that wait.
+"""How `diva serve` maintains its runs: it ends lost runs, and limits the number of waiting runs.
 
-A run ends with the `diva serve` that started it (`end_with_serve`), and says in a label which process it is
-(`sign`). A run that its server takes for at work although that process is gone has been lost: by a SIGKILL of
-`diva serve`, or by a full disk, which kept it from saying how it ended.
+A run ends when the `diva serve` that started it ends (`end_with_serve`), and records its process in a label (`sign`).
+A run is lost if the server lists it as running although its process is gone. Causes are a SIGKILL of `diva serve`, or
+a full disk, because of which the run could not report its end.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 SERVE_PID = "DIVA_SERVE_PID"
-"""Environment variable with the process id of the `diva serve` that a run belongs to."""
+"""Environment variable with the process id of the `diva serve` that started a run."""
 
 _PROCESS = "diva.process"
-"""Label of a run: the host and the id of its process, and how often the run had been begun by then."""
+"""Label of a run: `HOST:PID:COUNT`, where COUNT is how often the run had been started when the label was set."""
 
 _EVERY_S = 10.0
 _PARENT_EVERY_S = 0.5
 _START_S = 180.0
-"""Longest time from a run's being taken up until it has signed: a busy machine loads Prefect and the flow in it."""
+"""Seconds that a run may take from its start until it has set its label: loading Prefect and the flow takes time."""
 
 _HELD = timedelta(days=3650)
-"""How far off a run is put while its schedule is paused."""
+"""How far into the future a waiting run is moved while its schedule is paused."""
 
 
 OnLost = Callable[[str, FlowRun, State[Any]], None]
@@ -66,7 +66,10 @@ OnLost = Callable[[str, FlowRun, State[Any]], None]
 
 
 def end_with_serve() -> None:
-    """End this process at once when the `diva serve` that has started it is gone; nothing for other runs."""
+    """Start a thread that ends this process when the `diva serve` that started it is gone.
+
+    It does nothing in a process that `diva serve` did not start.
+    """
     pid = os.environ.get(SERVE_PID)
     if pid:
         threading.Thread(target=_end_with, args=(int(pid),), name="ends with serve", daemon=True).start()
@@ -79,7 +82,7 @@ def _end_with(parent: int) -> None:
 
 
 def sign() -> None:
-    """Say on the server which process the run at work in this one is."""
+    """Record on the server that this process executes the current run (label `diva.process`)."""
     with get_client(sync_client=True) as client:
         process = f"{socket.gethostname()}:{os.getpid()}:{this_run.run_count}"
         client.update_flow_run_labels(UUID(this_run.id), {_PROCESS: process})
@@ -90,11 +93,11 @@ def sign() -> None:
 
 @contextmanager
 def upkeep(served: Sequence[tuple[str, int]], on_lost: OnLost) -> Iterator[None]:
-    """Keep deployments in order in a thread while the context is open.
+    """Maintain deployments in a thread while the context is open; see `keep_in_order`.
 
     Args:
-        served: full names of the deployments, with the most runs of each that may wait.
-        on_lost: called for each lost run, in a thread of its own.
+        served: the full name of each deployment, and the maximum number of its runs that may wait.
+        on_lost: called for each lost run, in a separate thread.
     """
     ended = threading.Event()
 
@@ -122,7 +125,17 @@ def upkeep(served: Sequence[tuple[str, int]], on_lost: OnLost) -> Iterator[None]
 
 
 def keep_in_order(client: SyncPrefectClient, name: str, most: int, on_lost: OnLost) -> None:
-    """End the lost runs of a deployment; hold the waiting ones where it is paused, else leave out all but `most`."""
+    """End the lost runs of a deployment, and limit its waiting runs.
+
+    If the deployment is paused, its waiting runs are held. Otherwise all waiting runs but the first `most` are
+    cancelled. An unknown deployment is ignored.
+
+    Args:
+        client: client of the Prefect server.
+        name: full name of the deployment.
+        most: maximum number of waiting runs.
+        on_lost: called for each lost run, in a separate thread.
+    """
     try:
         known = client.read_deployment_by_name(name)
     except ObjectNotFound:
@@ -140,7 +153,11 @@ def keep_in_order(client: SyncPrefectClient, name: str, most: int, on_lost: OnLo
 
 
 def hold_waiting(client: SyncPrefectClient, known: DeploymentResponse) -> None:
-    """Put off the runs of a deployment that wait for another to end while it is paused; let them go once it is not."""
+    """Hold the waiting runs of a paused deployment, and release the held runs of one that is not paused.
+
+    A waiting run is one that waits for another run of the deployment to end. A held run stays in that state, and its
+    time is moved far into the future (`_HELD`).
+    """
     now = datetime.now(UTC)
     for run in _waiting(client, known):
         at = run.state.state_details.scheduled_time if run.state else None
@@ -164,7 +181,7 @@ def _runs(client: SyncPrefectClient, known: DeploymentResponse, state: FlowRunFi
 
 
 def _waiting(client: SyncPrefectClient, known: DeploymentResponse) -> list[FlowRun]:
-    """Runs that wait for another to end, in the order in which they were due."""
+    """The runs that wait for another run to end, in the order in which they were due."""
     name = FlowRunFilterStateName(any_=["AwaitingConcurrencySlot"])
     found = _runs(client, known, FlowRunFilterState(name=name))
     return sorted(
@@ -173,15 +190,15 @@ def _waiting(client: SyncPrefectClient, known: DeploymentResponse) -> list[FlowR
 
 
 def _is_lost(run: FlowRun, state: State[Any]) -> bool:
-    """Whether a run that the server takes for at work has no process any more."""
+    """Whether the process of a run that the server lists as running is gone."""
     host, pid, count = (str(run.labels.get(_PROCESS) or "::")).rsplit(":", 2)
-    if state.type == StateType.PENDING or count != str(run.run_count):  # not signed since it was taken up
+    if state.type == StateType.PENDING or count != str(run.run_count):  # no label since its start
         return datetime.now(UTC) - state.timestamp > timedelta(seconds=_START_S)
     return host == socket.gethostname() and not _is_child(int(pid))
 
 
 def _is_child(pid: int) -> bool:
-    """Whether a process is a child of this one that is still alive."""
+    """Whether a process is a living child of this process."""
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     except ChildProcessError:
@@ -189,7 +206,10 @@ def _is_child(pid: int) -> bool:
 
 
 def _ended(client: SyncPrefectClient, run: FlowRun, state: State[Any]) -> State[Any] | None:
-    """The state that a lost run has got; None where it has ended meanwhile."""
+    """Set a lost run to crashed (or cancelled, if it was cancelling), and return its new state.
+
+    Returns None if the run had meanwhile ended by itself.
+    """
     message = (
         "its process ended without a report: `diva serve` was killed, or the server could not be reached"
     )
@@ -203,14 +223,14 @@ def _ended(client: SyncPrefectClient, run: FlowRun, state: State[Any]) -> State[
 
 @contextmanager
 def sole(home: Path, names: Sequence[str]) -> Iterator[None]:
-    """Hold deployments for this process while the context is open.
+    """Lock deployments while the context is open, so that no other process on this machine serves them.
 
     Args:
-        home: PREFECT_HOME, in which the locks are.
+        home: PREFECT_HOME, the folder of the lock files.
         names: full names of the deployments.
 
     Raises:
-        ServerError: another process of this machine holds one.
+        ServerError: another process on this machine has locked one of them.
     """
     home.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:

@@ -1,13 +1,13 @@
-"""Checks of a variant, one module each. A check is a function that returns a verdict with its reason.
+"""The checks of a variant, one module per check. A check is a function that returns a `Finding`.
 
-`pipeline.stages.verify` runs them in this order, the cheapest first:
+`pipeline.stages.verify` runs them in this order, the cheapest first. A variant passes if:
 
-* `format`: the text is complete, in the language of the original, and has nothing around it;
-* `leak`: the text does not give the answer away;
-* `numbers`: the quantities of the original are there, with their units;
-* `duplicate`: the text differs from the original, from the other variants and from all other problems;
-* `decontamination`: the text is not in an evaluation set;
-* `answer`: solvers arrive at the reference answer;
+* `format`: its text is complete, in the language of the original, and contains nothing but the question;
+* `leak`: it does not contain the answer;
+* `numbers`: it contains the quantities of the original, with their units;
+* `duplicate`: it differs from the original, from the other variants and from all other problems;
+* `decontamination`: it shares no long run of words with an evaluation set;
+* `answer`: solvers reach the reference answer;
 * `judge`: a second model says that it is the same question.
 """
 

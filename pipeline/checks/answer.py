@@ -1,4 +1,4 @@
-"""The check `answer`: solvers of the variant, and its worked solution, arrive at the reference answer."""
+"""The check `answer`: solvers of the variant reach the reference answer, and its worked solution ends with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from diva_grpo.schemas.replies import Answer, Reply
 
 _NUMBER = r"\$?\s?-?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 _CALCULATION = rf"\(*{_NUMBER}\)*(?:\s*[-+*/×÷]\s*\(*{_NUMBER}\)*)+"
-# At the beginning of a step or after a plain word. No part of "5% of 20 x 3/4 = 12" is an equation of its own.
+# An equation begins at the beginning of a step or after a word. In "5% of 20 x 3/4 = 12", the part "20 x 3/4 = 12" must
+# not match, because the left side begins before it.
 _EQUATION = re.compile(
     rf"(?:\A|(?<=[A-Za-z]{{2}}[ :])(?<!\bof )|(?<=[A-Za-z]{{2}}: ))(?P<left>{_CALCULATION})"
     rf"\s*=\s*(?P<right>\$?\s?-?(?:\d+(?:,\d+)*(?:\.\d+)?|\.\d+))(?![\d.,]*\d|\s*[-+*/×÷^%(:=]|[\w\\])"
@@ -33,11 +34,11 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
 
 
 def majority(given: Sequence[Answer[Reply]], problem: Problem) -> Finding:
-    """Whether the most common of independent answers is the reference.
+    """Whether the most common of several independent answers is the reference answer.
 
-    A reply without an answer is a vote for "nothing". A solver that failed (such as by a lost connection), or whose
-    answer the grader could not decide, has no vote yet. The check decides only if no missing vote can change the
-    majority; otherwise it is undecided.
+    A reply without an answer is a vote for "nothing". There is no vote from a solver that failed (for example by a
+    lost connection), or if the grader could not decide on its answer. If these missing votes could change the
+    majority, the result is undecided.
 
     Args:
         given: the solvers' answers.
@@ -59,7 +60,7 @@ def majority(given: Sequence[Answer[Reply]], problem: Problem) -> Finding:
 
 
 def _strongest_rival(grades: Sequence[Grade], problem: Problem) -> tuple[str, int]:
-    """The most common answer other than the reference, and its votes. Equal values count as one answer."""
+    """Return the most common wrong answer and its number of votes. Equal values count as one answer."""
     rivals: list[tuple[str, int]] = []
     for answer in (g.answer if g.outcome == "wrong" else None for g in grades if g.outcome != "correct"):
         for i, (rival, votes) in enumerate(rivals):
@@ -83,10 +84,10 @@ def _same(answer: str | None, rival: str, problem: Problem) -> bool:
 
 
 def check_solution(steps: Sequence[str], stated: str | None, problem: Problem) -> Finding:
-    """Whether a worked solution ends at the reference answer by correct steps.
+    """Check that the answer of a worked solution is the reference answer, and that its steps contain no false equation.
 
     Args:
-        steps: the known steps. The last step of a whole solution must state the same answer.
+        steps: the steps of the solution that are known, which may be only the first ones.
         stated: the answer that the author of the solution gives in addition to the steps.
         problem: the original.
     """
@@ -103,9 +104,9 @@ def check_solution(steps: Sequence[str], stated: str | None, problem: Problem) -
 
 
 def check_ending(last_step: str, problem: Problem) -> Finding:
-    """Whether the last step of a whole solution states the reference answer.
+    """Check that the last step of a full solution contains the reference answer.
 
-    The step may state it in dollars if the answer is in cents, or as a fraction of 1 if the answer is in percent.
+    The step may give dollars if the answer is in cents, or a fraction of 1 if the answer is in percent.
     """
     step = re.sub(r"(?<=\d) (?=\d{3}\b)", "", unlabelled(last_step))
     graded = grade(step, problem.answer, options=problem.options)
@@ -118,15 +119,15 @@ def check_ending(last_step: str, problem: Problem) -> Finding:
 
 
 def false_equation(step: str) -> str | None:
-    """The first false equation between plain numbers in a step. Rounded results count as true."""
+    """Return the first false equation between plain numbers in a step, or None. A rounded result counts as true."""
     for found in _EQUATION.finditer(step):
         try:
             left = _value(found["left"])
         except (SyntaxError, ZeroDivisionError):
-            continue  # a part of a larger expression
+            continue  # the match is a part of a larger expression
         right = Decimal(re.sub(r"[$,\s]", "", found["right"]))
         places = max(0, -int(right.as_tuple().exponent))
-        # A whole number must be exact. A decimal may be rounded, up or down, to the places that are shown.
+        # If the left side does not fit the decimal places of the right side, the right side may be rounded up or down.
         slack = Fraction(1, 10**places) if (left * 10**places).denominator != 1 else Fraction(0)
         if abs(left - Fraction(right)) > slack:
             return " ".join(found.group().split())

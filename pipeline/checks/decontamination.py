@@ -1,4 +1,4 @@
-"""The check `decontamination`: no text shares a long run of words with the user's evaluation sets."""
+"""The check `decontamination`: a variant shares no long run of words with the user's evaluation sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diva_grpo.schemas.question import PLACEHOLDER
 from diva_grpo.schemas.records import Problem, Variant
 
 GRAM = 13
-"""Consecutive words that unrelated texts do not share, by the usual rule (arXiv 2005.14165, appendix C)."""
+"""A text that shares this many consecutive words with a question is contaminated (arXiv 2005.14165, appendix C)."""
 _SHORTEST_WITHIN = 8
 QUESTION_COLUMNS = ("problem", "question", "text", "prompt", "query", "instruction", "input")
 
@@ -23,10 +23,11 @@ Runs = tuple[str, ...]
 
 
 class EvaluationSets:
-    """The questions that no training text may contain.
+    """The questions of evaluation sets, which training texts must not contain.
 
-    A question of 13 words or more is found by any 13 consecutive words of it. A question of 8 to 12 words is found if
-    the text contains all of it. A shorter one could be part of any text, so it is found only if it is the whole text.
+    A text contains a question of 13 or more words if it has 13 consecutive words of it. It contains a question of 8 to
+    12 words if it has all of them in a row. A shorter question could be part of any text, so the whole text must be
+    equal to it.
 
     Args:
         questions: pairs of the name of a set and the text of a question.
@@ -53,7 +54,7 @@ class EvaluationSets:
         return self._size
 
     def shared(self, text: str) -> tuple[str, str] | None:
-        """Return (name of the set, shared words) for a contaminated text, else None."""
+        """Return (name of the set, shared words) if a text contains a question of a set, else None."""
         tokens = tuple(_words(text))
         if tokens in self._whole:
             return self._whole[tokens], " ".join(tokens)
@@ -65,9 +66,9 @@ class EvaluationSets:
 
 
 def check_decontamination(variant: Variant, problem: Problem, sets: EvaluationSets) -> Finding:
-    """Neither the text of the variant nor that of its original is in an evaluation set.
+    """Check that neither the variant nor its original contains a question of an evaluation set.
 
-    The original counts because a hint for a test question contaminates too.
+    The original is checked too, because a hint for a test question would also contaminate.
     """
     for text, of in ((variant.text or "", "text"), (problem.text, "original")):
         shared = sets.shared(text)
@@ -81,7 +82,8 @@ def read_evaluation_sets(sources: Sequence[str]) -> EvaluationSets:
 
     Args:
         sources: stores of this project, or anything that `diva ingest` reads: JSONL, JSON, CSV or Parquet files,
-            folders, hub names. The question of a row is in the first of the columns `QUESTION_COLUMNS` that it has.
+            folders, hub names. The question of a row is read from the first column in `QUESTION_COLUMNS` that is not
+            empty.
 
     Raises:
         SourceError: there is no such source, or it cannot be read.

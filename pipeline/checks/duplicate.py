@@ -27,12 +27,14 @@ _SHINGLE = 3
 def check_duplicate(
     variant: Variant, problem: Problem, siblings: Collection[Variant], others: OtherProblems | None = None
 ) -> Finding:
-    """The text is not a near duplicate of the original, of a sibling or of another problem.
+    """Check that the text is not a near duplicate of the original, of a sibling or of another problem.
+
+    A think-step variant has the text of the original, so it fails only if a sibling has the same text and hint.
 
     Args:
         variant: the variant.
         problem: its original.
-        siblings: variants of the same problem that were accepted before it.
+        siblings: variants of the same problem that were accepted before.
         others: texts of other problems; None skips this comparison.
     """
     hint = [sibling for sibling in siblings if sibling.hint or variant.hint]
@@ -52,16 +54,17 @@ def check_duplicate(
 
 
 def identity(variant: Variant) -> str:
-    """What is compared between siblings: the text and the hint."""
+    """Return the normalised text and hint of a variant. Two siblings with the same value are copies."""
     return normalised(variant.text or "") + "\n" + "\n".join(map(normalised, variant.hint))
 
 
 def nearly_equal(text: str, other: str) -> bool:
-    """Whether a few small edits turn one text into the other.
+    """Whether two texts differ only by a few small edits (insertions, deletions, replacements).
 
-    Small means that one word in ten, at most three, is inserted, deleted or replaced; or one character in twenty, at
-    most fifteen. Larger edits, such as a new framing sentence, make a new text. In a short question one changed word
-    may be the whole rewording, so it counts as new.
+    At most one edited word per ten words, and not more than three, is small; so is at most one edited character per
+    twenty characters, and not more than fifteen. With larger edits, such as an additional sentence, the texts are
+    different. In a question of fewer than ten words, one edited word is not small, because it may be the whole
+    rewording.
     """
     mine, theirs = words(text), words(other)
     limit = min(_MAX_CHANGED_WORDS, max(len(mine), len(theirs)) // _WORDS_A_CHANGE)
@@ -73,14 +76,15 @@ def nearly_equal(text: str, other: str) -> bool:
 
 
 class OtherProblems:
-    """Texts of many problems, to find near duplicates among them by MinHash (64 permutations in 16 bands).
+    """An index of the texts of many problems. It finds near duplicates by MinHash (64 permutations in 16 bands).
 
-    It compares runs of three words, each combined with the numbers, images and answer of the problem. Two problems
-    that differ only in a number or an image therefore have no run in common, however many words they share. Candidates
-    are then compared exactly: a Jaccard similarity of 0.8 or more is a near duplicate.
+    It compares runs of three words. Each run is combined with the numbers, images and answer of its problem, so two
+    problems that differ in a number or an image have no run in common, even if all their words are the same. The
+    candidates that MinHash finds are then compared exactly: texts with a Jaccard similarity of at least 0.8 are near
+    duplicates.
 
     Args:
-        below: an index that several instances share. It is searched too, and nothing is added to it.
+        below: an index that several instances share. It is searched too, but nothing is added to it.
     """
 
     def __init__(self, below: OtherProblems | None = None) -> None:
@@ -92,18 +96,18 @@ class OtherProblems:
         return len(self._texts) + (len(self._below) if self._below else 0)
 
     def add(self, texts: Iterable[tuple[Problem, str]]) -> None:
-        """Add texts, each with its problem."""
+        """Add texts to the index. Each is given with its problem."""
         for problem, text in texts:
             key = _key(text, problem)
             self._index.insert(len(self._texts), _signature(_shingles(text), key))
             self._texts.append((problem.problem_id, text, key))
 
     def like(self, text: str, problem: Problem) -> str | None:
-        """The id of another problem with a similar text and the same numbers, images and answer, or None."""
+        """Return the id of another problem with a similar text and the same numbers, images and answer, or None."""
         if self._below and (found := self._below.like(text, problem)):
             return found
         key, shingles = _key(text, problem), _shingles(text)
-        # The index has no order; the smallest id makes the reported problem the same on every run.
+        # The index has no order. Sorting makes the reported problem the same in every run.
         for number in sorted(map(int, self._index.query(_signature(shingles, key)))):
             problem_id, other, other_key = self._texts[number]
             if (
@@ -116,7 +120,7 @@ class OtherProblems:
 
 
 def _key(text: str, problem: Problem) -> bytes:
-    """What two problems must share, in addition to words, to be duplicates."""
+    """Return a hash of the numbers, images and answer of a problem. Duplicates must have the same hash."""
     ordinals = re.findall(r"\d+(?=st\b|nd\b|rd\b|th\b)", text)
     numbers = sorted([*ordinals, *(str(q.value) for q in quantities(text) if q.firm)])
     images = [image.hash for image in problem.images]

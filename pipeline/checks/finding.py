@@ -1,4 +1,4 @@
-"""The result of a check, and how texts are normalised before they are compared."""
+"""The result of a check, and the normalisation of texts that checks compare."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of a check. `passed` is None if the check could not decide."""
+    """The result of a check.
+
+    Attributes:
+        passed: whether the variant passed; None if the check could not decide.
+        detail: the reason, if there is one to report.
+    """
 
     passed: bool | None
     detail: str | None = None
@@ -18,16 +23,16 @@ PASSED = Finding(True)
 
 
 def failed(detail: str) -> Finding:
-    """The check found a fault."""
+    """Return the result of a check that the variant did not pass, with the reason."""
     return Finding(False, detail)
 
 
 def normalised(text: str) -> str:
-    """The text for a comparison that ignores case, white space, and punctuation and quotes at both ends."""
+    """Return a text for comparison: case, extra white space, and punctuation and quotes at both ends are removed."""
     return " ".join(text.casefold().split()).strip(" .?!:;*_\"'“”")
 
 
 def words(text: str) -> list[str]:
-    """Words, numbers and single mathematical symbols, in order. Other punctuation and case are ignored."""
+    """Return the words, numbers and mathematical symbols of a text in order, in lower case, without punctuation."""
     plain = re.sub(r"\*\*+|__+", " ", text.casefold())  # emphasis in Markdown
     return re.findall(r"\d+(?:[.,]\d+)*|[^\W\d_]+|[-+*/=<>^%−×÷]", plain)

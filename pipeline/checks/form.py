@@ -1,4 +1,4 @@
-"""The check `format`: the text is complete, undamaged, in the original's language, and has nothing around it."""
+"""The check `format`: the text is complete, undamaged, in the language of the original, and only the question."""
 
 from __future__ import annotations
 
@@ -55,13 +55,20 @@ _POSTSCRIPT = re.compile(
 
 
 def check_format(variant: Variant, problem: Problem) -> Finding:
-    """The text is complete, contains nothing but the question, and is in the language of the original.
+    """Check that the text is complete, contains only the question, and is in the language of the original.
 
-    It checks in this order: no text is empty; no text has a control character (a wrong JSON escape turns a LaTeX
-    command into one); the text does not speak about itself ("Here is a rewording:"), unless the original does; its
-    length is between a quarter and eight times that of the original; it has the image placeholders of the original;
-    its LaTeX is balanced if that of the original is; every sentence is in a language of the original. A think-step
-    variant has the text of the original, so only the language and the LaTeX of its steps are checked.
+    It checks, in this order:
+
+    - no text is empty;
+    - no text has a control character (a wrong JSON escape turns the beginning of a LaTeX command into one);
+    - the text does not talk about itself ("Here is a rewording:"), unless the original does;
+    - its length is between a quarter of that of the original, and eight times that plus 400 characters;
+    - it has the same image placeholders as the original;
+    - its LaTeX is balanced, if that of the original is;
+    - every sentence is in a language of the original.
+
+    A think-step variant has the text of the original, so its steps are checked instead: that they are not empty, their
+    control characters, their LaTeX and their language.
     """
     text = variant.text or ""
     if not text.strip() or any(not step.strip() for step in variant.hint):
@@ -85,14 +92,14 @@ def check_format(variant: Variant, problem: Problem) -> Finding:
 
 
 def _texts(variant: Variant) -> tuple[str, ...]:
-    """The texts of a variant that the teacher wrote."""
+    """Return the texts that the teacher wrote for a variant."""
     if variant.kind == Kind.THINK_STEP:
         return (*variant.hint, variant.solution_answer or "")
     return (variant.text or "",)
 
 
 def _written(text: str, problem: Problem) -> Finding:
-    """Check LaTeX and language of the written texts."""
+    """Check the LaTeX and the language of a text that the teacher wrote."""
     dollars = has_math_dollars(problem.text)
     fault = imbalance(text, dollars=dollars)
     if fault and not imbalance(problem.text, dollars=dollars):

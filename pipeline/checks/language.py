@@ -1,8 +1,9 @@
-"""The language of a text, sentence by sentence.
+"""Find sentences in a language that the original does not use.
 
-`py3langid` knows 139 languages offline (a model of 4 MB, 0.07 ms per sentence). It misjudges 11 of the 2,288 English
-sentences of 700 problems of GSM8K and MathVision, by a lead in log-probability of at most 5.3. For real foreign
-questions, even the shortest, the lead is above 20. So a sentence counts as foreign only if the lead is clear.
+`py3langid` recognises 139 languages offline (its model has 4 MB; 0.07 ms per sentence). Of the 2,288 English sentences
+in 700 problems of GSM8K and MathVision, it assigns 11 to another language. In these, the log-probability of the wrong
+language exceeds that of English by at most 5.3. For questions that are in another language, even the shortest, the
+difference is above 20. So a sentence counts as foreign only if the difference is above `_CLEAR_LEAD`.
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ from diva_grpo.schemas.question import PLACEHOLDER
 _CLEAR_LEAD = 15.0
 _MIN_LETTERS = 12
 _NO_LANGUAGE = "zxx"
-"""What `py3langid` calls addresses and code."""
+"""The language that `py3langid` reports for addresses and code."""
 _FEW_LETTERS = 4
 _FIRST_CJK = "\u2e80"
 _NO_PROSE = re.compile(r"https?://\S+|\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\[A-Za-z]+", re.DOTALL)
 _SENTENCE = re.compile(r"(?<=[.?!])\s+|\n+|(?<=[。？！])")
-# Letters that mathematics uses in every language.
+# Scripts whose letters occur in mathematics in every language.
 _OF_ANY_LANGUAGE = ("LATIN", "GREEK", "MATHEMATICAL", "DOUBLE-STRUCK", "SCRIPT")
 
 
 def foreign_part(text: str, original: str) -> tuple[str, str] | None:
-    """The first sentence of a text in a script or a language that its original does not use.
+    """Return the first sentence of a text that is in a script or a language that its original does not use.
 
     Args:
         text: the text to check.
-        original: the text that it was made from. Its languages are the allowed ones.
+        original: the original. Its languages and scripts are allowed.
 
     Returns:
-        (language or script, the sentence), or None.
+        (language or script, the sentence); None if there is no such sentence.
     """
     allowed = _languages(original)
     scripts = _scripts(original).keys()
@@ -57,7 +58,7 @@ def foreign_part(text: str, original: str) -> tuple[str, str] | None:
 
 
 def _languages(text: str) -> set[str]:
-    """The languages of a text as a whole and of its sentences; empty if the text is too short to decide."""
+    """Return the languages of a text: of the whole text and of each sentence. Empty if the text is too short."""
     parts = [_prose(part) for part in (text, *_SENTENCE.split(text))]
     return {
         py3langid.classify(part)[0] for part in parts if sum(map(str.isalpha, part)) >= _min_letters(part)
@@ -65,7 +66,7 @@ def _languages(text: str) -> set[str]:
 
 
 def _min_letters(prose: str) -> int:
-    # A Chinese sentence of four characters says as much as an English one of twelve letters.
+    # The language of four Chinese characters can be recognised; for alphabets it takes about twelve letters.
     return _FEW_LETTERS if any(character >= _FIRST_CJK for character in prose) else _MIN_LETTERS
 
 
@@ -74,5 +75,5 @@ def _prose(text: str) -> str:
 
 
 def _scripts(text: str) -> Counter[str]:
-    """Letters by script, as the first word of their Unicode names: LATIN, CYRILLIC, CJK, ..."""
+    """Count letters by script. The script is the first word of the Unicode name: LATIN, CYRILLIC, CJK, ..."""
     return Counter(unicodedata.name(letter, "?").split()[0] for letter in text if letter.isalpha())

@@ -1,4 +1,4 @@
-"""The check `leak`: the variant does not give the answer away."""
+"""The check `leak`: the variant does not contain the answer."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _CHOSEN = (
     r"|\({0}\) is\b|\\boxed\{{\s*(?:\\text\{{)?\(?{0}\b"
 )
 _STATED = 60
-"""Within this many characters after "the answer is", the answer counts as stated."""
+"""The answer counts as stated if it is within this number of characters after "the answer is"."""
 
 
 def check_leak(variant: Variant, problem: Problem) -> Finding:
-    """Neither a new text nor a hint (unless it is the full solution) gives the answer away.
+    """Check that neither the text nor the hint of a variant reveals the answer.
 
-    A hint must not contain the answer at all, in digits, as a word, as a fraction or as a percentage. A text must not
-    state it as the answer. What the original contains is allowed. Numbers that only occur in a text are left to the
-    check `numbers`.
+    A hint must not contain the answer at all, in digits or words, as a fraction or as a percentage, unless it is the
+    full solution. A text must not state it as the answer ("the answer is 5"), unless the original does. Other numbers
+    in a text are left to the check `numbers`.
     """
     if variant.kind == Kind.THINK_STEP:
         if variant.hint_steps == variant.hint_total:
@@ -44,9 +44,9 @@ def check_leak(variant: Variant, problem: Problem) -> Finding:
 
 
 def _forms(problem: Problem) -> list[str]:
-    """The answer that a hint must not contain: for a choice, its value and not its letter.
+    """Return the texts that a hint must not contain: the answer; if it is a letter of an option, the option's text.
 
-    Any text may contain the letter of a choice, but not its value.
+    A letter itself is not included, because any text may contain it.
     """
     if re.fullmatch("[A-Za-z]", problem.answer) and problem.options:
         index = ord(problem.answer.upper()) - ord("A")
@@ -55,7 +55,7 @@ def _forms(problem: Problem) -> list[str]:
 
 
 def states(text: str, answer: str) -> bool:
-    """Whether the text contains the answer: as the same number in any notation, or as the same words."""
+    """Whether a text contains the answer: the same number in any notation, or the same words."""
     wanted = quantities(answer)
     if len(wanted) == 1 and not re.search(r"[A-Za-z]", re.sub(r"\\[a-z]+|[a-z]{2,}", "", answer, flags=re.I)):
         value = wanted[0].value
@@ -64,7 +64,7 @@ def states(text: str, answer: str) -> bool:
 
 
 def _tells(text: str, problem: Problem) -> bool:
-    """Whether a text states the answer, as by "the answer is"."""
+    """Whether a text states the answer after words such as "the answer is"."""
     for statement in _STATEMENT.finditer(text):
         said = re.split(
             r"[.?!](?:\s|$)|[\n})]", text[statement.end() : statement.end() + _STATED], maxsplit=1

@@ -1,4 +1,4 @@
-"""Labels of think steps: "Step 3:" is not part of what the step says."""
+"""Remove the labels of think steps, such as "Step 3:"."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _LABEL = re.compile(r"^[\s*#_(]*step\s+\d+[\s*_)]*[:.)–-]?[\s*_]*", re.IGNOREC
 
 
 def unlabelled(step: str) -> str:
-    """A think step, of one or more lines, without its labels, whose numbers are not results.
+    """Remove the labels from a think step of one or more lines, because their numbers are not results.
 
     >>> unlabelled("Step 3: -4 + 7 = 3"), unlabelled("**Step 2.** Add.")
     ('-4 + 7 = 3', 'Add.')

@@ -1,1 +1,1 @@
-"""Why a training run does not learn: facts of the run, rules over them, findings with examples and what to do."""
+"""Find out why a training run does not learn: rules judge the facts of the run, and give findings with examples."""

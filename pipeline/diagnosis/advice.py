@@ -1,6 +1,6 @@
-"""Advice before a training run: how hard the problems are for the policy, and what follows. Nothing here reads a store.
+"""Advice before a training run, from how hard the problems are for the policy. Nothing here reads a store.
 
-Each recommendation cites what was measured, and says so where nothing was.
+Each recommendation cites the measurements that support it, or says that there are none.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from itertools import pairwise
 from typing import NamedTuple
 
 EVIDENCE = "docs/when-it-pays.md"
-"""The page that all advice cites."""
+"""The page that all recommendations cite."""
 
-_SOME = 0.2  # a share of the problems that is worth a plan of its own
-_MIXED = 0.5  # groups with a signal, from which on plain GRPO learns
-_WIDE = 0.3  # a range of pass rates without a problem
-_LIKE_ITS_OWN = 2.0  # perplexity of the solutions over that of the policy's own answers
+_SOME = 0.2  # smallest share of the problems that gets a recommendation
+_MIXED = 0.5  # share of groups with a signal from which on plain GRPO learns
+_WIDE = 0.3  # smallest range of pass rates without a problem that counts as a gap
+_LIKE_ITS_OWN = 2.0  # largest perplexity of solutions that can be imitated, relative to own answers
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Problems with the same label; a row of the query `spectrum`.
+    """The problems of a store that have the same label; a row of the query `spectrum`.
 
     Attributes:
-        samples: judged answers to each.
-        correct: right ones of them.
-        problems: how many.
-        with_solution: those with a worked solution.
-        with_hints: those with an accepted hint that leaves a step.
-        one_step_left: those whose hints reach one step left.
-        hints_labelled: those with a label of a hint.
-        hints_help: those with a hint by which an answer was right.
+        samples: number of judged answers to each problem.
+        correct: number of correct answers among them.
+        problems: number of the problems.
+        with_solution: number of problems with a worked solution.
+        with_hints: number of problems with an accepted hint that is not the full solution.
+        one_step_left: number of problems with an accepted hint that gives all steps but one.
+        hints_labelled: number of problems with a label for at least one of these hints.
+        hints_help: number of problems for which the solver was right at least once with one of these hints.
     """
 
     samples: int
@@ -45,17 +45,17 @@ class Labelled:
 
     @property
     def pass_rate(self) -> float:
-        """Share of right answers."""
+        """Share of the answers that are correct."""
         return self.correct / self.samples
 
 
 class Perplexity(NamedTuple):
-    """Perplexity at a token under the policy.
+    """Perplexity per token under the policy.
 
     Attributes:
-        solutions: of worked solutions.
-        own: of the policy's own answers to the same problems.
-        problems: that both were measured on.
+        solutions: perplexity of the worked solutions.
+        own: perplexity of the policy's own answers to the same problems.
+        problems: number of problems on which both were measured.
     """
 
     solutions: float
@@ -64,7 +64,7 @@ class Perplexity(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """The widest range of pass rates in which there is no problem, though there are problems on either side."""
+    """A range of pass rates without any problem, with problems below and above it."""
 
     low: float
     high: float
@@ -72,13 +72,13 @@ class Gap(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """How hard problems are for a solver.
+    """How hard the problems of a store are for a solver.
 
     Attributes:
-        solver: its name.
-        rows: the labels.
-        rollouts: N, that training makes of each prompt.
-        perplexity: of the solutions, where it was measured.
+        solver: name of the solver.
+        rows: the labelled problems, grouped by label.
+        rollouts: N, the number of rollouts that training makes for each prompt.
+        perplexity: perplexity of the worked solutions; None if it was not measured.
     """
 
     solver: str
@@ -88,11 +88,14 @@ class Spectrum:
 
     @property
     def problems(self) -> int:
-        """How many are labelled."""
+        """Number of labelled problems."""
         return sum(row.problems for row in self.rows)
 
     def below(self) -> float:
-        """Expected share of problems with a pass rate below 1/N, by the posterior of each label."""
+        """Return the expected share of problems with a pass rate below 1/N.
+
+        It is computed from the Beta posterior of each label.
+        """
         from scipy.special import betainc
 
         shares = (
@@ -102,7 +105,10 @@ class Spectrum:
         return sum(count * float(share) for count, share in shares) / self.problems
 
     def mixed(self) -> float:
-        """Expected share of groups of N rollouts that are neither all right nor all wrong."""
+        """Return the expected share of groups of N rollouts that are neither all right nor all wrong.
+
+        It is computed from the Beta posterior of each label.
+        """
         from scipy.special import beta
 
         n, total = self.rollouts, 0.0
@@ -112,15 +118,19 @@ class Spectrum:
         return total / self.problems
 
     def never(self) -> list[Labelled]:
-        """Labels without a right answer."""
+        """Return the rows of the problems without a correct answer."""
         return [row for row in self.rows if row.correct == 0]
 
     def always(self) -> float:
-        """Share of problems whose answers were all right."""
+        """Return the share of problems whose answers were all correct."""
         return sum(row.problems for row in self.rows if row.correct == row.samples) / self.problems
 
     def gap(self) -> Gap | None:
-        """Where the spectrum has a gap: a range wider than 0.3 and than two answers, with a tenth on either side."""
+        """Return the widest gap between the measured pass rates, or None.
+
+        A gap must be wider than 0.3, and wider than two answers of the label with the fewest answers. At least a tenth
+        of the problems must be below it, and at least a tenth above it.
+        """
         rates = sorted({row.pass_rate for row in self.rows})
         finest = min(row.samples for row in self.rows)
         found = [Gap(low, high) for low, high in pairwise(rates)]
@@ -131,7 +141,10 @@ class Spectrum:
         return None
 
     def histogram(self) -> list[tuple[str, int]]:
-        """Problems by pass rate, in tenths; 0 and 1 apart."""
+        """Return the name and the number of problems of each range of pass rates.
+
+        Each range is a tenth wide. The pass rates 0 and 1 are counted separately.
+        """
         bins: dict[str, int] = {"0": 0, **{f"to {tenth / 10:g}": 0 for tenth in range(1, 11)}, "1": 0}
         for row in self.rows:
             whole = {0: "0", row.samples: "1"}
@@ -142,12 +155,12 @@ class Spectrum:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """What to do.
+    """A recommendation to the user.
 
     Attributes:
-        action: in a few words, with the command.
-        because: the figures of this store.
-        measured: what the evidence says of it, or that it says nothing yet.
+        action: what to do, in a few words, with the command.
+        because: the numbers of this store that are the reason.
+        measured: what was measured about this action in earlier runs, or that nothing was measured yet.
     """
 
     action: str
@@ -162,7 +175,7 @@ _NOT_MEASURED = (
 
 
 def advise(spectrum: Spectrum) -> list[Recommendation]:
-    """What follows from the spectrum, the most important first."""
+    """Return recommendations for the problems of a spectrum, the most important first; at least one."""
     never = spectrum.never()
     hard = sum(row.problems for row in never)
     found: list[Recommendation] = []
@@ -191,7 +204,13 @@ def _plain(spectrum: Spectrum) -> Recommendation:
 
 
 def _hard(spectrum: Spectrum, never: Sequence[Labelled], hard: int) -> list[Recommendation]:
-    """What to do with the problems that were never right."""
+    """Return recommendations for the problems that were never answered correctly.
+
+    Args:
+        spectrum: the spectrum.
+        never: the rows of these problems.
+        hard: the number of these problems.
+    """
     why = f"{hard} of {spectrum.problems} problems were never right"
     solved, reach = sum(row.with_solution for row in never), sum(row.one_step_left for row in never)
     found = []

@@ -1,4 +1,4 @@
-"""The diagnosis of a training run of a store: its facts by the named queries, the rules, and rollouts as examples."""
+"""Diagnose a training run: read its facts with the named queries, apply the rules, and read rollouts as examples."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ ORDER BY r.completion IS NULL, r.step DESC, r.problem_id LIMIT {limit}
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What was found of a run.
+    """The result of diagnosing a training run.
 
     Attributes:
-        run_id: of the training run.
-        facts: that the rules judged.
-        findings: in the order in which to look at them.
-        examples: for each finding up to three rollouts, the latest first, those with their words before others.
+        run_id: id of the training run.
+        facts: the facts to which the rules were applied.
+        findings: what is wrong, in the order in which a user should look at it.
+        examples: for each finding, up to three rollouts as dictionaries by column. Rollouts with a stored completion
+            come first, then the latest.
     """
 
     run_id: str
@@ -48,7 +49,7 @@ class Diagnosis:
 
     @property
     def without_gain(self) -> bool:
-        """Whether the originals were not learnt."""
+        """Whether a finding says that the policy did not become better on the originals."""
         return any(finding.rule.cause in WITHOUT_GAIN for finding in self.findings)
 
 
@@ -56,8 +57,8 @@ def diagnose(store: VariantStore, run_id: str) -> Diagnosis:
     """Find out what is wrong with a training run.
 
     Args:
-        store: with its rollouts.
-        run_id: of the run.
+        store: store with the run's rollouts.
+        run_id: id of the run.
 
     Raises:
         QueryError: a query takes too long.
@@ -69,7 +70,7 @@ def diagnose(store: VariantStore, run_id: str) -> Diagnosis:
 
 
 def read_facts(store: VariantStore, run_id: str) -> Facts:
-    """The facts of a run; see `diagnose`."""
+    """Read the facts of a run from a store. Arguments and errors are those of `diagnose`."""
     rows = answers(store, _QUERIES, {"run_id": run_id})
     for of_query in rows.values():
         for row in of_query:
@@ -88,14 +89,14 @@ def read_facts(store: VariantStore, run_id: str) -> Facts:
 
 
 def training_run(store: VariantStore, run_id: str | None = None) -> str:
-    """The id of a training run that the store has rollouts of.
+    """Return the id of a training run with rollouts in the store.
 
     Args:
         store: the store.
-        run_id: that must be there; default the latest.
+        run_id: id of the run; default the run that started last.
 
     Raises:
-        ConfigError: the store has no rollouts of such a run.
+        ConfigError: the store has no rollouts of this run, or none at all.
     """
     runs = store.query(
         "SELECT r.run_id FROM (SELECT DISTINCT run_id FROM rollouts) r LEFT JOIN runs t USING (run_id) "

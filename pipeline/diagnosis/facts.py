@@ -1,4 +1,4 @@
-"""What the rules of a diagnosis judge a training run by. Plain figures: a test can write them down."""
+"""The facts of a training run that the rules of a diagnosis use. They are plain numbers, so tests can write them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 PromptClass = Literal["original", "hinted", "other"]
-"""The problem's own prompt, one with think steps, or another variant."""
+"""Class of a prompt: the original, a variant with think steps as a hint, or any other variant."""
 
 CONFIDENT = 1.6448536269514722
-"""Quantile of the standard normal: 95 % of it lie below, and 90 % between it and its negative."""
+"""The 95 % quantile of the standard normal distribution. A 90 % interval is the mean plus and minus this many standard
+errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,24 +20,25 @@ class Groups:
     """The groups of one class of prompts at one step; a row of the query `training`.
 
     Attributes:
-        step: of the run.
+        step: step of the run.
         prompt: class of the prompts.
-        groups: how many.
-        rollouts: in all of them.
-        accuracy: mean over groups of the share that is right; None where none was judged.
-        accuracy_variance: of that share between groups.
-        judged_groups: groups with an accuracy.
-        reward: mean over groups of the mean reward.
-        reward_variance: of the mean reward between groups.
-        rewarded_groups: groups with a reward.
-        completion_tokens: mean tokens of a completion.
-        unjudged: rollouts without an accuracy.
-        truncated: rollouts that were truncated.
-        no_answer: logged rollouts that ended without an answer.
-        graded: logged rollouts.
-        all_right: groups that are silent because all is right.
-        all_wrong: groups that are silent because all is wrong, and for no reason that is known better.
-        silent: groups whose rewards are all equal.
+        groups: number of groups.
+        rollouts: number of rollouts in all these groups.
+        accuracy: mean over groups of the share of right rollouts; None if no rollout was judged.
+        accuracy_variance: variance of that share between groups.
+        judged_groups: number of groups with an accuracy.
+        reward: mean over groups of the group's mean reward; None if no rollout has a reward.
+        reward_variance: variance of the mean reward between groups.
+        rewarded_groups: number of groups with a reward.
+        completion_tokens: mean number of tokens of a completion.
+        unjudged: number of rollouts without an accuracy.
+        truncated: number of truncated rollouts.
+        no_answer: number of rollouts that ended, were graded, and had no answer.
+        graded: number of rollouts in the groups that have a recorded outcome of grading.
+        all_right: number of groups that are silent because all rollouts are right.
+        all_wrong: number of groups that are silent because all rollouts are wrong. Groups that are mostly truncated or
+            mostly without an answer are not counted.
+        silent: number of groups whose rewards are all equal.
     """
 
     step: int
@@ -61,14 +63,14 @@ class Groups:
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
-    """What one step did to the weights; a row of the query `gradients`.
+    """Loss and gradient of one training step; a row of the query `gradients`.
 
     Attributes:
-        step: of the run.
-        loss: of the step.
+        step: step of the run.
+        loss: loss of the step.
         grad_norm: norm of the gradient before clipping.
-        entropy: of the policy at the completions' tokens, in nats; None where it is not known.
-        seconds: of the step.
+        entropy: mean entropy of the policy per token of the completions, in nats; None if it is not known.
+        seconds: duration of the step.
     """
 
     step: int
@@ -80,14 +82,14 @@ class Gradient:
 
 @dataclass(frozen=True, slots=True)
 class RewardFunction:
-    """A reward function over the groups of a run; a row of the query `reward_functions`.
+    """The rewards of one reward function in all groups of a run; a row of the query `reward_functions`.
 
     Attributes:
-        function: its name.
-        groups: that it gave rewards in.
-        differing: those of them in which two rewards differ.
-        least: lowest reward; None where it gave none.
-        most: highest reward.
+        function: name of the function.
+        groups: number of groups for which it was called.
+        differing: number of groups in which its rewards are not all equal.
+        least: lowest reward; None if it returned none.
+        most: highest reward; None if it returned none.
     """
 
     function: str
@@ -99,13 +101,13 @@ class RewardFunction:
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """Logged rollouts by how they were graded; a row of the query `graded`.
+    """Rollouts that were graded in the same way; a row of the query `graded`.
 
     Attributes:
-        graded_outcome: correct, wrong, no_answer or error.
-        graded_how: how the answer was found, or why not.
-        rollouts: how many.
-        truncated: those of them that were truncated.
+        graded_outcome: `correct`, `wrong`, `no_answer` or `error`.
+        graded_how: how the answer was found, or why none was found; None if not recorded.
+        rollouts: number of the rollouts.
+        truncated: number of the rollouts that were truncated.
     """
 
     graded_outcome: str
@@ -116,13 +118,13 @@ class Graded:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A score on held-out problems.
+    """The result of an evaluation on held-out problems.
 
     Attributes:
-        step: training step of the model.
-        split: of the problems.
-        accuracy: mean over problems.
-        standard_error: of that mean; None with one problem.
+        step: training step of the evaluated model.
+        split: split of the problems.
+        accuracy: mean accuracy over problems.
+        standard_error: standard error of that mean; None if there was only one problem.
     """
 
     step: int
@@ -133,15 +135,15 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that is known of a training run.
+    """All facts of a training run.
 
     Attributes:
-        groups: by step and class of prompt, in the order of the steps.
-        gradients: by step.
-        functions: reward functions.
-        graded: logged rollouts by outcome.
-        unknown: by id of a problem that the store does not have, its rollouts.
-        scores: on held-out problems.
+        groups: the groups by step and class of prompt, in the order of the steps.
+        gradients: loss and gradient of each step.
+        functions: the reward functions.
+        graded: the graded rollouts, by outcome.
+        unknown: the number of rollouts for each problem that the store does not have, by problem_id.
+        scores: evaluations on held-out problems.
     """
 
     groups: Sequence[Groups] = ()
@@ -152,27 +154,30 @@ class Facts:
     scores: Sequence[Scored] = ()
 
     def steps(self) -> list[int]:
-        """The steps that have rollouts, in order."""
+        """Return the steps with rollouts, in ascending order."""
         return sorted({row.step for row in self.groups})
 
     def last_third(self) -> list[Groups]:
-        """The groups of the last third of the steps."""
+        """Return the groups of the last third of the steps."""
         return [row for row in self.groups if row.step in self.thirds()[1]]
 
     def thirds(self) -> tuple[set[int], set[int]]:
-        """The first and the last third of the steps; of fewer than two steps both are the same."""
+        """Return the steps of the first third and of the last third, each at least one step.
+
+        If there are fewer than two steps, both sets are equal.
+        """
         steps = self.steps()
         count = max(1, len(steps) // 3)
         return set(steps[:count]), set(steps[-count:])
 
 
 class Trend(NamedTuple):
-    """How a mean over groups moved from the first to the last third of a run.
+    """How a mean over groups changed from the first to the last third of the steps of a run.
 
     Attributes:
-        first: mean over the first third.
-        last: mean over the last third.
-        error: standard error of the difference.
+        first: mean in the first third.
+        last: mean in the last third.
+        error: standard error of the difference of the two means.
     """
 
     first: float
@@ -181,7 +186,7 @@ class Trend(NamedTuple):
 
     @property
     def rise(self) -> float:
-        """Last less first."""
+        """`last` minus `first`."""
         return self.last - self.first
 
     @property
@@ -199,7 +204,14 @@ class Trend(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Groups of one step: how many, their mean, the variance between them, and their rollouts."""
+    """The groups of one step that count for a trend.
+
+    Attributes:
+        groups: number of groups.
+        mean: mean over these groups.
+        variance: variance between these groups.
+        rollouts: number of their rollouts.
+    """
 
     groups: int
     mean: float
@@ -208,11 +220,15 @@ class Part(NamedTuple):
 
 
 def trend(facts: Facts, parts_of: Callable[[Groups], Part | None]) -> Trend | None:
-    """The trend of a mean over groups; None with fewer than three steps, or nothing to average at an end.
+    """Return the trend of a mean over groups.
 
     Args:
-        facts: of the run.
-        parts_of: gives what a row counts with, or None where it does not.
+        facts: facts of the run.
+        parts_of: function that returns the contribution of a row of `facts.groups`, or None if the row does not count,
+            for example `accuracy_of("original")`.
+
+    Returns:
+        The trend; None if the run has fewer than three steps, or if nothing counts in its first or last third.
     """
     if len(facts.steps()) < 3:
         return None
@@ -226,7 +242,10 @@ def trend(facts: Facts, parts_of: Callable[[Groups], Part | None]) -> Trend | No
 
 
 def _mean(parts: Iterable[Part]) -> tuple[float, float] | None:
-    """Mean over groups, and the square of its standard error, which is not 0 where few rollouts are all alike."""
+    """Return the mean over groups and the square of its standard error; None without groups.
+
+    The term rollouts**-2 keeps the standard error above 0 when all groups have the same mean.
+    """
     found = list(parts)
     groups, rollouts = sum(part.groups for part in found), sum(part.rollouts for part in found)
     if not groups:
@@ -237,7 +256,7 @@ def _mean(parts: Iterable[Part]) -> tuple[float, float] | None:
 
 
 def accuracy_of(prompt: PromptClass) -> Callable[[Groups], Part | None]:
-    """For `trend`: the accuracy on a class of prompts."""
+    """Return a function for `trend` that selects the accuracy on one class of prompts."""
 
     def part(row: Groups) -> Part | None:
         if row.prompt != prompt or row.accuracy is None:
@@ -248,7 +267,7 @@ def accuracy_of(prompt: PromptClass) -> Callable[[Groups], Part | None]:
 
 
 def reward_of(*prompts: PromptClass) -> Callable[[Groups], Part | None]:
-    """For `trend`: the reward on classes of prompts."""
+    """Return a function for `trend` that selects the reward on some classes of prompts."""
 
     def part(row: Groups) -> Part | None:
         if row.prompt not in prompts or row.reward is None:

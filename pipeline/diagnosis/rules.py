@@ -1,7 +1,8 @@
-"""The rules of a diagnosis: facts of a training run in, findings out. Nothing here reads a store.
+"""The rules of a diagnosis. They take the facts of a training run and return findings; nothing here reads a store.
 
-A rule is a function of the facts that returns its evidence in words, or None. Where chance could be meant, a rule asks
-for a difference beyond its 90 % interval. The thresholds stand beside the rules that use them.
+A rule is a function of the facts. It returns its evidence in words, or None if it finds nothing. If random variation
+could explain a difference, a rule requires that the 90 % interval of the difference excludes 0. The thresholds are next
+to the rules that use them.
 """
 
 from __future__ import annotations
@@ -39,19 +40,20 @@ class Cause(StrEnum):
 
 
 WITHOUT_GAIN = (Cause.COPYING, Cause.OTHER_REWARD, Cause.NOT_LEARNT)
-"""Causes which say that the originals were not learnt."""
+"""Causes that mean that the policy did not become better on the originals."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A diagnosis.
+    """A rule that finds one cause.
 
     Attributes:
-        cause: what it finds.
+        cause: the cause that the rule finds.
         title: the finding in a few words.
-        to_do: what a user can do.
-        examples: SQL condition on `rollouts` (and its variant's `kind`) for rollouts that show it.
-        judge: gives the evidence, or None where it finds nothing.
+        to_do: what a user can do about it.
+        examples: SQL condition that selects rollouts as examples, on the columns of `rollouts` and on the `kind` of
+            their variant.
+        judge: function that returns the evidence in words, or None if it finds nothing.
     """
 
     cause: Cause
@@ -66,8 +68,8 @@ class Finding:
     """What a rule found.
 
     Attributes:
-        rule: that found it.
-        evidence: figures, in words.
+        rule: the rule that found it.
+        evidence: the numbers that show it, in words.
     """
 
     rule: Rule
@@ -75,13 +77,13 @@ class Finding:
 
 
 def find(facts: Facts) -> list[Finding]:
-    """All that is wrong with a run, in the order in which to look at it: a cause comes before what follows from it."""
+    """Apply all rules to the facts of a run and return the findings. A cause comes before its consequences."""
     judged = ((rule, rule.judge(facts)) for rule in RULES)
     return [Finding(rule, evidence) for rule, evidence in judged if evidence]
 
 
 def originals(facts: Facts) -> Trend | None:
-    """How the accuracy on originals without hints moved."""
+    """Return how the accuracy on originals without hints changed over the run; None if unknown (see `trend`)."""
     return trend(facts, accuracy_of("original"))
 
 
@@ -171,25 +173,29 @@ def _silent(facts: Facts, what: str, part: Callable[[Groups], int]) -> str | Non
 
 # --- what training changed
 
-_LEARNT = 0.8  # originals are right by so much that little is left to learn
-_NO_RISE = 0.05  # the rise is known to be smaller than this, and known this well
-_RISE = 0.05
-_OPEN = 0.4  # by so much hinted prompts are better than originals
+_LEARNT = 0.8  # accuracy on originals from which on little is left to learn
+_NO_RISE = 0.05  # upper limit for the rise of the accuracy, and for half the width of its interval
+_RISE = 0.05  # smallest rise of the reward that counts
+_OPEN = 0.4  # smallest difference of accuracy between hinted prompts and originals that counts
 
 
 def _not_rising(facts: Facts) -> Trend | None:
-    """The trend of the originals' accuracy, where it is known not to rise though there is something to learn."""
+    """Return the trend of the accuracy on originals if it is known not to rise although more could be learnt.
+
+    Otherwise return None: the accuracy rises or is high, too little is known, or the accuracy on held-out problems
+    rises.
+    """
     found = originals(facts)
     if found is None or found.last >= _LEARNT or found.at_least > 0:
         return None
-    # Of few groups a small rise and a small fall look alike: nothing is then known.
+    # With few groups the interval of the rise is wide, and a small rise cannot be told from a small fall.
     if max(found.at_most, found.at_most - found.rise) >= _NO_RISE:
         return None
     return None if _scores_rise(facts) else found
 
 
 def _scores_rise(facts: Facts) -> bool:
-    """Whether held-out accuracy rose, by more than chance, between two evaluations of the run."""
+    """Whether, on any held-out split, the accuracy rose significantly from the first to the last evaluation."""
     for split in {score.split for score in facts.scores}:
         of_split = sorted((s for s in facts.scores if s.split == split), key=lambda score: score.step)
         before, after = of_split[0], of_split[-1]
@@ -232,7 +238,7 @@ def _not_learnt(facts: Facts) -> str | None:
 
 # --- collapse
 
-_SMALL_ENTROPY = 0.02  # nats at a token: nearly always the same answer
+_SMALL_ENTROPY = 0.02  # nats per token; below it, nearly all answers to a prompt are equal
 _SHORT = 0.25
 
 
@@ -358,4 +364,4 @@ RULES: tuple[Rule, ...] = (
         _not_learnt,
     ),
 )
-"""All diagnoses."""
+"""All rules, in the order in which a user should look at their findings."""

@@ -1,4 +1,4 @@
-"""The spectrum of a store: what `diva advise` judges by; and advice in words."""
+"""Read the spectrum of a store for `diva advise`, and format it with the recommendations as text or JSON."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _BAR = 40
 def read_spectrum(
     store: VariantStore, rollouts: int, solver: str | None = None, perplexity: Perplexity | None = None
 ) -> Spectrum:
-    """The spectrum of the labelled problems of a store.
+    """Read the spectrum of the labelled problems of a store.
 
     Args:
         store: the store.
-        rollouts: that training makes of each prompt.
-        solver: whose labels; default the store's label model.
-        perplexity: of the solutions, where it was measured.
+        rollouts: number of rollouts that training makes for each prompt.
+        solver: name of the solver whose labels are read; default the store's label model.
+        perplexity: perplexity of the worked solutions; None if it was not measured.
 
     Raises:
         ConfigError: the store has no labels of this solver.
@@ -41,7 +41,13 @@ def read_spectrum(
 
 
 def as_text(spectrum: Spectrum, found: list[Recommendation], width: int = 100) -> str:
-    """A spectrum and what follows from it, as lines."""
+    """Return a spectrum and its recommendations as text.
+
+    Args:
+        spectrum: the spectrum.
+        found: the recommendations, from `advise`.
+        width: width of the recommendations, in characters.
+    """
     largest = max(count for _, count in spectrum.histogram()) or 1
     samples = sorted({row.samples for row in spectrum.rows})
     of = f"{samples[0]} to {samples[-1]}" if len(samples) > 1 else f"{samples[0]}"
@@ -74,7 +80,7 @@ def as_text(spectrum: Spectrum, found: list[Recommendation], width: int = 100) -
 
 
 def as_json(spectrum: Spectrum, found: list[Recommendation]) -> dict[str, Any]:
-    """The same as values that JSON knows."""
+    """Return a spectrum and its recommendations as a dictionary that can be written as JSON."""
     gap = spectrum.gap()
     return {
         "solver": spectrum.solver,

@@ -1,4 +1,4 @@
-"""A diagnosis in words, for a terminal; and as plain values, for `--json`."""
+"""Format a diagnosis: as text for a terminal, and as JSON values for `--json`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from diva_grpo.pipeline.diagnosis.rules import originals
 from diva_grpo.pipeline.store.sql import visible
 
 _TAIL = 300
-"""Characters of a completion that are printed: its last ones, where the answer stands."""
+"""Maximum number of characters of a completion that are printed: the last ones, because they contain the answer."""
 
 
 def as_text(diagnosis: Diagnosis, width: int | None = None) -> str:
-    """A diagnosis as lines.
+    """Return a diagnosis as text for a terminal.
 
     Args:
-        diagnosis: of a run.
-        width: in characters; default that of the terminal.
+        diagnosis: the diagnosis of a run.
+        width: width of the text in characters; default the terminal's width, but at most 110.
     """
     columns = width or min(110, shutil.get_terminal_size((100, 24)).columns)
     lines = [headline(diagnosis)]
@@ -40,7 +40,7 @@ def as_text(diagnosis: Diagnosis, width: int | None = None) -> str:
 
 
 def summary(diagnosis: Diagnosis) -> str:
-    """The headline, and the titles of the findings, for the end of a run."""
+    """Return the headline and the titles of the findings. They are printed at the end of a run."""
     titles = "; ".join(finding.rule.title for finding in diagnosis.findings)
     if not titles:
         return headline(diagnosis)
@@ -48,7 +48,7 @@ def summary(diagnosis: Diagnosis) -> str:
 
 
 def headline(diagnosis: Diagnosis) -> str:
-    """The figures of a run that matter most, in one paragraph."""
+    """Return the main numbers of a run: its size, its share of silent groups, and its trends, each trend on a line."""
     facts = diagnosis.facts
     rollouts, groups = sum(g.rollouts for g in facts.groups), sum(g.groups for g in facts.groups)
     silent = sum(g.silent for g in facts.groups)
@@ -68,7 +68,7 @@ def _trends(facts: Facts) -> dict[str, Trend | None]:
 
 
 def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    """A diagnosis as values that JSON knows."""
+    """Return a diagnosis as a dictionary that can be written as JSON."""
     trends = {
         name.replace(" ", "_"): None if value is None else {"first": value.first, "last": value.last}
         for name, value in _trends(diagnosis.facts).items()

@@ -16,20 +16,22 @@ IMAGE_STRENGTHS: Final[Mapping[Kind, tuple[float, ...]]] = MappingProxyType(
         Kind.COMPOSITE: (0.30, 0.35, 0.40, 0.45, 0.50),
     }
 )
-"""Strengths at which each kind of image variant is made: one for every whole level of its designed offset."""
+"""The strengths with which image variants of each kind are made. Each strength gives another whole number of levels as
+the designed offset."""
 DESIGN_SD: Final = 2.0
-"""Standard deviation of a designed offset, in levels, when it is combined with a measured one."""
+"""Standard deviation that a designed offset is assumed to have when it is combined with a measured one, in levels."""
 _LADDER_STEPS: Final = 5
-"""Steps of the solutions that teachers are asked for, at most."""
+"""Maximum number of steps of the solutions that teachers are asked to write."""
 
 
 def designed_delta(kind: str, hint_steps: int = 0, hint_total: int = 0) -> float:
     """Return the designed offset of a text variant, in levels.
 
     Args:
-        kind: `reword` (0), `harder` (+2) or `think_step` (-2 for each step down to -6; -8 for the whole solution).
-        hint_steps: Steps that a think-step variant gives.
-        hint_total: Steps of its whole solution.
+        kind: `reword` (offset 0), `harder` (+2) or `think_step` (-2 for each step, but at least -6; -8 for the full
+            solution).
+        hint_steps: Number of steps that a think-step variant gives.
+        hint_total: Number of steps of the full solution.
     """
     if kind == Kind.THINK_STEP:
         return -8.0 if hint_steps == hint_total else -float(min(2 * hint_steps, 6))
@@ -44,8 +46,8 @@ def designed_delta_of_recipe(recipe: Recipe) -> float:
 def designed_delta_of_image(kind: Kind, strength: float) -> float:
     """Return the designed offset of an image variant, in levels. It never falls as the strength grows.
 
-    One operation: 1 + 20 (strength - 0.30), within [1, 3]. Only the question drawn into the image: 2. Two or more
-    operations: 4 + 20 (strength - 0.30), within [4, 8].
+    `image` (one operation): 1 + 20 (strength - 0.30), limited to [1, 3]. `image_text` (the question is drawn into the
+    image): 2. `composite` (two operations or more): 4 + 20 (strength - 0.30), limited to [4, 8].
 
     Args:
         kind: `image`, `image_text` or `composite`.
@@ -59,7 +61,7 @@ def designed_delta_of_image(kind: Kind, strength: float) -> float:
 
 
 def designed_deltas(kind: Kind) -> tuple[float, ...]:
-    """Return all offsets that variants of a kind can have by design, in levels."""
+    """Return all designed offsets that occur for variants of a kind, in levels."""
     if kind in IMAGE_STRENGTHS:
         return tuple(designed_delta_of_image(kind, strength) for strength in IMAGE_STRENGTHS[kind])
     if kind == Kind.THINK_STEP:

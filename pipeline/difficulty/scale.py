@@ -15,14 +15,14 @@ FloatOrArray = TypeVar("FloatOrArray", float, FloatArray)
 
 EASIEST: Final = 1.0
 MIDDLE: Final = 5.0
-"""Half of the rollouts are right; every problem starts here (arXiv 2603.01106, section 3.2)."""
+"""At this difficulty half of the rollouts are right. Every problem starts at it (arXiv 2603.01106, section 3.2)."""
 HARDEST: Final = 9.0
 LEVELS: Final = HARDEST - EASIEST
-"""Levels for each unit of pass rate; a variance of pass rates times its square is one of difficulties."""
+"""Levels per unit of pass rate. A variance of pass rates times LEVELS**2 is the variance of the difficulties."""
 
 
 class MeasuredDifficulty(NamedTuple):
-    """A difficulty measured from solver answers, with its 90 % interval, in levels."""
+    """A difficulty that was measured from a solver's answers, with the ends of its 90 % interval, in levels."""
 
     difficulty: float
     low: float
@@ -40,10 +40,10 @@ def pass_rate_from_difficulty(difficulty: FloatOrArray) -> FloatOrArray:
 
 
 def measured_difficulty(correct: int, samples: int) -> MeasuredDifficulty:
-    """Difficulty and its 90 % interval from `correct` of `samples` answers.
+    """Return the difficulty and its 90 % interval, from the numbers of correct answers and of all answers.
 
-    The difficulty is that of p = (correct + 1) / (samples + 2). The interval's ends are the 95 % and the 5 % quantile
-    of Beta(correct + 1, samples - correct + 1), on the same scale.
+    The pass rate is taken as p = (correct + 1) / (samples + 2). The ends of the interval are the difficulties of the
+    95 % and the 5 % quantiles of Beta(correct + 1, samples - correct + 1).
     """
     # Imported here, because most users of the scale measure nothing, and SciPy takes a while to load.
     from scipy.special import betaincinv

@@ -1,6 +1,6 @@
-"""The offset that a variant of a problem should have, by the problem's difficulty, and which offset is nearest to it.
+"""The offset that a variant should have for a problem of a given difficulty, and the nearest available offset.
 
-Selection uses both to choose a variant; the search for shortages uses both to find problems that lack one.
+Selection uses both to choose a variant. The search for shortages uses both to find problems without a suitable variant.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import numpy.typing as npt
 from diva_grpo.pipeline.difficulty.scale import FloatArray
 
 TARGET_DIFFICULTY: Final = (9.0, 8.0, 7.0, 6.0, 6.0, 5.0, 5.0, 5.0, 4.0)
-"""Target for one variant, by the problem's rounded difficulty 1 to 9 (the authors' released code)."""
+"""Target difficulty of a single variant, for the rounded difficulties 1 to 9 of its problem (the authors' released
+code)."""
 MEAN_TARGET_DIFFICULTY: Final = (8.0, 7.5, 7.0, 6.5, 6.0, 5.5, 4.5, 3.5, 3.0)
-"""Mean of the normal draw of each target for several variants (the authors' released code)."""
+"""Means of the normal distributions from which the target difficulties of several variants are drawn, for the rounded
+difficulties 1 to 9 of their problem (the authors' released code)."""
 
 
 @overload
@@ -26,7 +28,8 @@ def target_difficulty(difficulty: npt.ArrayLike) -> FloatArray: ...
 def target_difficulty(difficulty: Any) -> Any:
     """Return the difficulty that a single variant of a problem should have.
 
-    Source: the table of DIVA-GRPO's released code (arXiv 2603.01106), at the difficulty rounded half up.
+    It is looked up in the table of DIVA-GRPO's released code (arXiv 2603.01106), for the rounded difficulty (halves are
+    rounded up).
 
     Args:
         difficulty: Live difficulty of the problem, 1 to 9; a number or an array.
@@ -42,7 +45,7 @@ def wanted_delta(difficulty: float) -> float: ...
 @overload
 def wanted_delta(difficulty: npt.ArrayLike) -> FloatArray: ...
 def wanted_delta(difficulty: Any) -> Any:
-    """Return the offset that a single variant of a problem should have: its target minus the unrounded difficulty.
+    """Return the offset that a single variant of a problem should have: target minus (unrounded) live difficulty.
 
     Args:
         difficulty: Live difficulty of the problem, 1 to 9; a number or an array.
@@ -51,27 +54,28 @@ def wanted_delta(difficulty: Any) -> Any:
 
 
 def rounded_level(difficulty: float) -> int:
-    """Return the whole level 1 to 9 of a difficulty, rounded half up."""
+    """Return a difficulty as a whole level from 1 to 9. Halves are rounded up."""
     return min(max(half_up(difficulty), 1), 9)
 
 
 def half_up(value: float) -> int:
-    """Return the nearest whole number, the larger one of two equally near."""
+    """Return the nearest whole number. If two are equally near, return the larger one."""
     return math.floor(value + 0.5)
 
 
 def nearest_delta(
     owner_V: npt.NDArray[np.intp], delta_V: FloatArray, wanted_P: npt.ArrayLike
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the offset of each problem's variant that is nearest to the wanted one.
+    """Return for each problem the offset of its variants that is nearest to the wanted offset.
 
     Args:
-        owner_V: (V,) place of each variant's problem in `wanted_P`.
+        owner_V: (V,) index of each variant's problem in `wanted_P`.
         delta_V: (V,) offset of each variant, in levels.
         wanted_P: (P,) wanted offsets, in levels.
 
     Returns:
-        (P,) nearest offsets, NaN for a problem without a variant; (P,) distances in levels, infinite for those.
+        (P,) nearest offsets, NaN for a problem without a variant; (P,) distances from the wanted offsets, in levels,
+        infinite for a problem without a variant.
     """
     wanted = np.asarray(wanted_P, np.float64)
     distance_V = np.abs(delta_V - wanted[owner_V])

@@ -1,4 +1,4 @@
-"""The paper's three tiers of difficulty, and the kinds of variants that belong to each (arXiv 2603.01106)."""
+"""The paper's three tiers of difficulty, and the kinds of variants that each tier uses (arXiv 2603.01106)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diva_grpo.schemas.records import Kind
 
 
 class Tier(IntEnum):
-    """How hard a problem is for the policy, in three tiers."""
+    """One of three ranges of a problem's difficulty for the policy."""
 
     EASY = 0
     MEDIUM = 1
@@ -26,9 +26,9 @@ TIER_KINDS: Final[Mapping[Tier, frozenset[str]]] = MappingProxyType(
         Tier.HARD: frozenset({Kind.THINK_STEP}),
     }
 )
-"""Kinds of variants for the problems of each tier."""
+"""The kinds of variants that are used for problems of each tier."""
 
 
 def tier_of(difficulty: float) -> Tier:
-    """Return the tier of a difficulty: easy below 4, hard above 6, medium between."""
+    """Return the tier of a difficulty: easy below 4, medium from 4 to 6, hard above 6."""
     return Tier((difficulty >= 4) + (difficulty > 6))

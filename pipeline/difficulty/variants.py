@@ -1,4 +1,4 @@
-"""The accepted variants of some problems as arrays: what the store gives a selection."""
+"""The accepted variants of some problems as arrays. The store provides them, and selectors choose from them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from diva_grpo.pipeline.difficulty.scale import FloatArray
 
 
 class AcceptedVariant(NamedTuple):
-    """What a selection needs to know of an accepted variant.
+    """The properties of an accepted variant that selectors use.
 
     Attributes:
-        number: by which its source finds its text.
-        variant_id: its id.
+        number: number by which `Snapshot.texts` finds its text.
+        variant_id: id of the variant.
         kind: one of `reword harder think_step image image_text composite`.
-        delta: difficulty offset in use, in levels; of one family of image operations, never smaller for a larger
-            strength.
-        pass_rate: of its label by the store's label model; None without one.
-        steps_left: steps of the worked solution that its hint leaves to do; None without a hint.
-        share_left: the same as a share of all steps; 1 without a hint.
+        delta: the offset in use, in levels. Among image variants of a problem with the same operations, it never falls
+            as the strength grows.
+        pass_rate: pass rate of its label by the store's label model; None without a label.
+        steps_left: number of steps of the worked solution that its hint does not give; None without a hint.
+        share_left: `steps_left` divided by the number of all steps; 1 without a hint.
     """
 
     number: int
@@ -38,13 +38,15 @@ class AcceptedVariant(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AcceptedVariants:
-    """Of P problems: V rows in all, those of a problem next to each other in the order of variant_id.
+    """The V accepted variants of P problems, as arrays with one row for each variant.
+
+    The rows of a problem are adjacent, in the order of variant_id.
 
     Attributes:
         count_P: (P,) number of variants of each problem.
-        number_V, variant_id_V, kind_V, delta_V, share_left_V: (V,) columns of `AcceptedVariant`; ids and kinds are
-            arrays of objects.
-        pass_rate_V, steps_left_V: (V,) the same, with NaN for None.
+        number_V, variant_id_V, kind_V, delta_V, share_left_V: (V,) the attributes of `AcceptedVariant`; ids and kinds
+            are arrays of objects.
+        pass_rate_V, steps_left_V: (V,) these attributes of `AcceptedVariant`, with NaN for None.
     """
 
     count_P: npt.NDArray[np.int64]
@@ -58,7 +60,11 @@ class AcceptedVariants:
 
     @classmethod
     def of(cls, variants: Sequence[Sequence[AcceptedVariant]]) -> AcceptedVariants:
-        """The arrays of given variants, a sequence for each problem in the order of variant_id."""
+        """Convert variants to arrays.
+
+        Args:
+            variants: for each problem, its variants in the order of variant_id.
+        """
         rows = [variant for of_problem in variants for variant in of_problem]
         number, variant_id, kind, *figures = zip(*rows, strict=True) if rows else [()] * 7
         return cls(
@@ -71,22 +77,26 @@ class AcceptedVariants:
 
     @property
     def owner_V(self) -> npt.NDArray[np.int64]:
-        """(V,) place of each variant's problem among the P."""
+        """(V,) index of each variant's problem, from 0 to P - 1."""
         return np.repeat(np.arange(len(self.count_P)), self.count_P)
 
     @property
     def place_V(self) -> npt.NDArray[np.int64]:
-        """(V,) place of each variant among those of its problem, from 0."""
+        """(V,) index of each variant among the variants of its problem, from 0."""
         return np.arange(self.count_P.sum()) - np.repeat(np.cumsum(self.count_P) - self.count_P, self.count_P)
 
     def where(self, keep_V: npt.NDArray[np.bool_]) -> AcceptedVariants:
-        """Those of the V rows that are kept."""
+        """Return only the variants for which `keep_V` (V,) is true, for the same P problems."""
         count_P = np.bincount(self.owner_V[keep_V], minlength=len(self.count_P))
         columns = (getattr(self, field.name)[keep_V] for field in fields(self) if field.name != "count_P")
         return AcceptedVariants(count_P, *columns)
 
     def rows(self, row_C: npt.NDArray[np.int64] | None = None) -> list[AcceptedVariant]:
-        """The variants in some of the V rows, by default in all."""
+        """Return variants as tuples.
+
+        Args:
+            row_C: (C,) rows of the variants; default all rows.
+        """
         rows = np.arange(len(self.number_V)) if row_C is None else row_C
         return list(
             map(

@@ -1,4 +1,4 @@
-"""`export`: the data of a store as training data for other programs.
+"""`export`: write the data of a store as training data for other programs.
 
 report = export(VariantStore("store"), Path("out"), ExportConfig(format="hf", preset="trl"))
 """

@@ -1,4 +1,4 @@
-"""The dataset card: sources, checks and licences of the rows."""
+"""Write the dataset card of an export: the sources of its rows, their licences, and the checks they passed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M
 
 
 def licenses(store: VariantStore) -> dict[str, str]:
-    """Licence of each source of the store; `unknown` if `diva ingest` was given none."""
+    """Return the licence of each source in the store; `unknown` if none was given at `diva ingest`."""
     rows = store.query(
         "SELECT DISTINCT p.source, coalesce(s.value, ?) FROM problems p "
         "LEFT JOIN settings s ON s.name = ? || p.source ORDER BY p.source",
@@ -35,7 +35,14 @@ def licenses(store: VariantStore) -> dict[str, str]:
 
 @dataclass
 class Tally:
-    """Counts of the exported rows, updated row by row."""
+    """Counts of the exported rows, updated after each row.
+
+    Attributes:
+        kinds: rows by (split, kind).
+        sources: rows by source.
+        makers: variants by (kind, model, prompt version).
+        images: number of images.
+    """
 
     kinds: Counter[tuple[str, str]] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
@@ -43,7 +50,7 @@ class Tally:
     images: int = 0
 
     def add(self, split: str, row: TrainingRow) -> None:
-        """Count a row."""
+        """Count a row of a split."""
         values = row.values
         self.kinds[split, values["kind"]] += 1
         self.sources[values["source"]] += 1
@@ -52,7 +59,7 @@ class Tally:
             self.makers[values["kind"], values["generator_model"], values["prompt_version"]] += 1
 
     def splits(self) -> dict[str, int]:
-        """Rows by split."""
+        """Return the number of rows of each split."""
         found: Counter[str] = Counter()
         for (split, _), rows in self.kinds.items():
             found[split] += rows
@@ -68,16 +75,16 @@ def card(
     splits: Mapping[str, int],
     data: str,
 ) -> str:
-    """The README.md of a dataset folder: metadata of the hub, then tables for people.
+    """Return the text of the README.md of a dataset folder: the metadata for the hub, then tables for readers.
 
     Args:
         store: the store.
-        name: of the data set.
-        config: of the export.
-        shape: of the rows; None for a view as it is.
+        name: name of the data set.
+        config: settings of the export.
+        shape: columns of the rows; None if a view is exported.
         tally: counts of the exported rows; empty for a view.
-        splits: rows by split.
-        data: path of the rows in the folder.
+        splits: number of rows of each split.
+        data: path of the Parquet files in the folder.
     """
     known = {source: licence for source, licence in licenses(store).items() if source in tally.sources}
     metadata = {
@@ -136,7 +143,10 @@ def _section(title: str, headers: list[str], rows: Sequence[Sequence[object]]) -
 
 
 def _checks(store: VariantStore) -> str:
-    """Pass rates of the checks over all variants of the store, because the rows do not show the rejected ones."""
+    """Return a table of the pass rates of the checks.
+
+    It counts all variants of the store, because the exported rows do not include rejected ones.
+    """
     table = [
         [row["check_name"], row["model"] or "(none)", row["verdicts"], row["pass_rate"]]
         for row in answer(store, "checks")
@@ -147,7 +157,7 @@ def _checks(store: VariantStore) -> str:
 
 
 def _licence_tag(found: set[str]) -> str | list[str]:
-    """The licence in the hub's terms: one, several, or unknown if any licence is."""
+    """Return the value of `license` in the card's metadata: one licence or a list; `unknown` if one is unknown."""
     if not found or UNKNOWN in found:
         return UNKNOWN
     return next(iter(found)) if len(found) == 1 else sorted(found)

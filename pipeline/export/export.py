@@ -1,4 +1,4 @@
-"""`export`: write the rows of a store to a file or a dataset folder, as a stream."""
+"""`export`: write the rows of a store to a file or a dataset folder. The rows are streamed, to limit the memory."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class ExportReport:
     """The result of an export.
 
     Attributes:
-        rows: by split.
+        rows: number of rows of each split.
         images: number of images, embedded or in files.
         path: the file or the folder.
-        notes: what a user has to know, one line each.
-        control: the random rows for comparison, if requested.
+        notes: messages for the user, one line each.
+        control: report on the random rows for comparison (`--control`); None if they were not requested.
     """
 
     rows: dict[str, int]
@@ -44,7 +44,7 @@ class ExportReport:
 
 
 def format_of(out: Path, config: ExportConfig) -> str:
-    """The format of an export: the configured one, or by the ending of its path."""
+    """Return the format of an export: the configured one, else by the ending of the path (`hf` for a folder)."""
     return config.format or _ENDINGS.get(out.suffix.lower(), "hf")
 
 
@@ -63,15 +63,16 @@ def export(
 
     Args:
         store: the store.
-        out: the file; with `hf`, the folder. The images of JSON Lines are in the folder `<out>.images`.
-        config: rows and form.
-        progress: called with the number of newly written rows.
+        out: the file to write; for the format `hf`, the folder. The images of a JSON Lines file are written to the
+            folder `<out>.images`.
+        config: which rows to write, and in which form.
+        progress: called with the number of rows that were written since the previous call.
 
     Returns:
         Counts of what was written.
 
     Raises:
-        ConfigError: `out` exists already, no row fits, or settings contradict each other.
+        ConfigError: `out` exists already, no row matches the settings, or settings contradict each other.
         StoreError: an image is missing, or the target cannot be written.
         RecipeError: a perturbed image cannot be rendered.
 
@@ -143,14 +144,14 @@ def _none_fits(config: ExportConfig) -> str:
 
 
 def _data_folder(out: Path, config: ExportConfig) -> str:
-    """Path of the rows in a folder."""
+    """Return the path of the Parquet files in the exported folder."""
     if config.preset == "verifiers":
         return f"{module_name(out)}/data"
     return "" if config.preset == "easyr1" else "data"
 
 
 def _card_path(folder: Path, config: ExportConfig) -> Path:
-    """Path of the card. EasyR1 reads every file of a folder as data, so its card is outside of the folder."""
+    """Return the path of the card. For EasyR1 it is outside of the folder, because EasyR1 reads every file as data."""
     return _beside(folder) if config.preset == "easyr1" else folder / "README.md"
 
 
@@ -205,13 +206,13 @@ def _image_folder(out: Path) -> Path:
 
 
 def _companions(out: Path) -> list[Path]:
-    """Names that an export may use next to its file or folder."""
+    """Return the paths that an export may write next to its file or folder."""
     return [_image_folder(out), _beside(out)]
 
 
 @contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
-    """A temporary path to write to. It is renamed to `out` at the end, and removed after an error."""
+    """Give a temporary path to write to. It is renamed to `out` at the end, or removed after an error."""
     path = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -231,7 +232,7 @@ def _appearing(out: Path) -> Iterator[Path]:
 
 
 def _split_name(split: str) -> str:
-    """The name of a split in the form that `datasets` accepts."""
+    """Return the name of a split with only characters that `datasets` accepts."""
     return re.sub(r"\W", "_", split) or "_"
 
 
@@ -255,7 +256,8 @@ def _write_folder(
     schema = shape.features().arrow_schema
     for split, count in chosen.splits.items():
         shards = -(-count // config.shard_rows)
-        # The names come from the first count. Rows that are added meanwhile go into the last file.
+        # File names contain the number of files, from the count before writing. Rows that were added since then go
+        # into the last file.
         writer: Writer | None = None
         for index, row in enumerate(chosen.rows(split)):
             shard, first = divmod(index, config.shard_rows)

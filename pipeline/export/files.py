@@ -1,4 +1,4 @@
-"""Writers of exported rows: Parquet with embedded images, and JSON Lines with a folder of images."""
+"""Write exported rows: as Parquet with embedded images, or as JSON Lines with a folder of images."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from diva_grpo.pipeline.export.rows import Picture
 
 _GROUP_ROWS = 1_000
 _GROUP_BYTES = 2**25
-"""A row group ends at this many bytes of images, which limits the memory."""
+"""A row group is written when its images have this number of bytes, to limit the memory."""
 
 
 class Writer(Protocol):
-    """Writes rows one after the other."""
+    """Writes rows to a file, one after the other."""
 
     def write(self, values: Mapping[str, Any], pictures: Sequence[Picture]) -> None:
         """Add a row with its images."""
@@ -30,11 +30,11 @@ class Writer(Protocol):
 
 
 class ParquetWriter:
-    """One Parquet file, a row group at a time.
+    """Writes one Parquet file, one row group at a time.
 
     Args:
         path: the file.
-        schema: of the rows; with a column `images` of {bytes, path} if rows have images.
+        schema: schema of the rows. If they have images, it has a column `images` of {bytes, path}.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
@@ -63,13 +63,14 @@ class ParquetWriter:
 
 
 class JsonWriter:
-    """One JSON Lines file, and a folder with the images whose paths the rows contain.
+    """Writes one JSON Lines file, and a folder of images. The rows contain the paths of their images.
 
     Args:
         path: the file.
-        folder: of the images; created for the first one.
-        with_images: whether rows have a column of images.
-        shown: final path of the folder. It is absolute, because trainers run in other folders.
+        folder: folder to write images to. It is created for the first image.
+        with_images: whether the rows have a column `images`.
+        shown: final path of the image folder, as written in the rows. It is absolute, because trainers run in other
+            working directories.
     """
 
     def __init__(self, path: Path, folder: Path, with_images: bool, shown: Path) -> None:
@@ -84,7 +85,7 @@ class JsonWriter:
         for picture in pictures:
             self._folder.mkdir(exist_ok=True)
             target = self._folder / picture.name
-            if not target.exists():  # named by the content
+            if not target.exists():  # the name is a hash of the content
                 target.write_bytes(picture.content)
         self._file.write(json.dumps(row, ensure_ascii=False, default=_json_value) + "\n")
 
@@ -94,7 +95,7 @@ class JsonWriter:
 
 
 def write_batches(path: Path, batches: pa.RecordBatchReader, output_format: str) -> Iterator[int]:
-    """Write the rows of a view; yields the number of rows after each batch."""
+    """Write the rows of a view; yield the number of rows in each batch after it is written."""
     if output_format == "jsonl":
         with path.open("w", encoding="utf-8") as out:
             for batch in batches:
@@ -109,7 +110,7 @@ def write_batches(path: Path, batches: pa.RecordBatchReader, output_format: str)
 
 
 def _plain_schema(schema: pa.Schema) -> pa.Schema:
-    """Remove extension types: a reader without DuckDB's type for JSON gets text."""
+    """Replace extension types by their storage types, so that DuckDB's JSON is text for every reader."""
     fields = [
         field.with_type(field.type.storage_type) if isinstance(field.type, pa.BaseExtensionType) else field
         for field in schema

@@ -1,4 +1,4 @@
-"""Upload of an exported folder to the Hugging Face hub."""
+"""Upload an exported folder to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from diva_grpo.schemas.exceptions import ConfigError, TargetError
 
 
 def check_token() -> None:
-    """Check that there is a token of the hub, so that a long export does not fail at its end.
+    """Check that there is a token for the hub before an export, so that it does not fail at the end.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no token.
     """
     from huggingface_hub import get_token
 
@@ -20,19 +20,19 @@ def check_token() -> None:
 
 
 def push(folder: Path, repo: str, *, private: bool = True) -> str:
-    """Upload a folder that `export` has written: the card, then the rows with `datasets`.
+    """Upload a folder that `export` has written: first the card, then the rows (by `datasets`).
 
     Args:
-        folder: written with `format="hf"`.
+        folder: a folder written with `format="hf"`.
         repo: the data set's name on the hub, `owner/name`.
-        private: whether a new data set is private.
+        private: whether the data set is private, if it does not exist yet.
 
     Returns:
-        The data set's address.
+        The URL of the data set.
 
     Raises:
         ConfigError: there is no token.
-        TargetError: the hub cannot be reached or refuses.
+        TargetError: the hub cannot be reached, or refuses the upload.
     """
     import datasets
     from huggingface_hub import DatasetCard, HfApi

@@ -1,4 +1,4 @@
-"""The exported rows: originals and accepted variants, or the rows of a view."""
+"""Select and read the rows to export: originals and accepted variants, or the rows of a view."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from diva_grpo.schemas.question import place_images, render_question
 from diva_grpo.schemas.records import ORIGINAL, Kind
 
 MEMORY_MB = 512
-"""Memory of the engine. Rows that do not fit are sorted on disk, in a temporary folder."""
+"""Memory limit of DuckDB, in MB. Rows that do not fit are sorted on disk, in a temporary folder."""
 
 _BATCH_ROWS = 1_000
 
@@ -34,7 +34,7 @@ _SIDES = {
     "training": "(SELECT * FROM originals UNION ALL BY NAME SELECT * FROM accepted)",
 }
 TRAINING = tuple(_SIDES)
-"""Choices with training rows. Any other choice is a view, exported without changes."""
+"""Values of `--what` that select training rows. Any other value is a view, which is exported without changes."""
 
 _ROWS = """
 WITH label AS (
@@ -61,7 +61,7 @@ SELECT * FROM {side}
 
 @dataclass(frozen=True)
 class Picture:
-    """An exported image: its bytes, and a file name that is their hash."""
+    """An exported image: its content, and a file name that is the hash of the content."""
 
     name: str
     content: bytes
@@ -72,8 +72,8 @@ class TrainingRow:
     """An original or an accepted variant.
 
     Attributes:
-        values: columns of the problem and of the variant.
-        pictures: in the order of the problem; perturbed if the variant has a recipe.
+        values: the columns of the problem and of the variant, by name.
+        pictures: the images in the order of the problem. They are perturbed if the variant has a recipe.
     """
 
     values: Mapping[str, Any]
@@ -81,27 +81,32 @@ class TrainingRow:
 
     @property
     def question(self) -> str:
-        """The question with options and hint, its images marked by `<image>` or `<image1>`."""
+        """The question with options and hint. `<image>` or `<image1>` marks the position of an image."""
         return render_question(
             self.values["text"], options=self.values["options"], hint=self.values["hint"] or ()
         )
 
     def placed(self, instruction: str) -> tuple[list[dict[str, str]], list[Picture]]:
-        """The question as parts of text and images, and the images in the order of these parts."""
+        """Return the question as a list of text and image parts, and the images in the order of these parts.
+
+        Args:
+            instruction: text to append to the question.
+        """
         parts, order = place_images(self.question + instruction, len(self.pictures))
         return parts, [self.pictures[i] for i in order]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The selection of the rows.
+    """The conditions for the rows to export.
 
     Attributes:
         what: `training`, `problems`, `variants`, or a view.
-        where: an SQL condition on the columns of the rows.
-        solved: only rows for which the worked solution of the original is valid.
-        pass_rate: lowest and highest pass rate of a row by its label, both included.
-        control: the same number of random labelled rows per split, instead of the rows with that pass rate.
+        where: an SQL condition on the columns of the rows; None for no condition.
+        solved: select only rows for which the worked solution of the original is valid.
+        pass_rate: lowest and highest measured pass rate of a row, both inclusive; None for no condition.
+        control: select random rows with a label instead of the rows with this pass rate. In each split their number is
+            the number of rows with this pass rate.
     """
 
     what: str
@@ -111,14 +116,15 @@ class Wanted:
     control: bool = False
 
     def query(self) -> str:
-        """The rows in SQL."""
+        """Return the SQL query that selects the rows."""
         body = self.what
         if self.what in TRAINING:
             body = _ROWS.format(side=_SIDES[self.what], original=ORIGINAL, by_label_model=BY_LABEL_MODEL)
         source = f"(\n{body}\n)" if self.what in TRAINING else body
         select = f"SELECT * FROM {source} WHERE (\n{self.where or 'true'}\n)"
         if self.solved:
-            # A harder text asks another question, and a hint already contains a part of the solution.
+            # The solution is not valid for the other kinds: a harder text asks another question, and a hint already
+            # contains a part of the solution.
             kinds = ", ".join(map(quoted, (ORIGINAL, Kind.REWORD, Kind.IMAGE, Kind.IMAGE_TEXT)))
             select = f"SELECT * FROM ({select}) WHERE len(solution_steps) > 0 AND kind IN ({kinds})"
         if self.pass_rate is None:
@@ -137,8 +143,8 @@ class Selection:
     """The rows of an export, counted once and then read as a stream.
 
     Attributes:
-        is_training: whether they are training rows and not those of a view.
-        splits: rows by split, in order; the rows of a view are one split.
+        is_training: True for training rows, False for the rows of a view.
+        splits: number of rows of each split, in alphabetical order. The rows of a view are one split, `train`.
         with_images: whether any row has an image.
     """
 
@@ -157,14 +163,14 @@ class Selection:
         )
 
     def batches(self, split: str) -> pa.RecordBatchReader:
-        """Rows of one split as a stream of Arrow batches, in the order of their ids."""
+        """Read the rows of one split as a stream of Arrow batches, in the order of their ids."""
         order = "problem_id, variant_id" if self.is_training else "ALL"
         # The split is a literal, because DuckDB's Python client keeps the whole result of a query with parameters.
         query = f"SELECT * FROM selected WHERE {self._split} = {quoted(split)} ORDER BY {order}"
         return self._connection.sql(query).to_arrow_reader(_BATCH_ROWS)
 
     def rows(self, split: str) -> Iterator[TrainingRow]:
-        """Training rows of one split with their images, which are rendered if a variant perturbs them.
+        """Yield the training rows of one split with their images. The images of a variant with a recipe are perturbed.
 
         Raises:
             StoreError: an image is missing from the store.
@@ -178,7 +184,7 @@ class Selection:
         paths = [self._store.image_path(digest) for digest in values["images"]]
         if values["recipe"] is None:
             return [Picture(path.name, path.read_bytes()) for path in paths]
-        # In the bounds of training: the same pixels as our own trainer shows.
+        # With the size limits of training, so that the pixels are the same as in our trainer.
         shown = Shown(tuple(paths), values["recipe"], values["original"], MIN_PIXELS, MAX_PIXELS)
         return [_png(image) for image in shown.open()]
 
@@ -191,15 +197,16 @@ def _png(image: Image.Image) -> Picture:
 
 @contextmanager
 def selection(store: VariantStore, wanted: Wanted) -> Iterator[Selection]:
-    """Select the rows to export, on a connection that can read only the tables of the store.
+    """Select the rows to export. The SQL runs on a connection that can read only the tables of the store.
 
     Args:
         store: the store.
-        wanted: which rows.
+        wanted: the conditions for the rows.
 
     Raises:
-        ConfigError: the condition is not valid SQL for these columns.
-        StoreError: there is not enough memory, or the export took longer than the grace period of compaction.
+        ConfigError: the condition `where` is not valid SQL for these columns.
+        StoreError: there is not enough memory, or compaction deleted a file before it was read (the export took longer
+            than compaction's grace period).
     """
     where, select = wanted.where, wanted.query()
     try:
@@ -211,7 +218,7 @@ def selection(store: VariantStore, wanted: Wanted) -> Iterator[Selection]:
             try:
                 yield Selection(store, connection, wanted.what)
             except duckdb.IOException as error:
-                if "No files found" in str(error):  # compaction removed what this connection still reads
+                if "No files found" in str(error):  # compaction deleted a file that this connection reads
                     raise _not_to_the_end(store, error) from error
                 raise
     except duckdb.OutOfMemoryException as error:

@@ -1,9 +1,9 @@
-"""The columns that other trainers read, by preset.
+"""The columns of exported rows, for each preset (each trainer).
 
-Formats as these projects document them: TRL's GRPOTrainer (a column `prompt`, `images`, further columns for the
+They follow the documentation of these projects: TRL's GRPOTrainer (`prompt`, `images`, and further columns for the
 reward functions) and SFTTrainer (prompt and completion), veRL (docs/preparation/prepare_data.rst and its Geometry3K
 example: data_source, prompt, ability, reward_model, extra_info, images) and EasyR1 (README, Custom Dataset: problem,
-answer, images). Those of `verifiers` are read by `diva_grpo.trainer.hosts.verifiers`.
+answer, images). The columns for `verifiers` are read by `diva_grpo.trainer.hosts.verifiers`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ABOUT = {
     "delta": "difficulty offset to the original, in levels of 1 to 9 (negative is easier)",
     "difficulty": "measured difficulty from 1 to 9 (null where it was not measured)",
 }
-"""Columns of every row in every preset but veRL's, which keeps them in `extra_info`."""
+"""Columns that every preset has, with their descriptions. The preset `verl` has them inside `extra_info`."""
 
 _COLUMNS: Mapping[str | None, Mapping[str, str]] = {
     None: {
@@ -76,10 +76,10 @@ class Shape:
 
     Attributes:
         preset: `trl`, `verl`, `easyr1`, `verifiers`, `sft`, or None for all columns without changes.
-        with_images: whether there is a column of images.
-        prompt: for TRL, `chat` or `text`.
-        instruction: text after each question.
-        data_source: for veRL, of all rows; None: from the source of each row.
+        with_images: whether there is a column `images`.
+        prompt: form of the prompt for the presets `trl` and `sft`: `chat` or `text`.
+        instruction: text that is appended to each question.
+        data_source: for the preset `verl`, the `data_source` of all rows; None derives it from the source of each row.
     """
 
     preset: str | None
@@ -90,12 +90,12 @@ class Shape:
 
     @property
     def descriptions(self) -> dict[str, str]:
-        """Columns in order, with their descriptions."""
+        """The columns in order, with their descriptions."""
         about = {} if self.preset == "verl" else ABOUT
         return {**about, **_COLUMNS[self.preset], **(_IMAGES if self.with_images else {})}
 
     def features(self) -> Features:
-        """The columns with their types for `datasets`."""
+        """Return the columns with their types, as `datasets` features."""
         from datasets import Features, Image, List, Value
 
         text, texts, number = Value("string"), List(Value("string")), Value("float64")
@@ -128,11 +128,11 @@ class Shape:
         return Features({name: special.get(name, text) for name in self.descriptions})
 
     def row(self, row: TrainingRow, index: int) -> tuple[dict[str, Any], Sequence[Picture]]:
-        """The columns of a row, and its images, which the writer puts into the column `images`.
+        """Return the columns of a row, and its images. The writer adds the images as the column `images`.
 
         Args:
             row: the original or variant.
-            index: its number within its split.
+            index: number of the row in its split, from 0.
         """
         values, pictures = row.values, row.pictures
         found = {name: values[name] for name in ABOUT}
@@ -165,7 +165,7 @@ class Shape:
         }, pictures
 
     def _with_completion(self, parts: list[dict[str, str]], values: Mapping[str, Any]) -> dict[str, Any]:
-        """Prompt and completion. The completion ends with the boxed answer, which rewards look for."""
+        """Return the columns `prompt` and `completion`. The completion contains the boxed answer, as rewards expect."""
         solution = "\n".join(values["solution_steps"])
         if "\\boxed" not in solution:
             solution += f"\n\nThe answer is $\\boxed{{{values['answer']}}}$."

@@ -1,6 +1,6 @@
-"""The package of an environment for `verifiers`: its files beside the rows.
+"""Write the files of a Python package that is an environment for `verifiers`.
 
-The classes are in `diva_grpo.trainer.hosts.verifiers`; the package says where its rows are.
+The package contains the exported rows and their path. Its classes are in `diva_grpo.trainer.hosts.verifiers`.
 """
 
 from __future__ import annotations
@@ -84,13 +84,13 @@ The reward is 1 for a right answer and 0 for a wrong one. A rollout fails where 
 
 
 def module_name(folder: Path) -> str:
-    """Name of the package's module, from the name of its folder.
+    """Return the name of the package's module, which is made from the name of its folder.
 
     >>> module_name(Path("out/word-problems"))
     'word_problems'
 
     Raises:
-        ConfigError: Python cannot import a module of this name, or would import another one.
+        ConfigError: the name is not a valid module name, or another module has this name.
     """
     name = re.sub(r"\W", "_", folder.resolve().name.lower())
     if not name.isidentifier() or not name[0].isalpha():
@@ -105,12 +105,12 @@ def module_name(folder: Path) -> str:
 
 
 def write_package(path: Path, folder: Path, card: str, tally: Tally) -> None:
-    """Write what makes a package of a folder whose rows are in `<module>/data`.
+    """Write the files that turn a folder of rows (in `<module>/data`) into a package.
 
     Args:
-        path: where the folder is written.
-        folder: where it will be, for its name and the commands in its README.
-        card: the dataset card, which becomes the README.
+        path: path of the folder while it is written.
+        folder: final path of the folder. It gives the package its name and appears in the commands of the README.
+        card: the dataset card, which becomes the beginning of the README.
         tally: counts of the rows.
     """
     module = module_name(folder)

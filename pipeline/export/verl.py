@@ -1,8 +1,8 @@
-"""How veRL scores exported rows: by its own rule for a known data set, or by a reward file of ours.
+"""How veRL scores exported rows: by its own rule if it knows the data set, else by a reward file that we write.
 
-veRL selects its rule by `data_source` (`verl.utils.reward_score.default_compute_score`) and refuses unknown names. For
-rows of such sources the export writes a file that calls our grader, as veRL's `reward.custom_reward_function` (earlier
-releases read `custom_reward_function`, which `main_ppo` of 0.9.1 ignores).
+veRL selects its rule by the column `data_source` (`verl.utils.reward_score.default_compute_score`) and raises an error
+for unknown names. For such rows the export writes a file that calls our grader. veRL loads it by its setting
+`reward.custom_reward_function` (earlier releases read `custom_reward_function`, which `main_ppo` of 0.9.1 ignores).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KNOWN: Mapping[str, str] = MappingProxyType(
         "math_dapo": "math_dapo",
     }
 )
-"""veRL's `data_source` by the name of a source in the store, in lower case."""
+"""veRL's `data_source` for known sources. The keys are names of sources in the store, in lower case."""
 
 _REWARD_FILE = '''"""Reward function for veRL, written by `diva export`. It needs the package diva-grpo.
 
@@ -42,25 +42,29 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kw
 
 
 def data_source(source: str) -> str:
-    """veRL's name of a source; the source's own name if veRL has none."""
+    """Return veRL's `data_source` for a source; the name of the source if veRL does not know it."""
     return KNOWN.get(source.lower(), source)
 
 
 def is_known(name: str) -> bool:
-    """Whether veRL has a rule for the answers of a `data_source`."""
+    """Whether veRL has a rule that scores the answers of a `data_source`."""
     return name in KNOWN.values() or name.startswith(("aime", "numina_"))
 
 
 def reward_path(out: Path) -> Path:
-    """Path of the reward file of an export: in its folder, or next to its file."""
+    """Return the path of the reward file: in the exported folder, or next to the exported file."""
     return out / "reward.py" if out.is_dir() else out.with_name(f"{out.name}.reward.py")
 
 
 def write_reward_file(out: Path, names: Iterable[str]) -> str | None:
-    """Write the reward file if veRL does not know one of the names.
+    """Write the reward file if veRL has no rule for one of the data sources.
+
+    Args:
+        out: the exported file or folder.
+        names: the `data_source` values of the rows.
 
     Returns:
-        The line of veRL's configuration that names the file; None if veRL has its own rules.
+        The settings that make veRL use the file, in one line; None if veRL has a rule for every name.
     """
     if all(map(is_known, names)):
         return None

@@ -1,12 +1,13 @@
-r"""Grades a response against a reference answer; every call ends within its deadline.
+r"""Grade a response against a reference answer. Every call returns within its deadline.
 
     >>> grade(r"Therefore the side is \boxed{\frac{1}{2}} cm.", "0.5")
     Grade(outcome='correct', answer='\\frac{1}{2}', how='boxed')
     >>> grade("The correct answer is (B).", "12 cm", options=["10 cm", "12 cm"]).outcome
     'correct'
 
-Text and exact fractions decide most answers. What they leave open goes to math-verify, in a process of its own
-(`diva_grpo.pipeline.grade._symbolic`), so nothing here imports SymPy and no answer can stop the caller.
+Most answers are decided by comparing texts and exact fractions. The others are compared by SymPy and math-verify in
+a separate process (`diva_grpo.pipeline.grade._symbolic`). This process does not import SymPy, and no answer can block
+or crash it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from diva_grpo.pipeline.grade._symbolic import WORKER, UndecidedError
 __all__ = ["Grade", "UndecidedError", "equal_answers", "extract_answer", "grade", "warm_up"]
 
 DEADLINE_S = 5.0
-# The share of a deadline after which a comparison is stopped; the rest is for the return from it.
+# A comparison is stopped after this share of the deadline. The rest of the time is for returning to the caller.
 _COMPARING = 0.95
 _BOXED = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _LABEL = re.compile(r"^\(?\s*[A-J]\s*[).:]\s*")
@@ -39,11 +40,11 @@ class Grade:
     """The result of grading one response.
 
     Attributes:
-        outcome: `correct`; `wrong`; `no_answer` if the response states none; `error` if the grader could not
-            decide, which says nothing about the response.
-        answer: the text of the answer in the response, or None.
+        outcome: `correct`; `wrong`; `no_answer` if the response contains no answer; `error` if the grader could not
+            decide (the response may be right or wrong).
+        answer: the text of the answer in the response, or None if no answer was found.
         how: how the answer was found (tag, boxed, hashes, stated, option_letter, option_text, last_formula,
-            last_number, whole); for `no_answer` and `error`, why.
+            last_number, whole). For `no_answer` and `error`: the reason.
     """
 
     outcome: Literal["correct", "wrong", "no_answer", "error"]
@@ -52,21 +53,22 @@ class Grade:
 
     @property
     def score(self) -> float | None:
-        """Accuracy: 1 for `correct`, 0 for `wrong` and `no_answer`, None for `error`, which must not be scored."""
+        """Accuracy: 1 for `correct`, 0 for `wrong` and `no_answer`. None for `error`: do not score this response."""
         return None if self.outcome == "error" else float(self.outcome == "correct")
 
 
 def grade(
     response: str, reference: str, *, options: Sequence[str] = (), deadline_s: float = DEADLINE_S
 ) -> Grade:
-    """Grades one response. Safe in any thread, and in a process that holds a model.
+    """Grade one response. It can be called from any thread, and in a process that has a model in memory.
 
     Args:
         response: a model's text, of any length.
-        reference: the right answer: a value, or with `options` a letter or an option's text.
-        options: texts of the choices in order A, B, C, ...; the response may give the letter or the value.
-        deadline_s: seconds within which this returns; what is undecided by then is an `error`. The first call
-            that needs algebra also starts its process, in about a second that does not count: see `warm_up`.
+        reference: the right answer: a value or, if there are `options`, a letter or the text of an option.
+        options: texts of the choices A, B, C, ... in order. The response may give the letter or the text.
+        deadline_s: the call returns within this number of seconds. If it has not decided by then, the outcome is
+            `error`. The first call that needs computer algebra also starts the process for it. That takes about one
+            second, which is added to the deadline (see `warm_up`).
 
     Example:
         >>> grade("The answer is 0.5.", "1/2").outcome
@@ -86,11 +88,11 @@ def grade(
 
 
 def extract_answer(response: str, *, options: Sequence[str] = ()) -> str | None:
-    """The text of the final answer in a response, or None.
+    """Return the text of the final answer in a response, or None if it contains no answer.
 
     Args:
         response: a model's text.
-        options: texts of the choices, if there are any.
+        options: texts of the choices; empty for an open question.
     """
     found = find_answer(response, options)
     return found.answer if found else None
@@ -99,39 +101,47 @@ def extract_answer(response: str, *, options: Sequence[str] = ()) -> str | None:
 def equal_answers(
     answer: str, reference: str, *, options: Sequence[str] = (), deadline_s: float = DEADLINE_S
 ) -> bool:
-    """Whether two answers, without text around them, are equal.
+    """Whether two answers are equal. Both are given without surrounding text.
+
+    The comparison is not symmetric: a decimal reference also matches some answers that round to it (see
+    `_quantity.same_quantity`).
 
     Args:
         answer: the answer to judge.
-        reference: the answer to compare with. Not symmetric: some decimal references take what rounds to them (the
-            rules are those of `_quantity.same_quantity`).
-        options: texts of the choices, if there are any.
-        deadline_s: seconds that the comparison may take.
+        reference: the answer that is known to be right.
+        options: texts of the choices; empty for an open question.
+        deadline_s: longest time for the comparison, in seconds.
 
     Raises:
-        UndecidedError: if it was not decided by the deadline.
+        UndecidedError: the comparison was not decided by the deadline.
     """
     return _matches(answer, reference, options, time.monotonic() + _COMPARING * deadline_s)
 
 
 def warm_up(timeout_s: float = 60.0) -> None:
-    """Starts the process for symbolic comparisons, so that no call's deadline is spent on it.
+    """Start the process for computer algebra and wait until it is ready, so that no later call has to wait for it.
+
+    Args:
+        timeout_s: longest time to wait, in seconds.
 
     Raises:
-        UndecidedError: if it cannot start.
+        UndecidedError: the process did not start, or was not ready in time.
     """
     WORKER.start(time.monotonic() + timeout_s)
 
 
 def _repeats(response: str, reference: str) -> Extraction | None:
-    """Whether a response is the reference itself, in any form."""
+    """Return the response as the answer if it is the same text as the reference, else None."""
     if len(response) > MAX_ANSWER_CHARS or response.strip() != reference.strip():
         return None
     return Extraction(response.strip(), "whole")
 
 
 def _stated(reference: str) -> str:
-    r"""The answer of a reference that is a worked solution: its last box, or what follows `####`."""
+    r"""Return the answer in a reference that is a worked solution: its last box, or the text after `####`.
+
+    A reference without a box and without `####` is returned unchanged.
+    """
     if _BOXED.search(reference):
         found = find_answer(reference)
         return found.answer if found else reference
@@ -159,6 +169,6 @@ def _matches(answer: str, reference: str, options: Sequence[str], deadline: floa
 
 
 def _values_differ(answer: str, reference: str) -> bool:
-    """Whether two answers with the same letter have different numbers after it: `(B) 13` and `(B) 12`."""
+    """Whether two answers have different numbers after their letters, as `(B) 13` and `(B) 12`."""
     values = [read_quantity(_LABEL.sub("", bare_answer(text), count=1)) for text in (answer, reference)]
     return None not in values and compare(answer, reference) is False

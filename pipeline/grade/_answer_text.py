@@ -1,4 +1,4 @@
-"""Normalised answer text: LaTeX layout and Markdown removed, Unicode symbols written as ASCII LaTeX."""
+"""Normalise the text of an answer: remove LaTeX layout and Markdown, replace Unicode symbols by LaTeX commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ WIDTHS: dict[int, str] = str.maketrans(
         "\u3000": " ",
     }
 )
-"""Full-width characters and Chinese punctuation as ASCII, one character for one; a Chinese full stop ends a line."""
+"""Full-width characters and Chinese punctuation, mapped to one ASCII character each. A Chinese full stop becomes a
+line break."""
 
 _SYMBOLS = str.maketrans(
     {
@@ -68,7 +69,7 @@ _SYMBOLS = str.maketrans(
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _RAISED = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _CJK = "\u4e00-\u9fff"
-# Between values only: in words such as 和为 the character means "sum".
+# "or" and "and" in Chinese, not between two Chinese characters: inside words such as 和为, 和 means "sum".
 _CHINESE_OR = re.compile(rf"(?<![{_CJK}])\s*(?:或者?|抑或)\s*|\s*(?:或者?|抑或)\s*(?![{_CJK}])")
 _CHINESE_AND = re.compile(rf"(?<![{_CJK}])\s*(?:以及|[和与及])\s*(?![{_CJK}])")
 _STRUCK_OUT = re.compile(r"~~(?=\S)")
@@ -91,12 +92,15 @@ _ROOT_BARE = re.compile(r"(?<![A-Za-z\\])sqrt\s*(\d+|[A-Za-z](?![A-Za-z])|(?=\{|
 _PRODUCT = re.compile(r"\\(?:times|cdot)(?![A-Za-z])")
 _ONE_SIGN = re.compile(r"(\^|_|\\sqrt)\s*\{\s*(\w)\s*\}")
 _MAX_WRAPPERS = 50
-# Upright single letters after a value are units; spelt out, they stay apart from variables of the same letter.
+# A single upright letter after a value is a unit. It is spelled out, so that it differs from a variable.
 _UPRIGHT_UNITS = {"m": "metre", "g": "gram", "s": "second", "h": "hour", "l": "litre", "L": "litre"}
 
 
 def closing(text: str, start: int, pair: str = "{}") -> int | None:
-    """Index of the bracket that closes the one at `start`, or None. An escaped bracket does not count."""
+    """Return the index of the bracket that closes the one at `start`; None if it is not closed.
+
+    Brackets after a backslash are ignored.
+    """
     depth, i = 0, start
     while i < len(text):
         if text[i] == "\\":
@@ -109,13 +113,12 @@ def closing(text: str, start: int, pair: str = "{}") -> int | None:
     return None
 
 
-@lru_cache(maxsize=4_096)  # a reference is read again for each rollout
+@lru_cache(maxsize=4_096)  # the same reference is normalised for each rollout
 def bare_answer(text: str) -> str:
-    r"""An answer as plain LaTeX on one line, with what only concerns its looks removed.
+    r"""Return an answer as plain LaTeX on one line, without commands and characters that only affect the layout.
 
-    Dollar signs go in any case, as delimiter or as currency. `\text{cm}`, `\mathrm{cm}` and the like become
-    their content; `√3` and `sqrt(3)` become `\sqrt{3}`; thousands in `1{,}000` and `1\,000` become `1,000` and
-    `1 000`.
+    All dollar signs are removed, those of currency too. `\text{cm}`, `\mathrm{cm}` and similar commands are replaced
+    by their content. `√3` and `sqrt(3)` become `\sqrt{3}`. `1{,}000` becomes `1,000`, and `1\,000` becomes `1 000`.
     """
     if not text.isascii():
         text = text.translate(WIDTHS)
@@ -139,9 +142,13 @@ def bare_answer(text: str) -> str:
 
 @lru_cache(maxsize=4_096)
 def key(bare: str) -> str:
-    r"""Two bare answers with the same key are the same text; case counts unless they are words only.
+    r"""Return the text by which bare answers are compared: answers with the same key are the same text.
 
-    `\angle ABC` and `\angle CBA` name the same angle.
+    White space is ignored. Case is ignored only in answers that consist of words. `\angle ABC` and `\angle CBA` have
+    the same key, because they are the same angle.
+
+    Args:
+        bare: an answer as returned by `bare_answer`.
     """
     text = re.sub(r"\s+", "", _PRODUCT.sub("*", _ONE_SIGN.sub(r"\1\2", bare)))
     text = _ANGLE.sub(lambda m: rf"\angle{min(m[1], m[3])}{m[2]}{max(m[1], m[3])}", text)
@@ -149,7 +156,7 @@ def key(bare: str) -> str:
 
 
 def _unwrap(text: str) -> str:
-    r"""Replaces `\text{...}` and its kin by what they hold."""
+    r"""Replace `\text{...}`, `\boxed{...}` and similar commands by their content."""
     for _ in range(_MAX_WRAPPERS):
         found = _WRAPPERS.search(text)
         if not found:
@@ -159,7 +166,7 @@ def _unwrap(text: str) -> str:
         before, after = text[: found.start()], "" if end is None else text[end + 1 :]
         if before.rstrip()[-1:].isalnum() or before.rstrip()[-1:] in ("}", ")"):
             inside = _UPRIGHT_UNITS.get(inside.strip(), inside)
-        # Words must not grow together with their neighbours: 4\text{and}5.
+        # Keep a space between words and the characters beside them: 4\text{and}5 becomes "4 and 5".
         gap_before = " " if before[-1:].isalnum() and inside[:1].isalnum() else ""
         gap_after = " " if after[:1].isalnum() and inside[-1:].isalnum() else ""
         text = before + gap_before + inside + gap_after + after
@@ -171,7 +178,10 @@ def _plain_bracket(found: re.Match[str]) -> str:
 
 
 def arguments_end(text: str, start: int, count: int) -> int | None:
-    r"""Index after `count` arguments of a LaTeX command, each in braces, a command such as `\pi`, or one character."""
+    r"""Return the index after `count` arguments of a LaTeX command; None if there are fewer arguments.
+
+    An argument is a group in braces, a command such as `\pi`, or one character.
+    """
     for _ in range(count):
         while text[start : start + 1] == " ":
             start += 1
@@ -188,7 +198,7 @@ def arguments_end(text: str, start: int, count: int) -> int | None:
 
 
 def _roots_of_fractions(text: str) -> str:
-    r"""`\sqrt\frac12` as `\sqrt{\frac12}`."""
+    r"""Put braces around the fraction under a root: `\sqrt\frac12` becomes `\sqrt{\frac12}`."""
     for _ in range(_MAX_WRAPPERS):
         found = _ROOT_OF_FRACTION.search(text)
         end = arguments_end(text, text.index("frac", found.end()) + 4, 2) if found else None

@@ -1,4 +1,5 @@
-r"""Answers to multiple choice: one letter, several letters, a label with its value, or an option's own text."""
+r"""Read answers to multiple-choice questions: one letter, several letters, a letter with its value, or an option's
+text."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from diva_grpo.pipeline.grade._words import hedges, is_prose
 
 LETTERS = "ABCDEFGHIJ"
 CONTRADICTION = frozenset("!")
-"""What `read_choice` returns for an answer that names a choice and takes it back."""
+"""`read_choice` returns this for an answer that names a choice and contradicts it, such as `not (B)`."""
 
 _AHEAD = (
     r"(?:(?:the\s+)?(?:correct\s+|right\s+|final\s+)?(?:options?|choices?|answers?)\s*(?:is|are|:)?\s*"
@@ -35,11 +36,15 @@ _ANY_LABEL = re.compile(
 
 
 def read_choice(answer: str, options: Sequence[str]) -> frozenset[str] | None:
-    """The letters that an answer chooses: `B`, `(B)`, `B. 5 cm`, `Option B`, `AC`, `A and C`; None for no choice.
+    """Return the letters that an answer chooses, as in `B`, `(B)`, `B. 5 cm`, `Option B`, `AC`, `A and C`.
 
     Args:
-        answer: an answer without text around it.
-        options: texts of the choices; without them a small letter, or a letter before a formula, is a variable.
+        answer: an answer without surrounding text.
+        options: texts of the choices. If there are none, a lower-case letter is a variable and not a choice.
+
+    Returns:
+        Upper-case letters, together with the item "or" for alternatives (`A or B`). `CONTRADICTION` if the answer
+        contradicts its letter. None if it chooses no letter.
     """
     if len(answer) > MAX_ANSWER_CHARS:
         return None
@@ -50,7 +55,7 @@ def read_choice(answer: str, options: Sequence[str]) -> frozenset[str] | None:
     found = _LABELLED.fullmatch(text)
     if found and found["bare"]:
         letter, rest = found["bare"], found["rest"]
-        # `A 5` could be anything, `A. 5` is a label; without options a small letter alone is a variable.
+        # In `A. 5` the letter is a label; in `A 5` it need not be. Without options, a lower-case letter is a variable.
         if (rest and rest[0] not in ".:,(") or (letter.islower() and not options):
             return _taken_back(text, options)
     elif found:
@@ -66,7 +71,10 @@ def read_choice(answer: str, options: Sequence[str]) -> frozenset[str] | None:
 
 
 def _several(text: str, options: Sequence[str]) -> frozenset[str] | None:
-    """Letters and nothing else; more than one without brackets must stand in the order of the alphabet."""
+    """Return the letters of a text that consists of letters only; None for any other text.
+
+    Without options, letters that are not separated (`AC`) must be in alphabetical order.
+    """
     found = _SEVERAL.fullmatch(text)
     if found is None:
         return None
@@ -80,7 +88,10 @@ def _several(text: str, options: Sequence[str]) -> frozenset[str] | None:
 
 
 def _taken_back(text: str, options: Sequence[str]) -> frozenset[str] | None:
-    """A text that names a choice in order to deny it (`not (B)`), where options make sure that it is one."""
+    """Return `CONTRADICTION` for a text that denies a choice (`not (B)`), else None.
+
+    Without options it is always None, because the letter may be a variable.
+    """
     if not options:
         return None
     names = re.search(r"\([A-J]\)|(?<![A-Za-z])[A-J](?![A-Za-z'_(^])", text)
@@ -88,7 +99,13 @@ def _taken_back(text: str, options: Sequence[str]) -> frozenset[str] | None:
 
 
 def _contradicts(letter: str, rest: str, options: Sequence[str]) -> bool:
-    """Whether what follows a letter names another letter, another option's value, or a denial."""
+    """Whether the text after a letter contradicts it: by another letter, the value of another option, or a denial.
+
+    Args:
+        letter: the chosen letter.
+        rest: the text after it.
+        options: texts of the choices; empty for an open question.
+    """
     if not rest:
         return False
     own = options[LETTERS.index(letter)] if options else ""
@@ -112,7 +129,7 @@ def _contradicts(letter: str, rest: str, options: Sequence[str]) -> bool:
 
 
 def option_named(answer: str, options: Sequence[str]) -> frozenset[str] | None:
-    """The choices that an answer names by their letters, or repeats by their text; None where it does neither."""
+    """Return the letters of the choices that an answer gives by letter or by text; None if it gives no choice."""
     if len(answer) > MAX_ANSWER_CHARS:
         return None
     plain = key(bare_answer(answer))

@@ -1,7 +1,7 @@
-r"""Compare two answers by text and exact arithmetic; what these cannot decide is left for algebra.
+r"""Compare two answers by text and exact arithmetic. The rest is left to computer algebra.
 
-A comparison is a tree: `True`, `False`, a pair of formulas that only algebra can compare, or `all` / `any` of such
-parts. Lists, matrices and equations are split here, so that algebra compares single values.
+The result is a tree (`Tree`): True, False, a pair of formulas that computer algebra must compare, or `all` / `any` of
+such trees. Lists, matrices and equations are split here, so that computer algebra compares single values.
 
     >>> compare(r"\{1, \sqrt{4}\}", r"\{2, 1\}")
     ('all', (('any', (('pair', '\\sqrt{4}', '2'), ('pair', '\\sqrt{4}', '1'))), ('pair', '\\sqrt{4}', '2')))
@@ -32,7 +32,7 @@ from diva_grpo.pipeline.grade._words import (
     says_other_than,
 )
 
-# An answer is short; a longer text is compared only as text.
+# A longer text is compared only as text, because answers are short.
 MAX_ANSWER_CHARS = 2_000
 _MAX_ITEMS = 50
 _MAX_PAIRS = 600
@@ -74,7 +74,7 @@ _SAID = re.compile(
 _LEADING_CHINESE = re.compile(r"(?:综上(?:所述)?|因此|所以|故|于是|即|解得|则|答|解)\s*[,:]?\s*(?=\S)")
 _MODULUS = re.compile(r"\\pmod\s*(?:\{[^{}]*\}|\w)$|\(?\s*\\?mod\s+\w+\s*\)$")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
-# Commands that the algebra understands. Any other command must occur in both texts.
+# Commands that the computer algebra understands. Any other command must occur in both texts.
 _ALGEBRA = frozenset(
     """
     frac sqrt pi infty cdot times div pm mp sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh
@@ -90,14 +90,14 @@ _LITTER = re.compile(r"[@#&\"`?$]|~")
 
 
 def compare(answer: str, reference: str) -> Tree:
-    """Compares two answers without computer algebra.
+    """Compare two answers without computer algebra.
 
     Args:
         answer: an extracted answer: LaTeX, numbers with units, lists, words.
         reference: the answer that is known to be right.
 
     Returns:
-        True or False if that is certain, else a tree with the formulas that are still to be compared.
+        True or False if the comparison is decided, else a tree of the formulas that computer algebra must compare.
     """
     if len(answer) > MAX_ANSWER_CHARS or len(reference) > MAX_ANSWER_CHARS:
         return answer.strip() == reference.strip()
@@ -112,7 +112,7 @@ def compare(answer: str, reference: str) -> Tree:
 
 
 def pairs_of(tree: Tree) -> list[tuple[str, str]]:
-    """The formulas of a tree that are still to be compared."""
+    """Return the pairs of formulas in a tree that computer algebra must compare."""
     if isinstance(tree, bool):
         return []
     if tree[0] in ("pair", "near"):
@@ -133,7 +133,16 @@ def _all(parts: Iterable[Tree]) -> Tree:
 
 
 def _joined(kind: Literal["any", "all"], parts: Iterable[Tree], *, decisive: bool) -> Tree:
-    """The distinct undecided parts, or the decisive value if one part has it."""
+    """Combine parts into one tree.
+
+    Args:
+        kind: how the parts are combined.
+        parts: trees of comparisons.
+        decisive: the value that decides the whole if one part has it: False for `all`, True for `any`.
+
+    Returns:
+        True or False if the parts decide it, else a tree of the distinct undecided parts.
+    """
     open_parts: list[Tree] = []
     for part in parts:
         if part is decisive:
@@ -146,7 +155,11 @@ def _joined(kind: Literal["any", "all"], parts: Iterable[Tree], *, decisive: boo
 
 
 def _readings(given: str, wanted: str) -> list[tuple[str, str]]:
-    """The two texts, also without a label (`(B) 12`) or the sentence around a value."""
+    """Return pairs of forms of the answer and the reference, to be compared.
+
+    A label such as the `(B)` in `(B) 12` is removed from both. Further forms are without the sentence around a value
+    or, for the answer, without its modulus.
+    """
     answers, references = [given], [wanted]
     label, wanted_label = _LABEL.match(given), _LABEL.match(wanted)
     if label:
@@ -166,7 +179,13 @@ def _readings(given: str, wanted: str) -> list[tuple[str, str]]:
 
 
 def _tree(given: str, wanted: str, depth: int) -> Tree:
-    """One reading of an answer against one of a reference."""
+    """Compare one form of the answer with one form of the reference (see `_readings`).
+
+    Args:
+        given: the answer.
+        wanted: the reference.
+        depth: level of recursion, from 0. Above `_MAX_DEPTH`, texts with different `key`s count as different.
+    """
     if key(given) == key(wanted):
         return True
     if depth > _MAX_DEPTH:
@@ -198,7 +217,10 @@ def _tree(given: str, wanted: str, depth: int) -> Tree:
 
 
 def _pair(given: str, number: Quantity | None, wanted: str, wanted_number: Quantity | None) -> Tree:
-    """Two formulas for the algebra, unless one is words or holds what algebra does not know."""
+    """Compare two formulas, or leave them to computer algebra (`("pair", given, wanted)`).
+
+    Texts in words, and formulas with parts that computer algebra does not know, are decided here.
+    """
     if same_product_of_letters(given, wanted):
         return True
     given, wanted = drop_unit(given), drop_unit(wanted)
@@ -217,7 +239,7 @@ def _pair(given: str, number: Quantity | None, wanted: str, wanted_number: Quant
 
 
 def _strange(text: str) -> set[str]:
-    """Parts that the algebra would ignore silently."""
+    """Return the parts of a text that the computer algebra would ignore without an error."""
     commands = {name for name in _COMMAND.findall(text) if name[1:] not in _ALGEBRA}
     bars = {"|"} if text.count("|") % 2 else set()
     litter = set(_LITTER.findall(text)) - ({"&"} if "\\begin" in text else set())
@@ -225,7 +247,10 @@ def _strange(text: str) -> set[str]:
 
 
 def _compare_bases(given: str, wanted: str) -> bool | None:
-    """Numbers with a base: `2134` for `2134_5`, where 5 is a base that has these digits."""
+    """Compare numbers with a base: `2134` and `2134_5` are equal. None if neither text has a base.
+
+    They are different if a number has a digit that its base does not have.
+    """
     based, wanted_based = _BASED.fullmatch(given), _BASED.fullmatch(wanted)
     if not based and not wanted_based:
         return None
@@ -250,7 +275,15 @@ def _has_digits(found: re.Match[str]) -> bool:
 def _compare_tables(
     given: str, table: Table | None, wanted: str, wanted_table: Table | None, depth: int
 ) -> Tree | None:
-    """Matrices, vectors and cases, entry by entry."""
+    """Compare matrices, vectors and cases, entry by entry; None if they must be compared in another way.
+
+    Args:
+        given: the answer.
+        table: the answer as a table; None if it is not one.
+        wanted: the reference.
+        wanted_table: the reference as a table; None if it is not one.
+        depth: level of recursion, see `_tree`.
+    """
     if table and wanted_table:
         if {table.kind, wanted_table.kind} == {"cases"}:
             return _unordered([_row(r) for r in table.rows], [_row(r) for r in wanted_table.rows], depth)
@@ -294,7 +327,7 @@ def _entries(rows: list[list[str]], wanted_rows: list[list[str]], depth: int) ->
 
 
 def _compare_lists(given: str, wanted: str, depth: int) -> Tree | None:
-    """Compare lists, sets, ordered pairs and intervals; None if neither text is one."""
+    """Compare lists, sets, ordered pairs and intervals; None if neither text is of this kind."""
     brackets, items = split_list(given)
     wanted_brackets, wanted_items = split_list(wanted)
     sides = ((given, brackets, items), (wanted, wanted_brackets, wanted_items))
@@ -331,7 +364,7 @@ def _compare_lists(given: str, wanted: str, depth: int) -> Tree | None:
 def _one_against_several(
     brackets: str, items: list[str], wanted_brackets: str, wanted_items: list[str], depth: int
 ) -> Tree | None:
-    """One value against a list: the list must repeat that value only, as `1/2 or 0.5` does."""
+    """Compare one value with a list. Each item of the list must be equal to the value, as in `1/2 or 0.5`."""
     if len(items) == len(wanted_items):
         return _tree(items[0], wanted_items[0], depth + 1) if brackets == wanted_brackets else False
     listed = brackets if len(items) > 1 else wanted_brackets
@@ -341,7 +374,7 @@ def _one_against_several(
 
 
 def _plus_minus(text: str) -> list[str]:
-    r"""`\pm 2` as 2 and -2, `1 \pm \sqrt{2}` as two values."""
+    r"""Split a text with one plus-minus sign into two: `\pm 2` becomes `2` and `- 2`. Other texts stay one item."""
     found = _PLUS_MINUS.findall(text)
     if len(found) != 1 or _ORDER.search(text):
         return [text]
@@ -358,7 +391,11 @@ def _is_equation(text: str) -> bool:
 
 
 def _is_range(given: str, wanted: str) -> bool:
-    """Whether one text is an inequality and the other an interval, or one is a union of intervals."""
+    """Whether the texts must be compared as sets of numbers.
+
+    This is the case if only one of them has an order relation (the other may be an interval), or if one contains a
+    set operation or a set such as the real numbers.
+    """
     ordered = [_ORDER.search(text) is not None for text in (given, wanted)]
     return (
         ordered[0] != ordered[1]
@@ -367,14 +404,14 @@ def _is_range(given: str, wanted: str) -> bool:
 
 
 def _ranges(given: str, wanted: str) -> Tree:
-    """Inequalities against intervals and their unions, which algebra compares as sets."""
+    """Compare inequalities, intervals and unions. Computer algebra compares them as sets of numbers."""
     if is_prose(given) or is_prose(wanted) or _strange(given) ^ _strange(wanted):
         return False
     return ("pair", given, wanted)
 
 
 def _unordered(items: list[str], wanted_items: list[str], depth: int) -> Tree:
-    """Whether each item has an equal on the other side, as in sets."""
+    """Compare lists as sets: each item must be equal to an item of the other list."""
     if max(len(items), len(wanted_items)) > _MAX_ITEMS:
         return False
     table = [[_tree(a, b, depth + 1) for b in wanted_items] for a in items]
@@ -383,7 +420,10 @@ def _unordered(items: list[str], wanted_items: list[str], depth: int) -> Tree:
 
 
 def _compare_equations(given: str, wanted: str, depth: int) -> Tree | None:
-    r"""`x = 5`, `a = b = 5`, `5\pi \approx 15.7`: every value that is stated must be the reference's."""
+    r"""Compare answers or references with equations, such as `x = 5`, `a = b = 5` or `5\pi \approx 15.7`.
+
+    Every value in the answer must match the reference. None if the texts must be compared in another way.
+    """
     if _ORDER.search(given) or _ORDER.search(wanted):
         return None
     member = _MEMBER.split(given, maxsplit=1)
@@ -408,7 +448,14 @@ def _compare_equations(given: str, wanted: str, depth: int) -> Tree | None:
 
 
 def _against_named(given: str, sides: list[str], wanted_sides: list[str], depth: int) -> Tree | None:
-    """A reference such as `x = 5`: the answer may leave out the name, or must use the same."""
+    """Compare with a reference such as `x = 5`. The answer may omit the name; another name is wrong.
+
+    Args:
+        given: the answer.
+        sides: the answer, split at its equals signs.
+        wanted_sides: the reference, split at its equals sign.
+        depth: level of recursion, see `_tree`.
+    """
     name, value = wanted_sides if _is_name(wanted_sides[0]) else wanted_sides[::-1]
     if len(sides) == 1:
         return _tree(given, value, depth + 1)
@@ -427,7 +474,12 @@ def _against_named(given: str, sides: list[str], wanted_sides: list[str], depth:
 
 
 def _chain(sides: list[str], wanted: str, depth: int) -> Tree:
-    """Whether all values that equations state are the reference's value."""
+    r"""Compare each value in an answer such as `x = a = 5` with the reference. All must match.
+
+    Names (`x`) are skipped. If the reference has no variables, sides with variables are skipped too. In a side
+    such as `5\pi \approx 15.7`, one value must match the reference, and the other values must be close to the first.
+    If no value is left (`AB = CD`), the last side is compared.
+    """
     letters = _has_letters(wanted)
     values: list[Tree] = []
     for side in sides:
@@ -462,7 +514,7 @@ def _is_number(text: str) -> bool:
 
 
 def _has_letters(text: str) -> bool:
-    """Whether a formula contains variables."""
+    """Whether a formula contains variables. Functions, constants and units are not variables."""
     bare = re.sub(
         r"\\(?:frac|sqrt|pi|cdot|times|div|circ|sin|cos|tan|log|ln|infty|begin\{\w+\}|end\{\w+\})(?![A-Za-z])",
         " ",

@@ -1,7 +1,7 @@
-"""Words around a value that change its meaning: a denial, a bound, or a second value.
+"""Find words around a value that change its meaning: a denial, a bound, or a second value.
 
-A response that says "not 5", "more than 5" or "5 or 6" does not answer 5. The functions here extend a value by the
-words that change it, so that the comparison sees them.
+The answer of a response that says "not 5", "more than 5" or "5 or 6" is not 5. These functions add such words to the
+extracted value, so that the comparison takes them into account.
 """
 
 from __future__ import annotations
@@ -65,33 +65,38 @@ _HARMLESS = re.compile(
 
 
 def clause_before(text: str, at: int) -> str:
-    """The words of the same clause before a position."""
+    """Return the part of a clause before a position: the text since the last punctuation or conjunction."""
     near = text[max(at - _NEAR, 0) : at]
     starts = [found.end() for found in _CLAUSE_START.finditer(near)]
     return near[starts[-1] :] if starts else near
 
 
 def denied_before(text: str, at: int) -> str:
-    """The clause before a position if it denies what follows, else ""."""
+    """Return the clause before a position, from its denial on (`not`, `never`, ...); "" if it has no denial."""
     clause = clause_before(text, at)
     found = _DENIAL.search(clause)
     return clause[found.start() :] if found else ""
 
 
 def denied_beside(text: str, at: int) -> str:
-    """A denial or comparison that stands directly before a position, else ""."""
+    """Return the denial or comparison directly before a position; "" if there is none."""
     found = _THAN.search(text[max(at - 60, 0) : at])
     return found[0] if found else ""
 
 
 def letters_before(text: str, at: int) -> str:
-    """Letters of choices that are joined to the one at a position: the `A or ` of `A or B`, else ""."""
+    """Return the letters that are joined to the letter at a position: `A or ` for the B of `A or B`; "" if none."""
     found = _LETTERS_BEFORE.search(text[max(at - _NEAR, 0) : at])
     return found[0] if found else ""
 
 
 def taken_back_after(text: str, at: int) -> str:
-    """What directly after a position denies the value or adds another one, else ""."""
+    """Return the text directly after a value that denies it or adds another value; "" if there is none.
+
+    Args:
+        text: the response.
+        at: the end of the value.
+    """
     near = text[at : at + _NEAR]
     found = _TAKEN_BACK.match(near) or _OR_MORE.match(near)
     if found is None:
@@ -101,7 +106,13 @@ def taken_back_after(text: str, at: int) -> str:
 
 
 def widened(text: str, start: int, end: int) -> str:
-    """A value with the words around it that deny it, bound it, or join it to another value."""
+    """Return a value together with the words around it that deny it, bound it, or join it to another value.
+
+    Args:
+        text: the response.
+        start: index of the value.
+        end: index after the value.
+    """
     near = text[max(start - _NEAR, 0) : start]
     before = denied_before(text, start)
     clause = clause_before(text, start)
@@ -114,5 +125,5 @@ def widened(text: str, start: int, end: int) -> str:
 
 
 def is_chinese(text: str) -> bool:
-    """Whether a text contains Chinese sentences and not only a unit."""
+    """Whether a text has more than six Chinese characters, so that it is a sentence and not only a unit."""
     return not text.isascii() and len(re.findall(f"[{CJK}]", text)) > 6

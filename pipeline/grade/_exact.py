@@ -1,9 +1,10 @@
-"""Exact comparison of numbers and formulas that SymPy has parsed. Only the symbolic worker imports this.
+"""Exact comparison of numbers and formulas that SymPy has parsed. Only the symbolic worker imports this module.
 
-Two rational numbers are compared as fractions. The difference of two algebraic numbers is evaluated to so many digits
-that only zero can be smaller: the BFMS bound (Burnikel, Fleischer, Mehlhorn, Schirra, "A strong and easily computable
-separation bound for arithmetic expressions involving radicals", Algorithmica 27, 2000). No such bound is known for
-numbers made of pi, e, logarithms and trigonometric functions; there the digits grow with the size of the expression.
+Two rational numbers are compared as fractions. For two algebraic numbers, a separation bound says how small a nonzero
+difference can be; the difference is evaluated to that number of digits, and counts as zero if it is smaller. This is
+the BFMS bound (Burnikel, Fleischer, Mehlhorn, Schirra, "A strong and easily computable separation bound for arithmetic
+expressions involving radicals", Algorithmica 27, 2000). No such bound is known for numbers with pi, e, logarithms or
+trigonometric functions. For these, the number of digits grows with the size of the expression.
 """
 
 from __future__ import annotations
@@ -15,22 +16,26 @@ from typing import Any
 
 _MAX_DIGITS = 20_000
 _SPARE_DIGITS = 40
-# Digits that must agree for an expression without a separation bound: at least, and per digit of its integers.
+# Without a separation bound, this number of digits must agree, plus `_PER_DIGIT` for each digit of the integers in the
+# expression.
 _TRANSCENDENTAL_DIGITS = 200
 _PER_DIGIT = 4
 _SAMPLES = ((7, 11, 13, 5, 17, 3, 19, 23), (Fraction(5, 7), Fraction(3, 11), Fraction(2, 5), Fraction(9, 13)),
             (Fraction(-7, 5), Fraction(-11, 9), Fraction(-13, 6), Fraction(-17, 4)))  # fmt: skip
 
 SYMPY_CANNOT = (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError)
-"""Errors by which SymPy reports that it cannot evaluate something. It has no error of its own for this."""
+"""Errors that SymPy raises if it cannot evaluate an expression. It has no special error class for this."""
 
 
 class TooCloseError(ArithmeticError):
-    """Two numbers agree in as many digits as can be computed, but are not proved equal."""
+    """Two numbers are equal in all digits that were computed, but too few digits can be computed to prove it."""
 
 
 def exact(expression: Any) -> Any:
-    """An expression with its decimals as fractions, evaluated as far as SymPy does so exactly."""
+    """Return an expression with its decimals as fractions, evaluated as far as SymPy can do this exactly.
+
+    The variable `i` becomes the imaginary unit.
+    """
     from sympy import Float, I, Rational
 
     decimals = {number: Rational(str(number)) for number in expression.atoms(Float)}
@@ -39,10 +44,10 @@ def exact(expression: Any) -> Any:
 
 
 def same_constant(given: Any, wanted: Any) -> bool:
-    """Whether two expressions without variables are the same number.
+    """Whether two expressions without variables are the same number. False if the difference is not a finite number.
 
     Raises:
-        TooCloseError: this many digits cannot be computed.
+        TooCloseError: the decision would need more than `_MAX_DIGITS` digits.
     """
     if given == wanted:
         return True
@@ -64,10 +69,10 @@ def same_constant(given: Any, wanted: Any) -> bool:
 
 
 def same_formula(given: Any, wanted: Any) -> bool | None:
-    """Whether two formulas with the same variables agree, evaluated at sample points; None if points cannot decide.
+    """Whether two formulas are equal, by their values at sample points. None if the points cannot decide.
 
-    They differ if they differ for positive integers. They are equal if they agree at all points, which include
-    fractions and negative numbers.
+    If the values at the first point (positive integers) differ, the formulas are different. If the values agree at
+    all points (also fractions and negative numbers), the formulas are equal.
     """
     names = sorted(given.free_symbols | wanted.free_symbols, key=lambda symbol: symbol.name)
     if given.free_symbols != wanted.free_symbols:
@@ -118,7 +123,7 @@ def _size(value: Any) -> float:
 
 
 def _is_zero(difference: Any, digits: int) -> bool:
-    """Whether a number is smaller than 10 to the minus `digits`."""
+    """Whether the absolute value of a number is at most 10 to the minus `digits`."""
     from sympy import Float
 
     value = difference.evalf(10, maxn=digits + _SPARE_DIGITS)
@@ -134,7 +139,7 @@ def _is_certain(part: Any) -> bool:
 
 
 def _digits_to_tell(expression: Any) -> float:
-    """Decimal digits after which a number that is not zero must have shown itself."""
+    """Return the number of decimal places within which a nonzero number must have a nonzero digit."""
     bound = _separation(expression)
     if bound is None:
         return _TRANSCENDENTAL_DIGITS + _PER_DIGIT * _length(expression)
@@ -154,7 +159,7 @@ def _numbers(expression: Any) -> Iterator[Any]:
 
 
 def _separation(expression: Any) -> tuple[float, float, int] | None:
-    """Logarithms (base 10) of BFMS's u and l, and the degree; None if it is not an algebraic number."""
+    """Return the parts of the BFMS bound: log10 of u, log10 of l, and the degree. None for a non-algebraic number."""
     from sympy import I
 
     if expression.is_Rational:

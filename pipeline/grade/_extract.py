@@ -1,4 +1,4 @@
-"""Find the final answer in a response: a marked one first, else the last value."""
+"""Find the final answer in a response: an answer that is marked as such if there is one, else the last value."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from diva_grpo.pipeline.grade._context import (
 from diva_grpo.pipeline.grade._quantity import read_quantity
 from diva_grpo.pipeline.grade._words import hedges, is_prose
 
-# Marks are searched within this many characters around the last one, so that the time is linear in the length of
-# the response. Unmarked answers are only at the end.
+# Boxes are searched within this number of characters around the last one, so that the time is linear in the length of
+# the response. Answers without a mark are searched only in the last `_END` characters.
 _WINDOW = 50_000
 _END = 4_000
 _STATEMENT = 600
@@ -99,22 +99,25 @@ _CLAUSE_END = re.compile(
 
 
 class Extraction(NamedTuple):
-    """The text of an answer in the response, and how it was found."""
+    """The text of the answer in a response, and how it was found (see `Grade.how`)."""
 
     answer: str
     how: str
 
 
 def find_answer(response: str, options: Sequence[str] = ()) -> Extraction | None:
-    """Finds the final answer: tag, box, hashes or statement, option letter, last formula or number.
+    """Find the final answer in a response.
+
+    It is searched in this order: a tag, a box, hashes or a statement, an option's letter or text, the last formula or
+    number. The text after the last `</think>` is searched first, then the text before it.
 
     Args:
-        response: any text; time and memory are linear in its length.
-        options: texts of the choices, if the problem has any; letters count as answers only then.
+        response: any text. Time and memory are linear in its length.
+        options: texts of the choices; empty for an open question. Letters in a text are read as choices only if there
+            are options.
 
     Returns:
-        None where nothing reads as an answer. What stands after a closing `</think>` goes first; a `<think>` that
-        is not closed gives no answer.
+        The answer; None if none is found, or if a `<think>` is not closed.
     """
     thought, mark, after = response.rpartition("</think>")
     if _THINKING.search(after):
@@ -129,7 +132,7 @@ def _find(text: str, options: Sequence[str]) -> Extraction | None:
     tagged = _tagged(text)
     if tagged is not None:
         inside = _find(tagged, options)
-        # A short answer in tags is the whole text: the last number of `6 versus 5` is not the answer.
+        # The answer in a tag is its whole text if that is short: in `6 versus 5`, the last number is not the answer.
         whole = inside is None or (
             inside.how in ("last_number", "last_formula") and len(tagged) <= _WHOLE_CHARS
         )
@@ -157,7 +160,7 @@ def _find(text: str, options: Sequence[str]) -> Extraction | None:
 
 
 def _is_short_and_hedged(text: str) -> bool:
-    """Whether a response of a few words states two numbers, or takes its number back."""
+    """Whether a response of a few words gives several numbers, or gives a number and denies or bounds it."""
     if len(text) > _WHOLE_CHARS or "\n" in text:
         return False
     plain = bare_answer(_MATHS.sub("1", text))
@@ -175,7 +178,11 @@ def _tagged(text: str) -> str | None:
 
 
 def _last_box(text: str) -> str | None:
-    r"""What the last `\boxed{...}` that is not empty holds, or `\boxed 5`; several that are joined make a list."""
+    r"""Return the content of the last `\boxed{...}` or `\boxed 5` that is not empty; None if there is none.
+
+    Boxes that are joined by a comma, `and`, `or` or the like are returned as a list. A denial beside the box is
+    included.
+    """
     last = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
     if last < 0:
         return None
@@ -198,7 +205,7 @@ def _last_box(text: str) -> str | None:
 
 
 def _boxes(window: str) -> list[tuple[int, int, str]]:
-    """Start, end and content of all complete boxes that are not empty; of nested ones the outermost."""
+    """Return start, end and content of each box that is complete and not empty. Of nested boxes, only the outermost."""
     opened: list[tuple[bool, int, int]] = []
     boxes: list[tuple[int, int, str]] = []
     for token in _BOX_OR_BRACE.finditer(window):
@@ -215,7 +222,7 @@ def _boxes(window: str) -> list[tuple[int, int, str]]:
 
 
 def _last_mark(text: str, options: Sequence[str]) -> Extraction | None:
-    """The last of "#### x", "A: x", "the answer is x", "答案是 x" and "B is correct"."""
+    """Return the answer of the last mark: "#### x", "A: x", "the answer is x", "答案是 x" or "B is correct"."""
     patterns = (_HASHES, _STATED, _LETTER_IS_RIGHT) if options else (_HASHES, _STATED)
     if not text.isascii():
         patterns = (*patterns, _STATED_CHINESE)
@@ -237,7 +244,7 @@ def _last_mark(text: str, options: Sequence[str]) -> Extraction | None:
 
 
 def _before_next_question(text: str) -> str:
-    """A response without a further question that the model invented after its answer."""
+    """Return the text before a further question that the model invented after its answer (`#### x`)."""
     for question in _RUN_ON.finditer(text):
         if _HASHES.search(text, 0, question.start()):
             return text[: question.start()]
@@ -245,7 +252,7 @@ def _before_next_question(text: str) -> str:
 
 
 def _after_hashes(mark: re.Match[str]) -> str | None:
-    """The answer after four hashes, which may also begin a heading."""
+    """Return the answer after `####`; None if the line is a heading."""
     value = mark["value"].strip("*_ \t#")
     is_last = not mark.string[mark.end() :].strip()
     return value if is_last or not (is_prose(value) or _HEADING.match(value)) else None
@@ -258,12 +265,17 @@ def _after_statement(mark: re.Match[str], options: Sequence[str]) -> str | None:
             return None  # `A:` begins a list of choices
     elif not options and not mark["noun"].casefold().startswith("answer"):
         letter = _LEADING_LETTER.match(text, at)
-        return letter.group() if letter else None  # "the best option is to wait"
+        return letter.group() if letter else None  # None for "the best option is to wait"
     return _narrow(text[at : at + _STATEMENT], options)
 
 
 def _narrow(statement: str, options: Sequence[str]) -> str | None:
-    """The answer at the start of what follows "the answer is"."""
+    """Return the answer at the beginning of the text after "the answer is"; None if there is no answer.
+
+    Args:
+        statement: the text after "the answer is".
+        options: texts of the choices; empty for an open question.
+    """
     formulas, end = _leading_formulas(statement)
     if formulas:
         return formulas + taken_back_after(statement, end)
@@ -297,7 +309,15 @@ def _narrow(statement: str, options: Sequence[str]) -> str | None:
 
 
 def _other_option(label: str, rest: str, options: Sequence[str]) -> str:
-    """What follows the letter of a choice, if it is the text of another one or names another one, else ""."""
+    """Return the text after the letter of a choice if it contradicts that letter, else "".
+
+    It contradicts the letter if it is the text of another option or names another letter.
+
+    Args:
+        label: the letter.
+        rest: the text after it.
+        options: texts of the choices.
+    """
     value = _AFTER_LABEL.match(rest)
     if not value or len(value[0]) > _WHOLE_CHARS:
         return ""
@@ -306,7 +326,10 @@ def _other_option(label: str, rest: str, options: Sequence[str]) -> str:
 
 
 def _leading_formulas(statement: str) -> tuple[str, int]:
-    r"""Formulas in delimiters that a statement begins with, `$3$`, `\(x = 1\) or \(x = 2\)`, and where they end."""
+    r"""Return the formulas at the beginning of a statement, joined by commas, and the index after them.
+
+    Each formula is between delimiters, as in `$3$` or `\(x = 1\) or \(x = 2\)`.
+    """
     parts: list[str] = []
     at = end = 0
     while True:
@@ -323,7 +346,7 @@ def _leading_formulas(statement: str) -> tuple[str, int]:
 
 
 def _is_bare_answer(text: str) -> bool:
-    """Whether a response is an answer and no more: `5 cm`, `x^2 + 1`, `(1, 2]`, `B`."""
+    """Whether a response consists of an answer only, such as `5 cm`, `x^2 + 1`, `(1, 2]` or `B`."""
     if not text or len(text) > _WHOLE_CHARS or "\n" in text or is_chinese(text):
         return False
     plain = bare_answer(text)
@@ -334,7 +357,7 @@ def _is_bare_answer(text: str) -> bool:
 
 
 def _chosen_option(text: str, options: Sequence[str]) -> Extraction | None:
-    """The option that the text ends with, by its letter or, in the last sentence, by its words."""
+    """Return the option that a text names last: by its letter or, in the last sentence, by its text. Else None."""
     letters = "ABCDEFGHIJ"[: len(options)]
     lines = text.strip().splitlines()
     if lines and _LABEL_LINE.fullmatch(lines[-1]):
@@ -351,7 +374,8 @@ def _chosen_option(text: str, options: Sequence[str]) -> Extraction | None:
         around = widened(last, at, at + len(bare_answer(longest)))
         return Extraction(longest if around == bare_answer(longest).casefold() else around, "option_text")
     if not all(bare_answer(option).strip("( )") in letters for option in options):
-        # Capitals may be points of a figure: only one that ends the text, without a number beside it, is a choice.
+        # A capital letter may be a point of a figure. It is a choice only if it ends the text and its sentence has no
+        # number.
         sentences = [s for s in sentences[-1:] if _ENDING_LETTER.search(s) and not re.search(r"\d", s)]
     for sentence in reversed(sentences):
         bare = [m for m in _BARE_LETTER.finditer(sentence) if m[1] in letters]
@@ -361,7 +385,12 @@ def _chosen_option(text: str, options: Sequence[str]) -> Extraction | None:
 
 
 def _letter_in(text: str, named: list[tuple[int, int, str]]) -> Extraction:
-    """The last letter that a text names, with others that are joined to it, or with the denial before it."""
+    """Return the last letter that a text names, with the letters joined to it and the words that deny it.
+
+    Args:
+        text: the text.
+        named: start, end and letter of each choice that is named in the text.
+    """
     start, end, answer = named[-1]
     denied = denied_before(text, start)
     affirmed = [span for span in named if not denied_before(text, span[0])]
@@ -374,13 +403,13 @@ def _letter_in(text: str, named: list[tuple[int, int, str]]) -> Extraction:
 
 
 def _ends_with_option(sentence: str, option: str) -> bool:
-    """Whether a sentence mentions an option in words, or ends with one that is a value."""
+    """Whether a sentence contains an option that is words, or ends with an option that is a value."""
     end = "" if is_prose(option) else "$"
     return bool(option) and re.search(rf"(?<![\w.,]){re.escape(option)}(?!\w){end}", sentence) is not None
 
 
 def _last_value(text: str) -> Extraction | None:
-    """The formula or number that ends last; of an equation its right side."""
+    """Return the last formula or number of a text, or None. For an equation, only its right side."""
     numbers = list(_NUMERAL.finditer(text))
     formulas = [m for m in _MATHS.finditer(text) if _is_formula(m)]
     if formulas and (not numbers or formulas[-1].end() >= numbers[-1].end()):
@@ -395,7 +424,7 @@ def _last_value(text: str) -> Extraction | None:
 
 
 def _is_formula(match: re.Match[str]) -> bool:
-    """Whether what stands between two delimiters is a value, not the words between two prices."""
+    """Whether the text between two delimiters is a value. Between the `$` of two prices, it is words."""
     content = _content(match)
     return (
         len(content) <= MAX_ANSWER_CHARS

@@ -1,4 +1,4 @@
-"""Numbers as people write them, read exactly: `$1,234.50`, `33 \\frac{1}{3} %`, `2.5 \\times 10^{-3} m`, `3:5`."""
+"""Read numbers in common notations, exactly: `$1,234.50`, `33 \\frac{1}{3} %`, `2.5 \\times 10^{-3} m`, `3:5`."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from diva_grpo.pipeline.grade._units import Unit, find_unit, is_unit
 from diva_grpo.pipeline.grade._words import CJK, hedges, is_product_of_letters, number_of_words
 from diva_grpo.pipeline.quantities.lexicon import SCALES
 
-# Python turns 1e999999999 into an integer of a gigabyte: beyond these sizes a text is not read as a number here.
+# Larger numbers are not read, because Python would turn 1e999999999 into an integer of a gigabyte.
 MAX_DIGITS = 1_000
 _MAX_EXPONENT = 1_000
-# A decimal with 16 or 17 significant digits is a printed float: the digits after the 15th are noise.
+# A decimal with 16 or 17 significant digits is a printed float. Its digits after the 15th are rounding errors.
 _FLOAT_DIGITS = (16, 17)
 _EXACT_FLOAT_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number with what was written around it.
+    """A number with its scale and unit.
 
     Attributes:
-        value: the number as written, before `scale` and `unit`.
-        scale: 1/100 after a percent sign, 10**6 after "million", else 1.
-        unit: a unit of the table, or None where there was none, or one that cannot be converted.
-        places: digits after the decimal point, or None for an integer or a fraction.
+        value: the number as written, without `scale` and `unit`.
+        scale: a factor: 1/100 for a percent sign, 10**6 for "million", else 1.
+        unit: a unit that can be converted; None if there is no unit, or another one.
+        places: digits after the decimal point; None for an integer or a fraction.
         digits: significant digits as written.
     """
 
@@ -45,7 +45,7 @@ _SCALES = {
     "万": Fraction(10**4),
     "亿": Fraction(10**8),
 } | {word: Fraction(size) for word, size in SCALES.items()}
-# Words after a number that carry the mathematics on, so that the number alone is not the answer.
+# After a number, these words continue the formula or the sentence, so the number alone is not the answer.
 _NOT_UNITS = frozenset(
     "and or to plus minus times over by mod is are sin cos tan cot sec csc log ln exp sqrt pi factorial choose"
     " squared cubed if when then so because".split()
@@ -91,11 +91,11 @@ _UNIT_TEXT = re.compile(r"\(?[A-Za-z€£¥₹][A-Za-z ./'€£¥₹-]*(?:\^[-]?
 
 @lru_cache(maxsize=4_096)
 def read_quantity(bare: str, glued_units: bool = True) -> Quantity | None:
-    """Reads a whole text as one number with its unit; None where it is anything else, or too large to hold.
+    """Read a text that is one number, with its unit if any. None for any other text, and for very large numbers.
 
     Args:
-        bare: the text, as `bare_answer` leaves it.
-        glued_units: whether `5m` is five metres, as an answer means it, or, as in a reference, 5 times m.
+        bare: the text, as returned by `bare_answer`.
+        glued_units: how `5m` is read: as five metres if True (for answers), as 5 times m if False (for references).
     """
     if len(bare) > MAX_DIGITS:
         return None
@@ -124,14 +124,17 @@ def read_quantity(bare: str, glued_units: bool = True) -> Quantity | None:
 
 
 def drop_unit(bare: str) -> str:
-    """A text without the unit or words at its end: `2 \\pi cm^{2}` as `2 \\pi`. Single letters are variables."""
+    """Remove the unit or words at the end of a text: `2 \\pi cm^{2}` becomes `2 \\pi`.
+
+    A single letter stays, because it is a variable.
+    """
     found = _TRAILING_UNIT.search(bare)
     if not found or not bare[: found.start()].strip():
         return bare
     if found["chinese"]:
         return bare if hedges(found[0]) else bare[: found.start()].strip()
     if found["words"] is None and TRIGONOMETRY.search(bare):
-        return bare  # the degrees of an argument
+        return bare  # degrees in the argument of a function
     words = re.findall(r"[A-Za-z]+", found["words"] or "")
     all_units = all(
         is_unit(word) or (len(word) > 2 and word not in _NOT_UNITS and not is_product_of_letters(word))
@@ -141,20 +144,22 @@ def drop_unit(bare: str) -> str:
 
 
 def same_quantity(answer: Quantity, reference: Quantity) -> bool:
-    """Whether an answer states the reference's number.
+    """Whether an answer is the same number as the reference.
 
-    Two numbers are equal if they are exactly equal, however large or small. Beyond that a decimal may stand for a
-    number that it was rounded from:
+    They are the same if their values are exactly equal. In these cases a decimal also matches a number that rounds to
+    it:
 
-    - A decimal reference of two or more digits, such as 33.3 or 0.67, takes a fraction or a root that rounds to it:
-      100/3, 2/3. A decimal answer must have the same value, unless the reference has two or more places and three
-      or more digits: 2.366 for 2.37, but not 17.04 for 17 or 0.46 for 0.5. One digit, such as 0.5, is exact.
-    - A decimal answer of two or more places and four or more digits stands for a fraction, a root or a longer
-      decimal that it is rounded or cut off from: 0.3333 for 1/3, but not 0.33.
-    - A printed float of 16 or 17 digits is read without its noise: 233.00000000000003 is 233.
+    - The reference is a decimal with two or more digits, such as 33.3 or 0.67. It matches a fraction or a root that
+      rounds to it: 100/3, 2/3. It matches a decimal that rounds to it only if the reference has at least two places
+      and three digits: 2.37 matches 2.366, but 17 does not match 17.04, and 0.5 does not match 0.46. A reference with
+      one digit, such as 0.5, is exact.
+    - The answer is a decimal with at least two places and four digits. It matches a fraction, a root or a longer
+      decimal if it is this number, rounded or cut off: 0.3333 matches 1/3, 0.33 does not.
+    - One of them is a printed float with 16 or 17 digits. Rounding errors after the 15th digit are ignored:
+      233.00000000000003 matches 233.
 
-    A percent sign, a scale word or a unit that only one of the two has does not count: 25 % is both 25 and 0.25.
-    Units of one family are converted; a length is not a mass.
+    A percent sign, a scale word or a unit is ignored if only one of the two has it: 25 % matches both 25 and 0.25.
+    Units of the same family (such as lengths) are converted. Units of different families never match.
     """
     factor = Fraction(1)
     if answer.unit and reference.unit:
@@ -164,7 +169,7 @@ def same_quantity(answer: Quantity, reference: Quantity) -> bool:
             factor = answer.unit.factor / reference.unit.factor
     if _close(answer, reference, factor * answer.scale, reference.scale):
         return True
-    # 25 % against 0.25 was compared above, 25 % against 25 is here.
+    # 25 % and 0.25 were compared above; this compares 25 % and 25.
     return (
         answer.scale != reference.scale
         and 1 in (answer.scale, reference.scale)
@@ -214,7 +219,7 @@ def _number(found: re.Match[str]) -> Quantity | None:
         return Quantity(sign * _fraction(part["left"] or "0") / right) if right else None
     decimal = part["decimal"] or "1"
     exponent_text = part["exp"] or part["exp1"] or part["exp2"] or part["ten_exp"] or part["ten_exp1"] or "0"
-    # The length first: int() itself refuses thousands of digits.
+    # The length is checked first, because int() raises an error for thousands of digits.
     if len(exponent_text) > 6 or abs(int(exponent_text)) > _MAX_EXPONENT:
         return None
     exponent = int(exponent_text)
@@ -228,14 +233,14 @@ def _number(found: re.Match[str]) -> Quantity | None:
 
 
 def _angle(found: re.Match[str]) -> Quantity:
-    """Degrees, minutes and seconds, in degrees."""
+    """Convert an angle in degrees, minutes and seconds to degrees."""
     parts = [int(found[name] or 0) for name in ("degrees", "minutes", "seconds")]
     value = sum((Fraction(part, 60**i) for i, part in enumerate(parts)), Fraction(0))
     return Quantity(-value if found["sign"] else value, unit=find_unit("degree"))
 
 
 def _repeating(found: re.Match[str]) -> Quantity:
-    r"""`0.1\overline{6}`: the digits under the line go on for ever."""
+    r"""Read a repeating decimal, such as `0.1\overline{6}` = 1/6."""
     once, again = found["once"], found["again"]
     tail = Fraction(int(again), 10 ** len(again) - 1)
     value = int(found["whole"] or 0) + (int(once or 0) + tail) / Fraction(10 ** len(once))
@@ -247,7 +252,10 @@ def _fraction(decimal: str) -> Fraction:
 
 
 def _read_suffix(suffix: str) -> tuple[Fraction, Unit | None] | None:
-    """Scale and unit that follow a number; None where the rest is not a unit, so that the number is not all."""
+    """Return the scale and the unit after a number; None if the text after the number is neither.
+
+    The unit is None if there is no unit, or one that cannot be converted.
+    """
     glued = suffix[:1].isalpha()
     text = suffix.strip()
     scale = Fraction(1)
@@ -270,7 +278,7 @@ def _read_suffix(suffix: str) -> tuple[Fraction, Unit | None] | None:
     if unit:
         return scale, unit
     words = re.findall(r"[A-Za-z]+", text.casefold())
-    # Glued or single letters are variables (10h, 2ab); a plain word is what was counted.
+    # Letters without a space (2ab) and single letters are variables. A word after a space is what was counted.
     counted = (
         not glued
         and not hedges(text)

@@ -1,4 +1,4 @@
-r"""Lists, sets, intervals, matrices and cases in an answer's text, split into their entries."""
+r"""Split lists, sets, intervals, matrices and cases in the text of an answer into their entries."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _CONDITION = re.compile(r"^(?:if|for|when|where|当|若|,)\s*|[,.;，]$", re.IGN
 
 
 class Table(NamedTuple):
-    """A matrix, or the rows of cases, entry by entry.
+    """A matrix or a `cases` environment.
 
     Attributes:
         kind: `matrix`, `determinant`, or `cases`.
-        rows: the entries as text.
+        rows: the entries of each row, as text.
     """
 
     kind: str
@@ -32,7 +32,7 @@ class Table(NamedTuple):
 
 
 def read_table(bare: str) -> Table | None:
-    r"""A text that is one matrix or one `cases` environment as a whole, or `[[1, 2], [3, 4]]`."""
+    r"""Read a text that is one matrix (also as `[[1, 2], [3, 4]]`) or one `cases` environment; None for other texts."""
     if "\\begin" not in bare:
         return _plain_matrix(bare)
     found = _ENVIRONMENT.fullmatch(bare)
@@ -77,10 +77,11 @@ def _plain_matrix(text: str) -> Table | None:
 
 
 def split_list(bare: str) -> tuple[str, list[str]]:
-    """Brackets and items of `(1, 2]`, `\\{1, 2\\}`, `1, 2`, `1 and 2`; one item if it is not a list.
+    """Split a list into its brackets and items, such as `(1, 2]`, `\\{1, 2\\}`, `1, 2` or `1 and 2`.
 
     Returns:
-        The outer brackets as two characters ("(]", "{}", or "" without any), and the items.
+        The outer brackets as two characters ("(]", "{}"; "" if there are none), and the items. A text that is not a
+        list is one item.
     """
     text, brackets = bare.replace(r"\{", "{").replace(r"\}", "}"), ""
     if text[:1] in ("(", "[", "{") and text[-1:] in (")", "]", "}") and one_bracket(text):
@@ -89,7 +90,7 @@ def split_list(bare: str) -> tuple[str, list[str]]:
 
 
 def split_items(text: str) -> list[str]:
-    """The parts of a text between separators outside of brackets."""
+    """Split a text at separators (comma, semicolon, `and`, `or`, ...) that are outside of brackets."""
     if "\\begin" in text:
         return [text.strip()]
     items, depth, start = [], 0, 0
@@ -108,7 +109,7 @@ def split_items(text: str) -> list[str]:
 
 
 def split_outside(text: str, pattern: re.Pattern[str]) -> list[str]:
-    """The parts of a text between matches of a pattern outside of brackets and environments."""
+    """Split a text at the matches of a pattern that are outside of brackets and LaTeX environments."""
     if "\\begin" in text:
         at = text.index("\\begin")
         parts = pattern.split(text[:at])
@@ -126,7 +127,7 @@ def split_outside(text: str, pattern: re.Pattern[str]) -> list[str]:
 
 
 def one_bracket(text: str) -> bool:
-    """Whether the first character's bracket is closed by the last one: true of `(1,2]`, false of `(1,2)+(3,4)`."""
+    """Whether the last character closes the bracket that is the first one: yes in `(1,2]`, no in `(1,2)+(3,4)`."""
     depth = 0
     for i, character in enumerate(text):
         depth += (character in "([{") - (character in ")]}")
@@ -136,7 +137,7 @@ def one_bracket(text: str) -> bool:
 
 
 def without_parentheses(text: str) -> str:
-    """`(5)` as `5`; a pair such as `(1, 2)` stays."""
+    """Remove the parentheses of `(5)`. A list such as `(1, 2)` keeps them."""
     if text[:1] == "(" and text[-1:] == ")" and one_bracket(text) and not SEPARATOR.search(text):
         return text[1:-1].strip()
     return text

@@ -1,11 +1,12 @@
-"""Computer algebra under a deadline, from any thread or process.
+"""Computer algebra with a deadline, callable from any thread or process.
 
-SymPy can compute for ever, math-verify's own time-outs need the main thread's signals, and a trainer's process
-must not be forked. So the algebra runs in a process of its own (`diva_grpo.pipeline.grade._symbolic_worker`), started
-at the first need by `subprocess`, which executes no Python between fork and exec. It serves all threads at once, and
-forked children of the caller too, since each request brings its own pipe for the reply.
+SymPy may never finish a computation, the time-outs of math-verify work only in the main thread, and the process of a
+trainer must not be forked. So computer algebra runs in a separate process
+(`diva_grpo.pipeline.grade._symbolic_worker`). It is started when it is first needed, by `subprocess`, which executes no
+Python between fork and exec. It serves all threads concurrently. Forked children of the caller can use it too, because
+each request contains its own pipe for the reply.
 
-Linux only (SOCK_SEQPACKET between processes).
+This works only on Linux (SOCK_SEQPACKET between processes).
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A comparison that ends without a verdict within this time before its deadline was ended by its timer.
+# If a comparison ends without a verdict less than this time before its deadline, its timer has stopped it.
 _TIMER_SLACK_S = 0.05
-# Within which the process is ready on the busiest machine. Loading the algebra is a second of computing.
+# Longest time until the process is ready, on a busy machine. Loading SymPy takes about one second of CPU time.
 _START_S = 60.0
 _REMEMBERED = 10_000
 
@@ -41,7 +42,7 @@ class UndecidedError(RuntimeError):
 
 
 class SymbolicWorker:
-    """The process that compares by algebra; started when first used, replaced when it has died. Thread-safe."""
+    """The process for computer algebra. It is started at the first use and replaced if it has died. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -51,30 +52,35 @@ class SymbolicWorker:
         self._decided: dict[str, bool] = {}
 
     def decide(self, tree: Tree, deadline: float) -> bool:
-        """The verdict of a tree of comparisons.
+        """Return the verdict of a tree of comparisons.
 
         Args:
-            tree: as `diva_grpo.pipeline.grade._compare` leaves it.
-            deadline: the `time.monotonic()` by which this returns or raises. It moves by what the process takes to
-                start: else the first verdict would depend on what else the machine does.
+            tree: as returned by `diva_grpo.pipeline.grade._compare.compare`.
+            deadline: the `time.monotonic()` by which this returns or raises. The time that the process takes to start
+                is added to it; otherwise the first verdict would depend on the load of the machine.
 
         Raises:
-            UndecidedError: when that is not known by the deadline, or the comparison failed.
+            UndecidedError: the verdict is not known by the deadline, or the comparison failed.
         """
         return tree if isinstance(tree, bool) else self._verdict({"tree": tree}, deadline)
 
     def math_verify(self, response: str, reference: str, deadline: float) -> bool:
-        """The verdict of only math-verify, for a comparison with ours.
+        """Return the verdict of math-verify alone, without our rules. It is used to audit the grader.
+
+        Args:
+            response: the response.
+            reference: the reference answer.
+            deadline: see `decide`.
 
         Raises:
-            UndecidedError: when that is not known by the deadline, or the comparison failed.
+            UndecidedError: the verdict is not known by the deadline, or the comparison failed.
         """
         return self._verdict({"texts": [response, reference]}, deadline)
 
     def _verdict(self, request: dict[str, object], deadline: float) -> bool:
         question = json.dumps(request)
         decided = self._decided.get(question)
-        if decided is not None:  # the rollouts of one problem repeat each other's answers
+        if decided is not None:  # many rollouts of one problem have the same answer
             return decided
         seconds = max(deadline - time.monotonic(), 0.001)
         packet = json.dumps({"seconds": seconds, **request}).encode()
@@ -94,10 +100,11 @@ class SymbolicWorker:
         return verdict == EQUAL
 
     def start(self, deadline: float) -> None:
-        """Starts the process, if it is not running, and waits until it can serve.
+        """Start the process if it is not running, and wait until it is ready.
 
         Raises:
-            UndecidedError: when it is not ready by the deadline (it goes on starting), or cannot start.
+            UndecidedError: the process cannot start, or is not ready by the deadline. In the second case it continues
+                to start.
         """
         self._acquire(deadline)
         try:
@@ -106,22 +113,29 @@ class SymbolicWorker:
             self._lock.release()
 
     def pid(self) -> int | None:
-        """Process id of the running worker, or None."""
+        """Return the process id of the worker, or None if it is not running."""
         return self._process.pid if self._process else None
 
     def close(self) -> None:
-        """Ends the process; a later call starts another."""
+        """End the process. A later call starts a new one."""
         with self._lock:
             self._close()
 
     def after_fork(self) -> None:
-        """Makes this usable in a forked child: another thread may have held the lock, or be starting the process."""
+        """Make this object usable in a forked child.
+
+        At the fork, another thread may have held the lock or may have been starting the process.
+        """
         self._lock = threading.Lock()
         if not self._ready:
             self._process, self._channel = None, None
 
     def _ask(self, packet: bytes, deadline: float) -> tuple[bytes, float]:
-        """Sends a request and waits for the verdict, empty when the comparison died. Also gives the moved deadline."""
+        """Send a request and wait for the verdict.
+
+        Returns:
+            The verdict (empty if the comparison died), and the deadline plus the time that sending took.
+        """
         reading, writing = os.pipe()
         try:
             try:
@@ -137,7 +151,7 @@ class SymbolicWorker:
             os.close(reading)
 
     def _has_died(self) -> bool:
-        """Whether the process itself is gone, and not only the child that compared."""
+        """Whether the worker itself has died, and not only its child for one comparison."""
         channel = self._channel
         return channel is None or _readable(channel.fileno(), time.monotonic() + _TIMER_SLACK_S)
 
@@ -152,7 +166,7 @@ class SymbolicWorker:
                     return
                 except BlockingIOError as error:
                     raise UndecidedError("the symbolic worker is overloaded") from error
-                except OSError as error:  # it died since its last reply, say under memory pressure
+                except OSError as error:  # it died after its last reply, for example because memory ran out
                     self._close()
                     if attempt == 2:
                         raise UndecidedError(f"the symbolic worker does not answer: {error}") from error
@@ -161,12 +175,12 @@ class SymbolicWorker:
             self._lock.release()
 
     def _acquire(self, deadline: float) -> None:
-        # The lock is held for as long as a send takes, or a start.
+        # The lock is held only while a request is sent or the process starts.
         if not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
             raise UndecidedError("the symbolic worker is still starting")
 
     def _start(self, deadline: float) -> socket.socket:
-        """The channel to a ready process. The lock is held."""
+        """Return the socket to the process, after it is ready. The caller must hold the lock."""
         channel = self._channel or self._spawn()
         if not self._ready:
             if not _readable(channel.fileno(), deadline):
@@ -179,11 +193,11 @@ class SymbolicWorker:
 
     def _spawn(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # The child finds the same packages as this process, however that came by them, and nothing else (-P).
+        # The worker gets the import path of this process and nothing else (-P), so it finds the same packages.
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         try:
             self._process = subprocess.Popen(
-                # Not by `-m`: the package, which is loaded first, has this module already.
+                # Without `-m`, which would warn: importing the package already imports this module.
                 [
                     sys.executable,
                     "-P",
@@ -193,7 +207,7 @@ class SymbolicWorker:
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path},
-                start_new_session=True,  # an interrupt of the terminal is for the caller to handle
+                start_new_session=True,  # Ctrl-C in the terminal goes to the caller only
             )
         except OSError as error:
             ours.close()
@@ -208,7 +222,7 @@ class SymbolicWorker:
             self._channel.close()
         if self._process:
             try:
-                self._process.wait(timeout=1.0)  # it ends with its channel
+                self._process.wait(timeout=1.0)  # the process ends when its socket is closed
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
@@ -222,7 +236,7 @@ def _readable(descriptor: int, deadline: float) -> bool:
 
 
 WORKER = SymbolicWorker()
-"""The one worker of this process: starting it costs a second and 70 MB, so all callers share it."""
+"""The worker of this process. All callers share it, because it takes a second to start and 70 MB of memory."""
 
 atexit.register(WORKER.close)
 os.register_at_fork(after_in_child=WORKER.after_fork)

@@ -1,17 +1,18 @@
-"""The process that runs computer algebra for `diva_grpo.pipeline.grade._symbolic`. Not to be imported elsewhere.
+"""The process that runs computer algebra. Only `diva_grpo.pipeline.grade._symbolic` imports this module.
 
     from diva_grpo.pipeline.grade._symbolic_worker import main; main()      (standard input: a SOCK_SEQPACKET socket)
 
-It imports SymPy and math-verify once, then forks a child for each request. The child alone touches the answers;
-the kernel's interval timer ends it at the deadline wherever it is, be it in the middle of one multiplication of
-huge integers, which no Python signal handler or thread could interrupt. So this process never hangs, never grows,
-and every request meets the same state.
+It imports SymPy and math-verify once, then forks a child for each request. Only the child parses and compares answers.
+The interval timer of the kernel ends the child at the deadline, even during a multiplication of huge integers, which
+no Python signal handler or thread could interrupt. So this process never hangs, its memory does not grow, and each
+request starts from the same state.
 
-A request is one packet, a JSON object with `seconds` and a `tree` of comparisons (see
-`diva_grpo.pipeline.grade._compare`), and one file descriptor for the reply: `equal`, `different` or `undecided`.
-Closing it without a reply means that the child died. A request with `texts` in place of the tree asks for the
-verdict of math-verify alone.
-When its peer is gone, be it by SIGKILL, the socket reports its end and the process exits.
+A request is one packet: a JSON object with `seconds` and a `tree` of comparisons (see
+`diva_grpo.pipeline.grade._compare`), and one file descriptor for the reply, which is `equal`, `different` or
+`undecided`. If the descriptor is closed without a reply, the child died. A request with `texts` instead of `tree` asks
+for the verdict of math-verify alone.
+
+When the caller ends, even by SIGKILL, the socket is closed and this process exits.
 """
 
 from __future__ import annotations
@@ -37,12 +38,13 @@ READY = b"ready"
 EQUAL = b"equal"
 DIFFERENT = b"different"
 UNDECIDED = b"undecided"
-# Digits of an irrational number that a decimal is compared with, and of math-verify's own comparisons.
+# Significant digits of an irrational number (`_DIGITS`) that is compared with a decimal.
+# Decimal places in the comparisons of math-verify (`_EXACT_PLACES`).
 _DIGITS = 50
 _EXACT_PLACES = 60
 _IDLE_S = 0.05
 _MEMORY_BYTES = 2 << 30
-# Nested answers recurse deeply in the parser; too deep, and the child dies instead of the parse failing silently.
+# The parser needs deep recursion for nested answers. Beyond this limit the child dies, so that no parse fails silently.
 _RECURSION_LIMIT = 20_000
 _WARM_UP = (
     (r"\frac{\sqrt{3}}{2}+1", r"1-\frac{3x}{2\sqrt[3]{5}}"),
@@ -70,9 +72,9 @@ _PLAIN = (
 
 
 def to_latex(bare: str) -> str:
-    """Plain-text mathematics as the LaTeX that math-verify reads: `2*pi`, `x**2`, `x^(1/3)`, `x <= 2`.
+    """Convert mathematics in plain text (`2*pi`, `x**2`, `x^(1/3)`, `x <= 2`) to the LaTeX that math-verify reads.
 
-    Degrees in the argument of a function become radians; elsewhere they are units.
+    In a text with a trigonometric function, degrees become radians. In other texts they are units and stay.
     """
     text = bare
     if TRIGONOMETRY.search(text):
@@ -90,7 +92,7 @@ def to_latex(bare: str) -> str:
 
 
 def distinguish_cases(texts: list[str]) -> list[str]:
-    """Capitals renamed where a text also holds the small letter: math-verify takes S and s for the same symbol."""
+    """Rename a capital letter if a text contains it in lower case too, because math-verify treats S and s as equal."""
     clashes = {
         capital
         for text in texts
@@ -105,10 +107,10 @@ def distinguish_cases(texts: list[str]) -> list[str]:
 
 
 def equal(answer: str, reference: str) -> bool:
-    """Whether two bare formulas are equal.
+    """Whether two formulas (as returned by `bare_answer`) are equal. False if one of them cannot be parsed.
 
     Raises:
-        TooCloseError: two numbers can be told neither apart nor equal.
+        TooCloseError: it cannot be decided whether two numbers are equal.
     """
     from sympy import Expr
 
@@ -126,7 +128,14 @@ def equal(answer: str, reference: str) -> bool:
 
 
 def _equal_formulas(answer: str, reference: str, given: Any, wanted: Any) -> bool:
-    """Whether two parsed formulas are equal: numbers exactly or as decimals, others at sample points."""
+    """Whether two parsed formulas are equal. Numbers are compared exactly or as decimals, others at sample points.
+
+    Args:
+        answer: the answer's text.
+        reference: the reference's text.
+        given: the parsed answer.
+        wanted: the parsed reference.
+    """
     from sympy import Expr
 
     first, second = exact(given), exact(wanted)
@@ -150,7 +159,7 @@ def _equal_formulas(answer: str, reference: str, given: Any, wanted: Any) -> boo
 
 
 def near(exact_text: str, rounded_text: str) -> bool:
-    """Whether a decimal is a value rounded or cut off, as in `5\\pi = 15.7`."""
+    """Whether a decimal is a value that was rounded or cut off, as in `5\\pi = 15.7`."""
     from sympy import Expr
 
     rounded = read_quantity(rounded_text)
@@ -166,7 +175,7 @@ def near(exact_text: str, rounded_text: str) -> bool:
 def _parse(answer: str, reference: str) -> tuple[list[Any], list[Any]]:
     from math_verify import LatexExtractionConfig, LatexNormalizationConfig, parse
 
-    # Units are dropped already, with more care: to math-verify the s of 4s is a unit.
+    # Units were removed before, by stricter rules: math-verify would read the s of 4s as a unit.
     reading = LatexExtractionConfig(
         normalization_config=LatexNormalizationConfig(
             basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
@@ -176,7 +185,7 @@ def _parse(answer: str, reference: str) -> tuple[list[Any], list[Any]]:
     def read(text: str) -> list[object]:
         if _INEQUALITY.search(text) and len(parts := _OR.split(text)) > 1:
             return _union([read(part) for part in parts])
-        # Without its time-outs, which need the main thread's signals: the caller's timer stands over all of it.
+        # Without the time-outs of math-verify: the timer of this child covers the whole request.
         return list(parse(f"${to_latex(text)}$", [reading], parsing_timeout=None))
 
     first, second = (read(text) for text in distinguish_cases([answer, reference]))
@@ -184,7 +193,7 @@ def _parse(answer: str, reference: str) -> tuple[list[Any], list[Any]]:
 
 
 def _verified(given: list[object], wanted: list[object]) -> bool:
-    """Math-verify's verdict, at a precision that tells small numbers from zero."""
+    """Return the verdict of math-verify, with enough digits to distinguish small numbers from zero."""
     from math_verify import verify
 
     return bool(
@@ -200,7 +209,13 @@ def _verified(given: list[object], wanted: list[object]) -> bool:
 
 
 def _union(parts: list[list[object]]) -> list[object]:
-    """Inequalities joined by `or` as one set of numbers; nothing if one is not an inequality in one variable."""
+    """Return inequalities that are joined by `or` as one set of numbers.
+
+    The result is empty if a part is not an inequality in one variable.
+
+    Args:
+        parts: the parse results of each part.
+    """
     from sympy import Union
     from sympy.core.relational import Relational
 
@@ -211,7 +226,7 @@ def _union(parts: list[list[object]]) -> list[object]:
 
 
 def _evaluated(number: object) -> Quantity | None:
-    """A real number without variables: a fraction as it is, another to `_DIGITS` digits."""
+    """Evaluate a real number: a fraction exactly, any other number to `_DIGITS` digits. None for other expressions."""
     from sympy import Expr, N
 
     if not isinstance(number, Expr):
@@ -226,10 +241,10 @@ def _evaluated(number: object) -> Quantity | None:
 
 
 def decide(tree: Any) -> bool:
-    """The verdict of a tree of comparisons.
+    """Return the verdict of a tree of comparisons.
 
     Raises:
-        TooCloseError: a part that matters cannot be decided.
+        TooCloseError: a part cannot be decided, and the other parts do not decide the tree.
     """
     if isinstance(tree, bool):
         return tree
@@ -251,7 +266,12 @@ def decide(tree: Any) -> bool:
 
 
 def _answer(packet: bytes, reply: int) -> None:
-    """Serves one request; runs in the child."""
+    """Serve one request, in the child process.
+
+    Args:
+        packet: the request.
+        reply: file descriptor for the reply.
+    """
     request = json.loads(packet)
     signal.setitimer(signal.ITIMER_REAL, request["seconds"])
     try:
@@ -263,7 +283,7 @@ def _answer(packet: bytes, reply: int) -> None:
 
 
 def _math_verify(response: str, reference: str) -> bool:
-    """The verdict of math-verify alone, used as its documentation shows."""
+    """Return the verdict of math-verify alone, called as in its documentation."""
     from math_verify import parse, verify
 
     wanted = parse(reference, parsing_timeout=None) or parse(f"${reference}$", parsing_timeout=None)
@@ -273,7 +293,7 @@ def _math_verify(response: str, reference: str) -> bool:
 def _serve(channel: socket.socket) -> None:
     warm_ups = list(_WARM_UP)
     while True:
-        # Children inherit what the parser learns about its grammar; requests go first.
+        # Parsing fills caches of the parser, which children inherit. Requests have precedence over this.
         if warm_ups and not select.select([channel], [], [], _IDLE_S)[0]:
             equal(*warm_ups.pop(0))
             continue
@@ -284,28 +304,29 @@ def _serve(channel: socket.socket) -> None:
             try:
                 channel.close()
                 _answer(packet, descriptors[0])
-            finally:  # an error ends here as well: the caller sees that there is no reply
+            finally:  # after an error too: the caller then gets no reply
                 os._exit(0)
         for descriptor in descriptors:
             os.close(descriptor)
 
 
 def main() -> NoReturn:
-    """Loads the algebra, says so, serves until the peer is gone, and ends the process."""
+    """Load SymPy and math-verify, report that the process is ready, serve until the caller ends, and exit."""
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     memory = _MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(hard, _MEMORY_BYTES)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # The default action of SIGALRM ends a process without running any Python. A parent may have ignored or blocked it.
+    # The default action of SIGALRM ends a process without running any Python code. It is restored here, because the
+    # parent may ignore or block the signal.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
     sys.setrecursionlimit(_RECURSION_LIMIT)
     import math_verify  # noqa: F401 - loaded once, for all children
 
-    logging.disable(logging.CRITICAL)  # it warns that its time-outs are off
+    logging.disable(logging.CRITICAL)  # math-verify warns that its time-outs are off
     channel = socket.socket(fileno=os.dup(0))
-    # Failures to start are for the user to see; what the parser prints about odd answers is not.
+    # Until here, errors are shown to the user. The output of the parser about unusual answers is discarded.
     quiet = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(quiet, stream)

@@ -1,4 +1,4 @@
-"""Units of answers, English and Chinese, with their conversion; their names are in `pipeline.quantities.lexicon`."""
+"""Units in answers, English and Chinese, and their conversion. Their names are in `pipeline.quantities.lexicon`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from diva_grpo.pipeline.quantities.lexicon import UNITS
 
 
 class Unit(NamedTuple):
-    """A unit as a multiple of its family's base: cm^2 is ("length", 2, 1/10000)."""
+    """A unit as a multiple of the base unit of its family: cm^2 is ("length", 2, 1/10000)."""
 
     family: str
     power: int
@@ -30,12 +30,12 @@ _NAMED_POWERS = {
 
 
 def is_unit(word: str) -> bool:
-    """Whether the table holds a word, be it in the plural."""
+    """Whether a word, in the singular or plural, is a unit that can be converted."""
     return word in _UNITS or word.casefold().rstrip("s") in _UNITS
 
 
 def find_unit(text: str) -> Unit | None:
-    """A unit of the table, with its power from `cm^2`, `square cm`, `cubic inches`, `平方厘米`."""
+    """Return the unit that a text names, with its power (`cm^2`, `square cm`, `cubic inches`, `平方厘米`), or None."""
     found = re.fullmatch(
         r"(?:(square|sq|cubic|cu)\.?\s+|(平方|立方))?([A-Za-z]+|[\u4e00-\u9fff]+)\.?(?:\^([23]))?(?:\s+(squared|cubed))?",
         text,

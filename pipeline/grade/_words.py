@@ -1,8 +1,8 @@
-r"""Words in answers: which texts are prose, which words revoke an answer, and number words up to a hundred.
+r"""Words in answers: which texts are prose, which words change the meaning of a value, and number words up to 100.
 
-Three letters in a row are a word (`even`) or a product of variables (`abc`); `is_prose` decides. `hedges` finds what
-turns a value into another statement: a denial, a bound, an alternative, an order relation. Both read English and
-Chinese.
+Three or more letters in a row are a word (`even`) or a product of variables (`abc`); `is_prose` decides which.
+`hedges` finds the words that deny a value, bound it, or add an alternative or an order relation. Both functions read
+English and Chinese.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _SYMBOL_HEDGE = re.compile(
     r"|lesssim|gtrsim|nless|ngtr|notin|nin|propto|parallel|perp)(?![A-Za-z])"
 )
 _ORDER = frozenset("< > != \\ne \\neq \\lt \\gt \\le \\leq \\ge \\geq \\leqslant \\geqslant".split())
-# A reference of this kind is a range of numbers, which an order relation may state as well.
+# A reference that matches this is a range of numbers. The answer may give the range by an order relation.
 _RANGE_REFERENCE = re.compile(
     r"\\(?:cup|cap|infty|in|mathbb|setminus)(?![A-Za-z])|[\[(].*,.*[\])]|\\mid|all real"
 )
@@ -77,7 +77,7 @@ _CHINESE_NUMBER = re.compile(r"[负]?[〇零一二两三四五六七八九十百
 
 @lru_cache(maxsize=4_096)
 def is_prose(bare: str) -> bool:
-    """Whether a text holds words of a language, apart from function names, `and`, and `or`."""
+    """Whether a text contains English or Chinese words other than function names, `and` and `or`."""
     if not bare.isascii() and _CJK_TEXT.search(bare):
         return True
     text = _TEXT_AROUND.sub(" ", bare)
@@ -100,14 +100,14 @@ def _is_word(run: re.Match[str], text: str) -> bool:
 
 
 def is_product_of_letters(run: str) -> bool:
-    """Whether letters can only be variables: no vowel among them, or in the order of the alphabet (`abc`)."""
+    """Whether letters are a product of variables: up to four without a vowel, or in alphabetical sequence (`abc`)."""
     letters = run.casefold()
     consecutive = all(ord(b) - ord(a) == 1 for a, b in pairwise(letters))
     return (not set(letters) & set("aeiou") and len(letters) <= _MAX_PRODUCT) or consecutive
 
 
 def same_product_of_letters(given: str, wanted: str) -> bool:
-    """Whether two short runs of letters hold the same letters: `bca` is the product `abc`."""
+    """Whether two products of two to four variables have the same variables, as `bca` and `abc`. False for words."""
     short = re.fullmatch(r"[A-Za-z]{2,4}", given) and re.fullmatch(r"[A-Za-z]{2,4}", wanted)
     words = _ENGLISH | _MATHEMATICS
     known = (
@@ -119,7 +119,7 @@ def same_product_of_letters(given: str, wanted: str) -> bool:
 
 
 def hedges(bare: str) -> set[str]:
-    """The words of a text that deny, bound or leave open its value; empty for a plain value."""
+    """Return the words and symbols of a text that deny or bound its value or leave it open. Empty for a plain value."""
     found = {" ".join(match[0].casefold().split()) for match in _ENGLISH_HEDGE.finditer(bare)}
     found |= set(_SYMBOL_HEDGE.findall(bare))
     if not bare.isascii():
@@ -128,7 +128,7 @@ def hedges(bare: str) -> set[str]:
 
 
 def says_other_than(given: str, wanted: str) -> bool:
-    """Whether an answer hedges in a way that the reference does not."""
+    """Whether an answer has words of the kind that `hedges` finds which the reference does not have."""
     extra = hedges(given)
     if not extra:
         return False
@@ -139,7 +139,7 @@ def says_other_than(given: str, wanted: str) -> bool:
 
 
 def number_of_words(text: str) -> Fraction | None:
-    """The number that `twenty-one`, `one half`, `two and a half`, `二十一` or `三分之二` stands for, or None."""
+    """Return the value of a number in words (`twenty-one`, `two and a half`, `三分之二`); None for other texts."""
     if not text.isascii():
         return _chinese_number(text)
     words = re.findall(r"[a-z]+", text.casefold())
@@ -177,7 +177,7 @@ def _part(words: list[str]) -> Fraction | None:
     low = PARTS.get(singular)
     top = Fraction(1) if words[:-1] in ([], ["a"], ["an"]) else _whole(words[:-1])
     if low is None or top is None or (words[:-1] == [] and singular != "half"):
-        return None  # `third` alone is an ordinal
+        return None  # a single `third` is an ordinal and not a fraction
     return top / low
 
 

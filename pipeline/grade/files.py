@@ -1,10 +1,10 @@
-"""Grades a file of responses, and audits the grader against math-verify alone.
+"""Grade a file of responses, and compare the verdicts with those of math-verify alone (an audit).
 
     >>> rows = [{"response": text, "answer": "5"} for text in ("It is 5.", "So it is 5.0.", "It is 6.", "Hello!")]
     >>> counts([*grade_rows(rows)])
     {'correct': 2, 'wrong': 2}
 
-A row is graded by itself. A row that cannot be graded has the outcome `error` with its reason, so no row is lost.
+Each row is graded independently. A row that cannot be graded gets the outcome `error` with a reason, so no row is lost.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class GradedRow:
     Attributes:
         row: the row as it was read.
         grade: the verdict, the answer that was found, and how.
-        math_verify: with an audit: the verdict of math-verify alone (`correct`, `wrong` or `error`), else None. It
-            knows no options, so rows with options have None.
+        math_verify: the verdict of math-verify alone: `correct`, `wrong` or `error`. None without an audit, and for
+            rows with options, because math-verify does not support options.
     """
 
     row: Mapping[str, Any]
@@ -39,12 +39,12 @@ class GradedRow:
 
     @property
     def differs(self) -> bool:
-        """Whether the audit gives another reward."""
+        """Whether math-verify would give another reward. False without an audit."""
         ours = self.grade.outcome
         return self.math_verify is not None and (ours == "correct") != (self.math_verify == "correct")
 
     def as_dict(self) -> dict[str, Any]:
-        """The row with its verdict in the columns `outcome`, `extracted`, `how`, and `math_verify` after an audit."""
+        """Return the row with the columns `outcome`, `extracted`, `how` and, after an audit, `math_verify`."""
         verdict = {"outcome": self.grade.outcome, "extracted": self.grade.answer, "how": self.grade.how}
         return {**self.row, **verdict, **({"math_verify": self.math_verify} if self.math_verify else {})}
 
@@ -59,20 +59,20 @@ def grade_file(
     audit: bool = False,
     limit: int | None = None,
 ) -> list[GradedRow]:
-    """Grades all rows of a JSON Lines file.
+    """Grade the rows of a JSON Lines file.
 
     Args:
         path: a file with one JSON object per line.
         response_column: column with the model's text.
         answer_column: column with the reference answer.
-        options_column: column with the list of choices; rows without it are graded without options.
-        deadline_s: seconds per row.
-        audit: also ask math-verify alone about each row without options.
-        limit: only the first rows.
+        options_column: column with the list of choices. Rows without this column are graded without options.
+        deadline_s: deadline of each row, in seconds.
+        audit: also get the verdict of math-verify alone for each row without options.
+        limit: number of rows to grade, from the first; None grades all.
 
     Raises:
         SourceError: the file cannot be read, or a line is not a JSON object.
-        ConfigError: no row has a column of that name.
+        ConfigError: no row has the response column or the answer column.
     """
     rows = list(_read(Path(path), limit))
     for column in (response_column, answer_column):
@@ -91,13 +91,13 @@ def grade_rows(
     deadline_s: float = DEADLINE_S,
     audit: bool = False,
 ) -> Iterator[GradedRow]:
-    """Grades rows one by one, such as those of a data set in a notebook.
+    """Grade rows one by one, such as those of a data set in a notebook.
 
     Args:
-        rows: mappings with the three columns.
+        rows: mappings from column names to values.
         columns: names of the columns with response, reference answer and options.
-        deadline_s: seconds per row.
-        audit: also ask math-verify alone about each row without options.
+        deadline_s: deadline of each row, in seconds.
+        audit: also get the verdict of math-verify alone for each row without options.
     """
     if audit:
         warm_up()
@@ -119,12 +119,12 @@ def grade_rows(
 
 
 def counts(graded: Sequence[GradedRow], by: str = "outcome") -> dict[str, int]:
-    """How many rows have each outcome, or with `by="how"` how their answers were found, most frequent first."""
+    """Count the rows by outcome or, with `by="how"`, by how the answer was found. The most frequent comes first."""
     return dict(Counter(str(getattr(row.grade, by)) for row in graded).most_common())
 
 
 def write_verdicts(graded: Sequence[GradedRow], path: str | Path) -> None:
-    """Writes rows with their verdicts as JSON Lines.
+    """Write rows with their verdicts to a JSON Lines file.
 
     Raises:
         SourceError: the file cannot be written.
@@ -137,7 +137,7 @@ def write_verdicts(graded: Sequence[GradedRow], path: str | Path) -> None:
 
 
 def _unusable(response: object, answer: object, options: object, columns: tuple[str, str, str]) -> str | None:
-    """Why a row cannot be graded."""
+    """Return the reason why a row cannot be graded, or None if it can."""
     for value, column in ((response, columns[0]), (answer, columns[1])):
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             return f"column {column!r} holds no text"

@@ -1,1 +1,1 @@
-"""Images: read safely from a source, shown to a model, encoded for an endpoint."""
+"""Images: read them safely from a source, prepare them for a model, and encode them for an endpoint."""

@@ -1,4 +1,4 @@
-"""Images in requests: data URLs of bounded size, at the placeholders in the text."""
+"""Encode images for requests: as data URLs of limited size, at the placeholders in the text."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from diva_grpo.pipeline.images.shown import Shown
 from diva_grpo.schemas.question import find_places
 
 LOSSLESS_BYTES = 512 * 1024
-"""Up to this size an image is sent as PNG, so that drawings stay sharp. A larger one is sent as JPEG."""
+"""An image is sent as PNG up to this number of bytes, so that drawings stay sharp. A larger one is sent as JPEG."""
 
 _JPEG_QUALITY = 92
 
 
 def content_parts(text: str, shown: Shown) -> str | list[dict[str, Any]]:
-    """The content of a user message: only text, or alternating text and images.
+    """Return the content of a user message: the text, or a list of text and image parts if there are images.
 
     An image follows its placeholder. The placeholder stays in the text, so that the model can refer to the image and
     keep the placeholder in a rewording. Images without a placeholder come first.
 
     Args:
-        text: of the message, with `<image>` or `<image1>` at the positions of its images.
-        shown: its images. This function decodes them, one question at a time.
+        text: the text of the message, with `<image>` or `<image1>` at the positions of its images.
+        shown: its images. They are decoded here.
 
     Raises:
         StoreError: a file is missing or damaged.
@@ -46,14 +46,18 @@ def content_parts(text: str, shown: Shown) -> str | list[dict[str, Any]]:
 
 @lru_cache(maxsize=32)
 def _image_parts(shown: Shown) -> list[dict[str, Any]]:
-    """Cached, because the questions of one problem are sent consecutively and encoding is the largest cost here."""
+    """Encode the images of a question.
+
+    The result is cached, because requests for one problem follow each other, and encoding takes most of the time.
+    """
     return [image_part(image) for image in shown.open()]
 
 
 def image_part(image: Image.Image) -> dict[str, Any]:
-    """An image as a part of a message: a base64 data URL of its pixels alone.
+    """Return an image as a part of a message: a base64 data URL of its pixels, without metadata.
 
-    Equal pixels give equal text, independent of the file, because the text is part of the journal's key.
+    Images with equal pixels give the same text, whatever their files are. The text is part of the journal's key, so it
+    must not depend on anything else.
     """
     mime, content = encoded(image)
     return {
@@ -63,8 +67,8 @@ def image_part(image: Image.Image) -> dict[str, Any]:
 
 
 def encoded(image: Image.Image, lossless_bytes: int = LOSSLESS_BYTES) -> tuple[str, bytes]:
-    """MIME type and bytes of an RGB image: PNG, or JPEG if the PNG would be larger than `lossless_bytes`."""
-    # A copy of only the pixels: Pillow would also write a profile or a comment of the source.
+    """Return MIME type and bytes of an RGB image: PNG, or JPEG if the PNG is larger than `lossless_bytes`."""
+    # Copy only the pixels. Otherwise Pillow would also write a colour profile or a comment of the original file.
     bare = Image.frombytes(image.mode, image.size, image.tobytes())
     buffer = io.BytesIO()
     bare.save(buffer, "PNG", compress_level=6)

@@ -1,6 +1,6 @@
-"""The images of a question: decoded, resized and perturbed only when they are used.
+"""The images of a question. They are decoded, resized and perturbed only when they are used.
 
-Teacher, policy, trainer and pages all open images here, so that they see the same pixels.
+All parts of the project (requests to endpoints, trainer, export, pages) open images here, so they use the same pixels.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from diva_grpo.schemas.question import Question
 from diva_grpo.schemas.recipe import Recipe
 
 MIN_PIXELS = 56 * 56
-"""Smallest area of an image for a policy, where none is set: 4 visual tokens of Qwen2.5-VL."""
+"""Default of the smallest area of an image for a policy, in pixels: 4 visual tokens of Qwen2.5-VL."""
 
 ImagePath = Callable[[str], Path]
-"""Maps the content hash of an image to its file, such as `VariantStore.image_path`."""
+"""A function from the content hash of an image to its file, such as `VariantStore.image_path`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """References to the images of one question. `open` decodes them; nothing is in memory before.
+    """The files of the images of one question, and how to prepare them. They are decoded only by `open`.
 
     Attributes:
-        paths: files in order.
-        recipe: how they are perturbed (JSON of `schemas.recipe.Recipe`); None for no perturbation.
-        text: the problem's own text, which a recipe may draw into an image.
-        min_pixels: smaller images are enlarged to about this area; None keeps their size.
-        max_pixels: larger images are shrunk to at most this area; None keeps their size.
+        paths: the files in order.
+        recipe: how the images are perturbed (JSON of `schemas.recipe.Recipe`); None for no perturbation.
+        text: the text of the original, which a recipe may draw into an image.
+        min_pixels: a smaller image is enlarged to about this area, in pixels; None does not enlarge.
+        max_pixels: a larger image is shrunk to at most this area, in pixels; None does not shrink.
     """
 
     paths: tuple[Path, ...] = ()
@@ -47,7 +47,7 @@ class Shown:
         return len(self.paths)
 
     def open(self) -> list[Image.Image]:
-        """The images in order, upright, RGB.
+        """Decode the images, in order, upright, RGB.
 
         Raises:
             StoreError: a file is missing or damaged.
@@ -56,7 +56,8 @@ class Shown:
         images = [self._bounded(_opened(path)) for path in self.paths]
         if self.recipe is None:
             return images
-        # Resized before, because resizing averages noise away, and after, because some operations enlarge.
+        # The images are resized before the perturbation, because shrinking averages noise away, and again after it,
+        # because some operations enlarge the image.
         changed, _ = render(Recipe.model_validate_json(self.recipe), images, self.text)
         return [self._bounded(image) for image in changed]
 
@@ -75,11 +76,11 @@ def shown_images(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> Shown:
-    """The images of a question.
+    """Return the images of a question, not yet decoded.
 
     Args:
-        question: of the original or of a variant, with its recipe.
-        find: finds files by content hash.
+        question: the question of an original or a variant, with its recipe.
+        find: returns the file of an image, given its content hash.
         min_pixels: see `Shown`.
         max_pixels: see `Shown`.
 
@@ -91,7 +92,9 @@ def shown_images(
 
 
 def bounded_size(size: Sequence[int], min_pixels: int | None, max_pixels: int | None) -> tuple[int, int]:
-    """Width and height of about the same ratio with an area within the bounds. In conflict the upper bound holds.
+    """Return width and height with about the same ratio, whose area is within the bounds.
+
+    The upper bound has precedence if both cannot hold.
 
     >>> bounded_size((4000, 3000), None, 1_000_000)
     (1154, 866)
@@ -105,7 +108,7 @@ def bounded_size(size: Sequence[int], min_pixels: int | None, max_pixels: int | 
     if max_pixels is not None and area > max_pixels:
         scale = math.sqrt(max_pixels / area)
         width, height = max(1, int(width * scale)), max(1, int(height * scale))
-        # A side of one pixel cannot shrink further, so the other one must.
+        # If one side was raised to one pixel, the other side must shrink further.
         width = max(1, min(width, max_pixels // height))
         height = min(height, max_pixels // width)
     return width, height

@@ -1,7 +1,7 @@
-"""Images: the one safe function that opens them, and how they are found in a row of a source.
+"""Open images safely (`open_rgb`), and find the images in a row of a source (`read_pictures`).
 
-The original bytes are stored. `open_rgb` returns the picture that a browser would show, or refuses with a reason: an
-image that cannot be decoded completely, is larger than any policy reads, or has several frames.
+The store keeps the original bytes. `open_rgb` returns the picture as a browser would display it. It raises an error
+with a reason for an image that cannot be decoded completely, is too large, or has several frames.
 """
 
 from __future__ import annotations
@@ -29,31 +29,32 @@ from diva_grpo.schemas.exceptions import DivaError
 from diva_grpo.schemas.records import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-"""Accepted formats. Others are refused, because some of Pillow's readers start programs (such as EPS)."""
+"""Accepted formats. Others are refused, because some of Pillow's readers start other programs (such as that of EPS)."""
 
-# Errors of Pillow's readers for damaged bytes: the first three were found by fuzzing, the others in their code.
+# Errors that Pillow's readers raise for damaged bytes. The first three were found by fuzzing, the others in Pillow's
+# source code.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 
 _MAX_PIXELS = PillowImage.MAX_IMAGE_PIXELS or 0
 _TOO_LARGE = f"more than {_MAX_PIXELS:,} pixels"
 _DIGEST = re.compile("[0-9a-f]{64}")
 
-# Longest path in a reason: the column may contain something else, such as an image in base64.
+# Largest number of characters of a path in an error message. The column may contain something else, such as base64.
 _SHOWN_CHARS = 100
 
 
-# Beginnings of PNG, JPEG, WebP, GIF and BMP in base64, and the least characters of a complete image.
+# First characters of PNG, JPEG, WebP, GIF and BMP in base64, and the smallest number of characters of an image.
 _BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD", "Qk")
 _BASE64_CHARS = 60
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
-# `open_rgb` refuses such images itself. It may run in several threads, and the filters of `warnings` cannot be
-# changed for a single thread.
+# No warning for large images, because `open_rgb` refuses them itself. The filter is set globally: `open_rgb` may run in
+# several threads, and filters of `warnings` cannot be changed for a single thread.
 warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
 
 
 class ImageError(DivaError, ValueError):
-    """An image that cannot be found or decoded. The message is the reason, for a user."""
+    """An image cannot be found or decoded. The message is the reason, for the user."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Place:
     """How the image paths of a row are resolved.
 
     Attributes:
-        folder: paths are relative to it.
-        root: paths must not leave it.
+        folder: the folder that paths are relative to.
+        root: the folder that must contain all images.
     """
 
     folder: Path
@@ -71,7 +72,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Picture:
-    """A decodable image: its original bytes, Pillow's name of the format, and its record."""
+    """An image that can be decoded.
+
+    Attributes:
+        content: its original bytes.
+        image_format: the format, by Pillow's name ("PNG").
+        record: its record for the store: hash, width and height.
+    """
 
     content: bytes
     image_format: str
@@ -79,13 +86,13 @@ class Picture:
 
 
 def open_rgb(source: Path | bytes) -> PillowImage.Image:
-    """The picture, upright, in RGB with 8 bits per channel.
+    """Open an image, upright, in RGB with 8 bits per channel.
 
-    Transparent pixels become white, 16 bits are scaled to 8, and the EXIF orientation is applied.
+    Transparent pixels become white, 16 bits per channel are scaled to 8, and the EXIF orientation is applied.
 
     Args:
-        source: bytes, or a file. The content of a file that is named by its SHA-256, as in a store, must still have
-            this hash, because no image format detects every damage.
+        source: the bytes of an image, or a file. If the name of the file is a SHA-256, as in a store, the content must
+            have this hash, because image formats do not detect every damage.
 
     Raises:
         ImageError: the image is missing, damaged, animated, too large, or of another format.
@@ -105,15 +112,15 @@ def open_rgb(source: Path | bytes) -> PillowImage.Image:
 
 
 def _opened(content: bytes) -> tuple[PillowImage.Image, str]:
-    """The picture and Pillow's name of its format."""
+    """Decode an image. Return the picture (RGB) and Pillow's name of its format."""
     with _reasons():
-        # A separate pass that reads the whole file, for the checksums of PNG, which decoding ignores.
+        # A separate pass over the whole file, which verifies the checksums of PNG. Decoding ignores them.
         with PillowImage.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(image)
             image.verify()
         with PillowImage.open(io.BytesIO(content), formats=FORMATS) as image:
             image_format = image.format or ""
-            # A JPEG of several pictures (MPO) is one photograph with its previews; the first is the photograph.
+            # A JPEG with several pictures (MPO) is a photograph, which comes first, and its previews.
             if getattr(image, "n_frames", 1) > 1 and image_format != "MPO":
                 raise ImageError("animated: it is not known which frame to use")
             image.load()
@@ -122,7 +129,7 @@ def _opened(content: bytes) -> tuple[PillowImage.Image, str]:
 
 @contextmanager
 def _reasons() -> Iterator[None]:
-    """Turn Pillow's errors for damaged or hostile bytes into an ImageError."""
+    """Convert Pillow's errors for damaged or malicious images to ImageError."""
     try:
         yield
     except ImageError:
@@ -145,7 +152,7 @@ def _check_size(image: PillowImage.Image) -> None:
 def _rgb(image: PillowImage.Image) -> PillowImage.Image:
     """Convert to RGB, with a white background for transparent pixels."""
     if image.mode.startswith("I"):
-        # Pillow would clip values above 255. Only PNG has such grey levels here.
+        # 16-bit grey levels, which only PNG has. They are scaled, because Pillow would clip values above 255.
         levels = np.asarray(image).astype(np.uint32)
         grey = PillowImage.fromarray(((levels * 255 + 32_767) // 65_535).astype(np.uint8))
         clear = image.info.get("transparency")
@@ -160,12 +167,12 @@ def _rgb(image: PillowImage.Image) -> PillowImage.Image:
 
 
 def read_pictures(value: object, place: Place) -> list[Picture]:
-    """All images of one cell, in order.
+    """Read all images of one cell, in order.
 
     Args:
-        value: None, or one image or a list of images; an image is a path, bytes, base64 or a data URI,
-            or a `{bytes, path}` struct as the Image feature of `datasets` stores it. Text may also be a
-            JSON array of paths (CSV).
+        value: None, one image, or a list of images. An image is a path, bytes, base64, a data URI, or a
+            `{bytes, path}` struct as the Image feature of `datasets` stores it. A text may also be a JSON array of
+            paths, as in CSV files.
         place: how paths are resolved.
 
     Raises:
@@ -195,18 +202,22 @@ def _as_list(value: object) -> list[object]:
 
 
 def _is_missing(value: object) -> bool:
-    """Whether a cell has no image. Tables also write this as `{bytes: None, path: None}`."""
+    """Whether a cell contains no image: None, "", or `{bytes: None, path: None}` in a table."""
     if isinstance(value, dict):
         return {"bytes", "path"} >= set(value) and not any(value.values())
     return value is None or value == ""
 
 
 def _embedded(text: str) -> bytes | None:
-    """The bytes of a data URI or of an image in base64; None if the text is a path."""
+    """Return the bytes of a data URI or of an image in base64; None if the text is neither, so that it is a path.
+
+    Raises:
+        ImageError: the text is a data URI, but not in valid base64.
+    """
     header, comma, content = text.partition(",") if text.startswith("data:") else ("", "", text)
     if comma and not header.endswith(";base64"):
         raise ImageError("a data URI that is not in base64")
-    # The encoding may contain line breaks. Every format begins with its own bytes.
+    # Base64 may contain line breaks. An image is recognised by the first bytes of its format.
     content = "".join(content.split())
     if not comma and (len(content) < _BASE64_CHARS or not content.startswith(_BASE64_STARTS)):
         return None
@@ -242,7 +253,10 @@ def is_image(value: object) -> bool:
 
 @cache
 def _real_roots(root: Path) -> list[Path]:
-    """Where files of a source may lie: in its folder, and in `blobs` beside it, of which the hub's cache is made."""
+    """Return the folders that may contain the files of a source, with links resolved.
+
+    These are the folder of the source and, in the cache of the hub, the folder `blobs`, to which its files are links.
+    """
     root = root.resolve()
     snapshots = [folder for folder in (root, *root.parents) if folder.name == "snapshots"]
     return [root, *(folder.parent / "blobs" for folder in snapshots[:1])]
@@ -274,7 +288,7 @@ def _content(item: object, place: Place) -> bytes:
 
 
 def _decode(content: bytes) -> Picture:
-    """Decode every pixel once, so that only usable images are stored."""
+    """Decode an image completely, so that only usable images are stored, and return it with its record."""
     image, image_format = _opened(content)
     digest = hashlib.sha256(content).hexdigest()
     return Picture(content, image_format, Image(hash=digest, width=image.width, height=image.height))

@@ -1,4 +1,4 @@
-"""`ingest`: turn the rows of a source into problems of the store, or into rejects with reasons (`intake`)."""
+"""`ingest`: turn each row of a source into a problem in the store, or into a reject with a reason (see `intake`)."""
 
 from diva_grpo.pipeline.ingest.answers import check_own_answer, split_gsm8k, split_solution
 from diva_grpo.pipeline.ingest.cells import RowError

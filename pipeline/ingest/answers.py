@@ -1,4 +1,4 @@
-"""The reference answer of a row, given or from a worked solution, and whether any response can match it."""
+"""Read the reference answer of a row, also from a worked solution, and check that a response can match it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diva_grpo.pipeline.ingest.cells import RowError, cell_of, conversation_of, 
 from diva_grpo.schemas.mapping import AnswerFormat, ColumnMapping
 from diva_grpo.schemas.records import Problem
 
-# Long, because it runs once per problem, and a busy machine must not reject a good problem.
+# A long deadline: it is used once per problem, and a good problem must not be rejected because the machine is busy.
 _DEADLINE_S = 30.0
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -19,12 +19,13 @@ _BOX = re.compile(r"\\f?boxed\s*\{")
 _JOINED = re.compile(r"(?:[\s$,;.\\()]|and|or)*")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _SYMBOL = re.compile("[∅∞]")
-# Number of words of a sentence, and of a text that is more than an answer even without a full stop.
+# A text with more words than `_FEW_WORDS` and a full stop is a sentence and not an answer. A text with more words than
+# `_LONG` is not an answer even without a full stop.
 _FEW_WORDS = 4
 _LONG = 12
-# Ways to find an answer that the solution itself marks as its answer.
+# Values of `Extraction.how` for answers that the solution marks as its answer.
 _NAMED = ("tag", "boxed", "hashes", "stated")
-# Words of large sets for a missing answer (NuminaMath: proof, notfound).
+# Words that data sets use for a missing answer (NuminaMath: proof, notfound).
 _NO_ANSWERS = {
     "proof",
     "notfound",
@@ -40,12 +41,17 @@ _NO_ANSWERS = {
 
 
 def read_answer(values: Mapping[str, object], mapping: ColumnMapping) -> tuple[list[str], str]:
-    """The answer, and the steps of the solution if the answer's column has one.
+    """Return the steps of the solution and the answer of a row.
 
-    A list of answers is joined by commas. A text that contains a box or `####` is read as a solution.
+    The steps are empty if the answer's column has no solution. A list of answers is joined by commas. A text that
+    contains a box or `####` is read as a solution.
+
+    Args:
+        values: the row.
+        mapping: names the column of the answer and its format.
 
     Raises:
-        RowError: there is no answer.
+        RowError: the row has no answer.
     """
     column = mapping.answer
     cell = cell_of(values, column)
@@ -86,7 +92,7 @@ def _split_at(text: str, starts: Sequence[int]) -> list[str]:
 
 
 def _without_boxes(text: str) -> str:
-    """The text around the boxes of a text."""
+    """Return a text without its boxes and their content."""
     kept, depth, position = [], 0, 0
     for box in re.finditer(r"\\f?boxed\s*\{|[{}]", text):
         if depth == 0 and box.group() not in "{}":
@@ -97,7 +103,7 @@ def _without_boxes(text: str) -> str:
 
 
 def split_solution(text: str) -> tuple[list[str], str]:
-    r"""Steps and final answer of a worked solution or a reply.
+    r"""Split a worked solution or a reply into its steps (lines) and its final answer.
 
     >>> split_solution("We add.\nSo we get $\\boxed{\\frac{3}{4}}$.")
     (['We add.', 'So we get $\\boxed{\\frac{3}{4}}$.'], '\\frac{3}{4}')
@@ -115,9 +121,9 @@ def split_solution(text: str) -> tuple[list[str], str]:
 
 
 def split_gsm8k(answer: str) -> tuple[list[str], str]:
-    """Solution steps and final answer of a GSM8K answer (arXiv 2110.14168).
+    """Split a GSM8K answer (arXiv 2110.14168) into solution steps and final answer.
 
-    Calculator annotations and the thousands separators of the answer are removed:
+    Calculator annotations, and the thousands separators of the final answer, are removed:
 
     >>> split_gsm8k("48 / 2 = <<48/2=24>>24 clips\\nshe sold 24 thousand\\n#### 24,000")
     (['48 / 2 = 24 clips', 'she sold 24 thousand'], '24000')
@@ -135,18 +141,19 @@ def split_gsm8k(answer: str) -> tuple[list[str], str]:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text that are not blank."""
+    """Return the lines of a text that are not blank, without white space at both ends."""
     return [line for line in (line.strip() for line in text.splitlines()) if line]
 
 
 def check_own_answer(problem: Problem) -> None:
-    """Check that a response can match the reference answer. Otherwise no rollout could ever be rewarded.
+    """Check that a response can match the reference answer. Otherwise no rollout could be rewarded.
 
-    The test response is like that of a model: a sentence with the boxed answer or, for an answer that is a sentence,
-    with the value at its end. The answer of a problem with options must name one or several of them.
+    The grader grades a test response: a sentence with the reference answer in a box. If the reference answer is a
+    sentence itself, the box contains only the value in it. The answer of a problem with options must name one or more
+    of them.
 
     Raises:
-        RowError: the grader does not accept it, or it is none of the options.
+        RowError: the grader does not accept the test response, or the answer names none of the options.
     """
     answer, options = problem.answer, problem.options
     if options and not _names_option(answer, options):
@@ -167,13 +174,13 @@ def check_own_answer(problem: Problem) -> None:
 
 
 def _is_statement(answer: str) -> bool:
-    """Whether an answer is a sentence or longer, that is, an explanation and not an answer."""
+    """Whether an answer is a sentence or a longer text, so that it is an explanation and not an answer."""
     words = len(_WORD.findall(answer))
     return words > _LONG or (words > _FEW_WORDS and answer.rstrip("$ ").endswith((".", "!", "?")))
 
 
 def _names_option(answer: str, options: Sequence[str]) -> bool:
-    """Whether an answer is the letter, the letters or the text of existing options."""
+    """Whether an answer is one or more letters of existing options, or the text of one."""
     letters = [chr(ord("A") + i) for i in range(len(options))]
     named = re.findall(r"[^\W\d_]+", answer)
     if named and re.fullmatch(r"(?:[A-Za-z]|[\s,;.:()、，和]|and)+", answer):

@@ -1,11 +1,13 @@
-"""Variants in a source, in the format of the authors' released code. They become candidates.
+"""Read variants from a source, in the format of the code that the authors of DIVA-GRPO released.
 
-Documented (verl/difficulty_variation/README.md of the release): the original columns, `variants` (a list of texts),
-`think_steps` (a list of texts) and `think_answer` (the answer that these reach). Its training code reads the older
-names `variant` and `step2`; its merging scripts also write `answer2` and `correct_think`, and lists with one empty text
-for a missing value. Assumed: `variants` are rewordings (the prompt asks for the same answer in other
-words), `answer2` belongs to `step2`, and `correct_think = false` says that its answer was not the right one. Their
-`difficulty` is a starting value for training and not a measurement, so it is not read.
+What the release documents (verl/difficulty_variation/README.md): the original columns, `variants` (a list of texts),
+`think_steps` (a list of texts) and `think_answer` (the answer of these steps). The training code of the release reads
+the older names `variant` and `step2`. Its merging scripts also write `answer2` and `correct_think`, and write a missing
+value as a list with one empty text.
+
+What we assume: `variants` are rewordings, because the prompt asks for the same answer in other words; `answer2`
+belongs to `step2`; `correct_think = false` means that the answer of the steps is wrong. The column `difficulty` is a
+starting value for training and not a measurement, so it is not read.
 """
 
 from __future__ import annotations
@@ -19,23 +21,23 @@ from diva_grpo.schemas.mapping import ColumnMapping
 from diva_grpo.schemas.records import Kind, Problem, Status, Variant
 
 INGESTED = "ingested"
-"""Prompt version of a variant from a source."""
+"""Value of `prompt_version` for variants that were read from a source."""
 
 
 def read_variants(
     values: Mapping[str, object], mapping: ColumnMapping, problem: Problem, generator_model: str
 ) -> list[Variant]:
-    """The distinct variants of a row, with ids that are hashes of their content.
+    """Return the distinct variants of a row. Their ids contain a hash of their content.
 
     Args:
-        values: the row's cells.
-        mapping: the names of their columns.
+        values: the row.
+        mapping: the names of its columns.
         problem: the problem of the row.
         generator_model: the model that wrote the variants.
 
     Returns:
-        Candidates, which `verify` accepts or rejects; a variant is rejected at once if the source itself says that its
-        solution is wrong.
+        Variants with the status `candidate`, to be verified later. If the source says that the solution is wrong, its
+        think-step variants have the status `rejected`.
 
     Raises:
         RowError: a column of variants does not contain a list of texts.
@@ -53,7 +55,7 @@ def read_variants(
 
 
 def _first(values: Mapping[str, object], columns: Sequence[str]) -> str | None:
-    """The first of these columns that is not empty in the row."""
+    """Return the first of these columns that is not empty in the row, or None."""
     return next((column for column in columns if values.get(column) not in (None, "", [], [""])), None)
 
 
@@ -65,7 +67,7 @@ def _texts(values: Mapping[str, object], column: str | None) -> list[str]:
 
 
 class _Maker:
-    """Variants of one problem."""
+    """Creates the variants of one problem."""
 
     def __init__(self, problem: Problem, generator_model: str) -> None:
         self._problem, self._model = problem, generator_model

@@ -18,7 +18,7 @@ class RowError(ValueError):
 
 
 def _find(values: Any, path: str) -> object:
-    """The cell at a path, or `_ABSENT`. A column whose name contains the dots has precedence."""
+    """Return the cell at a path such as `a.b.0`, or `_ABSENT`. A column with the name "a.b.0" has precedence."""
     if isinstance(values, list):
         first, _, rest = path.partition(".")
         found = values[int(first)] if first.isdigit() and int(first) < len(values) else _ABSENT
@@ -32,22 +32,30 @@ def _find(values: Any, path: str) -> object:
 
 
 def has(values: Mapping[str, object], column: str | None) -> bool:
-    """Whether the row has such a column, which may be nested: `reward_model.ground_truth`."""
+    """Whether the row has a column. The name may be a path to a nested cell, such as `reward_model.ground_truth`."""
     return column is not None and _find(values, column) is not _ABSENT
 
 
 def cell_of(values: Mapping[str, object], column: str | None) -> object:
-    """The cell of an optional column."""
+    """Return the cell of a column; None if the row has no such column, or if `column` is None."""
     found = _ABSENT if column is None else _find(values, column)
     return None if found is _ABSENT else found
 
 
 def text_of(value: Any, column: str | None) -> str:
-    """A cell as text; empty for the usual marks of a missing value."""
+    """Return a cell as text; "" if its value is missing (None or NaN).
+
+    Args:
+        value: the cell.
+        column: name of the column, for messages.
+
+    Raises:
+        RowError: the cell is not a text and not a finite number.
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float) and math.isinf(value):
-        # Infinity, or 1e400, of which JSON and Parquet make the same: nothing can be meant by it.
+        # Infinity, or a number such as 1e400, which JSON and Parquet read as infinity. The value is lost.
         raise RowError(f"the column {column!r} holds a number that is too large")
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # an integer column with missing values has floats
@@ -62,10 +70,15 @@ def text_of(value: Any, column: str | None) -> str:
 
 
 def required(values: Mapping[str, object], column: str, complaint: str) -> str:
-    """The text of a required cell.
+    """Return the text of a required cell.
+
+    Args:
+        values: the row.
+        column: name of the column.
+        complaint: beginning of the error message.
 
     Raises:
-        RowError: it is missing or empty.
+        RowError: the cell is missing or empty.
     """
     if not has(values, column):
         raise RowError(f"{complaint}: the row has no column {column!r}")
@@ -76,7 +89,15 @@ def required(values: Mapping[str, object], column: str, complaint: str) -> str:
 
 
 def texts_of(value: object, column: str | None) -> list[str]:
-    """A list of texts; in a text cell a JSON array (CSV)."""
+    """Return a cell as a list of texts; empty if the cell is missing.
+
+    Args:
+        value: a list or, as in CSV files, a text with a JSON array.
+        column: name of the column, for messages.
+
+    Raises:
+        RowError: the cell contains something else.
+    """
     if isinstance(value, str) and value.strip():
         with suppress(ValueError):
             value = json.loads(value)
@@ -91,7 +112,7 @@ def texts_of(value: object, column: str | None) -> list[str]:
 
 
 class Conversation(NamedTuple):
-    """The question of the user with its images, and the reply. A system message is ignored."""
+    """A conversation of one question: its text and images, and the last reply ("" if there is none)."""
 
     question: str
     images: list[object]
@@ -99,7 +120,9 @@ class Conversation(NamedTuple):
 
 
 def conversation_of(value: object, column: str | None) -> Conversation | None:
-    """A conversation with one question; None if the cell contains something else.
+    """Read a cell that is a conversation with one question; None if the cell contains something else.
+
+    System messages are ignored.
 
     Args:
         value: a list of messages `{role, content}` (TRL, veRL) or `{from, value}` (ShareGPT). A content may be a
@@ -107,7 +130,7 @@ def conversation_of(value: object, column: str | None) -> Conversation | None:
         column: name of the column, for messages.
 
     Raises:
-        RowError: it has no question or several.
+        RowError: the conversation has no question, or more than one.
     """
     if not isinstance(value, list) or not value or not all(map(_is_message, value)):
         return None
@@ -133,7 +156,7 @@ def _is_message(value: object) -> bool:
 
 
 def _content(content: object, column: str | None, images: list[object]) -> str:
-    """The text of a message, with `<image>` for each image. The images are appended to `images`."""
+    """Return the text of a message, with `<image>` in place of each image. The images are appended to `images`."""
     if not isinstance(content, list):
         return text_of(content, column)
     texts = []

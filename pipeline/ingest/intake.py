@@ -1,9 +1,9 @@
-"""`ingest`: turn the rows of a source into problems of the store, or into rejects with reasons.
+"""`ingest`: turn each row of a source into a problem in the store, or into a reject with a reason.
 
     report = ingest(VariantStore("store", create=True), "gsm8k.jsonl", PRESETS["gsm8k"])
 
-Every row is added, already there, or rejected, so `added + already_there + rejected` is the number of rows. Reading a
-source twice adds nothing. Variants in the source become candidates.
+Each row is counted as added, already there, or rejected, so the sum of these counts is the number of rows. Ingesting a
+source again adds nothing. Variants in the source are stored as candidates.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from diva_grpo.schemas.mapping import ColumnMapping
 from diva_grpo.schemas.records import LICENSE_SETTING, Problem, Reject, Variant
 
 CHUNK_SIZE = 5_000
-"""Problems (or rejects, or variants) that are appended together. It limits the memory and the loss by a crash."""
+"""Number of problems (or rejects, or variants) that are appended together. It limits the memory and what a crash can
+lose."""
 
 DEFAULT_SPLIT = "train"
 RAW_LIMIT = 2_000
-"""Longest text of a rejected row that is stored."""
+"""Number of characters of a rejected row that are stored."""
 
 _PROGRESS_ROWS = 50
-# The parts in which reasons of one kind differ.
+# Parts of a reason that depend on the row. They are removed before reasons are counted.
 _OWN_PART = re.compile(r"'[^']*'|\"[^\"]*\"|\([^)]*\)|\d+")
 
 
@@ -45,13 +46,13 @@ class IngestReport:
     """Counts of the rows of a source by result.
 
     Attributes:
-        added: new problems.
-        already_there: rows that the store has with the same content.
-        rejected: rows that are not problems; the table `rejects` has the reasons.
+        added: number of new problems.
+        already_there: number of rows that the store already has with the same content.
+        rejected: number of rows that are not problems. The table `rejects` contains the reasons.
         absent_columns: optional columns of the mapping that no row had.
-        variants: new variants from the source.
-        unread_images: columns with images that are not in the mapping.
-        commonest: the most common reason of the rejects.
+        variants: number of new variants from the source.
+        unread_images: columns that contain images but are not in the mapping.
+        commonest: an example of the most common kind of reason; None if no row was rejected.
     """
 
     added: int
@@ -84,17 +85,17 @@ def ingest(
 
     Args:
         store: receives the problems, their images and variants, and the rejects.
-        source: a file of a format that `readers.READERS` names, a folder of them, a folder of `save_to_disk`, a data
-            set `owner/name` of the Hugging Face hub, or the name of the mapping's preset.
+        source: a file of a format in `readers.READERS`, a folder of such files, a folder written by `save_to_disk`, a
+            data set `owner/name` of the Hugging Face hub, or the name of the mapping's preset.
         mapping: the columns; None recognises them from the first rows.
-        changes: fields that replace those of the mapping, also of a recognised one.
-        source_name: first part of the ids, "<source_name>/<id>"; by default the preset's name, else the file's
-            stem or the last part of the hub name.
-        split: the split to read of a source with several, and the split to record. By default everything is read, and
-            the split of a row is that of its column, its file or its folder, else `train`.
-        limit: rows to read at most.
-        progress: called with the number of newly read rows.
-        announce: called with one line about the layout of the rows before they are read.
+        changes: fields that replace fields of the mapping, whether it was given or recognised.
+        source_name: first part of the ids, "<source_name>/<id>". By default the preset's name; without a preset the
+            file's stem or the last part of the hub name.
+        split: the split to read if the source has several, and the split to record for all rows. By default all
+            splits are read, and the split of a row is taken from its column, its file or its folder, else `train`.
+        limit: largest number of rows to read; None reads all.
+        progress: called with the number of rows that were read since the previous call.
+        announce: called once, before the rows are read, with one line about their layout.
 
     Returns:
         Counts of the rows.
@@ -138,7 +139,13 @@ def _keep_license(store: VariantStore, source_name: str, licence: str | None) ->
 
 
 def same_name(store: VariantStore, source: str, name: str) -> str | None:
-    """Another source that was ingested under this name, from the runs of `diva ingest`, or None."""
+    """Return another source that was ingested with the same name, or None. It reads the runs of `diva ingest`.
+
+    Args:
+        store: the store.
+        source: the path or hub name of the present source. A path with the same last part is the same source.
+        name: its source name.
+    """
     rows = store.query(
         "SELECT DISTINCT config->>'source' FROM runs WHERE kind = 'ingest' AND config->>'source_name' = ? "
         "AND EXISTS (FROM problems WHERE source = ?)",
@@ -151,24 +158,38 @@ def same_name(store: VariantStore, source: str, name: str) -> str | None:
 def run_config(
     source: str, mapping: ColumnMapping | None, changes: Mapping[str, object], name: str | None
 ) -> str:
-    """Settings of an invocation, for the table `runs`."""
+    """Return the settings of one call of `ingest` as JSON, for the table `runs`.
+
+    Args:
+        source: as for `ingest`.
+        mapping: as for `ingest`.
+        changes: as for `ingest`.
+        name: the source name; None for the default.
+    """
     given = (mapping or ColumnMapping()).model_copy(update=changes)
     named = name if name is not None else default_name(source, given)
     return json.dumps({"source": source, "source_name": named, **json.loads(given.model_dump_json())})
 
 
 def split_of(row: Row, part: Part, split: str | None, mapping: ColumnMapping) -> str:
-    """The split of a row without a column for it."""
+    """Return the split of a row that has no column for it.
+
+    Args:
+        row: the row.
+        part: the file or split that contains it.
+        split: the split that the user gave, if any.
+        mapping: may name the split to record.
+    """
     return mapping.recorded_split or split or row.split or part.split or DEFAULT_SPLIT
 
 
 def unread_images(values: Mapping[str, object], read: frozenset[str]) -> set[str]:
-    """Columns of a row with images that are not read."""
+    """Return the columns of a row that contain images and are not in `read`."""
     return {column for column, cell in values.items() if column not in read and is_image(cell)}
 
 
 def read_columns(mapping: ColumnMapping) -> frozenset[str]:
-    """Columns of a mapping, and the top-level columns of its dotted names."""
+    """Return the columns of a mapping. For a dotted name, its top-level column is included too."""
     cells = mapping.model_dump(
         exclude={"name", "license", "hub", "hub_config", "hub_split", "recorded_split"}
     )
@@ -178,7 +199,7 @@ def read_columns(mapping: ColumnMapping) -> frozenset[str]:
 
 
 class _Intake:
-    """The state of one invocation between rows."""
+    """The state of one call of `ingest` between rows."""
 
     def __init__(
         self, store: VariantStore, source: str, name: str, mapping: ColumnMapping, split: str | None
@@ -186,7 +207,7 @@ class _Intake:
         self._store = store
         self._source = source
         self._name = name
-        # The user's split applies to all rows that are read, and their own column is ignored.
+        # If the user gives a split, it applies to all rows that are read, and the split column is ignored.
         self._mapping = mapping.model_copy(update={"split": None}) if split is not None else mapping
         self._split = split
         self._known = _known_problems(store, name)
@@ -207,12 +228,12 @@ class _Intake:
         self._added = self._already_there = self._rejected = self._new_variants = 0
 
     def begin(self, part: Part) -> None:
-        """Look up the rejects of an earlier reading of this part."""
+        """Load the rejects of this part from earlier runs, so that they are not stored again."""
         rows = self._store.query("SELECT row_number, reason, raw FROM rejects WHERE source = ?", [part.label])
         self._known_rejects = {number: _digest([reason, raw]) for number, reason, raw in rows}
 
     def take(self, part: Part, row: Row | Unreadable) -> None:
-        """Turn a row into a problem or a reject, and append full batches."""
+        """Turn a row into a problem or a reject. Batches that are full are appended to the store."""
         try:
             if isinstance(row, Unreadable):
                 raise RowError(row.reason)
@@ -226,7 +247,7 @@ class _Intake:
             self._flush()
 
     def finish(self) -> IngestReport:
-        """Append the last batches."""
+        """Append the remaining batches and return the counts."""
         self._flush()
         common = self._reason_counts.most_common(1)
         return IngestReport(
@@ -259,7 +280,7 @@ class _Intake:
                 "id already in the store with another content: if this is another source, give it a name "
                 "with --source-name"
             )
-        # Also for an existing problem, because reading the source again restores a lost image.
+        # Images of a known problem are stored too, so that ingesting the source again restores a lost image.
         for picture in pictures:
             self._store.put_image(picture.content, picture.image_format)
         self._first_rows[problem_id] = (part.label, row.number)
@@ -268,13 +289,13 @@ class _Intake:
             self._added += 1
         else:
             self._already_there += 1
-        # Also for an existing problem: its variants may be new, or an interruption may have lost them.
+        # Variants of a known problem are stored too: they may be new, or were lost when a run was interrupted.
         self._known_variants.update(variant.variant_id for variant in variants)
         self._variants += variants
         self._new_variants += len(variants)
 
     def _read_variants(self, row: Row, problem: Problem) -> list[Variant]:
-        """Variants of the row that are not in the store."""
+        """Return the variants of the row that are not yet in the store."""
         model = self._mapping.generator_model or self._name
         variants = read_variants(row.values, self._mapping, problem, model)
         return [variant for variant in variants if variant.variant_id not in self._known_variants]
@@ -296,7 +317,7 @@ class _Intake:
         self._problems, self._variants, self._rejects = [], [], []
 
     def _check_columns(self) -> None:
-        """Check the column names before anything is written, so that a wrong name is a single error."""
+        """Check the column names before the first write, so that a wrong name is one error and not one per row."""
         if self._columns_checked or not self._columns:
             return
         needed = {"problem": self._mapping.problem, "answer": self._mapping.answer}
@@ -332,7 +353,7 @@ def _digest(content: object) -> bytes:
 
 
 def _known_problems(store: VariantStore, source_name: str) -> dict[str, bytes]:
-    """Hash of the content of each problem of a source in the store, by id."""
+    """Return a hash of the content of each stored problem of a source, by problem id."""
     names = [name for name in Problem.model_fields if name != "ingested_at"]
     known: dict[str, bytes] = {}
     select = f"SELECT {', '.join(names)} FROM problems WHERE source = ?"
@@ -344,7 +365,7 @@ def _known_problems(store: VariantStore, source_name: str) -> dict[str, bytes]:
 
 
 def _known_variants(store: VariantStore, source_name: str) -> set[str]:
-    """Ids of the variants of a source's problems in the store."""
+    """Return the ids of the stored variants of a source's problems."""
     rows = store.query(
         "SELECT variant_id FROM variants WHERE problem_id IN (SELECT problem_id FROM problems WHERE source = ?)",
         [source_name],

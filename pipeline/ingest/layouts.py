@@ -3,7 +3,7 @@
     layout = recognised(rows)
     layout.name, layout.mapping.answer      # "verl", "reward_model.ground_truth"
 
-The result is printed in one line as the equivalent flags, so that a user can override it.
+The CLI prints the layout as the equivalent flags, so that a user can change them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from diva_grpo.pipeline.ingest.cells import RowError, cell_of, conversation_of, 
 from diva_grpo.schemas.mapping import FLAGS, PRESETS, AnswerFormat, ColumnMapping
 
 SAMPLE_ROWS = 20
-"""Number of rows from which a layout is recognised."""
+"""Number of rows that are read to recognise a layout."""
 
 Rows = Sequence[Mapping[str, object]]
 
-# Usual names of plain columns, the most specific first. Case is ignored.
+# Usual column names for each field, in order of precedence. Case is ignored.
 _PLAIN: Mapping[str, tuple[str, ...]] = {
     "problem": ("problem", "question", "query", "prompt", "instruction", "input", "problem_text"),
     "answer": (
@@ -47,7 +47,7 @@ class Layout:
     """The layout of a source.
 
     Attributes:
-        name: the preset, or `plain`.
+        name: name of the preset; `plain` for columns that were recognised by their names.
         mapping: its columns.
     """
 
@@ -55,7 +55,7 @@ class Layout:
     mapping: ColumnMapping
 
     def line(self) -> str:
-        """The layout in one line, as the equivalent flags."""
+        """Return the layout as one line with the equivalent flags."""
         named = [(field, getattr(self.mapping, field)) for field in FLAGS]
         flags = " ".join(f"--{field}-column {column}" for field, column in named if column)
         preset = f"--preset {self.name} " if self.name in PRESETS else ""
@@ -63,7 +63,7 @@ class Layout:
 
 
 def recognised(rows: Rows) -> Layout:
-    """The layout of a source, from its first rows."""
+    """Recognise the layout of a source from its first rows."""
     for name, fits in _LAYOUTS.items():
         if fits(rows):
             found = _of_rows(PRESETS[name], rows)
@@ -72,12 +72,12 @@ def recognised(rows: Rows) -> Layout:
 
 
 def _have(rows: Rows, *columns: str) -> bool:
-    """Whether each of these columns has a value in some row."""
+    """Whether each of these columns has a value in at least one row."""
     return all(any(cell_of(row, column) not in (None, "", [], {}) for row in rows) for column in columns)
 
 
 def _chats(rows: Rows, column: str) -> bool:
-    """Whether a column contains conversations with replies."""
+    """Whether a column contains a conversation with a reply in at least one row."""
 
     def is_chat(row: Mapping[str, object]) -> bool:
         try:
@@ -110,11 +110,11 @@ _LAYOUTS: Mapping[str, Callable[[Rows], bool]] = {
     ),
     "messages": lambda rows: _chats(rows, "messages") and not _have(rows, "answer"),
 }
-"""Conditions by preset, in the order in which they are tried."""
+"""The condition for each preset, in the order in which the presets are tried."""
 
 
 def _of_rows(preset: ColumnMapping, rows: Rows) -> ColumnMapping:
-    """A preset applied to another data set, without the columns that this does not have."""
+    """Adapt a preset to the rows of another data set: columns that the rows do not have are removed."""
     changes: dict[str, Any] = {
         "name": None,
         "license": None,
@@ -153,7 +153,7 @@ def _plain(rows: Rows) -> ColumnMapping:
 
 
 def _ours(mapping: ColumnMapping, rows: Rows) -> ColumnMapping:
-    """Add id and kind if the rows come from `diva export`, with any preset."""
+    """Add the columns of id and kind to the mapping if the rows were written by `diva export`."""
     for place in ("", "extra_info."):
         if _have(rows, f"{place}problem_id", f"{place}variant_id", f"{place}kind"):
             return mapping.model_copy(update={"id": f"{place}problem_id", "kind": f"{place}kind"})

@@ -1,4 +1,4 @@
-"""Open a source with its layout (parts, mapping and name), for `ingest` and `preview`."""
+"""Open a source: find its name, its parts and its layout. `ingest` and `preview` use this."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from diva_grpo.schemas.mapping import AnswerFormat, ColumnMapping
 
 @dataclass(frozen=True)
 class Opened:
-    """A source that can be read.
+    """A source that is ready to be read.
 
     Attributes:
         name: first part of the ids of its problems.
         parts: its files or splits.
-        layout: its columns, with the changes of the user.
+        layout: its columns, after the changes of the user.
     """
 
     name: str
@@ -42,8 +42,8 @@ def open_with_layout(
     Args:
         source: as for `open_source`.
         mapping: the columns; None recognises them from the first rows.
-        changes: fields that replace those of the mapping.
-        source_name: first part of the ids; by default the preset's name, else the file's.
+        changes: fields that replace fields of the mapping, whether it was given or recognised.
+        source_name: first part of the ids. By default the preset's name; without a preset the name of the file.
         split: as for `open_source`.
         streaming: as for `open_source`.
 
@@ -65,7 +65,10 @@ def open_with_layout(
 
 
 def _changed(layout: Layout, changes: Mapping[str, object]) -> Layout:
-    """Replace columns of a layout. The recognised answer format is kept only for the recognised answer column."""
+    """Apply the changes of the user to a recognised layout.
+
+    If they name another answer column, the answer format becomes `plain` (unless they also name a format).
+    """
     mapping = layout.mapping
     other_answer = changes.get("answer", mapping.answer) != mapping.answer
     plain = {"answer_format": AnswerFormat.PLAIN} if other_answer else {}
@@ -73,7 +76,7 @@ def _changed(layout: Layout, changes: Mapping[str, object]) -> Layout:
 
 
 def _sampled(parts: list[Part]) -> tuple[list[Mapping[str, object]], list[Part]]:
-    """The first rows of the first non-empty part, and the parts, which still yield these rows."""
+    """Return the first rows of the first part that has any, and the parts, which still yield these rows."""
     parts = list(parts)
     for i, part in enumerate(parts):
         first = list(islice(part.rows, SAMPLE_ROWS))

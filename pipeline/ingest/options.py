@@ -1,4 +1,4 @@
-"""Choices of a problem in the notations of sources, and an answer that names one of them."""
+"""Read the choices of a problem in the notations of different sources, and answers that name a choice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OWN_LETTER = re.compile(r"\(?([A-J])[.:)、．：]\)?\s*(?=\S)")
 
 
 def read_options(value: object, column: str | None) -> tuple[list[str], list[str]]:
-    """Labels and texts of the choices.
+    """Return the labels and the texts of the choices.
 
     Args:
         value: a list of texts, `{"A": one, ...}`, `{"label": [...], "text": [...]}`, a list of `{label, text}`, or
@@ -20,7 +20,7 @@ def read_options(value: object, column: str | None) -> tuple[list[str], list[str
         column: name of the column, for messages.
 
     Returns:
-        Labels, empty if they are just A, B, ...; and texts, without their letters.
+        The labels (empty if the cell has none of its own), and the texts without letters.
 
     Raises:
         RowError: the cell contains something else.
@@ -45,14 +45,14 @@ def _labelled(value: Mapping[str, object], column: str | None) -> tuple[list[str
             (value[key] for key in ("label", "key", "id") if isinstance(value.get(key), list)), None
         )
         return texts_of(labels, column), texts_of(texts, column)
-    # A table has a column for each letter of any row. Empty ones are not choices of this row.
+    # In a table, each row has a cell for every letter. An empty cell is not a choice of this row.
     found = {key: text for key, cell in value.items() if (text := text_of(cell, column))}
     labels = [key.strip("(). ") for key in found]
     return labels, list(found.values())
 
 
 def _without_letters(options: list[str]) -> list[str]:
-    """Turn `A. one` into `one` if each option begins with its own letter."""
+    """Remove the letters of options such as `A. one` if each option begins with its letter."""
     marks = [_OWN_LETTER.match(option) for option in options]
     if len(options) > 1 and all(
         mark and mark[1] == letter for mark, letter in zip(marks, _LETTERS[: len(options)], strict=False)
@@ -62,7 +62,7 @@ def _without_letters(options: list[str]) -> list[str]:
 
 
 def split_options(text: str) -> list[str]:
-    """Choices in one text, each after its letter; empty if the text does not have this form.
+    """Split a text into choices, each after its letter. Empty if the text does not have this form.
 
     >>> split_options("A. 300, 400;B. 400, 300; C. No correct answer")
     ['300, 400', '400, 300', 'No correct answer']
@@ -83,13 +83,13 @@ def split_options(text: str) -> list[str]:
 
 
 def resolved(answer: str, labels: list[str], options: list[str], first: int | None) -> str:
-    """The answer as a letter, if it is a label of the source or the number of an option.
+    """Return the letter of an answer that is a label or the number of an option. Other answers are returned unchanged.
 
     Args:
-        answer: of the source.
-        labels: of the options, if they are not just A, B, ...
-        options: their texts.
-        first: number of the first option, if answers are numbers of options.
+        answer: the answer in the source.
+        labels: the labels of the options in the source; may be empty.
+        options: the texts of the options.
+        first: number of the first option if answers are numbers of options (usually 0 or 1), else None.
 
     Raises:
         RowError: no option has that number.

@@ -1,4 +1,4 @@
-"""Show what `ingest` would do without writing: the layout, and some problems as they would be stored."""
+"""Show what `ingest` would store, without writing: the layout, and the first rows as problems."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def preview(
     source_name: str | None = None,
     split: str | None = None,
 ) -> Iterator[str]:
-    """Lines with the mapping and the first rows, as problems or with the reason of their rejection.
+    """Yield lines that show the layout and the first rows: each as a problem, or with the reason why it is rejected.
 
     Args:
         source: as for `ingest`.
         mapping: as for `ingest`.
-        count: rows to show.
+        count: number of rows to show.
         changes: as for `ingest`.
         source_name: as for `ingest`.
         split: as for `ingest`.
@@ -63,7 +63,10 @@ def preview(
 
 
 def unread_lines(columns: set[str] | tuple[str, ...]) -> list[str]:
-    """Lines about columns with images that are not read."""
+    """One message for each column that contains images but is not in the mapping.
+
+    The message names the option that reads the column.
+    """
     return [
         f"the column {column!r} holds images that are not read: --images-column {column} reads them"
         for column in sorted(columns)

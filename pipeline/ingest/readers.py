@@ -1,8 +1,8 @@
-"""Readers of files: they turn a path into numbered rows, in bounded memory.
+"""Read files as numbered rows, in bounded memory (except JSON, which is read as a whole).
 
-The formats are JSON Lines, JSON, CSV, Parquet and Arrow; text may be compressed (.gz, .bz2, .xz, .zst). Text is UTF-8,
-or UTF-16 or UTF-32 with a byte order mark. A row that cannot be read is a value too (`Unreadable`), so that no row is
-lost silently.
+The formats are JSON Lines, JSON, CSV, TSV, Parquet and Arrow. Text formats may be compressed (.gz, .bz2, .xz, .zst).
+Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark. A row that cannot be read is returned as `Unreadable`, so
+that no row is lost silently.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from diva_grpo.pipeline.ingest.shapes import Table, tables_of
 from diva_grpo.pipeline.ingest.types import written_rows
 from diva_grpo.schemas.exceptions import SourceError
 
-# Rows per batch: some hundred embedded images are tens of megabytes.
+# Rows per batch. A few hundred embedded images take tens of megabytes.
 _BATCH_ROWS = 256
-# Limit of a CSV cell: images in base64 have megabytes, but an unclosed quote must not swallow the whole file.
+# Largest cell. An image in base64 may have megabytes, but after an unclosed quote the rest of a CSV file must not be
+# read as one cell.
 _CELL_CHARS = 2**24
-# Of a table: what a batch may come to where each of its rows has the largest value of its column.
+# Largest batch of a Parquet table in bytes, if each of its rows had the largest value of the column.
 _BATCH_BYTES = 2**28
 _SEPARATORS = (",", ";", "\t", "|")
-# Errors of the readers for a damaged file.
+# Errors that the readers raise for a damaged file.
 DAMAGED = (OSError, ValueError, EOFError, lzma.LZMAError, pa.ArrowException)
 
 
@@ -43,10 +44,10 @@ class Row:
     """A row that could be read.
 
     Attributes:
-        number: line of the file where the row begins, or row of the table, from 1.
+        number: from 1: for JSON Lines and CSV the line where the row begins, for other formats the row.
         values: the cells by column.
         line: the text of the row in the file; None if the format is not text.
-        split: the split that a table of a JSON file is named after, if any.
+        split: the split of the row if its JSON file has one table per split, else None.
     """
 
     number: int
@@ -56,7 +57,7 @@ class Row:
 
     @property
     def raw(self) -> str:
-        """The row as text."""
+        """The row as text: its line in the file, or its values as JSON."""
         if self.line is not None:
             return self.line
         return json.dumps(self.values, ensure_ascii=False, default=_summary)
@@ -64,7 +65,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A row that could not be read, with the reason. Bytes that are not UTF-8 are escaped in `raw`."""
+    """A row that could not be read.
+
+    Attributes:
+        number: see `Row`.
+        reason: why it could not be read.
+        raw: its text. Bytes that are not UTF-8 are escaped.
+        split: see `Row`.
+    """
 
     number: int
     reason: str
@@ -80,12 +88,12 @@ def _summary(value: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type."""
+    """Return the first line of an error's message; its type if it has no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def format_of(path: Path) -> str | None:
-    """The format by a file's name (`.jsonl` for `a.jsonl.gz`); None if it is unknown."""
+    """Return the format of a file, by its name: `.jsonl` for `a.jsonl.gz`. None if the format is unknown."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     if suffixes and suffixes[-1] in _UNPACKED:
         return suffixes[0] if len(suffixes) == 2 and suffixes[0] in _TEXT else None
@@ -93,7 +101,7 @@ def format_of(path: Path) -> str | None:
 
 
 def stem_of(path: Path) -> str:
-    """A file's name without its format and its compression."""
+    """Return the name of a file without the endings for format and compression."""
     return path.name[: -len("".join(path.suffixes[-1 - (path.suffix.lower() in _UNPACKED) :]))]
 
 
@@ -110,7 +118,7 @@ def _open_zst(path: Path) -> BinaryIO:
 
 
 class _Lines:
-    """Lines of a text file as bytes of UTF-8, from the encoding of its byte order mark."""
+    """The lines of a text file as UTF-8 bytes. A file in another encoding (by its byte order mark) is converted."""
 
     def __init__(self, path: Path) -> None:
         self._file = _open(path)
@@ -132,7 +140,7 @@ class _Lines:
         return (line.encode() for line in self._other) if self._other else iter(self._file)
 
     def read(self) -> bytes:
-        """The rest of the text."""
+        """Return the rest of the text as UTF-8 bytes."""
         return self._other.read().encode() if self._other else self._file.read()
 
 
@@ -145,7 +153,11 @@ def _not_utf8(error: UnicodeDecodeError) -> str:
 
 
 class _Twice(dict[str, object]):
-    """A JSON object that has a key twice: which of its values is meant nobody knows."""
+    """A JSON object that contains a key twice. It is rejected, because either value could be the right one.
+
+    Attributes:
+        key: the key.
+    """
 
     key: str
 
@@ -182,13 +194,13 @@ def _jsonl_rows(path: Path) -> Rows:
 
 
 def _json_rows(path: Path) -> Rows:
-    """The objects of an array, consecutive objects, or the tables in one object.
+    """Read a JSON file: an array of objects, objects one after the other, or one object that contains tables.
 
-    The whole text is in memory (use JSON Lines or Parquet for larger files); the objects of an array are parsed one at
-    a time. A syntax error is an error of the file, because no further object can be found after it.
+    The whole text is kept in memory (use JSON Lines or Parquet for large files). The objects of an array are parsed one
+    at a time. After a syntax error the following objects cannot be found, so it is an error of the whole file.
     """
     with _Lines(path) as lines:
-        # Bytes that are not UTF-8 become surrogates, which affect only the row that contains them.
+        # Bytes that are not UTF-8 become surrogates, so that only the row with them is unreadable.
         text = lines.read().decode("utf-8", "surrogateescape")
     start = _skip_space(text, 0)
     in_array = text.startswith("[", start)
@@ -251,7 +263,11 @@ def _checked_object(number: int, value: object, line: str) -> Row | Unreadable:
 
 
 class _CsvLines:
-    """Decoded lines of a CSV file. Those of the current record are kept, to be read again after an error."""
+    """The decoded lines of a CSV file. The lines of the current record are kept, to read them again after an error.
+
+    Attributes:
+        record: number and bytes of each line of the current record.
+    """
 
     def __init__(self, lines: Iterable[bytes]) -> None:
         self._numbered = enumerate(lines, start=1)
@@ -267,12 +283,12 @@ class _CsvLines:
         return item[1].decode("utf-8", "surrogateescape")
 
     def keep_first(self) -> None:
-        """Read all lines of the record but the first again, so that a stray quote does not swallow good rows."""
+        """Put all lines of the record except the first back into the input, so that one wrong quote spoils one row."""
         self._again.extendleft(reversed(self.record[1:]))
         del self.record[1:]
 
     def separator(self) -> str:
-        """The separator of the first non-blank line, which is returned to the input."""
+        """Return the separator of the file, guessed from its first non-blank line. The line stays in the input."""
         first = next((line for line in self if line.strip()), "")
         self._again.extendleft(reversed(self.record))
         self.record.clear()
@@ -280,7 +296,10 @@ class _CsvLines:
 
 
 def _csv_records(lines: _CsvLines, separator: str) -> Iterator[tuple[list[str] | None, str | None]]:
-    """Cells of each record, or its error. `lines.record` has its lines until the next one."""
+    """Yield (cells, None) for each record, or (None, error message).
+
+    Until the next record is read, `lines.record` contains its lines.
+    """
     csv.field_size_limit(_CELL_CHARS)
     reader = csv.reader(lines, strict=True, delimiter=separator)
     while True:
@@ -343,14 +362,14 @@ def _parquet_batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
     for group in range(file.num_row_groups):
         about = file.metadata.row_group(group)
         columns = [about.column(i) for i in range(about.num_columns)]
-        # Kilobytes of a file can be gigabytes of one value, or of one value that each row points to.
+        # A few compressed kilobytes can contain a value of gigabytes, or one value that every row refers to.
         largest = max((column.total_uncompressed_size for column in columns), default=0)
         rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, largest)))
         yield from file.iter_batches(rows, row_groups=[group])
 
 
 def _too_large(batch: Any) -> list[str | None]:
-    """By row, what is said of a cell that is too large; None where none is."""
+    """Return a message for each row that has a too large cell, and None for the other rows."""
     said: list[str | None] = [None] * batch.num_rows
     for name in batch.schema.names:
         for row, size in enumerate(_text_sizes(batch.column(name))):
@@ -360,14 +379,17 @@ def _too_large(batch: Any) -> list[str | None]:
 
 
 def _text_sizes(column: Any) -> Iterable[int]:
-    """Bytes of the texts in each cell; none where no cell can be too large. Images have a limit of their own."""
+    """Return the bytes of text in each cell of a column; empty if no cell can be too large.
+
+    Columns with binary values are skipped, because images have their own limit.
+    """
     kind = column.type
     texts = column.dictionary if pa.types.is_dictionary(kind) else column
     if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
         sizes = pc.binary_length(texts).fill_null(0)
         if (pc.max(sizes).as_py() or 0) <= _CELL_CHARS:
             return ()
-        # Each row of a dictionary may point to the one large text.
+        # In a dictionary column, every row may refer to the same large text.
         by_row = sizes.take(column.indices) if pa.types.is_dictionary(kind) else sizes
         return cast(list[int], by_row.fill_null(0).to_pylist())
     if pa.types.is_nested(kind) and column.nbytes > _CELL_CHARS and "binary" not in str(kind):
@@ -376,7 +398,7 @@ def _text_sizes(column: Any) -> Iterable[int]:
 
 
 def _arrow_rows(path: Path) -> Rows:
-    """Rows of Arrow's file format (Feather) or of its stream format, which `datasets` writes."""
+    """Read a file in Arrow's file format (Feather) or in its stream format, which `datasets` writes."""
     with pa.memory_map(str(path)) as source:
         if source.read(6) == b"ARROW1":
             file = pa.ipc.open_file(source)
@@ -394,7 +416,7 @@ def _sliced(batches: Iterable[Any]) -> Iterator[Any]:
 
 
 def dataset_rows(data: Any) -> Rows:
-    """Rows of a `datasets` data set. Images stay the stored bytes."""
+    """Read the rows of a `datasets` data set. Images are not decoded."""
     batches = data.with_format("arrow").iter(batch_size=_BATCH_ROWS)
     return _table_rows(batches, data.features)
 
@@ -448,7 +470,7 @@ READERS: Mapping[str, Callable[[Path], Rows]] = {
     ".parquet": _parquet_rows,
     ".arrow": _arrow_rows,
 }
-"""Readers by the ending of a file's name."""
+"""The reader for each ending of a file name."""
 
 FORMATS = f"{', '.join(READERS)} (text also with the further ending {', '.join(_UNPACKED)})"
-"""The formats, for messages."""
+"""The list of formats for messages."""

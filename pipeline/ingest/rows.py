@@ -1,4 +1,4 @@
-"""Turn one row of a source into a problem, or say why it is not one."""
+"""Turn one row of a source into a problem, or raise an error with the reason why it is not one."""
 
 from __future__ import annotations
 
@@ -31,10 +31,17 @@ _LEVEL_WORD = re.compile(r"[^\W\d]+\s+")
 def read_problem(
     values: Mapping[str, object], mapping: ColumnMapping, source_name: str, split: str, place: Place
 ) -> tuple[Problem, list[Picture]]:
-    """Convert a row to a problem and its images, which are not stored yet.
+    """Convert a row to a problem and its images. Nothing is stored.
+
+    Args:
+        values: the row.
+        mapping: the names of its columns.
+        source_name: first part of the problem's id.
+        split: the split if the row has no column for it.
+        place: how image paths are resolved.
 
     Raises:
-        RowError: the row is not a problem; the message is the reason.
+        RowError: the row is not a problem. The message is the reason.
     """
     kind = text_of(cell_of(values, mapping.kind), mapping.kind)
     if kind not in ("", ORIGINAL):
@@ -73,15 +80,15 @@ def read_problem(
 
 
 def content_id(text: str, answer: str, options: list[str], image_hashes: list[str]) -> str:
-    """Id of a problem whose source has no ids: 12 hex digits of the SHA-256 of its content."""
+    """Return an id for a problem whose source has no ids: 12 hex digits of the SHA-256 of its content."""
     content = json.dumps([text, answer, options, image_hashes], ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()[:_ID_DIGITS]
 
 
 def _name_figures(text: str, options: list[str]) -> tuple[str, list[str]]:
-    """Put the only picture first, if the question refers to several figures in it.
+    """Put the image before the text if the text refers to several figures in this one image.
 
-    The picture shows the label of each figure (<image2>), so the references become names: [image2].
+    The image contains a label for each figure. A placeholder such as <image2> therefore becomes the name [image2].
     """
     if len(_PLACEHOLDER.findall(" ".join([text, *options]))) <= 1:
         return text, options
@@ -91,7 +98,7 @@ def _name_figures(text: str, options: list[str]) -> tuple[str, list[str]]:
 
 def _check_placeholders(text: str, images: int) -> None:
     numbers = _PLACEHOLDER.findall(text)
-    # A figure may be mentioned again by its number, but each <image> is a new one.
+    # A numbered placeholder may occur several times, but each <image> is another image.
     wanted = numbers.count("") + len(set(numbers) - {""})
     if wanted > images:
         raise RowError(f"{wanted} <image> placeholders, but {images or 'no'} images")
@@ -113,7 +120,11 @@ def _image_cell(values: Mapping[str, object], mapping: ColumnMapping) -> object:
 
 
 def _question(values: Mapping[str, object], mapping: ColumnMapping) -> tuple[str, Sequence[object]]:
-    """The question with the preceding text and the requested form of the answer, and the images of a conversation."""
+    """Return the question, and the images if the question is a conversation.
+
+    The question includes the context before it, and the unit and decimal places of the answer, if the mapping has
+    columns for them.
+    """
     asked = conversation_of(cell_of(values, mapping.problem), mapping.problem)
     text = asked.question if asked else required(values, mapping.problem, "empty problem")
     context, unit, decimals = (
@@ -130,19 +141,19 @@ def _question(values: Mapping[str, object], mapping: ColumnMapping) -> tuple[str
 
 
 def _plain_placeholders(text: str) -> str:
-    """Turn <image_1> into <image1>, the form of the store."""
+    """Convert placeholders such as <image_1> to the form in the store, <image1>."""
     return _UNDERSCORED.sub(r"<image\1>", text)
 
 
 def _steps(value: object, column: str | None) -> list[str]:
-    """Steps of a worked solution: the items of a list, or the lines of a text."""
+    """Return the steps of a worked solution: the items of a list, or the lines of a text."""
     if isinstance(value, list):
         return [step for step in (text_of(item, column) for item in value) if step]
     return lines_of(text_of(value, column))
 
 
 def _level(value: object) -> float | None:
-    """The number of a level, which may follow a word ("Level 5"); None if there is no number ("Hard")."""
+    """Return a level as a number; a word before the number is ignored ("Level 5"). None without a number ("Hard")."""
     try:
         level = float(_LEVEL_WORD.sub("", text_of(value, "level"), count=1))
     except ValueError:

@@ -1,4 +1,4 @@
-"""The tables in one JSON object: rows under a key, splits, columns, or rows by id."""
+"""Find the tables in a JSON file that is one object: a list of rows, one list per split, columns, or rows by id."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _KEYS = ("data", "rows", "examples", "instances", "items", "records", "problems"
 
 
 class Table(NamedTuple):
-    """Rows, and the split by their key."""
+    """The rows of a table, and their split if the key of the table is a split, else None."""
 
     rows: Iterable[Mapping[str, Any]]
     split: str | None = None
 
 
 def tables_of(value: object) -> list[Table] | None:
-    """The tables of a JSON file that is one object; None if the object is a row itself.
+    """Return the tables of a JSON file that is one object; None if the object is a row.
 
-    The forms are `{"data": [{...}]}` with any key, `{"train": [{...}], "test": [{...}]}`, columns as lists, and the
-    output of pandas with orient columns, index and split.
+    These forms are known: `{"data": [{...}]}` with any key, `{"train": [{...}], "test": [{...}]}`, one list per column,
+    and the output of pandas with `orient` "columns", "index" or "split".
     """
     if not isinstance(value, dict) or not value:
         return None
@@ -31,7 +31,7 @@ def tables_of(value: object) -> list[Table] | None:
     if named and set(named) <= set(_SPLITS):
         return [Table(rows, split) for split, rows in named.items()]
     key = next(iter(named), "")
-    # Next to other texts, a list may be part of a row, such as its messages.
+    # If the object also has texts, it may be a row, and the list a part of it, such as its messages.
     if len(named) == 1 and (key in _KEYS or not any(isinstance(cell, str) for cell in value.values())):
         return [Table(named[key])]
     if all(isinstance(cells, list) for cells in value.values()):
@@ -52,7 +52,7 @@ def _columns(columns: Mapping[str, list[Any]]) -> list[Table] | None:
 
 
 def _by_key(value: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """Columns by row number, or rows by id."""
+    """Read an object of objects: columns whose cells have row numbers as keys, or rows whose keys are their ids."""
     if all(key.isdigit() for cells in value.values() for key in cells):
         numbers = dict.fromkeys(key for cells in value.values() for key in cells)
         return [Table({name: cells.get(key) for name, cells in value.items()} for key in numbers)]

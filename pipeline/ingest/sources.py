@@ -1,7 +1,7 @@
-"""Sources of problems. A source has parts, and a part has numbered rows.
+"""Open sources of problems. A source has one or more parts, and a part has numbered rows.
 
 A source is a file, a folder of files, a folder written by `datasets.save_to_disk`, or a data set of the Hugging Face
-hub. `readers.py` reads them in bounded memory.
+hub. `readers.py` reads the files.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Part:
 
     Attributes:
         label: the source as the user gave it, followed by the name of the file or split if there are several.
-        split: the split by its name or by the user, if any.
-        rows: read lazily; raises SourceError if the file is damaged.
+        split: the split, from the name of the part or from the user; None if neither gives one.
+        rows: an iterator over the rows. It reads lazily and raises SourceError if the file is damaged.
         place: how image paths are resolved.
     """
 
@@ -54,7 +54,7 @@ class Part:
 
 
 def default_name(source: str, mapping: ColumnMapping) -> str:
-    """Default name of a source: that of the preset, else the stem of the file or the last part of the path."""
+    """Return the default name of a source: the name of the preset, else the file's stem or the path's last part."""
     path = Path(source)
     return mapping.name or (stem_of(path) if format_of(path) else path.resolve().name)
 
@@ -62,14 +62,14 @@ def default_name(source: str, mapping: ColumnMapping) -> str:
 def open_source(
     source: str, mapping: ColumnMapping, *, split: str | None = None, streaming: bool = False
 ) -> list[Part]:
-    """The parts of a source. A path that exists is local; any other name is looked up on the hub.
+    """Return the parts of a source. A path that exists is local; any other name is looked up on the hub.
 
     Args:
         source: a file, a folder, the hub name `owner/name`, or the name of the mapping's preset.
-        mapping: a preset has hub name, configuration and split of its data set.
-        split: the split to read of a source with several; for a source with one it is the split of all rows. None reads
-            all splits (for the hub data set of a preset: the preset's split).
-        streaming: read from the hub as needed instead of downloading the whole data set.
+        mapping: a preset contains the hub name, configuration and split of its data set.
+        split: the split to read if the source has several. If the source has only one, the split to record for all
+            rows. None reads all splits (for the hub data set of a preset: the preset's split).
+        streaming: read only the rows that are used from the hub, instead of downloading the whole data set.
 
     Raises:
         SourceError: there is no such source or split, or its format is not known.
@@ -106,7 +106,7 @@ def open_source(
 
 
 def split_in_name(name: str) -> str | None:
-    """The split in the name of a file or folder; None if there is none or several.
+    """Return the split in the name of a file or folder; None if the name contains no split, or more than one.
 
     >>> split_in_name("gsm8k_test"), split_in_name("train-00000-of-00002"), split_in_name("latest")
     ('test', 'train', None)
@@ -116,16 +116,16 @@ def split_in_name(name: str) -> str | None:
 
 
 def _split_of_file(path: Path) -> str | None:
-    """The split by a file's name or its folders, so that a test set does not get into the training data.
+    """Return the split in the name of a file or one of its folders, so that test sets are not used for training.
 
-    A folder counts only by its whole name: `test/0000.parquet`, but not `my-tests/mine.jsonl`.
+    A folder's whole name must be the split: `test/0000.parquet` is of the split `test`, `my-tests/mine.jsonl` is not.
     """
     folders = [name for name in reversed(path.parts[:-1]) if name.lower() == split_in_name(name)]
     return split_in_name(stem_of(path)) or next((name.lower() for name in folders), None)
 
 
 def _split_in_folder(file: Path, folder: Path) -> str | None:
-    """The split of a file in a folder: by its name, the folders in between, or the folder itself."""
+    """Return the split of a file in a source folder: from its name, its subfolders, or the source folder; else None."""
     names = [stem_of(file), *reversed(file.relative_to(folder).parts[:-1])]
     inside = next((split for name in names if (split := split_in_name(name))), None)
     own = re.split(r"[^a-z]+", folder.name.lower())[-1]
@@ -141,7 +141,11 @@ def _file_part(label: str, path: Path, split: str | None, root: Path, wanted: st
 
 
 def _of_split(rows: Rows, wanted: str | None) -> Rows:
-    """The rows of one split, from a file with a table per split."""
+    """Keep only the rows of the wanted split.
+
+    Only rows of a file with one table per split have a split of their own. Rows without one are kept.
+    If `wanted` is None, all rows are kept.
+    """
     return (row for row in rows if wanted is None or row.split in (None, wanted))
 
 
@@ -152,7 +156,7 @@ def _folder_parts(source: str, folder: Path, split: str | None) -> list[Part]:
         raise SourceError(f"the folder {source} contains no file of a known format: {FORMATS}")
     found = {f: _split_in_folder(f, folder) for f in files}
     several = len(set(found.values()) - {None}) > 1
-    # With several splits --split selects one; with a single one it gives its name.
+    # If the files have several splits, --split selects one. Otherwise it is the split to record for all rows.
     wanted = [(f, (own or split) if several else (split or own)) for f, own in found.items()]
     parts = [
         _file_part(f"{source.rstrip('/')}/{f.relative_to(folder).as_posix()}", f, file_split, folder, split)
@@ -208,7 +212,7 @@ def _dataset_parts(source: str, data: Any, split: str | None, folder: Path) -> l
 
 
 def _guarded(label: str, rows: Rows) -> Rows:
-    """The rows; an error in the file becomes one line."""
+    """Yield the rows. Errors of a damaged file become a SourceError with a message of one line."""
     try:
         yield from rows
     except SourceError:

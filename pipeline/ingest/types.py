@@ -1,4 +1,4 @@
-"""Cells of typed tables in readable form: names of classes instead of codes, 0.1 instead of its float32."""
+"""Convert cells of typed tables: class codes to class names, and float32 0.1 to 0.1 instead of 0.10000000149."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ Convert = Callable[[Any], Any]
 
 
 def written_rows(batch: Any, features: Any = None) -> list[dict[str, object] | None]:
-    """The rows of an Arrow batch.
+    """Return the rows of an Arrow batch, with converted cells.
 
     Args:
         batch: a record batch or a table.
-        features: the `datasets` features of its columns; by default those of the batch's metadata, if any.
+        features: the `datasets` features of its columns; None reads them from the batch's metadata, if any.
 
     Raises:
         UnicodeDecodeError: a text is not UTF-8.
     """
     wide = pa.schema([field.with_type(_replaced(field.type, pa.float64())) for field in batch.schema])
     if not wide.equals(batch.schema):
-        # Through text, because the float32 of 0.1 is 0.10000000149 as float64.
+        # Converted by way of text, because a direct conversion of the float32 0.1 to float64 gives 0.10000000149.
         text = pa.schema([field.with_type(_replaced(field.type, pa.string())) for field in batch.schema])
         batch = batch.cast(text).cast(wide)
     rows: list[dict[str, object] | None] = batch.to_pylist()
@@ -34,7 +34,7 @@ def written_rows(batch: Any, features: Any = None) -> list[dict[str, object] | N
 
 
 def _replaced(kind: pa.DataType, floats: pa.DataType) -> pa.DataType:
-    """A type in which short floats are replaced."""
+    """Return a type with its float16 and float32 replaced by `floats`, also inside lists and structs."""
     if pa.types.is_float32(kind) or pa.types.is_float16(kind):
         return floats
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
@@ -46,7 +46,7 @@ def _replaced(kind: pa.DataType, floats: pa.DataType) -> pa.DataType:
 
 
 def _class_names(schema: pa.Schema, features: Any) -> dict[str, Convert]:
-    """Functions by column that turn codes of classes into names."""
+    """Return, for each column with class codes, the function that converts them to class names."""
     if features is None:
         if b"ClassLabel" not in (schema.metadata or {}).get(b"huggingface", b""):
             return {}

@@ -1,4 +1,4 @@
-"""Perturbed images: recipes of operations, rendered to the same pixels every time."""
+"""Perturb images. A recipe lists the operations, and rendering it gives the same pixels every time."""
 
 from diva_grpo.pipeline.perturb.operations import OPERATIONS, make_operation
 from diva_grpo.pipeline.perturb.render import drawn_text, follow, render

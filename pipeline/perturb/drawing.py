@@ -1,8 +1,9 @@
-"""The question drawn into its image.
+"""Draw the question into its image.
 
 The package contains two fonts: DejaVu Sans (Latin, Greek, Cyrillic, Armenian, Georgian, mathematical symbols) and
-Droid Sans Fallback (Chinese, Japanese, Korean). FreeType sets one glyph after the other, so scripts that join, stack
-or run from right to left (Arabic, Hebrew, Devanagari, Thai) are refused, and so is a character that neither font has.
+Droid Sans Fallback (Chinese, Japanese, Korean). The layout engine places glyphs one after the other. So scripts whose
+characters join or stack, or that run from right to left (Arabic, Hebrew, Devanagari, Thai), are refused. A character
+that neither font has is refused too.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from diva_grpo.pipeline.perturb.operations import border_colour
 from diva_grpo.schemas.exceptions import RecipeError
 
 FONTS = ("DejaVuSans.ttf", "DroidSansFallback.ttf")
-"""Font files, in the order in which they are searched for a character."""
+"""Font files. A character is drawn in the first one that has it."""
 
 _FOLDER = Path(__file__).parent / "fonts"
 
-_MIN_WIDTH = 480  # of the canvas: so the smallest letters, a 40th of it, can be read
+_MIN_WIDTH = 480  # of the canvas, in pixels. The smallest letters are 1/40 of it, which is still readable.
 
-# Where a line may be broken: after a space, and on either side of an ideograph or a kana.
+# Pieces of a line. It may be broken between two pieces: after a space, and before or after an ideograph or a kana.
 _WORDS = re.compile(r"[⺀-鿿豈-﫿＀-･]|[^\s⺀-鿿豈-﫿＀-･]+\s*|\s+")
 _UNSET_SCRIPTS = ("R", "AL", "AN", "RLE", "RLO", "RLI")
 
@@ -44,7 +45,10 @@ def _characters(name: str) -> frozenset[int]:
 
 
 def undrawable(text: str) -> str | None:
-    """Why a text cannot be drawn: the first character that no font has or that needs shaping; None if it can be."""
+    """Return the reason why a text cannot be drawn, or None if it can be.
+
+    The reason is the first character that no font has, or that cannot be drawn without shaping.
+    """
     for character in unicodedata.normalize("NFC", text):
         if character == "\n":
             continue
@@ -57,15 +61,15 @@ def undrawable(text: str) -> str | None:
 
 
 def with_question(image: Image.Image, text: str, parameters: Mapping[str, float]) -> Image.Image:
-    """The image with a text above it, wrapped to its width, on the colour of its border.
+    """Draw a text above an image. The lines are wrapped to its width; the background has the colour of its border.
 
     Args:
-        image: RGB.
-        text: with line breaks only between paragraphs.
-        parameters: `size`, height of the font as a share of the canvas's width.
+        image: the image, RGB.
+        text: the text. It has line breaks only between paragraphs.
+        parameters: `size` is the height of the font as a fraction of the canvas's width.
 
     Returns:
-        RGB; a narrow image is centred on a canvas 480 pixels wide.
+        A new image, RGB. It is at least 480 pixels wide; a narrower image is centred.
 
     Raises:
         RecipeError: a character cannot be drawn.
@@ -96,7 +100,7 @@ def with_question(image: Image.Image, text: str, parameters: Mapping[str, float]
 
 
 def _runs(text: str, pixels: int) -> Iterator[tuple[ImageFont.FreeTypeFont, str]]:
-    """Split the text into pieces of one font each."""
+    """Split a text into pieces with one font each. Yield (font, piece)."""
     for name, characters in groupby(
         text, key=lambda character: next(f for f in FONTS if ord(character) in _characters(f))
     ):

@@ -1,9 +1,10 @@
-"""The operations on one image: the meaning of a strength in the unit of each operation, and its implementation.
+"""The operations on one image: their parameters at a given strength, and their implementation.
 
-The same input gives the same pixels on every run. Noise comes from the raw words of PCG64 (NumPy guarantees this
-stream, but not its distributions) through tables of whole numbers, and the operations of Pillow use fixed-point
-arithmetic. The draws do not depend on the strength. With one seed, a stronger perturbation therefore contains the
-weaker one: the same noise with a larger amplitude, the same lost pixels and more of them.
+The same input gives the same pixels in every run. Noise is looked up in tables of integers by the raw output of PCG64
+(NumPy guarantees that this output stays the same, but not that of its distributions). The operations of Pillow use
+fixed-point arithmetic. The random numbers do not depend on the strength. So with the same seed, a stronger
+perturbation includes the weaker one: it has the same noise with a larger amplitude, or loses the same pixels and
+further ones.
 """
 
 from __future__ import annotations
@@ -26,44 +27,45 @@ Parameters = Mapping[str, float]
 Words = npt.NDArray[np.uint16]
 
 _WORDS = 2**16
-_SPECKLE_ONE = 2**7  # a speckle's factor in fixed point: its product with a grey level fits 16 bits
+# 1.0 in the fixed-point factors of speckle noise. A factor times a grey level fits into 16 bits.
+_SPECKLE_ONE = 2**7
 
 
 class Draws:
-    """Uniform 16-bit words for one operation on one image.
+    """Random numbers for one operation on one image, as uniform 16-bit words.
 
     Args:
-        seed: of the recipe.
+        seed: the seed of the recipe.
         image: position of the image in its problem, from 0.
-        name: of the operation. Its draws do not depend on the other operations of the recipe.
+        name: the operation. Its random numbers do not depend on the other operations of the recipe.
     """
 
     def __init__(self, seed: int, image: int, name: OperationName) -> None:
         self._bits = np.random.PCG64(np.random.SeedSequence([seed, image, zlib.crc32(name.encode())]))
 
     def words(self, *shape: int) -> Words:
-        """The next words, of the given shape."""
+        """Return the next words (uint16, from 0 to 65,535) as an array of the given shape."""
         count = int(np.prod(shape))
         raw = np.asarray(self._bits.random_raw(-(-count // 4)), dtype="<u8")
         return raw.view("<u2")[:count].reshape(shape)
 
     def numbers(self, count: int) -> list[float]:
-        """The next numbers, each in [0, 1)."""
+        """Return the next `count` random numbers, each in [0, 1)."""
         return [int(word) / _WORDS for word in self.words(count)]
 
     def order(self, count: int) -> list[int]:
-        """A permutation of range(count)."""
+        """Return a random permutation of range(count)."""
         keys = self.words(count).tolist()
         return sorted(range(count), key=lambda i: (keys[i], i))
 
 
 def make_operation(name: OperationName, strength: float, seed: int) -> Operation:
-    """The operation of that name at a strength, with its parameters in their units.
+    """Return an operation with the parameters for a strength.
 
     Args:
-        name: of the operation.
-        strength: from 0 to 1; `OPERATIONS` says what it means.
-        seed: of the recipe, for a choice that is a parameter (the direction of a rotation).
+        name: name of the operation.
+        strength: from 0 to 1. Its meaning is `OPERATIONS[name].unit`.
+        seed: the seed of the recipe. It decides random parameters (the direction of a rotation).
     """
     return Operation(name=name, strength=strength, parameters=OPERATIONS[name].parameters(strength, seed))
 
@@ -72,10 +74,10 @@ def make_operation(name: OperationName, strength: float, seed: int) -> Operation
 
 
 def border_colour(image: Image.Image) -> tuple[int, int, int]:
-    """The median of the outermost pixels, by channel."""
+    """Return the median of the outermost pixels, for each channel."""
     pixels = np.asarray(image)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    # The lower median is always a grey level of the image, and a whole number.
+    # The lower median, because it is always an integer.
     red, green, blue = np.sort(border, axis=0)[(len(border) - 1) // 2].tolist()
     return red, green, blue
 
@@ -99,7 +101,7 @@ def _rotate(image: Image.Image, parameters: Parameters, _: Draws) -> Image.Image
 
 @cache
 def _quantiles() -> npt.NDArray[np.float64]:
-    """Quantiles of the standard normal at the middles of 65,536 equal steps."""
+    """Return 65,536 quantiles of the standard normal distribution, at (i + 0.5) / 65,536. Shape (65536,)."""
     inverse = NormalDist().inv_cdf
     return np.array([inverse((i + 0.5) / _WORDS) for i in range(_WORDS)])
 
@@ -120,7 +122,8 @@ def _gaussian_noise(image: Image.Image, parameters: Parameters, draws: Draws) ->
 def _speckle(image: Image.Image, parameters: Parameters, draws: Draws) -> Image.Image:
     pixels = np.asarray(image)
     scaled = np.rint(parameters["sigma"] * _SPECKLE_ONE * _quantiles())
-    # The product for white is at most 255 * 128 = 32,640. A larger factor is clipped, as its pixel would be.
+    # The largest product is 255 * 128 = 32,640, which fits into 16 bits. A larger factor can be clipped, because its
+    # pixel would be clipped too.
     table = np.clip(scaled, -_SPECKLE_ONE, _SPECKLE_ONE).astype(np.int16)
     noise = table[draws.words(*pixels.shape)]
     noise *= pixels
@@ -151,7 +154,7 @@ def _low_resolution(image: Image.Image, parameters: Parameters, _: Draws) -> Ima
 
 
 def _occlusion(image: Image.Image, parameters: Parameters, draws: Draws) -> Image.Image:
-    """Cover random cells of a grid, each by a patch at a random position inside the cell, so that no two overlap."""
+    """Cover random cells of a grid by patches. Each patch is at a random position inside its cell, so none overlap."""
     grid, patches = int(parameters["grid"]), int(parameters["patches"])
     side = (parameters["share"] * grid**2 / patches) ** 0.5
     covered = image.copy()
@@ -168,7 +171,7 @@ def _occlusion(image: Image.Image, parameters: Parameters, draws: Draws) -> Imag
 
 def _jpeg(image: Image.Image, parameters: Parameters, _: Draws) -> Image.Image:
     buffer = io.BytesIO()
-    # libjpeg's integer DCT, which Pillow uses, is exact; without subsampling there is no other filter.
+    # Pillow uses libjpeg's integer DCT, which gives the same result everywhere. Subsampling would add another filter.
     image.save(buffer, "JPEG", quality=int(parameters["quality"]), subsampling=0, optimize=False)
     with Image.open(buffer, formats=["JPEG"]) as decoded:
         return decoded.convert("RGB")
@@ -184,10 +187,10 @@ class OperationKind:
     """One kind of operation.
 
     Attributes:
-        unit: the meaning of a strength s.
-        parameters: function of strength and seed that returns the parameters.
-        apply: function of image, parameters and draws that returns the changed image; both images are RGB. None for
-            the question, which needs a text and is drawn by `pipeline.perturb.drawing`.
+        unit: the meaning of a strength s, as text.
+        parameters: a function of strength and seed that returns the parameters.
+        apply: a function of image, parameters and random numbers that returns the changed image. Both images are RGB.
+            None for the operation `question`, which needs a text: `pipeline.perturb.drawing` implements it.
     """
 
     unit: str

@@ -1,4 +1,4 @@
-"""Render a recipe: the perturbed images, and the text that goes with them."""
+"""Render a recipe: perturb the images of a problem, and change its question to match them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ from diva_grpo.schemas.recipe import RENDERER, Operation, OperationName, Recipe
 def render(recipe: Recipe, images: Sequence[Image.Image], text: str) -> tuple[list[Image.Image], str]:
     """Perturb the images of a problem.
 
-    Limit the size of the images first (`max_pixels`): making an image smaller averages away noise that was added
-    before.
+    Shrink large images before (`max_pixels`) and not after, because shrinking averages noise away.
 
     Args:
         recipe: the operations.
-        images: all images of the problem, in order, RGB; they are not changed.
-        text: the problem's question, with the placeholders of its images, without options and hints.
+        images: all images of the problem, in order, RGB. They are not modified.
+        text: the problem's question with its image placeholders, without options and hints.
 
     Returns:
-        All images in order, RGB, and the question as the policy sees it: see `follow`.
+        All images in order, RGB, and the question as the policy sees it (see `follow`).
 
     Raises:
         RecipeError: the recipe names an image that does not exist, was made for another renderer, or draws a text
-            that no font covers.
+            with characters that cannot be drawn.
     """
     if recipe.renderer != RENDERER:
         raise RecipeError(
@@ -51,10 +50,14 @@ def render(recipe: Recipe, images: Sequence[Image.Image], text: str) -> tuple[li
 
 
 def chosen_images(recipe: Recipe, count: int) -> list[int]:
-    """Positions of the images that a recipe changes, of `count`.
+    """Return the positions of the images that a recipe changes, from 0.
+
+    Args:
+        recipe: the recipe.
+        count: number of images of the problem.
 
     Raises:
-        RecipeError: there is no such image.
+        RecipeError: the problem has no such image.
     """
     chosen = list(recipe.images or range(count))
     if not chosen or max(chosen) >= count:
@@ -63,15 +66,15 @@ def chosen_images(recipe: Recipe, count: int) -> list[int]:
 
 
 def follow(recipe: Recipe, text: str, count: int) -> str:
-    """The question as the policy sees it with the perturbed images.
+    """Return the question as the policy sees it together with the perturbed images.
 
-    A question that is drawn into an image is removed from the text, except for the placeholders. A rotation is
-    mentioned in the text.
+    If the question is drawn into an image, the text contains only the placeholders and a request to answer it. If
+    images are rotated, a sentence about the rotation is added.
 
     Args:
         recipe: the operations on the images.
         text: the problem's question.
-        count: images of the problem.
+        count: number of images of the problem.
     """
     chosen = chosen_images(recipe, count)
     for operation in recipe.operations:
@@ -99,7 +102,14 @@ def _rotation_note(operation: Operation, chosen: Sequence[int], count: int) -> s
 
 
 def drawn_text(text: str, count: int) -> str:
-    """A question as it is drawn: without placeholders or, if there are several images, with their numbers."""
+    """Return a question as it is drawn into an image.
+
+    Placeholders are removed. If the problem has several images, they are replaced by "(image 1)", "(image 2)", ...
+
+    Args:
+        text: the question.
+        count: number of images of the problem.
+    """
     numbered = {int(number) for number in PLACEHOLDER.findall(text) if number}
     unnamed = (i for i in range(1, count + 1) if i not in numbered)
 

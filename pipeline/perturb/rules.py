@@ -1,6 +1,7 @@
-"""Which operations could change a problem's answer: rules on its words and the size of its images.
+"""Rules that refuse operations which could change a problem's answer, by its words and the size of its images.
 
-In doubt the rules refuse: a missing operation costs little, but a variant with another answer teaches a wrong one.
+In doubt an operation is refused. To have fewer operations costs little, but a variant whose answer has changed would
+be trained on with a wrong answer.
 """
 
 from __future__ import annotations
@@ -16,18 +17,19 @@ from diva_grpo.schemas.recipe import RENDERER, Operation, OperationName, Recipe
 from diva_grpo.schemas.records import Problem
 
 MAX_DRAWN_CHARS = 1_000
-"""Longest question that is drawn into an image. A longer one would cover most of it."""
+"""Largest number of characters of a question that is drawn into an image. A longer one would fill most of it."""
 
 MIN_READABLE_PIXELS = 100
-"""Least pixels of the shorter side after an operation. With fewer, the letters of a usual figure are unreadable."""
+"""Smallest length of the shorter side after an operation, in pixels. In a smaller figure, letters are unreadable."""
 
-# The position of a figure on the page does not matter.
+# Words about the position of the figure on the page ("the figure on the right"). They are removed before the rules.
 _PAGE = re.compile(
     r"\b(?:figures?|pictures?|diagrams?|images?|drawings?|shown|pictured) (?:\w+ )?(?:on|to|at) the (?:left|right)\b"
     r"(?![ -](?:hand )?side)",
     re.IGNORECASE,
 )
-# "Right" is a direction, except for angles and solids. "Above" and "below" are positions on the page.
+# "Right" is a direction, except in "right angle" or "right prism". "Above" and "below" are not in the list, because
+# they are positions on the page.
 _ORIENTATION = re.compile(
     r"\b(?:left|leftmost|rightmost|upper|lower|topmost|upward|upwards|downward|downwards|upright|upside"
     r"|right(?! (?:\w+ )?(?:angle|triangle|prism|pyramid|cone|cylinder|trapezoid|isosceles|solid))(?!-angled)"
@@ -60,15 +62,17 @@ _PIXEL_COLOURS = {
 }
 
 HIDES_WRITING = frozenset({OperationName.BLUR, OperationName.LOW_RESOLUTION, OperationName.OCCLUSION})
-"""Operations that make a question inside an image unreadable."""
+"""Operations that would make a question that is drawn into the image unreadable."""
 
 
 def unsuited(operation: Operation, problem: Problem, images: Sequence[int]) -> str | None:
-    """Why an operation could change a problem's answer or hide what the answer needs; None if it is safe.
+    """Return the reason why an operation is not safe for a problem, or None if it is safe.
+
+    It is not safe if it could change the answer, or hide a detail that is needed to find the answer.
 
     Args:
-        operation: with its parameters.
-        problem: the rules read its text, options and image sizes.
+        operation: the operation with its parameters.
+        problem: the problem. Its text, options and image sizes are used.
         images: positions of the images that are changed.
     """
     words = _PAGE.sub("", "\n".join([problem.text, *problem.options]))
@@ -110,10 +114,10 @@ def _undrawable_question(problem: Problem) -> str | None:
 
 
 def refusal(recipe: Recipe, problem: Problem) -> str | None:
-    """Why a recipe must not be used on a problem, or None. This check accepts or rejects image variants.
+    """Return the reason why a recipe must not be used on a problem, or None. This is the check of image variants.
 
-    It also finds a recipe that cannot be rendered: one of another renderer, with an image that does not exist, or with
-    parameters that its operation does not have.
+    It also refuses a recipe that cannot be rendered as intended: one for another renderer, for an image that does not
+    exist, or with parameters that do not belong to its strength.
     """
     if recipe.renderer != RENDERER:
         return f"made for renderer {recipe.renderer}, this is {RENDERER}"

@@ -1,1 +1,1 @@
-"""Quantities in texts and answers, and LaTeX."""
+"""Read quantities, LaTeX and JSON escapes. The grader, the checks and the teacher's replies share this package."""

@@ -1,4 +1,7 @@
-r"""Names of LaTeX commands, without the backslash: which distinguish `\times` from a tab before "imes"."""
+r"""Names of LaTeX commands, without the backslash.
+
+They are used to decide whether `\times` in a JSON string is the command, or a tab (`\t`) followed by "imes".
+"""
 
 from __future__ import annotations
 
@@ -57,10 +60,10 @@ vert Vert vphantom vspace wedge widehat widetilde wp wr xleftarrow xrightarrow
 COMMANDS = frozenset(
     " ".join((_GREEK, _BEGINNING_WITH_N, _BEGINNING_WITH_R, _BEGINNING_WITH_T, _OTHERS)).split()
 )
-"""Commands of LaTeX and its usual mathematics packages."""
+"""Commands of LaTeX and of its common mathematics packages."""
 
 ALSO_WORDS = frozenset(
     """ne near neg neq nearrow nexists ni nless nmid not nparallel nprec nsim nsubset nsucc nsupset nu num norm nleq
     tan th to top tg""".split()
 )
-r"""Commands that may as well be a line break or a tab and a word: `\nless` and a new line with "less"."""
+r"""Commands that may also be a line break or tab followed by a word: `\nless`, or a line break (`\n`) and "less"."""

@@ -1,17 +1,18 @@
-r"""Strings of JSON as models write them: LaTeX with its backslashes single, doubled, or doubled twice.
+r"""Read JSON strings as models write them: with one, two or four backslashes before a LaTeX command.
 
-A model that writes `\times` into JSON means the command, but JSON says: a tab, then "imes". The same reply may hold
-`\\nu` and `\beta`, and true line breaks beside them. Each run of backslashes is therefore read by what follows it:
+A model that writes `\times` in a JSON string means the command, but by the rules of JSON it is a tab followed by
+"imes". The same reply may also contain `\\nu`, `\beta` and real line breaks. So the meaning of backslashes is decided
+by the characters after them:
 
 | written | read as |
 | --- | --- |
-| `\beta`, `\frac`, `\b` or `\f` before any two letters | the command: no text holds a backspace or a form feed |
-| `\times`, `\nabla`, `\rho` | the command: a tab or a line break before "imes" is none |
-| `\neq`, `\tan`, `\nu` | the command within mathematics, else a line break or a tab and a word |
-| `\alpha`, `\(`, `\$` | the command: JSON has no such escape |
-| `\\frac` | the command |
-| `\\\\frac` | the command, unless rows end there |
-| `\n`, `\t`, `\"`, `\u00e9` | as JSON says |
+| `\beta`, `\frac`; `\b` or `\f` before a letter | a command, because texts contain no backspace or form feed |
+| `\times`, `\nabla`, `\rho` | a command, because "imes" is not a word that could follow a tab or line break |
+| `\neq`, `\tan`, `\nu` | a command in mathematics; elsewhere a line break or tab, and a word |
+| `\alpha`, `\(`, `\$` | a command, because JSON has no such escape |
+| `\\frac` | a command |
+| `\\\\frac` | a command, except in an environment with rows (a matrix, ...), where `\\` ends a row |
+| `\n`, `\t`, `\"`, `\u00e9` | the escape of JSON |
 """
 
 from __future__ import annotations
@@ -32,22 +33,27 @@ _ROWS = re.compile(r"begin\{(?:array|tabular|cases|[bBpvV]?matrix|smallmatrix|al
 _ROWS_END = re.compile(r"end\{(?:array|tabular|cases|[bBpvV]?matrix|smallmatrix|align|gather|split|eqnarray)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _MOST_PASSES = 3
-"""How often one text may be escaped over again."""
+"""Largest number of times that the escapes of a text are resolved."""
 
 
 @dataclass(slots=True)
 class Mended:
-    """A text, and what in it was read otherwise than JSON says."""
+    """A text that was read from a JSON string.
+
+    Attributes:
+        text: the text.
+        otherwise: the parts of the string that were not read by the rules of JSON, such as `\\times`.
+    """
 
     text: str
     otherwise: list[str] = field(default_factory=list)
 
 
 def read_string(raw: str) -> Mended:
-    """The text of a JSON string.
+    """Return the text of a JSON string.
 
     Args:
-        raw: what stands between its quotes.
+        raw: the characters between its quotes.
     """
     if "\\" not in raw:
         return Mended(raw)
@@ -62,9 +68,9 @@ def read_string(raw: str) -> Mended:
 
 
 def damage(text: str) -> str | None:
-    """What control characters have made of a text: one phrase, or None.
+    """Describe the first control character that damages a text, in one phrase; None if there is none.
 
-    Tabs and line breaks are none, unless a LaTeX command began with what stands for them.
+    A tab or a line break is a damage only if it was read in place of the beginning of a LaTeX command.
     """
     found = _CONTROL.search(text)
     if found:
@@ -78,7 +84,10 @@ def damage(text: str) -> str | None:
 
 
 def restored(text: str) -> str:
-    """A text in which control characters stand for LaTeX commands, with the commands; any other as it is."""
+    """Restore the LaTeX commands of a text in which a control character replaced `\\t`, `\\n` or the like.
+
+    A text without such control characters is returned unchanged.
+    """
 
     def command(found: re.Match[str]) -> str:
         letter = _LETTERS[found[1]]
@@ -88,7 +97,12 @@ def restored(text: str) -> str:
 
 
 def _once(raw: str, otherwise: list[str]) -> str:
-    """One level of escapes taken away."""
+    """Resolve the escapes of a text once.
+
+    Args:
+        raw: the text.
+        otherwise: parts that are not read by the rules of JSON are appended to it.
+    """
     runs = list(_RUN.finditer(raw))
     single = any(len(run[1]) == 1 and not _is_escape(run, raw) for run in runs)
     doubled = any(len(run[1]) == 2 and run[2] in COMMANDS for run in runs)
@@ -102,7 +116,7 @@ def _once(raw: str, otherwise: list[str]) -> str:
             return (run[1] if keeps_all else "\\" * (count // 2)) + after
         before = "\\" * (count // 2)
         if count == 3 and (_in_rows(raw, run.start()) or (single and not doubled)) and after != '"':
-            before = "\\\\"  # the end of a row, and what follows it
+            before = "\\\\"  # the end of a row, followed by a command or an escape
         if not _is_escape(run, raw):
             otherwise.append(f"\\{after}")
             return f"{before}\\{after}"
@@ -114,7 +128,12 @@ def _once(raw: str, otherwise: list[str]) -> str:
 
 
 def _is_escape(run: re.Match[str], raw: str) -> bool:
-    """Whether the last of an odd run of backslashes begins an escape of JSON."""
+    """Whether the last backslash of an odd number of backslashes begins a JSON escape.
+
+    Args:
+        run: the backslashes and the text after them.
+        raw: the whole text.
+    """
     after = run[2]
     if after[:1] in ("", '"', "/") or re.fullmatch(r"u[0-9a-fA-F]{4}", after):
         return after != ""
@@ -122,7 +141,13 @@ def _is_escape(run: re.Match[str], raw: str) -> bool:
 
 
 def _is_command(name: str, text: str, found: re.Match[str]) -> bool:
-    r"""Whether letters after a backslash are a command rather than an escape and the beginning of a word."""
+    r"""Whether the letters after a backslash are a LaTeX command, and not a JSON escape and the beginning of a word.
+
+    Args:
+        name: the letters.
+        text: the whole text.
+        found: the match of backslash and letters in the text.
+    """
     if name[0] in "bf":
         return len(name) > 1
     if name not in COMMANDS:
@@ -138,7 +163,7 @@ def _is_command(name: str, text: str, found: re.Match[str]) -> bool:
 
 
 def _in_mathematics(before: str, after: str) -> bool:
-    """Whether a place is between the marks of mathematics."""
+    """Whether a position is inside mathematics, given the text before and after it."""
     if _open(_OPENING, _CLOSING, before):
         return True
     signs = [sign.start() for sign in re.finditer(r"(?<!\\)\$", before)]
@@ -154,17 +179,17 @@ def _open(opening: re.Pattern[str], closing: re.Pattern[str], before: str) -> bo
 
 
 def _in_rows(text: str, place: int) -> bool:
-    """Whether rows are set at a place, which end with two backslashes."""
+    """Whether a position is inside an environment with rows, such as a matrix. Its rows end with two backslashes."""
     return _open(_ROWS, _ROWS_END, text[:place])
 
 
 def _ends_row(run: re.Match[str], raw: str, *, alone: bool) -> bool:
-    r"""Whether two backslashes are the end of a row, in a text that has single ones elsewhere.
+    r"""Whether two backslashes are the end of a row, in a text with single backslashes at other positions.
 
     Args:
-        run: the backslashes, and what follows.
-        raw: the text.
-        alone: whether it has no command with two.
+        run: the two backslashes and the text after them.
+        raw: the whole text.
+        alone: whether no command in the text is written with two backslashes.
     """
     if run[2] in COMMANDS:
         return False
@@ -174,7 +199,10 @@ def _ends_row(run: re.Match[str], raw: str, *, alone: bool) -> bool:
 
 
 def _is_escaped_again(text: str) -> bool:
-    """Whether a text that was read has two backslashes before all of its commands, or escapes alone in it."""
+    """Whether the escapes of a text must be resolved once more.
+
+    This is the case if its commands still have two backslashes, or if all of its backslashes begin JSON escapes.
+    """
     runs = list(_RUN.finditer(text))
     escapes = [run[2][:1] for run in runs if len(run[1]) == 1 and _is_escape(run, text)]
     if runs and len(escapes) == len(runs) and set(escapes) <= {"n", '"'} and "\n" not in text:
@@ -190,7 +218,12 @@ def _is_escaped_again(text: str) -> bool:
 
 
 def _without_doubled(text: str, otherwise: list[str]) -> str:
-    """Single commands with one backslash too many, beside others that are right."""
+    """Remove one backslash from each command that still has two, while other commands have one.
+
+    Args:
+        text: the text.
+        otherwise: the changed commands are appended to it.
+    """
 
     def meaning(run: re.Match[str]) -> str:
         if len(run[1]) != 2 or len(run[2]) < 3 or run[2] not in COMMANDS or _in_rows(text, run.start()):
@@ -202,7 +235,7 @@ def _without_doubled(text: str, otherwise: list[str]) -> str:
 
 
 def _joined_surrogates(text: str) -> str:
-    """Halves of a surrogate pair, as two escapes make them, joined; one alone stays."""
+    """Join the halves of surrogate pairs, which JSON writes as two escapes. A single half is not changed."""
     if not any("\ud800" <= sign <= "\udfff" for sign in text):
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")

@@ -1,4 +1,4 @@
-r"""LaTeX in a text: where `$` opens mathematics and where it is money, and whether all that opens also closes."""
+r"""LaTeX in a text: whether a `$` encloses mathematics or means dollars, and whether brackets and commands match."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BRACE = re.compile(r"(?<!\\)(?:\\\\)*([{}])")
 
 
 def is_mathematics(between: str) -> bool:
-    """Whether what stands between two `$` is mathematics, rather than prose between two sums of money."""
+    """Whether the text between two `$` is mathematics, and not the words between two prices in dollars."""
     if not between.strip() or _PROSE.search(_COMMAND.sub(" ", between)):
         return False
     # "$5, $10" and "$5-$10" are two prices.
@@ -21,7 +21,7 @@ def is_mathematics(between: str) -> bool:
 
 
 def without_math_signs(text: str) -> str:
-    """The text without the `$` of mathematics; those of money stay."""
+    """Remove each `$` that encloses mathematics. The `$` of a price is kept."""
     return _DOLLARS.sub(lambda m: f" {m[1]} " if is_mathematics(m[1]) else m[0], text)
 
 
@@ -31,17 +31,17 @@ def has_math_dollars(text: str) -> bool:
 
 
 def imbalance(text: str, *, dollars: bool) -> str | None:
-    """What opens without closing, or closes without opening.
+    """Describe the first bracket, brace, environment or `$` that is opened but not closed, or closed but not opened.
 
     Args:
         text: the text.
-        dollars: whether `$` stands for mathematics in it, rather than for money.
+        dollars: whether `$` encloses mathematics in this text. If False, `$` is not checked.
 
     Returns:
-        One phrase such as "an unclosed {", or None.
+        One phrase such as "braces do not match"; None if everything matches.
     """
     for opening, closing in ((r"\(", r"\)"), (r"\[", r"\]")):
-        # `\\[2pt]` is a line break.
+        # `\\[2pt]` is a line break with extra space and opens no mathematics.
         places = re.findall(rf"(?<!\\)(?:{re.escape(opening)}|{re.escape(closing)})", text)
         if _unbalanced([place == opening for place in places]):
             return f"{opening} and {closing} do not match"

@@ -1,4 +1,4 @@
-"""Number words, scales and units, read by two readers: of texts (`texts.py`) and of answers (`pipeline.grade`)."""
+"""Number words, scales and units, for reading quantities in texts (`texts.py`) and in answers (`pipeline.grade`)."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ PARTS: Final[Mapping[str, int]] = MappingProxyType(
         "ninth": 9, "tenth": 10, "twelfth": 12, "twentieth": 20, "hundredth": 100,
     }
 )  # fmt: skip
-"""Denominators by the singular of their names."""
+"""Names of fractions in the singular, with their denominators."""
 
 
 class Unit(NamedTuple):
-    """A unit in the singular.
+    """A unit.
 
     Attributes:
-        name: one name for all units that a text may use for another; "ton" is also written for a tonne.
-        words: its names in a text or in an answer.
-        in_answers: further names, which mean something else in a text or which only answers are read for.
-        family: what it measures and how it converts, as base and power; None where it cannot be converted.
-        size: multiple of the family's base.
+        name: its name. Units that a text may use for one another have the same name, such as "ton" and "tonne".
+        words: its names in texts and answers, in the singular, separated by spaces.
+        in_answers: further names that are read only in answers, because they may mean something else in a text.
+        family: the quantity that it measures, and its power, as in ("length", 3) for a volume; None if it cannot be
+            converted.
+        size: the unit as a multiple of the family's base unit (to this power).
     """
 
     name: str

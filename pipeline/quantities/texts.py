@@ -1,9 +1,9 @@
-"""The quantities of a text: digits, number words, fractions and percentages, with their units.
+"""Find the quantities in a text: numbers in digits or words, fractions and percentages, with their units.
 
     >>> [(str(q.value), q.unit) for q in quantities("Half of the 1,200 g, i.e. twenty-five percent")]
     [('1/2', None), ('1200', 'gram'), ('1/4', None)]
 
-Number words are read in English only; digits in every language.
+Number words are read only in English, digits in every language.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from diva_grpo.schemas.question import PLACEHOLDER
 
 
 class Quantity(NamedTuple):
-    """A number of a text.
+    """A number in a text.
 
     Attributes:
-        value: its value; a percentage is a hundredth part.
+        value: its value. A percentage is divided by 100.
         unit: name of its unit, or None.
-        firm: whether a rewording must keep it. It may add or drop "one" and ordinals.
-        word: whether it is written as a word.
+        firm: whether a rewording must keep the number. False for the word "one", which may be added or omitted.
+        word: whether it is written in words.
     """
 
     value: Fraction
@@ -47,7 +47,7 @@ _MULTIPLES = {
 }
 _FIRST_WORDS = {"a", "an"} | ONES.keys() | TENS.keys() | _MULTIPLES.keys()
 _PARTS = {form: size for name, size in PARTS.items() for form in (name, f"{name}s")} | {"halves": 2}
-# "A third of them" is a part, "a third friend" is not.
+# "A third" is a fraction only before one of these words: in "a third of them", but not in "a third friend".
 _AFTER_A_PART = frozenset(
     "of as more less fewer the that this its his her their an a off is are were was".split()
 )
@@ -81,23 +81,26 @@ _MARKUP = (
 
 
 def quantities(text: str) -> list[Quantity]:
-    """The quantities of a text in order; image placeholders have none."""
+    """Return the quantities of a text in order. Image placeholders are ignored."""
     return list(_Reader(_plain(text)).read())
 
 
 def _plain(text: str) -> str:
-    """The text in lower case, without LaTeX markup."""
+    """Return the text in lower case and without LaTeX markup."""
     text = without_math_signs(PLACEHOLDER.sub(" ", text))
     for pattern, plain in _MARKUP:
         text = pattern.sub(plain, text)
-    # NFKC turns ½ into three characters and ² into a digit.
+    # NFKC turns ½ into three characters, which would join a number before it, and ² into a plain digit.
     text = re.sub(r"([½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞])", r" \1", text).replace("²", "^2").replace("³", "^3")
     text = unicodedata.normalize("NFKC", text).replace("⁄", "/").replace("−", "-").casefold()
     return re.sub(r"\bper cent\b", "percent", text)
 
 
 class _Reader:
-    """One pass over the tokens of a text."""
+    """Reads the quantities of one text, token by token. `at` and `end` are positions of tokens.
+
+    Methods that read a number return its value and the position after it. The value is None if there is no number.
+    """
 
     def __init__(self, text: str) -> None:
         self._found = list(_TOKEN.finditer(text))
@@ -125,7 +128,7 @@ class _Reader:
         return found is not None and found["number"] is not None and found["ordinal"] is None
 
     def _glued(self, at: int) -> bool:
-        """Whether a token follows the one before it without a space."""
+        """Whether there is no space between a token and the previous one."""
         return 0 < at < len(self._found) and self._found[at - 1].end() == self._found[at].start()
 
     def _quantity(self, at: int) -> tuple[Quantity | None, int]:
@@ -142,7 +145,7 @@ class _Reader:
         return Quantity(value, unit, firm, word), end
 
     def _sign(self, at: int) -> int:
-        """-1 after "negative", and after a minus that follows no number."""
+        """Return -1 for a number after "negative" or a minus sign, else 1. A minus between two terms is subtraction."""
         before, term = self._token(at - 1), self._token(at - 2)
         if before == "negative":
             return -1
@@ -151,7 +154,7 @@ class _Reader:
         return -1 if before == "-" and term in ("(", "=", "{", "[", "<", ",") else 1
 
     def _literal(self, at: int) -> tuple[Fraction | None, int]:
-        """A number in digits: a fraction, a mixed number, or one followed by "million"."""
+        """Read a number in digits, which may be a fraction, a mixed number, or followed by a word such as "million"."""
         value, end = Fraction(self._tokens[at]), at + 1
         fraction = self._fraction(at)
         if fraction is not None:
@@ -168,7 +171,7 @@ class _Reader:
         return value, end
 
     def _fraction(self, at: int) -> Fraction | None:
-        """`3/4` without spaces, beginning at a token."""
+        """Read a fraction such as `3/4`, without spaces, that begins at a token; None if there is none."""
         if not (self._is_number(at) and self._token(at + 1) == "/" and self._is_number(at + 2)):
             return None
         if (
@@ -181,7 +184,7 @@ class _Reader:
         return Fraction(self._tokens[at]) / low if low else None
 
     def _worded(self, at: int) -> tuple[Fraction | None, int]:
-        """A number in words: a cardinal, a part, a multiple."""
+        """Read a number in words: a cardinal ("two"), a fraction ("two thirds") or a multiple ("twice")."""
         first = self._token(at)
         if first == "half" and self._token(at + 1) in ("a", "an") and self._token(at + 2) in _SCALES:
             return Fraction(_SCALES[self._token(at + 2)], 2), at + 3
@@ -205,7 +208,7 @@ class _Reader:
         return value, end
 
     def _cardinal(self, at: int) -> tuple[Fraction | None, int]:
-        """The longest number in words from a token on: two hundred and five thousand, forty-two."""
+        """Read the longest cardinal number in words at a token, such as "two hundred and five thousand"."""
         total, current, end = 0, 0, at
         if self._token(at) in ("a", "an"):
             current, end = 1, at + 1
@@ -233,7 +236,7 @@ class _Reader:
         return (None, at) if end == at else (Fraction(total + current), end)
 
     def _and_a_part(self, at: int) -> tuple[Fraction, int]:
-        """ "and a half", "and three quarters" after a number."""
+        """Read a fraction after a number, such as "and a half" or "and three quarters"; 0 if there is none."""
         if self._token(at) != "and":
             return Fraction(0), at
         if self._token(at + 1) in ("a", "an", "one") and self._token(at + 2) in _PARTS:
@@ -247,14 +250,14 @@ class _Reader:
         return value, end
 
     def _unit(self, at: int, end: int) -> tuple[str | None, int]:
-        """The unit before or after a number."""
+        """Return the unit before or after a number (None if there is none), and the position after it."""
         if self._token(at - 1) in _CURRENCIES:
             return _CURRENCIES[self._token(at - 1)], end
         place = end + (self._token(end) == "-")
         if self._token(place) in ("square", "cubic", "sq", "cu"):
             place += 1 + (self._token(place + 1) == ".")
         name = self._token(place)
-        # `5m` is five times m, and `5 m` is five metres.
+        # `5m` is five times the variable m, and `5 m` is five metres.
         if name not in _UNITS or (len(name) == 1 and self._glued(place)):
             return None, end
         place += 1

@@ -1,1 +1,1 @@
-"""What a run shares: its teacher, its limits and budget, and its rehearsal (`--dry-run`)."""
+"""What all shards of a run share: endpoints, budget and references. Also the cost estimate of a run (`--dry-run`)."""

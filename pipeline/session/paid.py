@@ -1,4 +1,4 @@
-"""An exchange that is paid for: where the budget of a run is spent, nothing is sent any more."""
+"""An exchange that checks the budget of the run before each request, and counts what the request cost."""
 
 from __future__ import annotations
 
@@ -17,33 +17,36 @@ from diva_grpo.schemas.exceptions import OutageError
 
 
 class PaidExchange:
-    """Sends what the budget of a run allows, and counts what it costs.
+    """Sends requests while the budget of the run allows it, and counts their cost.
 
     Args:
-        inner: sends.
-        config: the endpoint.
-        prices: has the price of its model where the budget is limited.
-        meter: of the run, holds its budget.
+        inner: the exchange that sends the requests.
+        config: settings of the endpoint.
+        prices: the price table. If the budget is limited, it must contain the endpoint's model.
+        meter: the run's meter, which holds its budget.
     """
 
     def __init__(self, inner: Exchange, config: TeacherConfig, prices: PriceTable, meter: Meter) -> None:
         self._inner, self._config, self._prices = inner, config, prices
         self._meter, self._budget = meter, meter.budget
         self._outage: OutageError | None = None
-        """Why nothing is sent any more."""
+        """The error that all further requests get. None while the endpoint accepts requests."""
         self._in_flight = 0
         self._ended = asyncio.Event()
 
     @property
     def concurrency(self) -> int:
-        """That of the exchange that sends."""
+        """The concurrency of the inner exchange."""
         return self._inner.concurrency
 
     async def send(self, parameters: dict[str, Any], key: str) -> Outcome:
-        """Make one exchange.
+        """Send one request and count its cost.
+
+        With a strict budget, the largest possible cost of the request is reserved first. If the budget does not
+        suffice for that, the method waits until requests in flight have ended.
 
         Raises:
-            BudgetError: the budget is spent.
+            BudgetError: the budget is spent. With a strict budget: what is left may not cover this request.
             OutageError: the endpoint refuses every request.
         """
         if self._outage:
@@ -55,7 +58,7 @@ class PaidExchange:
         while not self._budget.bind(most):
             if not self._in_flight:
                 raise self._budget.exhausted(most)
-            # What is under way costs less than it might: then there may be enough.
+            # A request usually costs less than was reserved for it. So the budget may suffice when one has ended.
             await self._ended.wait()
         self._in_flight += 1
         try:
@@ -67,7 +70,10 @@ class PaidExchange:
             self._ended = asyncio.Event()
 
     def _most(self, parameters: dict[str, Any]) -> float:
-        """Dollars that a request can cost at most; prompt tokens by our own count."""
+        """The largest possible cost of a request, in dollars; 0 without a price or a limit.
+
+        The prompt tokens are counted locally. The completion is assumed to be as long as the request allows.
+        """
         price = self._prices.of(self._config.model)
         if price is None or self._budget.limit is None:
             return 0.0
@@ -85,9 +91,12 @@ class PaidExchange:
         return replace(outcome, cost_usd=cost)
 
     def _counted(self, parameters: dict[str, Any], outcome: Outcome) -> float:
-        """Dollars by our own count, where an endpoint does not count: else it would never reach a limit."""
+        """The cost of an exchange in dollars, by a local token count.
+
+        It is used if the endpoint reports no token counts. Without it, such a run would never reach its limit.
+        """
         price = self._prices.of(self._config.model)
-        assert price  # a limited budget needs one, see `Endpoint`
+        assert price  # `Endpoint` refuses a limited budget without a price
         prompt = self._counter.request(parameters, price.images)
         completion = self._counter.text(outcome.content or "") + price.thinks
         return price.cost(prompt, completion, outcome.price_share)

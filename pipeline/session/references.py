@@ -1,4 +1,4 @@
-"""What variants are compared with beside their own problem: held-out sets, and the texts of all problems."""
+"""The texts with which variants are compared, apart from their own problem: held-out sets, and all other problems."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from diva_grpo.schemas.config import VerifyConfig
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """Made once for a run, and used for all of its shards.
+    """The texts with which the checks compare variants. Made once for a run and used for all of its shards.
 
     Attributes:
-        others: texts of all problems of the store; grows as variants pass. None compares with none.
-        evaluation_sets: the questions that no variant may contain; None where the user named none.
-        lock: held while variants are compared, and those that pass are added.
+        others: the texts of all problems of the store and of their accepted variants. The texts of variants that pass
+            the checks without a model are added. None if the check `duplicate` is off.
+        evaluation_sets: the questions that no variant may contain. None if the check `decontamination` is off or no
+            set was given.
+        lock: must be held while variants are compared and those that pass are added.
     """
 
     others: OtherProblems | None = None
@@ -29,16 +31,16 @@ class References:
     def of(
         cls, store: VariantStore, config: VerifyConfig, *, variant_parts: Sequence[str] | None = None
     ) -> References:
-        """What the checks of a configuration need.
+        """Read the texts that the checks of a configuration need.
 
         Args:
-            store: the store.
-            config: the checks.
-            variant_parts: the parts of `variants` that count, see `VariantStore.variant_parts`; None is all.
+            store: the store with the problems and variants.
+            config: names the checks and the held-out sets.
+            variant_parts: read variants from these parts only, see `VariantStore.variant_parts`. None reads all parts.
 
         Raises:
-            SourceError: an evaluation set cannot be read.
-            ConfigError: an evaluation set has no question.
+            SourceError: a held-out set cannot be read.
+            ConfigError: a held-out set has no question.
         """
         others = None
         if "duplicate" in config.checks:
@@ -55,5 +57,5 @@ class References:
         return cls(others, read_evaluation_sets(config.evaluation_sets) if wanted else None)
 
     def layered(self) -> References:
-        """The same, with what passes from now on known to the copy alone."""
+        """Return a copy for one caller. Variants that are added to the copy are not added to the original."""
         return References(None if self.others is None else OtherProblems(self.others), self.evaluation_sets)

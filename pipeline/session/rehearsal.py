@@ -1,7 +1,7 @@
-"""What a run would cost: the run itself, rehearsed on a copy of the store with a teacher that is never asked.
+"""Estimate the cost of a run (`--dry-run`): execute it on a copy of the store, without sending any request.
 
-Requests are rendered, hashed and looked up in the journal by the very code that sends them; only the exchange
-is another one, which counts tokens and makes an answer up.
+The code of a real run renders and hashes the requests and looks them up in the journal. Only the exchange is replaced,
+by one that counts tokens and makes up an answer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.records import Status, Variant
 
 SOLUTION_TOKENS = 300
-"""Assumed length of a worked solution, until the store has calls that say better."""
+"""Assumed length of a worked solution, until the store has enough calls to measure it."""
 
 STEP_TOKENS = 40
 """Assumed length of a think step."""
@@ -39,16 +39,17 @@ STEPS = 4
 """Assumed number of think steps (the paper: three to five)."""
 
 _ENOUGH_CALLS = 10
-"""Calls of a purpose whose mean length is believed."""
+"""Number of calls for one purpose from which their mean length is used instead of an assumed one."""
 
 
 class DryExchange:
-    """Counts the tokens of every request and makes up an answer of the asked shape; sends nothing.
+    """An exchange that sends nothing: it counts the tokens of a request and makes up an answer of the requested shape.
 
     Args:
-        config: the teacher's settings.
-        price: of its model, if known.
-        lengths: number of entries of each list in an answer, by the title of its shape; default `STEPS`.
+        config: settings of the endpoint.
+        price: price of its model; None if unknown.
+        lengths: number of entries of each list in a made-up answer, by the title of its JSON schema. The default of
+            a schema is `STEPS`.
     """
 
     def __init__(self, config: TeacherConfig, price: Price | None, lengths: Mapping[str, int]) -> None:
@@ -59,11 +60,11 @@ class DryExchange:
 
     @property
     def concurrency(self) -> int:
-        """As configured; one request after the other is counted."""
+        """The configured concurrency, although requests are counted one after the other."""
         return self._config.concurrency
 
     async def send(self, parameters: dict[str, Any], key: str) -> Outcome:
-        """Count a request."""
+        """Count the tokens of a request and return a made-up answer."""
         shape = _shape(parameters)
         question = _question(parameters)
         content = json.dumps(_made_up(shape, shape, question, self._lengths)) if shape else "\\boxed{0}"
@@ -77,18 +78,21 @@ class DryExchange:
         return self.counter.text(content)
 
     def forget(self, receipt: str) -> None:
-        """Nothing was kept."""
+        """Do nothing: this exchange keeps no outcomes."""
 
     def finish(self) -> int:
-        """Nothing is in flight."""
+        """Return 0: no request is ever in flight."""
         return 0
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is no connection."""
 
 
 def _shape(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The JSON schema that a request asks for: in its own field, else on the last line of the question."""
+    """The JSON schema that a request asks for; None if it asks for plain text.
+
+    The schema is in `response_format`, or else on the last line of the last message.
+    """
     asked = parameters.get("response_format", {}).get("json_schema")
     if asked:
         return dict(asked["schema"])
@@ -105,14 +109,24 @@ def _text(parameters: Mapping[str, Any]) -> str:
 
 
 def _question(parameters: Mapping[str, Any]) -> str:
-    """The problem within the prompt, whose length a wording of it is assumed to have."""
+    """The problem text within the prompt, or the whole prompt if it has no `<problem>` marks.
+
+    A rewording is assumed to be as long as this text.
+    """
     text = _text(parameters)
     inner = text.partition("<problem>")[2].partition("</problem>")[0].strip()
     return inner or text
 
 
 def _made_up(part: Any, schema: Mapping[str, Any], text: str, lengths: Mapping[str, int]) -> Any:
-    """A value that fits a JSON schema, with `text` in the place of every string."""
+    """A value that fits a JSON schema, with `text` for every string.
+
+    Args:
+        part: the part of the schema that the value must fit.
+        schema: the whole schema, which has the definitions and the title.
+        text: used for every string.
+        lengths: see `DryExchange`.
+    """
     if "$ref" in part:
         part = schema["$defs"][part["$ref"].rsplit("/", 1)[-1]]
     if "anyOf" in part:
@@ -132,8 +146,9 @@ def _made_up(part: Any, schema: Mapping[str, Any], text: str, lengths: Mapping[s
 
 @contextmanager
 def copied(store: VariantStore) -> Iterator[VariantStore]:
-    """A copy of a store that may be written to and is gone afterwards: parts and images as links, the journal
-    page by page.
+    """A temporary copy of a store that may be written to. It is deleted when the context ends.
+
+    Parts and images are symbolic links to the originals. The journal is copied.
 
     Raises:
         StoreError: the journal is damaged.
@@ -158,16 +173,16 @@ def copied(store: VariantStore) -> Iterator[VariantStore]:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Requests of one purpose that a stage would send.
+    """A line of the estimate: the requests that a stage would send to one model for one purpose.
 
     Attributes:
-        stage: the verb.
-        model: that is asked.
-        purpose: as in the ledger.
-        requests: that would be sent.
-        prompt_tokens: of all of them.
-        completion_tokens: of all answers.
-        usd: dollars; None where the price is unknown.
+        stage: name of the stage.
+        model: the model that the requests go to.
+        purpose: purpose of the requests, as in the ledger.
+        requests: number of requests.
+        prompt_tokens: prompt tokens of all requests.
+        completion_tokens: completion tokens of all answers.
+        usd: cost of all requests in dollars; None if the price is unknown.
     """
 
     stage: str
@@ -180,14 +195,17 @@ class Line:
 
 
 class Rehearsal(Session):
-    """A session that sends nothing, and takes down what its stages would send; every variant is accepted.
+    """A session that sends nothing and counts what its stages would send. It marks every variant as accepted.
 
     Args:
-        store: the copy on which the stages are rehearsed, see `copied`; its ledger says how long answers are.
-        teacher: as of a session.
-        solver: as of a session.
+        store: a copy of the store, see `copied`. The mean lengths of answers are read from its ledger.
+        teacher: see `Session`.
+        solver: see `Session`.
         lengths: see `DryExchange`.
-        batch: whether the Batch API is to be used, at half the price.
+        batch: whether the real run would use the Batch API, at half the price.
+
+    Attributes:
+        lines: the estimate so far, see `note`.
     """
 
     def __init__(
@@ -222,27 +240,27 @@ class Rehearsal(Session):
         return self._exchanges[config.model]
 
     def decided(self, variants: list[Variant]) -> list[Variant]:
-        """All are taken as accepted: no answer was real."""
+        """The variants, all marked as accepted: their answers are made up, so the checks say nothing."""
         return [v.model_copy(update={"status": Status.ACCEPTED.value, "reason": None}) for v in variants]
 
     @property
     def reused(self) -> int:
-        """Requests that the journal answers, for nothing."""
+        """Number of requests that are answered by the journal and cost nothing."""
         return self.meter.reused
 
     @property
     def requests(self) -> int:
-        """Requests that would be sent."""
+        """Number of requests that would be sent."""
         return sum(line.requests for line in self.lines)
 
     @property
     def usd(self) -> float | None:
-        """Dollars of all of them; None where the price is unknown."""
+        """Cost of all requests in dollars; None if the price of one of the models is unknown."""
         known = [line.usd for line in self.lines if line.usd is not None]
         return sum(known) if len(known) == len(self.lines) else None
 
     def note(self, stage: str) -> None:
-        """Take down what a stage, of that name, has asked for since the last one."""
+        """Add the requests since the last call of this method to `lines`, under the name of a stage."""
         with Journal.of_store(self.store) as journal:
             sums = journal.sums_since(self._noted)
             self._noted = journal.last_id()
@@ -253,7 +271,7 @@ class Rehearsal(Session):
             self.lines.append(Line(stage, model, purpose, requests, prompt, completion, usd))
 
     def render(self) -> str:
-        """The estimate as text: a table, and what it rests on."""
+        """The estimate as text: a table, and below it how the numbers were estimated."""
         rows: list[tuple[object, ...]] = [
             (li.stage, li.model, li.purpose, li.requests, li.prompt_tokens, li.completion_tokens, li.usd)
             for li in self.lines

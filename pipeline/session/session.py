@@ -1,8 +1,8 @@
 """A session holds what lives as long as a run: store, endpoints, journal, budget and meter, opened once.
 
 One thread with one event loop sends the requests. The work between requests (reading, checking, grading, writing
-records) is done in ordinary threads, one per shard of problems. The next shard starts as soon as the endpoint could
-take more requests than are pending, so the endpoint never waits for the end of a shard or of a stage.
+records) is done in ordinary threads, one per shard of problems. A new shard starts when fewer requests are pending
+than twice the concurrency, so the endpoint never waits for the end of a shard or of a stage.
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 SHARD_SIZE = 200
-"""Problems whose records are written together."""
+"""Number of problems in a shard. Their records are written together."""
 
 MOST_OPEN = 64
-"""Shards at work at once, however few requests each has."""
+"""Largest number of shards that are worked on at the same time."""
 
 _LEDGER_EVERY_S = 10.0
-"""Seconds between two updates of the store's `calls` during a run."""
+"""Smallest number of seconds between two updates of the store's table `calls` during a run."""
 
 _SHARD: ContextVar[int] = ContextVar("shard", default=0)
-"""Number of the shard that a thread works on."""
+"""Number of the shard that the thread works on, from 1; 0 outside of shards."""
 
 
 def live(config: TeacherConfig, store: VariantStore) -> Exchange:
-    """Requests that are answered at once; what is found of an endpoint's limits is kept for the next command."""
+    """An exchange that sends live requests. It stores the rate limits that it finds, for the next command."""
     return LiveExchange(config, store.root / "limits.json")
 
 
 def shards(items: Sequence[S], size: int) -> Iterator[Sequence[S]]:
-    """The items in slices of at most `size`."""
+    """Yield the items in slices of at most `size` items."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
 class Endpoint:
-    """A model that a session asks: one journal's name, one client, one window of requests.
+    """A model at an endpoint to which a session sends requests, with its own client and window of requests.
 
     Raises:
         ConfigError: the budget is limited and the model's price is unknown, or the price table is unreadable.
@@ -76,7 +76,7 @@ class Endpoint:
 
     @property
     def model(self) -> str:
-        """The endpoint's model."""
+        """Name of the endpoint's model."""
         return self.config.model
 
     def ask(
@@ -84,39 +84,40 @@ class Endpoint:
         jobs: Sequence[Callable[[Teacher], Awaitable[R]]],
         progress: Callable[[int], None] | None = None,
     ) -> list[R]:
-        """Results of jobs, in their order; blocks until all are there. Threads may ask at the same time.
+        """Run jobs and return their results in the same order. Blocks until all jobs have ended.
 
-        Every answer is in the journal before a job sees it.
+        Several threads may call it at the same time. Every answer is in the journal before a job gets it.
 
         Args:
-            jobs: each asks a teacher.
+            jobs: functions that send requests by the `Teacher` that they are called with.
             progress: called with 1 for every finished job.
 
         Raises:
-            BudgetError: the run has spent what it may; what was in flight then has been answered and kept.
-            OutageError: the endpoint refuses every request; what was in flight then has been answered and kept.
-            TeacherError: the endpoint answers nothing at all.
-            ConfigError: the endpoint's settings cannot work.
-            StoreError: an image or the journal is missing or damaged.
+            BudgetError: the budget of the run is spent. The requests in flight were still answered and kept.
+            OutageError: the endpoint refuses every request. The requests in flight were still answered and kept.
+            TeacherError: the endpoint has stopped answering (see `Teacher.ask`), or the Batch API refuses a batch.
+            ConfigError: the settings of the endpoint are invalid.
+            StoreError: an image is missing or damaged, or the journal is damaged or cannot be written.
         """
         return cast("list[R]", self.session.work_off(self, jobs, progress)) if jobs else []
 
 
 class Session:
-    """A run on a store: one journal, one exchange per endpoint, one budget, one meter.
+    """The resources of a run on a store: one journal, one exchange per endpoint, one budget, one meter.
 
-    Opened lazily: where nothing is asked, there is no client and no journal. In the main thread, Ctrl-C lets the
-    requests in flight finish and then raises KeyboardInterrupt; a second one does so at once.
+    The journal and the clients are opened by the first request. In the main thread, the first Ctrl-C lets the requests
+    in flight finish and then raises KeyboardInterrupt. A second one raises it at once.
 
     Args:
-        store: of the run.
-        teacher: the endpoint that writes; None where nothing is written by one.
-        solver: the endpoint that verifies and labels; default the teacher's.
-        meter: of the run, with its budget.
-        batch: requests waited for at once by the Batch API; None asks live.
-        connect: makes the exchange of an endpoint, in the place of these two.
-        began_ns: when the run began, in nanoseconds since 1970: only what was accepted until then is what new
-            variants are compared with, whichever shards ended since. None: whatever is accepted.
+        store: the store of the run.
+        teacher: settings of the endpoint that writes variants; None if the run needs no teacher.
+        solver: settings of the endpoint that verifies and labels; by default those of the teacher.
+        meter: counts of the run, and its budget.
+        batch: use the Batch API, with this many requests pending at once. None sends live requests.
+        connect: makes the exchange of an endpoint; overrides `batch`.
+        began_ns: start of the run, in nanoseconds since 1970. If it is set, new variants are compared only with
+            variants that were accepted before this moment, so the result does not depend on the order in which shards
+            end. If None, they are compared with all accepted variants.
 
     Raises:
         ConfigError: the budget is limited and the price of a model is unknown, or a price table is unreadable.
@@ -155,20 +156,20 @@ class Session:
         self._thread: threading.Thread | None = None
         self._calls = itertools.count()
         self._opening = 0
-        """Number of the shard that has begun and not asked anything yet; 0 where there is none."""
+        """Number of the shard that has started but has not made a request yet; 0 if there is none."""
         self._error: BaseException | None = None
         self._references: dict[str, References] = {}
         self._notes: list[Callable[[], str]] = []
         self._interrupt = Interrupt(self._finish)
 
-    # --- what it has
+    # --- endpoints and references
 
     @property
     def teacher(self) -> Endpoint:
-        """The endpoint that writes.
+        """The endpoint that writes variants.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: the session has no teacher.
         """
         if self._teacher is None:
             raise ConfigError("texts are written by a teacher: name a model")
@@ -176,14 +177,14 @@ class Session:
 
     @property
     def solver(self) -> Endpoint | None:
-        """The endpoint that verifies and labels, if there is one."""
+        """The endpoint that verifies and labels; None if the session has none."""
         return self._solver
 
     def endpoint(self, config: TeacherConfig) -> Endpoint:
-        """Another endpoint of the run, such as a judge's: the same one for the same settings.
+        """Return the endpoint with these settings, such as that of a judge. Equal settings give the same object.
 
         Raises:
-            ConfigError: the budget is limited and the price of its model is unknown.
+            ConfigError: the budget is limited and the price of its model is unknown, or the price table is unreadable.
         """
         key = config.model_dump_json()
         if key not in self._endpoints:
@@ -191,9 +192,10 @@ class Session:
         return self._endpoints[key]
 
     def references(self, checks: VerifyConfig) -> References:
-        """What variants are compared with, read when it is first needed; grows with what passes.
+        """The texts with which new variants are compared. They are read from the store at the first call.
 
-        In a run with `began_ns` a copy that is the caller's own.
+        All callers share one object, to which variants that pass are added. In a session with `began_ns`, each call
+        returns a new copy instead.
 
         Raises:
             SourceError: a held-out set cannot be read.
@@ -209,34 +211,34 @@ class Session:
         return found if self.began_ns is None else found.layered()
 
     def use(self, checks: VerifyConfig, references: References) -> None:
-        """Compare variants with references that others share."""
+        """Set the references that `references` returns for these checks, so that several sessions can share them."""
         self._references[checks.model_dump_json()] = references
 
     def decided(self, variants: list[Variant]) -> list[Variant]:
-        """The variants of a shard as they are to be kept, once they are decided."""
+        """Return the decided variants of a shard as they are to be written; `Rehearsal` overrides this."""
         return variants
 
     @property
     def is_stopped(self) -> bool:
-        """Whether the run ends, since a shard has failed or the user has interrupted it."""
+        """Whether the run is ending, because a shard has failed, the user interrupted it or the session is closed."""
         return self._error is not None
 
     # --- shards
 
     def over(self, pieces: Iterable[S], work: Callable[[S], R]) -> Iterator[R]:
-        """Work on shards in threads, with enough of them open to keep the endpoint busy; yields the result of each.
+        """Work on shards in parallel threads, and yield the result of each shard when it has ended.
 
-        A shard starts when fewer requests are pending than two windows (twice the concurrency), and after the shard
-        before it has made its first request. After a crash the records of the open shards are missing; the next run
-        makes them again from the journal.
+        A shard starts when fewer requests are pending than twice the concurrency, but not before the previous shard
+        has made its first request. After a crash, the records of unfinished shards are missing. The next run makes
+        them again, with the answers from the journal.
 
         Args:
             pieces: the shards.
-            work: done for each.
+            work: called with each shard, in one of the threads.
 
         Raises:
-            Exception: the first error of a shard. No other is begun then, requests in flight end as `Endpoint.ask`
-                says, and all shards have ended when it is raised.
+            Exception: the first error of a shard. No further shard is started then, requests in flight end as
+                described in `Endpoint.ask`, and all shards have ended when the error is raised.
         """
         numbered = enumerate(pieces, 1)
         following = next(numbered, None)
@@ -262,18 +264,18 @@ class Session:
             pool.shutdown()
 
     def _has_room(self, open_shards: int) -> bool:
-        """Whether another shard may begin."""
+        """Whether another shard may start."""
         return not self._opening and open_shards < MOST_OPEN and self._wants_more()
 
     def _wait_for_change(self, flying: Collection[Future[Any]], *, more: bool) -> None:
-        """Wait until a shard has ended, or another may begin where there are more."""
+        """Wait until a shard has ended or, if there are more shards, until the next one may start."""
         with self._changed:
             self._changed.wait_for(
                 lambda: any(shard.done() for shard in flying) or (more and self._has_room(len(flying)))
             )
 
     def _wants_more(self) -> bool:
-        """Whether less than two windows of requests are asked for."""
+        """Whether fewer requests are pending than twice the largest concurrency of an endpoint."""
         windows = tuple(self._windows.values())
         most = 2 * max((window.size for window in windows), default=1)
         return sum(window.left for window in windows) < most
@@ -288,7 +290,7 @@ class Session:
             self._opened(number)
 
     def _opened(self, number: int) -> None:
-        """A shard has asked for something, or has ended."""
+        """Note that a shard has made its first request or has ended, so that the next one may start."""
         if self._opening == number:
             self._opening = 0
             self._notify()
@@ -309,8 +311,8 @@ class Session:
         self._opened(call.order[0])
         try:
             while not call.ended.done():
-                # Not for ever: an error that another thread sets for this one, such as Prefect's timeout of a
-                # task, is raised between two instructions.
+                # With a timeout, because Prefect's timeout of a task raises an error in this thread from another one,
+                # and Python can raise it only between two instructions of this thread.
                 wait((call.ended,), timeout=1.0)
         except BaseException as error:
             loop.call_soon_threadsafe(call.stop, error)
@@ -340,7 +342,7 @@ class Session:
             self._notify()
 
     def stop(self, error: BaseException) -> None:
-        """Begin no further request, as `Call.stop` says; who waits for some gets the error."""
+        """Start no further request, see `Call.stop`. Threads that wait for requests get the error."""
         if self._error is None:
             self._error = error
         if self._loop:
@@ -350,7 +352,7 @@ class Session:
         for window in self._windows.values():
             window.stop(error)
 
-    # --- the event loop's life
+    # --- start and end of the event loop
 
     def __enter__(self) -> Self:
         self._interrupt.catch()
@@ -361,12 +363,12 @@ class Session:
     ) -> None:
         pressed = self._interrupt.release()
         self.close()
-        # Also where all were answered just then: after this work there would be other.
+        # Even if all requests were answered in the meantime: the caller would continue with other work.
         if pressed and error is None:
             raise KeyboardInterrupt
 
     def close(self) -> None:
-        """End what is under way, bring the store's `calls` up to date, and release connections and files."""
+        """Stop all work, bring the store's table `calls` up to date, and release connections and files."""
         self.stop(DivaError("the session is closed"))
         if self._thread:
             assert self._loop
@@ -385,7 +387,7 @@ class Session:
                 self._ledger_at = time.monotonic()
 
     def _opened_loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop, with the journal; both are opened where they are not.
+        """Return the event loop. The first call opens the journal and starts the loop in a thread.
 
         Raises:
             StoreError: the journal is damaged.
@@ -410,7 +412,11 @@ class Session:
             await window.teacher.close()
 
     def _finish(self) -> int | None:
-        """Let no further request go; when those in flight are answered and kept, end the work."""
+        """Send no further request, and interrupt the main thread when those in flight are answered and kept.
+
+        Returns:
+            Number of requests in flight. None if nothing was ever sent, so there is nothing to wait for.
+        """
         if self._loop is None:
             return None
         self._loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self._drain()))
@@ -423,5 +429,5 @@ class Session:
 
 
 def _as_said(error: BaseException) -> DivaError:
-    """The error that other shards get when one ends the run."""
+    """The error that all other shards get when this error has stopped the run."""
     return error if isinstance(error, DivaError) else DivaError("the run has been stopped")

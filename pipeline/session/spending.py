@@ -1,4 +1,4 @@
-"""What a run may spend, and whether it asks by the Batch API."""
+"""How much a run may spend, and whether it uses the Batch API."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from diva_grpo.schemas.config import BATCH_SIZE, FlowConfig, TeacherConfig
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """How a run pays for its requests.
+    """Budget of a run, and its use of the Batch API.
 
     Attributes:
-        max_cost: dollars that may be spent; None for any.
-        batch: use the Batch API.
-        batch_size: requests that wait for it at once.
-        strict: never overspend, whatever the requests in flight may still cost.
+        max_cost: dollars that may be spent; None for no limit.
+        batch: whether to use the Batch API.
+        batch_size: largest number of requests that wait for the Batch API at once.
+        strict: whether the cost of requests in flight, too, must stay within the limit.
     """
 
     max_cost: float | None = None
@@ -30,12 +30,12 @@ class Spending:
 
     @classmethod
     def of(cls, config: FlowConfig) -> Self:
-        """That of a flow. A batch never overspends by itself."""
+        """The settings of a flow. `strict` is off with the Batch API, which always reserves the largest cost."""
         strict = config.strict_budget and not config.batch
         return cls(config.max_cost, config.batch, config.batch_size, strict)
 
     def meter(self, unit: str, stage: str = "", total: int | None = None) -> Meter:
-        """Counts of a run that spends so; see `Meter`."""
+        """A meter with this budget; for the arguments see `Meter`."""
         return Meter(unit, total, Budget(self.max_cost, strict=self.strict), stage)
 
     def session(
@@ -46,10 +46,17 @@ class Spending:
         solver: TeacherConfig | None = None,
         began_ns: int | None = None,
     ) -> Session:
-        """A session that is paid so.
+        """A session with these settings; for the other arguments see `Session`.
+
+        Args:
+            store: see `Session`.
+            meter: the meter to use; it brings its own budget. None makes one with this budget.
+            teacher: see `Session`.
+            solver: see `Session`.
+            began_ns: see `Session`.
 
         Raises:
-            ConfigError: there is a limit in dollars, and no price of a model.
+            ConfigError: the budget is limited and the price of a model is unknown, or a price table is unreadable.
         """
         return Session(
             store,

@@ -1,4 +1,4 @@
-"""The requests of one endpoint in flight: always as many as it takes, those of the earliest shard first."""
+"""The requests to one endpoint: up to its concurrency at once, those of the earliest shard first."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.schemas.exceptions import BudgetError, OutageError, StoreError
 
 Job = Callable[[Teacher], Awaitable[Any]]
-"""Asks a teacher, and makes something of the answer."""
+"""A coroutine function that sends a request by the given teacher and returns a result made from the answer."""
 
 
 class Call:
-    """Jobs that somebody waits for together.
+    """Jobs that one caller waits for together.
 
     Args:
-        order: what a window begins first; the smallest first.
-        jobs: some.
-        progress: told of every job that is done.
+        order: number of the shard, and number of the call. A window starts calls with smaller numbers first.
+        jobs: the jobs, at least one.
+        progress: called with 1 for every job that is done.
 
     Attributes:
-        ended: has the results in the order of the jobs, or the first error.
+        ended: gets the results in the order of the jobs, or the first error.
     """
 
     def __init__(
@@ -44,14 +44,14 @@ class Call:
 
     @property
     def left(self) -> int:
-        """Jobs that are to be begun yet."""
+        """Number of jobs that have not been started. It is 0 after an error, because no more jobs are started then."""
         return 0 if self._error else len(self._jobs) - self._begun
 
     def begin(self, teacher: Teacher, then: Callable[[], None]) -> None:
-        """Begin the next job.
+        """Start the next job.
 
         Args:
-            teacher: is asked.
+            teacher: passed to the job.
             then: called when the job has ended.
         """
         number, self._begun = self._begun, self._begun + 1
@@ -76,9 +76,10 @@ class Call:
         then()
 
     def stop(self, error: BaseException) -> None:
-        """Begin no further job: the first error is the result.
+        """Start no further job, and set the error as the result, unless there was an error before.
 
-        Requests in flight are paid for: they are waited for, unless the error says that none will be answered.
+        After a BudgetError, OutageError or StoreError the running jobs are awaited, because their requests are paid
+        for. After any other error they are cancelled.
         """
         if self._error is None:
             self._error = error
@@ -97,11 +98,11 @@ class Call:
 
 
 class Window:
-    """Begins as many jobs at once as can be sent: a task for each would fill the memory.
+    """Runs at most `size` jobs at once. A task for every waiting job would take too much memory.
 
     Args:
-        teacher: is asked.
-        size: jobs at once.
+        teacher: passed to the jobs.
+        size: largest number of jobs that run at once.
         changed: called whenever a job has ended.
     """
 
@@ -113,17 +114,20 @@ class Window:
 
     @property
     def left(self) -> int:
-        """Jobs that have not ended yet."""
+        """Number of jobs that have not ended: running jobs, and jobs that have not been started.
+
+        `Call.left` does not count running jobs.
+        """
         return self._running + sum(call.left for call in tuple(self._waiting))
 
     def add(self, call: Call) -> None:
-        """Work off the jobs of a call, after those of a smaller order."""
+        """Run the jobs of a call, after those of calls with a smaller `order`."""
         self._calls.add(call)
         heapq.heappush(self._waiting, call)
         self._fill()
 
     def stop(self, error: BaseException) -> None:
-        """See `Call.stop`, for all calls."""
+        """Stop all calls, see `Call.stop`."""
         for call in tuple(self._calls):
             call.stop(error)
         self._fill()

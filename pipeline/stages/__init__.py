@@ -1,1 +1,1 @@
-"""The stages of curation: generate, verify, label, and what composes them (supply, top-up)."""
+"""The stages of curation (generate, verify, label), and the modules that combine them (curate, supply, top-up)."""

@@ -1,7 +1,7 @@
-"""The stages of a curation, composed once: write, decide, measure.
+"""Run the stages of curation (generate, verify, label) for a shard of problems.
 
-Verbs, flows, top-up and the dry run all go through `curate_shard`: a shard of problems, and the configurations of the
-stages that are wanted.
+All commands, flows, the top-up and the dry run call `curate_shard`, with the configurations of the stages that they
+need.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ from diva_grpo.schemas.records import Kind, Problem, Shortage
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What is done to problems; None leaves a stage out.
+    """The stages to run, with their configurations. A stage that is None is left out.
 
     Attributes:
-        generate: what is written. With `accepted`, `verify` decides on it, and more is asked for until there is enough.
-        verify: what a variant must pass.
-        label: how difficulty is measured.
-        wanted: accepted variants asked for by problem and kind, in the place of `accepted`.
-        solver: answers in the place of the session's solver, such as the policy itself.
-        prompt: how the session's solver is asked when it labels; default the prompt `solve`.
+        generate: the variants to generate. With `accepted`, variants are generated and verified repeatedly until each
+            problem has that number of accepted variants of each kind.
+        verify: the checks that a variant must pass.
+        label: how labels are measured.
+        wanted: number of accepted variants by problem and kind; replaces `generate.accepted`.
+        solver: used instead of the session's solver, for example the policy itself.
+        prompt: the prompt for labels by the session's solver; by default the prompt `solve`.
 
     Example:
         >>> Stages(GenerateConfig(accepted=5), VerifyConfig()).supplies
@@ -57,7 +58,7 @@ class Stages:
 
     @classmethod
     def of(cls, config: FlowConfig) -> Self:
-        """The stages of a flow."""
+        """The stages that a flow is configured for."""
         generate, verify, label = (getattr(config, name, None) for name in ("generate", "verify", "label"))
         if isinstance(config, GenerateFlowConfig) and config.generate.accepted is None:
             verify = None
@@ -65,12 +66,12 @@ class Stages:
 
     @property
     def supplies(self) -> bool:
-        """Whether texts are written and verified in turn until there are enough."""
+        """Whether variants are generated and verified repeatedly until there are enough accepted ones."""
         accepted = self.generate and self.generate.accepted
         return self.generate is not None and (accepted is not None or self.wanted is not None)
 
     def apart(self) -> Iterator[tuple[str, Stages]]:
-        """The stages one by one, each by its name, but for those that must go together."""
+        """Yield each stage by itself, with its name. Generation and verification stay together if `supplies`."""
         parts = [
             ("write and verify", replace(self, label=None))
             if self.supplies
@@ -84,14 +85,14 @@ class Stages:
 
 @dataclass(slots=True)
 class Curated:
-    """What came of the stages.
+    """The results of the stages.
 
     Attributes:
-        generated: new rows by status.
-        verified: variants by new status.
-        labelled: labels by kind.
-        wanted: kinds of problems that were to be supplied with enough variants.
-        shortages: those of them that stayed short, why.
+        generated: number of new variants by status.
+        verified: number of decided variants by new status.
+        labelled: number of labels by kind, see `measure`.
+        wanted: number of pairs of problem and kind for which accepted variants were requested.
+        shortages: the pairs of these that did not get enough, each with the reason.
     """
 
     generated: Counter[str] = field(default_factory=Counter)
@@ -101,7 +102,7 @@ class Curated:
     shortages: list[Shortage] = field(default_factory=list)
 
     def add(self, other: Curated) -> None:
-        """Count another shard."""
+        """Add the results of another shard."""
         self.generated += other.generated
         self.verified += other.verified
         self.labelled += other.labelled
@@ -109,7 +110,7 @@ class Curated:
         self.shortages += other.shortages
 
     def summary(self) -> str:
-        """One line: how many are short, by kind and by what kept their variants from being accepted."""
+        """One line with the number of shortages, their kinds, and the most frequent reasons."""
         if not self.shortages:
             return f"all {self.wanted} kinds of problems have the variants asked for"
         kinds = Counter(str(shortage.kind) for shortage in self.shortages)
@@ -122,7 +123,7 @@ class Curated:
         )
 
     def _reasons(self) -> str:
-        """What kept most variants from being accepted, over all that is short."""
+        """The two most frequent reasons why variants were not accepted, over all shortages, with their numbers."""
         causes: Counter[str] = Counter()
         for shortage in self.shortages:
             for part in (shortage.reason or "").split(", "):
@@ -132,15 +133,16 @@ class Curated:
 
 
 def curate_shard(session: Session, stages: Stages, problem_ids: Sequence[str]) -> Curated:
-    """Do all stages for a shard of problems; done again, it does only what is missing.
+    """Run the stages for a shard of problems. If it is called again, it does only what is missing.
 
     Args:
-        session: of the run.
-        stages: what is done.
-        problem_ids: the shard.
+        session: the session of the run.
+        stages: the stages to run.
+        problem_ids: the problems of the shard.
 
     Raises:
-        ConfigError: a stage needs an endpoint that the session has not.
+        ConfigError: a stage needs an endpoint that the session does not have, or a number of accepted variants is
+            requested without `verify`.
         DivaError: see `Endpoint.ask`.
     """
     problems = session.store.problems(problem_ids)
@@ -169,7 +171,7 @@ def _decide(session: Session, stages: Stages, problems: Sequence[Problem]) -> Co
         return counts
     config, allowed = stages.verify, tuple(Kind)
     if not (stages.solver or session.solver):
-        # Of images alone: a text that another process writes meanwhile waits for its solver.
+        # Without a solver, decide only on image variants. Texts, such as those of another process, wait for a solver.
         config, allowed = config.model_copy(update={"checks": ()}), IMAGE_KINDS
     for kinds, of_kinds in by_kinds(problems, stages.wanted):
         ids = [problem.problem_id for problem in of_kinds]
@@ -185,13 +187,13 @@ def _labeller(session: Session, stages: Stages) -> Solver:
 
 
 class Chosen(TypedDict, total=False):
-    """Problems of a store; all where nothing is given.
+    """A choice of problems of a store; all problems if nothing is given.
 
     Attributes:
-        problem_ids: only these.
-        where: an SQL condition on `problems`.
-        limit: only the first N, by id.
-        shard_size: problems whose records are written together; default the session's.
+        problem_ids: only the problems with these ids.
+        where: only problems that fulfil this SQL condition on `problems`.
+        limit: only the first N problems, by id.
+        shard_size: number of problems in a shard, whose records are written together; by default the session's.
     """
 
     problem_ids: Sequence[str] | None
@@ -201,12 +203,12 @@ class Chosen(TypedDict, total=False):
 
 
 def curate(session: Session, stages: Stages, **chosen: Unpack[Chosen]) -> Curated:
-    """Do all stages for the problems of a store, shard by shard; see `Session.over`.
+    """Run the stages for the problems of a store, shard by shard; see `Session.over`.
 
     Args:
-        session: of the run.
-        stages: what is done.
-        **chosen: for which problems.
+        session: the session of the run.
+        stages: the stages to run.
+        **chosen: the problems, see `Chosen`.
 
     Raises:
         ConfigError: as `curate_shard`; or the condition is not valid SQL.
@@ -228,10 +230,15 @@ def curate(session: Session, stages: Stages, **chosen: Unpack[Chosen]) -> Curate
 
 
 def generate(session: Session, config: GenerateConfig, **chosen: Unpack[Chosen]) -> Counter[str]:
-    """Write candidate variants of every problem that has none of that kind, model and prompt yet.
+    """Generate candidates for every problem and kind for which this model and prompt have made none yet.
+
+    Args:
+        session: the session of the run; its teacher writes.
+        config: the kinds, and the number of variants of each.
+        **chosen: the problems, see `Chosen`.
 
     Returns:
-        New rows by status, see `write_candidates`.
+        Number of new variants by status, see `write_candidates`.
 
     Example:
         >>> with Session(store, TeacherConfig(model="gpt-4.1-mini")) as session:
@@ -244,10 +251,16 @@ def generate(session: Session, config: GenerateConfig, **chosen: Unpack[Chosen])
 def verify(
     session: Session, config: VerifyConfig, solver: Solver | None = None, **chosen: Unpack[Chosen]
 ) -> Counter[str]:
-    """Give every candidate its terminal status, see `decide`; without a solver only those of images.
+    """Decide on every candidate, see `decide`. Without a solver, it decides only on image variants.
+
+    Args:
+        session: the session of the run.
+        config: the checks.
+        solver: used instead of the session's solver.
+        **chosen: the problems, see `Chosen`.
 
     Returns:
-        Variants by new status.
+        Number of variants by new status.
 
     Example:
         >>> with Session(store, TeacherConfig(model="gpt-4.1-mini")) as session:
@@ -262,8 +275,14 @@ def label(
 ) -> Counter[str]:
     """Label every problem and every accepted variant that the solver has not labelled yet, see `measure`.
 
+    Args:
+        session: the session of the run.
+        config: the number of samples for each question.
+        solver: used instead of the session's solver.
+        **chosen: the problems, see `Chosen`.
+
     Returns:
-        Labels written by kind (`original` or a variant's), and `unjudged`.
+        Number of labels by kind (`original`, or the kind of a variant), and of questions without a label (`unjudged`).
 
     Example:
         >>> with Session(store, TeacherConfig(model="gpt-4.1-mini")) as session:

@@ -1,4 +1,4 @@
-"""Ask the teacher for variants: candidates, which `verify` accepts or rejects."""
+"""Ask the teacher for variants. They are candidates until `verify` accepts or rejects them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from diva_grpo.schemas.records import Aspect, Kind, Problem, Status, Variant
 from diva_grpo.schemas.replies import COST_NOTHING, Answer, HarderTexts, Reply, Rewordings, ThinkSteps
 
 SOURCE = "source"
-"""`generator_model` of think steps that are the problem's own worked solution."""
+"""The `generator_model` of hints that were made from the problem's own worked solution."""
 
 MOST_STEPS = 5
-"""Think steps of a solution; a longer one has its neighbouring steps joined (the paper: three to five)."""
+"""Largest number of think steps of a solution (the paper: three to five). If there are more, neighbours are joined."""
 
 _SHAPES: dict[str, type[Reply]] = {
     Kind.REWORD: Rewordings,
@@ -41,11 +41,13 @@ class Ask:
     """One request for variants.
 
     Attributes:
-        count: texts asked for; of think steps, one solution is.
-        sample: which request for this kind of the problem it is, from 0: part of the journal's key and of the
-            variants' ids, so that another sample brings other variants.
-        existing: texts that the new ones must differ from.
-        from_source: the problem's own solution is taken, and nothing sent.
+        problem: the problem.
+        kind: the kind of the variants.
+        count: number of texts to ask for. It has no effect for think steps: one solution is asked for.
+        sample: number of the request for this problem and kind, from 0. It is part of the journal's key and of the
+            variants' ids, so each sample gives new variants.
+        existing: texts from which the new ones must differ.
+        from_source: use the problem's own solution, and send no request.
     """
 
     problem: Problem
@@ -57,21 +59,22 @@ class Ask:
 
 
 def write_candidates(session: Session, config: GenerateConfig, problems: Sequence[Problem]) -> Counter[str]:
-    """Write candidate variants of every problem that has none of that kind, model and prompt yet.
+    """Generate candidates for every problem and kind for which this model and prompt have made none yet.
 
-    Kinds of perturbed images are recipes, for which no teacher is asked.
+    Image variants are computed, without the teacher.
 
     Args:
         session: its teacher writes.
-        config: kinds and how many of each.
-        problems: of a shard.
+        config: the kinds, and the number of variants of each.
+        problems: the problems of a shard.
 
     Returns:
-        New rows by status: `candidate`, `failed` with the teacher's reason, or `rejected` where an operation
-        does not suit a problem.
+        Number of new variants by status: `candidate`, `failed` (the request failed), or `rejected` (the operations do
+        not suit the problem).
 
     Raises:
-        ConfigError: a kind that a teacher must write, and no teacher.
+        ConfigError: a kind needs a teacher and the session has none.
+        DivaError: see `Endpoint.ask`.
     """
     counts = perturb_images(session.store, config, problems)
     kinds = [kind for kind in config.kinds if kind in TEXT_KINDS]
@@ -86,25 +89,36 @@ def write_candidates(session: Session, config: GenerateConfig, problems: Sequenc
 
 
 def first_ask(problem: Problem, kind: Kind, config: GenerateConfig) -> Ask:
-    """The first request for a kind of a problem; its own solution where the configuration takes those."""
+    """The first request for a problem and kind. It uses the problem's own solution if the configuration says so."""
     count = {Kind.REWORD: config.rewordings, Kind.HARDER: config.harder}.get(kind, 1)
     from_source = kind == Kind.THINK_STEP and config.steps_from == SOURCE and bool(problem.solution_steps)
     return Ask(problem, kind, count, from_source=from_source)
 
 
 def _is_done(ask: Ask, done: set[int | None]) -> bool:
-    """Whether a first request, or what stands in its place, was made before."""
+    """Whether a first request was made before.
+
+    Args:
+        ask: the request.
+        done: what was asked for this problem and kind, see `asked`.
+    """
     return bool(done if ask.from_source else done - {None})
 
 
 def asked(
     store: VariantStore, model: str, config: GenerateConfig, problem_ids: Sequence[str]
 ) -> defaultdict[tuple[str, str], set[int | None]]:
-    """What was asked for already, with these prompts, by (problem_id, kind).
+    """The requests that were made before with this model and these prompts, by (problem_id, kind).
+
+    Args:
+        store: the store with the variants.
+        model: name of the teacher's model.
+        config: the kinds, and `retry_failed`.
+        problem_ids: ids of the problems.
 
     Returns:
-        Numbers of the samples, and None for the problem's own solution. Left out are samples whose requests cost
-        nothing, since they failed on their way; with `retry_failed` all that brought no usable answer.
+        The sample numbers of the requests, with None for hints from the problem's own solution. Requests that failed
+        without a cost (network, timeout, HTTP error) are left out; with `retry_failed`, all failed requests are.
     """
     versions = [load_prompt(kind).version for kind in config.kinds if kind in TEXT_KINDS]
     rows = store.query(
@@ -121,10 +135,14 @@ def asked(
 
 
 def write(session: Session, config: GenerateConfig, asks: Sequence[Ask]) -> Counter[str]:
-    """Carry out requests and append what comes of them, as one part.
+    """Carry out requests, and append the new variants as one part.
 
     Returns:
-        New rows by status.
+        Number of new variants by status.
+
+    Raises:
+        ConfigError: a request needs a teacher and the session has none.
+        DivaError: see `Endpoint.ask`.
     """
     if not asks:
         return Counter()
@@ -141,10 +159,10 @@ def write(session: Session, config: GenerateConfig, asks: Sequence[Ask]) -> Coun
 
 
 def solution_hints(problem: Problem) -> list[str]:
-    """The problem's own worked solution as at most five think steps, only the last of which may state the answer.
+    """The problem's own worked solution as at most `MOST_STEPS` think steps. Only the last one may state the answer.
 
-    Closing lines that state the answer again ("The answer is 18.") are one step with the line that finds it:
-    else that line would be a hint which gives the answer away.
+    Closing lines that repeat the answer ("The answer is 18.") are joined with the step that finds it. Otherwise the
+    step that finds it would be part of a hint, which would then give the answer away.
     """
     steps = list(problem.solution_steps)
     while len(steps) > 1 and _gives_away(problem, steps[-2]):
@@ -153,14 +171,14 @@ def solution_hints(problem: Problem) -> list[str]:
 
 
 def joined(steps: Sequence[str], most: int = MOST_STEPS) -> list[str]:
-    """Steps with neighbours joined, evenly, so that there are at most `most`."""
+    """Join neighbouring steps evenly, so that there are at most `most` steps."""
     count = min(len(steps), most)
     bounds = [round(i * len(steps) / count) for i in range(count + 1)] if count else []
     return ["\n".join(steps[start:end]) for start, end in pairwise(bounds)]
 
 
 def _gives_away(problem: Problem, step: str) -> bool:
-    """Whether a hint of that one step would be rejected for stating the answer."""
+    """Whether a hint that consists of this step would be rejected because it states the answer."""
     hint = _Maker(problem, Kind.THINK_STEP, SOURCE, SOURCE).think_step([step, ""], 1, problem.answer)
     return check_leak(hint, problem).passed is False
 
@@ -203,13 +221,24 @@ async def _send(store: VariantStore, ask: Ask, config: GenerateConfig, teacher: 
 
 
 def _aspects(ask: Ask, config: GenerateConfig) -> list[str]:
-    """The aspects asked for: each in its turn over a problem's requests, beginning anywhere over problems."""
+    """The aspects for the `count` texts of a request, taken in turn from the configured ones.
+
+    The first one depends on the problem and advances by one with each sample.
+    """
     start = zlib.crc32(ask.problem.problem_id.encode()) + ask.sample
     return [config.aspects[(start + i) % len(config.aspects)] for i in range(ask.count)]
 
 
 class _Maker:
-    """Variants of one request, with ids that are the same on every run."""
+    """Makes the variants of one request, with ids that are the same in every run.
+
+    Args:
+        problem: the problem.
+        kind: the kind of the variants.
+        model: the `generator_model`.
+        prompt_version: version of the prompt.
+        sample: number of the request, see `Ask`.
+    """
 
     def __init__(
         self, problem: Problem, kind: Kind, model: str, prompt_version: str, sample: int = 0
@@ -220,7 +249,7 @@ class _Maker:
         self._prefix = f"{problem.problem_id}:{kind}:{made_by}:{sample}"
 
     def failed(self, reason: str) -> Variant:
-        # Under the first number that an answer would get, so that a later answer takes its place.
+        # It has the id of the first variant of an answer, so that a later answer replaces it.
         first = 1 if self._kind == Kind.THINK_STEP else 0
         return self._variant(first, status=Status.FAILED, reason=reason)
 

@@ -1,4 +1,4 @@
-"""Candidate variants by perturbed images: recipes, for which no teacher is asked."""
+"""Make image variants: recipes of operations on the images of a problem. No teacher is needed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from diva_grpo.schemas.recipe import RENDERER, OperationName, Recipe
 from diva_grpo.schemas.records import Kind, Problem, Status, Variant
 
 GENERATOR = "perturb"
-"""Recorded as the model that made these variants."""
+"""The `generator_model` of image variants."""
 
-# What is drawn first is under what follows; noise and coding come last, as in a camera.
+# The order in which operations are applied. Noise and JPEG compression come last, as in a camera.
 _ORDER = (
     OperationName.QUESTION,
     OperationName.ROTATE,
@@ -34,18 +34,20 @@ _ORDER = (
     OperationName.JPEG,
 )
 Family = tuple[OperationName, ...]
+"""Operations that are used together in one recipe: one for the kind `image`, two for `composite`."""
 
 
 def perturb_images(store: VariantStore, config: GenerateConfig, problems: Sequence[Problem]) -> Counter[str]:
-    """Write the image variants of problems that the store does not have yet, as one part.
+    """Make the image variants of problems that are not in the store yet, and append them as one part.
 
     Args:
-        store: where variants go.
-        config: its kinds `image`, `image_text` and `composite`, and how many families of operations.
-        problems: of a shard.
+        store: gets the variants.
+        config: the image kinds (`image`, `image_text`, `composite`) among its `kinds`, the number of families for each
+            problem and kind, and the operations that they may use.
+        problems: the problems of a shard.
 
     Returns:
-        New rows by status: `candidate`, or `rejected` where a family of operations does not suit a problem.
+        Number of new variants by status: `candidate`, or `rejected` if the operations do not suit the problem.
     """
     kinds = [kind for kind in config.kinds if kind in IMAGE_KINDS]
     if not kinds:
@@ -61,9 +63,10 @@ def perturb_images(store: VariantStore, config: GenerateConfig, problems: Sequen
 
 
 def check_recipe(variant: Variant, problem: Problem) -> Finding:
-    """An image variant is right by rule: its answer is the original's where the operations suit the problem.
+    """The check `recipe` of an image variant. It passes if the operations suit the problem.
 
-    Its text must be the one that follows from the recipe, and nothing that a teacher might have written.
+    Then the answer is still that of the original, so no model is asked. The text must be exactly the one that the
+    recipe produces.
     """
     try:
         recipe = Recipe.model_validate_json(variant.recipe or "")
@@ -77,11 +80,16 @@ def check_recipe(variant: Variant, problem: Problem) -> Finding:
 
 
 def _variants(problem: Problem, kind: Kind, config: GenerateConfig) -> Iterator[Variant]:
-    """The variants of one kind: the first suitable families, in the problem's own order, at every strength."""
+    """Yield the variants of one kind: those of the first suitable families, at every strength.
+
+    A family that does not suit the problem gives one rejected variant. There are at most `image_families` suitable
+    families.
+    """
     suitable = 0
     for family in _families(problem, kind, config) if problem.images else ():
         recipes = [_recipe(problem, family, strength) for strength in IMAGE_STRENGTHS[kind]]
-        # The largest dose decides: a family is used whole, so that its deltas can be compared.
+        # A family is used at all strengths or not at all, so that their offsets can be compared. So only the largest
+        # strength is tested.
         reason = refusal(recipes[-1], problem)
         if reason:
             yield _variant(problem, recipes[-1], Status.REJECTED, f"recipe: {reason}")
@@ -94,7 +102,7 @@ def _variants(problem: Problem, kind: Kind, config: GenerateConfig) -> Iterator[
 
 
 def _families(problem: Problem, kind: Kind, config: GenerateConfig) -> list[Family]:
-    """Families of a kind in an order of the problem's own, so that all are used alike over many problems."""
+    """The families of a kind, in an order that is random for each problem, so that all are used equally often."""
     if kind == Kind.IMAGE_TEXT:
         return [(OperationName.QUESTION,)]
     names = [name for name in _ORDER if name in config.image_operations]
@@ -110,7 +118,10 @@ def _families(problem: Problem, kind: Kind, config: GenerateConfig) -> list[Fami
 
 
 def _seed(problem: Problem, family: Family) -> int:
-    """The same at all strengths, so that a larger dose holds the smaller."""
+    """The seed of a family for a problem.
+
+    It is the same for all strengths, so that a larger strength changes everything that a smaller one changes.
+    """
     digest = hashlib.sha256("\n".join([problem.problem_id, *family]).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 

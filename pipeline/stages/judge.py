@@ -18,10 +18,10 @@ from diva_grpo.schemas.replies import Answer, Judgement
 
 
 class Judge:
-    """A model at an OpenAI-compatible endpoint that compares texts.
+    """A model at an OpenAI-compatible endpoint that compares variants with their problems.
 
     Args:
-        endpoint: of the judge; `for_verify` makes it.
+        endpoint: the endpoint of the judge; `for_verify` chooses it.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -29,12 +29,14 @@ class Judge:
 
     @classmethod
     def for_verify(cls, session: Session, config: VerifyConfig) -> Judge | None:
-        """The judge of a configuration: the solver's endpoint, with the judge's own settings where they are given.
+        """The judge that a configuration asks for; None if the check `judge` is off.
 
-        A judge at another URL does not take over the endpoint name of the solver.
+        It has the settings of the solver's endpoint, except for those that are given for the judge. If the judge has
+        its own URL, it does not use the solver's endpoint name.
 
         Raises:
-            ConfigError: the session has no solver, or no price of the judge's model.
+            ConfigError: the session has no solver; or the budget is limited and the price of the judge's model is
+                unknown.
         """
         if "judge" not in config.checks:
             return None
@@ -47,11 +49,15 @@ class Judge:
 
     @property
     def model(self) -> str:
-        """Name of the check in its verdicts."""
+        """Name of the judge's model, which is stored in its verdicts."""
         return self._endpoint.model
 
     def compare(self, pairs: Sequence[tuple[Variant, Problem]]) -> list[Finding]:
-        """One finding for each pair of variant and original, in order; undecided if the judge failed."""
+        """Ask the judge about each pair of variant and problem; for errors see `Endpoint.ask`.
+
+        Returns:
+            A finding for each pair, in order. Its `passed` is None if the judge gave no answer.
+        """
         jobs = [partial(self._ask, variant, problem) for variant, problem in pairs]
         return [_finding(answer) for answer in self._endpoint.ask(jobs)]
 

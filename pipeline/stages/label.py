@@ -1,4 +1,4 @@
-"""Measure difficulty: a solver's pass rate on originals and accepted variants."""
+"""Label problems and accepted variants: measure the pass rate of a solver, and from it the difficulty."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diva_grpo.schemas.records import ORIGINAL, Label, Problem, Variant
 from diva_grpo.schemas.replies import Answer, Reply
 
 UNJUDGED = "unjudged"
-"""Counted in the place of a kind: subjects to which no answer could be judged."""
+"""Key in the counts for questions that got no label, because no answer to them could be judged."""
 
 
 def measure(
@@ -28,20 +28,20 @@ def measure(
     problems: Sequence[Problem],
     kinds: Mapping[str, Collection[str]] | None = None,
 ) -> Counter[str]:
-    """Label every problem of a shard, and its accepted variants, that this solver has not labelled yet.
+    """Label every problem of a shard and every accepted variant that this solver has not labelled yet.
 
-    The first solver that has labelled anything becomes the store's `label_model`; `config.label_model` makes
-    this one it.
+    The first solver that labels anything becomes the label model of the store. With `config.label_model`, this solver
+    becomes the label model in any case.
 
     Args:
-        session: whose store has the questions and gets the labels.
+        session: its store has the questions and gets the labels.
         solver: answers the questions.
-        config: how often each is asked.
-        problems: of a shard.
-        kinds: by problem, its variants of these kinds alone; None is all.
+        config: the number of samples for each question.
+        problems: the problems of a shard.
+        kinds: for each problem id, the kinds of variants to label; None for all variants.
 
     Returns:
-        Labels written by kind (`original` or a variant's), and `unjudged`.
+        Number of labels by kind (`original`, or the kind of a variant), and of questions without a label (`unjudged`).
     """
     store, counts = session.store, Counter[str]()
     of_shard = "problem_id IN (SELECT unnest(?)) AND status = 'accepted'"
@@ -83,12 +83,19 @@ def count_unlabelled(
     where: str | None = None,
     limit: int | None = None,
 ) -> int:
-    """How many answers `label` would ask a solver for.
+    """Number of answers that `label` would request from a solver.
+
+    Args:
+        store: the store.
+        model: name of the solver's model.
+        config: the number of samples for each question.
+        where: an SQL condition on `problems`; None for all problems.
+        limit: consider only the first N problems, by id; None for all.
 
     Raises:
         ConfigError: the condition is not valid SQL.
     """
-    store.problems(where=where, limit=1)  # says in one line what is wrong with the condition
+    store.problems(where=where, limit=1)  # raises a one-line error if the condition is invalid
     [(count,)] = store.query(
         f"""
         WITH chosen AS (
@@ -120,12 +127,12 @@ def _labelled(store: VariantStore, model: str, subject_ids: Sequence[str], sampl
 
 
 def _was_given(answer: Answer[Reply]) -> bool:
-    """Whether there is an answer to judge. One that ran into the limit of tokens is, as it is in training."""
+    """Whether an answer is to be judged. A truncated answer is judged, too, as in training."""
     return answer.failure is None or answer.failure.startswith("length:")
 
 
 def _label(kind: str, question: Question, given: Sequence[Answer[Reply]], model: str) -> Label | None:
-    """The label of one subject; None where no answer could be judged."""
+    """The label of one question; None if no answer could be judged."""
     outcomes = [
         grade(a.text, question.answer, options=question.options).outcome for a in given if _was_given(a)
     ]

@@ -18,15 +18,15 @@ from diva_grpo.schemas.exceptions import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Shortages:
-    """The problems that are short of variants, worst first (then by id).
+    """The problems that are short of variants, those with the largest distance first, then by id.
 
     Attributes:
-        run_id: of the training run.
-        seen: problems that the run saw in the window, short or not.
-        problem_ids: S of them.
-        wanted_S: (S,) the delta that one variant should have, in levels.
-        nearest_S: (S,) delta of the nearest accepted variant; NaN where there is none.
-        distance_S: (S,) between the two; infinite where there is none.
+        run_id: id of the training run.
+        seen: number of problems that the run saw in the window, short or not.
+        problem_ids: the ids of the S problems that are short.
+        wanted_S: (S,) the offset that a variant should have, in levels.
+        nearest_S: (S,) the offset of the nearest accepted variant, in levels; NaN if there is none.
+        distance_S: (S,) the distance between the two; infinite if there is no accepted variant.
     """
 
     run_id: str
@@ -41,7 +41,7 @@ def training_run(store: VariantStore, run_id: str | None = None) -> str:
     """Return the id of the training run: the given one, or the one that was started or resumed last.
 
     Raises:
-        ConfigError: no such run has recorded a difficulty.
+        ConfigError: no training run, or not the given one, has recorded a difficulty.
     """
     rows = store.query(
         "SELECT run_id FROM attempts WHERE run_id IN (SELECT run_id FROM difficulty_events) "
@@ -69,17 +69,17 @@ def find_shortages(
     """Find the problems of a training run that are short of variants, by their live difficulty.
 
     Args:
-        store: with the run's records.
-        run_id: of the run.
-        window_steps: only problems that the run saw in its last `window_steps` steps.
-        tolerance: largest distance in levels between the nearest and the wanted offset without a shortage.
-        problem_filter: an SQL condition on `problems`.
+        store: the store with the records of the run.
+        run_id: id of the training run.
+        window_steps: consider only problems that the run saw in its last `window_steps` steps.
+        tolerance: a problem is short if the nearest offset is further than this from the wanted one, in levels.
+        problem_filter: an SQL condition on `problems`; None for all problems.
 
     Raises:
         ConfigError: the condition is not valid SQL.
         StoreError: a part is damaged.
     """
-    store.problems(where=problem_filter, limit=1)  # says in one line what is wrong with the condition
+    store.problems(where=problem_filter, limit=1)  # raises a one-line error if the condition is invalid
     rows = store.query(
         "SELECT problem_id, difficulty FROM live_difficulty WHERE run_id = ? "
         "AND step > (SELECT max(step) FROM difficulty_events WHERE run_id = ?) - ? "
@@ -91,7 +91,7 @@ def find_shortages(
     wanted_P = wanted_delta(np.array([difficulty for _, difficulty in rows], np.float64))
     deltas = store.snapshot().deltas(ids)
     nearest_P, distance_P = nearest_delta(deltas.owner_V, deltas.delta_V, wanted_P)
-    short = np.flatnonzero(distance_P > tolerance + 1e-9)  # deltas are differences of rounded numbers
+    short = np.flatnonzero(distance_P > tolerance + 1e-9)  # 1e-9 for rounding errors of the offsets
     worst_first = short[np.argsort(-distance_P[short], kind="stable")]
     return Shortages(
         run_id,

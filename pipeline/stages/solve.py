@@ -1,4 +1,4 @@
-"""Solvers answer questions: a teacher's endpoint, or (in `trainer`) the policy itself."""
+"""Solvers answer questions. A solver is a model at an endpoint, or (in `trainer`) the policy itself."""
 
 from __future__ import annotations
 
@@ -15,54 +15,67 @@ from diva_grpo.schemas.question import Question
 from diva_grpo.schemas.replies import Answer, Reply
 
 Progress = Callable[[int], None]
-"""Told how many answers are newly there."""
+"""Called with the number of newly finished answers."""
 
 
 class Solver(Protocol):
-    """Anything that answers questions independently several times."""
+    """Answers each question several times, independently."""
 
     @property
     def model(self) -> str:
-        """Name under which its labels and verdicts are kept."""
+        """Name of the solver in its labels and verdicts."""
         ...
 
     def solve(
         self, questions: Sequence[Question], samples: int, progress: Progress | None = None
     ) -> list[list[Answer[Reply]]]:
-        """`samples` answers to each question, in order; a failed one has its `failure` set."""
+        """Answer each question `samples` times.
+
+        Args:
+            questions: the questions.
+            samples: number of answers to each question.
+            progress: called with the number of newly finished answers.
+
+        Returns:
+            A list of `samples` answers for each question, in order. A failed answer has its `failure` set.
+        """
         ...
 
 
 VERIFICATION = 1_000_000
-"""First sample of the answers that decide whether a variant is accepted.
+"""Number of the first sample for verification. Samples for labels are numbered from 0.
 
-Labels count from 0. If they shared an answer, an accepted variant would be sure of one right sample in its
-label, and look easier than it is.
+The numbers differ so that labels do not reuse the answers of verification. An accepted variant has right answers there,
+so with these answers its label would be too easy.
 """
 
 
 def policy_prompt(system: str | None = None, instruction: str = "") -> Prompt:
-    """The question alone, after the system message of training and before its instruction: how the trainer asks.
+    """The prompt that the trainer uses, for an endpoint that serves the policy.
 
-    For an endpoint that serves the policy, so that its labels are of the level that it trains at.
+    With it, labels measure the same pass rate as training.
+
+    Args:
+        system: the system message of training; None for none.
+        instruction: the text that training appends to each question.
     """
     return Prompt("policy", system or "", "$problem" + instruction.replace("$", "$$"))
 
 
 def policy_fields(asked: PolicyConfig | PolicyOptions) -> dict[str, Any]:
-    """The fields of a request that a server of the policy (vLLM, SGLang) samples by, beside those of every endpoint."""
+    """The additional sampling fields of a request to a server of the policy (vLLM, SGLang). Unset ones are left out."""
     names = ("top_p", "top_k", "min_p", "repetition_penalty", "chat_template_kwargs")
     fields = {name: getattr(asked, name) for name in names}
     return {name: value for name, value in fields.items() if value not in (None, {})}
 
 
 class TeacherSolver:
-    """A solver behind an OpenAI-compatible endpoint.
+    """A solver at an OpenAI-compatible endpoint.
 
     Args:
-        endpoint: of a session.
-        first_sample: number of the first answer to a question: 0, or `VERIFICATION`.
-        prompt: how it is asked; default the prompt `solve`.
+        endpoint: the endpoint, from a session.
+        first_sample: number of the first sample of each question: 0 for labels, or `VERIFICATION`.
+        prompt: the prompt; by default the prompt `solve`.
     """
 
     def __init__(self, endpoint: Endpoint, first_sample: int = 0, prompt: Prompt | None = None) -> None:
@@ -72,13 +85,13 @@ class TeacherSolver:
 
     @property
     def model(self) -> str:
-        """The endpoint's model."""
+        """Name of the endpoint's model."""
         return self._endpoint.model
 
     def solve(
         self, questions: Sequence[Question], samples: int, progress: Progress | None = None
     ) -> list[list[Answer[Reply]]]:
-        """`samples` answers to each question, in order."""
+        """See `Solver.solve`; for errors see `Endpoint.ask`."""
         numbers = range(self._first_sample, self._first_sample + samples)
         jobs = [partial(self._ask, question, number) for question in questions for number in numbers]
         answers = self._endpoint.ask(jobs, progress)

@@ -1,9 +1,9 @@
-"""Enough accepted variants of each kind for each problem: generate, verify, and ask again for what is missing.
+"""Supply problems with accepted variants: generate, verify, and request again what is missing.
 
     diva generate --store DIR --model NAME --kinds reword,think_step --accepted 5
 
-Nothing but the store says how far it is, so a run that was killed continues where it stopped, and no request that
-was answered is sent twice: each try has a number of its own, which is part of the journal's key.
+All progress is read from the store, so a run that was killed continues where it stopped. No answered request is sent
+twice, because each try has its own sample number, which is part of the journal's key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from diva_grpo.schemas.config import IMAGE_KINDS, GenerateConfig
 from diva_grpo.schemas.records import Kind, Problem, Shortage, Status, Variant
 
 Wanted = Mapping[str, Mapping[Kind, int]]
-"""Accepted variants asked for, by problem and kind; no other kinds of these problems are touched."""
+"""Number of accepted variants to supply, by problem id and kind. Nothing is generated for other kinds."""
 
 
 def supply(
@@ -30,17 +30,25 @@ def supply(
     decide: Callable[[], Counter[str]],
     wanted: Wanted | None = None,
 ) -> Supply:
-    """Generate and verify until each problem of a shard has the accepted variants asked for, or its tries are spent.
+    """Generate and verify until each problem has the requested number of accepted variants or its tries are used up.
 
-    Accepted variants count whoever wrote them; tries are counted for this teacher and its prompts, over all
-    runs. Of problems that stay short the view `shortages` says why.
+    Accepted variants of all teachers count. Tries are counted for this teacher and its prompts, over all runs. The
+    view `shortages` shows the problems that did not get enough, with the reasons.
 
     Args:
         session: its teacher writes.
-        config: `accepted` and `tries`, and how to ask.
-        problems: of the shard.
-        decide: decides on the candidates of the shard; returns variants by new status.
-        wanted: how many of which kinds of which problems, in the place of `accepted`; others are left alone.
+        config: `accepted`, `tries`, and how to generate.
+        problems: the problems of the shard.
+        decide: decides on the candidates of the shard, and returns the number of variants by new status.
+        wanted: number of accepted variants by problem and kind; replaces `config.accepted`. None applies
+            `config.accepted` to all problems.
+
+    Returns:
+        What was made, and which problems did not get enough.
+
+    Raises:
+        ConfigError: the session has no teacher.
+        DivaError: see `Endpoint.ask`.
     """
     store, model, done = session.store, session.teacher.model, Supply()
     for kinds, of_kinds in by_kinds(problems, wanted):
@@ -63,7 +71,12 @@ def supply(
 def by_kinds(
     problems: Sequence[Problem], wanted: Wanted | None
 ) -> list[tuple[tuple[Kind, ...], Sequence[Problem]]]:
-    """The problems by the kinds that are wanted of them."""
+    """Group problems by the kinds that are wanted for them.
+
+    Returns:
+        Pairs of kinds and the problems for which exactly these kinds are wanted. Problems without a wanted kind are
+        left out. If `wanted` is None, there is one pair, with all kinds and all problems.
+    """
     if wanted is None:
         return [(tuple(Kind), problems)]
     groups: defaultdict[tuple[Kind, ...], list[Problem]] = defaultdict(list)
@@ -74,13 +87,13 @@ def by_kinds(
 
 @dataclass(slots=True)
 class Supply:
-    """What was made for a shard, and what could not be.
+    """The results of `supply` for a shard.
 
     Attributes:
-        generated: new rows by status.
-        verified: variants by new status.
-        wanted: kinds of problems that were to be supplied.
-        shortages: those of them that stayed short, why.
+        generated: number of new variants by status.
+        verified: number of decided variants by new status.
+        wanted: number of pairs of problem and kind for which accepted variants were requested.
+        shortages: the pairs of these that did not get enough, each with the reason.
     """
 
     generated: Counter[str] = field(default_factory=Counter)
@@ -91,14 +104,17 @@ class Supply:
 
 @dataclass(slots=True)
 class _Holding:
-    """What there is of one kind of a problem.
+    """The existing variants of one problem and kind.
 
     Attributes:
-        samples: requests made, see `pipeline.stages.generate.asked`.
-        accepted: variants.
-        texts: of all that were written, accepted or not: a text that was rejected is not wanted again.
-        undecided: variants on which `verify` reached no verdict: it may be asked again.
-        lost: others by what kept them from being accepted.
+        problem: the problem.
+        kind: the kind.
+        wanted: number of accepted variants that there should be.
+        samples: sample numbers of the requests that were made, see `pipeline.stages.generate.asked`.
+        accepted: number of accepted variants.
+        texts: texts of all variants, accepted or not. New texts must differ from rejected ones, too.
+        undecided: number of variants for which `verify` reached no verdict. It may decide on them later.
+        lost: number of variants that are not accepted, by reason.
     """
 
     problem: Problem
@@ -122,7 +138,7 @@ def _stock(
     problems: Sequence[Problem],
     wanted: Wanted | None,
 ) -> list[_Holding]:
-    """What there is of every kind that is wanted of these problems."""
+    """The existing variants for every pair of problem and kind for which accepted variants are wanted."""
     ids = [problem.problem_id for problem in problems]
     samples = asked(store, model, config, ids)
     variants: defaultdict[tuple[str, str], list[Variant]] = defaultdict(list)
@@ -157,13 +173,13 @@ def _add(holding: _Holding, variant: Variant) -> None:
 
 
 def _next_ask(holding: _Holding, config: GenerateConfig, sent: set[tuple[str, str, int]]) -> Ask | None:
-    """The next request for a kind of a problem; None where it has enough, or its tries are spent.
+    """The next request for a problem and kind; None if it has enough variants or its tries are used up.
 
-    A variant without a verdict counts as there: where the solver does not answer, more variants are no help.
+    A variant without a verdict counts as accepted here: if the solver does not answer, more variants do not help.
     """
     problem, kind = holding.problem, holding.kind
     count = holding.missing - holding.undecided
-    if count <= 0 or kind in IMAGE_KINDS:  # of which all that the configuration allows are made at once
+    if count <= 0 or kind in IMAGE_KINDS:  # all image variants that the configuration allows exist already
         return None
     ask = first_ask(problem, kind, config)
     if ask.from_source and None not in holding.samples:
@@ -179,7 +195,7 @@ def _next_ask(holding: _Holding, config: GenerateConfig, sent: set[tuple[str, st
 
 
 def _record(store: VariantStore, model: str, stock: Sequence[_Holding]) -> list[Shortage]:
-    """Append what is short now, and what no longer is; returns the former."""
+    """Append the shortages that are new or changed, also those that have ended; returns those that remain."""
     ids = sorted({holding.problem.problem_id for holding in stock})
     before = {
         (s.problem_id, s.kind): s for s in store.read(Shortage, "problem_id IN (SELECT unnest(?))", [ids])

@@ -1,9 +1,9 @@
-"""Top-up: decide what to ask for where a training run is short of variants, and have just that made.
+"""Top-up: decide which variants to generate for a training run that is short of variants, and generate only these.
 
-A kind helps where its design comes near the wanted delta: think steps below 0, rewordings about 0, harder texts and
-perturbed images above. What was decided of each problem, and what came of it, is a row of `decisions`: written
-before the work as `asked`, and again behind it, so that a run that was killed leaves its mark, which the next one
-completes from the variants that are there.
+A kind is useful if the offset that it is designed for is near the wanted one: below 0 for think steps, about 0 for
+rewordings, above 0 for harder texts and image variants. The decision for each problem and its result are a row of the
+table `decisions`. The row is written before the work, with the outcome `asked`, and again after it. If the run is
+killed in between, the next one completes the row from the variants in the store.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from diva_grpo.schemas.exceptions import BudgetError
 from diva_grpo.schemas.records import Decision, Kind, Shortage
 
 ASKED = "asked"
-"""Outcome of a decision whose variants are being made, or were when the run was killed."""
+"""Outcome of a decision whose variants are being generated, or were when the run was killed."""
 
 _EPS = 1e-9
 BoolArray = npt.NDArray[np.bool_]
@@ -38,13 +38,14 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What is to be had for a problem.
+    """The variants to generate for a problem.
 
     Attributes:
-        wanted_delta: that selection would like, in levels.
-        nearest_delta: of its accepted variants; None without one.
-        accepted: by kind, how many accepted variants there are to be.
-        requested: how many of these are not there yet.
+        problem_id: id of the problem.
+        wanted_delta: the offset that a variant should have, in levels.
+        nearest_delta: the nearest offset of its accepted variants, in levels; None if it has no accepted variant.
+        accepted: pairs of kind and number of accepted variants that there should be, including existing ones.
+        requested: number of variants to generate, over all kinds.
     """
 
     problem_id: str
@@ -55,18 +56,18 @@ class Need:
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds asked for."""
+        """The kinds to generate."""
         return [str(kind) for kind, _ in self.accepted]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one run asks for.
+    """The decisions of one top-up.
 
     Attributes:
-        needs: worst first, within the run's budget.
-        idle: short problems for which nothing can be asked for, by why.
-        left: short problems that are for a later run.
+        needs: the variants to generate, in the order of the problems, within `max_problems` and `max_variants`.
+        idle: problems for which no kind can be generated, as positions in `problem_ids`, by reason.
+        left: number of problems that are left for a later top-up, because of `max_problems` or `max_variants`.
     """
 
     needs: list[Need]
@@ -74,18 +75,18 @@ class Plan:
     left: int
 
     def by_kind(self) -> Counter[str]:
-        """Problems by the kinds asked for."""
+        """Number of problems by kind to generate. A problem counts for each of its kinds."""
         return Counter(kind for need in self.needs for kind in need.kinds)
 
 
 @dataclass(slots=True)
 class _Known:
-    """What the store says of S problems and K kinds, each (S, K).
+    """What the store knows about S problems and K kinds; each array is (S, K).
 
     Attributes:
-        accepted: variants.
-        possible: whether the kind can be asked for at all.
-        spent: whether it was, as often as it may be.
+        accepted: number of accepted variants.
+        possible: whether the kind can be generated for the problem at all.
+        spent: whether the tries of the kind are used up.
     """
 
     accepted: npt.NDArray[np.int64]
@@ -106,23 +107,24 @@ def plan(
     max_variants: int,
     tolerance: float,
 ) -> Plan:
-    """Decide which kinds to ask for, for problems that are short of variants.
+    """Decide which kinds of variants to generate for problems that are short of variants.
 
-    Of the kinds that the configuration allows, those whose design comes nearest to the wanted delta are asked for,
-    where that is nearer than what there is. Of a kind that stays further away than the tolerance one is enough, and
-    one whose tries are spent is asked for no more.
+    For each problem it chooses the allowed kinds whose designed offset is nearest to the wanted offset. A kind must
+    come nearer than the accepted variants. A kind whose designed offset is further away than the tolerance is chosen
+    only if it has no accepted variant and is nearer than the original (offset 0). A kind whose tries are used up is not
+    chosen.
 
     Args:
         store: the store.
-        problem_ids: S problems, worst first.
-        wanted_S: (S,) wanted deltas, in levels.
-        nearest_S: (S,) nearest accepted deltas; NaN without one.
-        model: teacher that would write.
-        config: `kinds` that may be asked for, and the `tries` of each.
-        variants: accepted variants more, of each kind asked for.
-        max_problems: most problems asked for.
-        max_variants: most variants asked for.
-        tolerance: levels from the wanted delta that are near enough.
+        problem_ids: the ids of S problems, in the order of their priority.
+        wanted_S: (S,) wanted offsets, in levels.
+        nearest_S: (S,) nearest offsets of accepted variants, in levels; NaN if there is none.
+        model: name of the teacher's model.
+        config: the allowed `kinds`, and their number of `tries`.
+        variants: additional accepted variants to request per problem and kind.
+        max_problems: largest number of problems for which variants are requested.
+        max_variants: largest number of variants that are requested.
+        tolerance: a distance from the wanted offset up to this is near enough, in levels.
     """
     known = _known(store, problem_ids, model, config)
     distance_S = np.where(np.isnan(nearest_S), np.inf, np.abs(nearest_S - wanted_S))
@@ -134,7 +136,7 @@ def plan(
         axis=1,
     )
     nearer_SK = reach_SK < distance_S[:, None] - _EPS
-    # Beyond the tolerance it must at least be nearer than the original itself, and is not to be had in plenty.
+    # Beyond the tolerance, a kind must be nearer than the original (offset 0) and have no accepted variant yet.
     towards_SK = (known.accepted == 0) & (reach_SK < np.abs(wanted_S)[:, None] - _EPS)
     helpful_SK = known.possible & nearer_SK & ((reach_SK <= tolerance + _EPS) | towards_SK)
     open_SK = helpful_SK & ~known.spent
@@ -190,7 +192,8 @@ def _known(store: VariantStore, problem_ids: Sequence[str], model: str, config: 
         if kind in column:
             at = (place[problem_id], column[kind])
             known.accepted[at] = accepted
-            # Of images all that the configuration allows are made at once. What waits for a verdict may be it.
+            # All image variants that the configuration allows are made at once, so one of them means that none is left.
+            # While a candidate waits for a verdict, the tries are not used up, because it may be accepted.
             known.spent[at] = (known.spent[at] or perturbed) and not waiting
     return known
 
@@ -200,12 +203,12 @@ def _known(store: VariantStore, problem_ids: Sequence[str], model: str, config: 
 
 @dataclass(frozen=True, slots=True)
 class Journey:
-    """Whose decisions are recorded.
+    """The top-up to which recorded decisions belong.
 
     Attributes:
-        flow_run_id: of the top-up.
-        training_run: whose live difficulty they are of.
-        began_ns: when the top-up began, in nanoseconds since 1970.
+        flow_run_id: id of the top-up.
+        training_run: id of the training run whose live difficulty is used.
+        began_ns: start of the top-up, in nanoseconds since 1970.
     """
 
     flow_run_id: str
@@ -214,11 +217,18 @@ class Journey:
 
     @property
     def began_at(self) -> datetime:
-        """The same as the store keeps times."""
+        """Start of the top-up in the store's form of times: UTC, without a time zone."""
         return datetime.fromtimestamp(self.began_ns / 1e9, UTC).replace(tzinfo=None)
 
     def decision(self, need: Need, outcome: str, made: int = 0, accepted: int = 0) -> Decision:
-        """The record of a problem."""
+        """The record of a decision.
+
+        Args:
+            need: the variants to generate for the problem.
+            outcome: `asked`, or the result.
+            made: number of variants that were generated.
+            accepted: number of these that were accepted.
+        """
         return Decision(
             flow_run_id=self.flow_run_id,
             problem_id=need.problem_id,
@@ -235,9 +245,9 @@ class Journey:
 
 
 def complete_killed(store: VariantStore) -> int:
-    """Complete the decisions of top-ups that were killed or failed at work; returns how many there were.
+    """Complete the decisions of top-ups that were killed or have failed; returns the number of decisions.
 
-    What came since is counted as theirs.
+    All variants that were generated or accepted since the start of such a top-up are counted as its results.
     """
     left = store.read(
         Decision,
@@ -268,7 +278,18 @@ def record_idle(
     wanted_S: FloatArray,
     nearest_S: FloatArray,
 ) -> None:
-    """Record the problems for which nothing can be asked for, unless an earlier top-up has said the same."""
+    """Record the problems for which no kind can be generated.
+
+    A problem is left out if its last decision has the same reason.
+
+    Args:
+        store: the store.
+        journey: the top-up.
+        planned: its plan.
+        problem_ids: the ids of S problems, as given to `plan`.
+        wanted_S: (S,) wanted offsets, in levels.
+        nearest_S: (S,) nearest offsets of accepted variants, in levels; NaN if there is none.
+    """
     said = dict(
         store.query(
             "SELECT problem_id, arg_max(outcome, created_at) FROM decisions WHERE training_run = ? GROUP BY ALL",
@@ -288,7 +309,13 @@ def record_idle(
 
 @dataclass(slots=True)
 class _Count:
-    """Variants of one kind of a problem: all accepted, and those made or accepted since a moment."""
+    """Numbers of variants of one problem and kind.
+
+    Attributes:
+        accepted: all accepted variants.
+        made: variants that were generated since a given time.
+        made_accepted: accepted variants that were generated or verified since then.
+    """
 
     accepted: int = 0
     made: int = 0
@@ -301,7 +328,7 @@ def _counts(
     rows = store.query(
         "SELECT problem_id, kind, count(*) FILTER (status = 'accepted'), "
         "count(*) FILTER (created_at >= ? AND text IS NOT NULL), "
-        # What an earlier run has left as a candidate may be accepted by this one.
+        # Verified since then counts, too, because this run may accept a candidate of an earlier run.
         "count(*) FILTER (status = 'accepted' AND (created_at >= ? OR variant_id IN "
         "(SELECT variant_id FROM verdicts WHERE created_at >= ?))) "
         "FROM variants WHERE problem_id IN (SELECT unnest(?)) GROUP BY ALL",
@@ -316,17 +343,23 @@ def _counts(
 
 
 def moves_deltas(store: VariantStore, labels: LabelConfig, model: str) -> bool:
-    """Whether labels by a solver are those that measured deltas are of: another's would be paid for in vain."""
+    """Whether labels by this model change measured offsets. They do only if it is, or becomes, the label model.
+
+    Args:
+        store: the store, which knows its label model.
+        labels: how labels are measured.
+        model: name of the solver's model.
+    """
     return labels.label_model or store.setting(LABEL_MODEL) in (None, model)
 
 
 def stages_for(session: Session, stages: Stages, needs: Sequence[Need]) -> Stages:
-    """The stages that give some problems what they need, and no more.
+    """The stages that generate exactly the needed variants.
 
     Args:
-        session: its solver labels only where that moves deltas, see `moves_deltas`.
-        stages: how to ask, check and label.
-        needs: of a few problems.
+        session: the session. Its solver labels only if that changes offsets, see `moves_deltas`.
+        stages: how to generate, verify and label.
+        needs: the variants to generate.
     """
     wanted: Wanted = {need.problem_id: dict(need.accepted) for need in needs}
     kinds = tuple(kind for kind in Kind if any(kind in of_problem for of_problem in wanted.values()))
@@ -342,21 +375,23 @@ def stages_for(session: Session, stages: Stages, needs: Sequence[Need]) -> Stage
 def fill(
     session: Session, stages: Stages, needs: Sequence[Need], journey: Journey
 ) -> tuple[Curated, Counter[str]]:
-    """Have the variants made that problems need, verify and label them, and record what came of each decision.
+    """Generate, verify and label the variants that problems need, and record each decision with its result.
 
-    Run again, it continues where it stopped: a need says how many there are to be.
+    If it is called again with the same needs, it continues where it stopped, because a need contains the number of
+    accepted variants that there should be.
 
     Args:
         session: its teacher writes, its solver verifies and labels.
-        stages: how to ask, check and label.
-        needs: of a shard of problems.
-        journey: whose decisions are recorded.
+        stages: how to generate, verify and label.
+        needs: the needs of a shard of problems.
+        journey: the top-up.
 
     Returns:
-        What came of the stages, and problems by outcome, without its reasons.
+        The results of the stages, and the number of problems by outcome (`enough` or `short`).
 
     Raises:
-        BudgetError: the budget is spent; what is there then is kept and recorded.
+        BudgetError: the budget is spent. The variants made until then are kept, and the decisions are recorded.
+        DivaError: see `curate_shard`. The decisions then keep the outcome `asked`, see `complete_killed`.
     """
     store, made, stopped = session.store, Curated(), None
     store.append([journey.decision(need, ASKED) for need in needs])
@@ -378,7 +413,15 @@ def _closed(
     shortages: Sequence[Shortage],
     stopped: bool,
 ) -> list[Decision]:
-    """The decisions with what came of them."""
+    """The decisions with their results, after the work.
+
+    Args:
+        store: the store.
+        needs: the needs of the shard.
+        journey: the top-up.
+        shortages: the shortages that remain, with their reasons.
+        stopped: whether the budget was spent.
+    """
     counts = _counts(store, [need.problem_id for need in needs], journey.began_at)
     why = {(s.problem_id, s.kind): f"{s.reason} ({s.tries} tries)" for s in shortages}
     closed = []

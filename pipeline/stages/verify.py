@@ -1,4 +1,4 @@
-"""Decide which candidates are accepted; every rejection has its reason, every check its verdict."""
+"""Decide which candidates are accepted. Every rejection has a reason, and every check writes a verdict."""
 
 from __future__ import annotations
 
@@ -40,24 +40,25 @@ def decide(
     solver: Solver | None = None,
     kinds: Collection[Kind] = tuple(Kind),
 ) -> Counter[str]:
-    """Give every candidate of some problems its terminal status: accepted, rejected (a check), or failed (no verdict).
+    """Decide on every candidate of some problems: accepted, rejected (a check failed) or failed (no verdict).
 
-    Cheap checks run first and spare the solver, which spares the judge; `verdicts` keeps what each check said.
-    Of a perturbed image there is one check, always made: `recipe`. Its answer is the original's by rule.
+    The checks run in order of their cost: those without a model first, then the solver, then the judge. A variant that
+    fails a check goes to no further one. The verdicts are written to the table `verdicts`. Image variants have only
+    the check `recipe`, which always runs: their answer is the same as the original's by construction.
 
     Args:
-        session: its solver (and a judge at the same endpoint) is asked of rewritten texts.
+        session: its solver answers rewritten texts. The judge is at the same endpoint, unless configured otherwise.
         config: the checks.
-        problem_ids: of a shard.
-        solver: asked in the place of the session's.
-        kinds: only candidates of these.
+        problem_ids: the problems of a shard.
+        solver: used instead of the session's solver.
+        kinds: decide only on candidates of these kinds.
 
     Returns:
-        Variants by new status.
+        Number of variants by new status.
 
     Raises:
-        ConfigError: a check that needs a model without one, or an evaluation set without a question.
-        SourceError: an evaluation set cannot be read.
+        ConfigError: a check needs a model and there is none, or a held-out set has no question.
+        SourceError: a held-out set cannot be read.
     """
     store = session.store
     round_ = _Round.of_problems(store, config, problem_ids, kinds)
@@ -90,7 +91,10 @@ def decide(
 
 
 def _one_of(every: int, progress: Progress) -> Progress:
-    """A progress callback that counts one for every `every` answers, since progress counts questions."""
+    """A progress callback for answers that reports one to `progress` for every `every` answers.
+
+    A variant has `every` answers, and `progress` counts variants.
+    """
     told = 0
 
     def tell_some(done: int) -> None:
@@ -105,16 +109,24 @@ _UNDECIDED = (
     "(status = 'candidate' OR (status = 'failed' AND text IS NOT NULL "
     "AND (? OR regexp_matches(coalesce(reason, ''), ?))))"
 )
-"""SQL: variants that wait for a verdict, or did not get one since requests failed on their way."""
+"""SQL condition: variants that wait for a verdict, or that failed without one and are to be decided again.
+
+Its parameters are `retry_failed` and `COST_NOTHING`.
+"""
 
 
 def count_undecided(store: VariantStore, config: VerifyConfig, where: str | None = None) -> int:
-    """How many variants `verify` would decide.
+    """Number of variants that `verify` would decide.
+
+    Args:
+        store: the store.
+        config: the checks.
+        where: an SQL condition on `problems`; None for all problems.
 
     Raises:
         ConfigError: the condition is not valid SQL.
     """
-    store.problems(where=where, limit=1)  # says in one line what is wrong with the condition
+    store.problems(where=where, limit=1)  # raises a one-line error if the condition is invalid
     [(count,)] = store.query(
         f"SELECT count(*) FROM variants WHERE {_UNDECIDED} "
         f"AND problem_id IN (SELECT problem_id FROM problems WHERE ({where or 'true'}))",
@@ -124,7 +136,7 @@ def count_undecided(store: VariantStore, config: VerifyConfig, where: str | None
 
 
 def has_texts(store: VariantStore, config: VerifyConfig) -> bool:
-    """Whether a written variant waits for a verdict; perturbed images need no model."""
+    """Whether a variant with a rewritten text or a hint waits for a verdict. Image variants do not count."""
     rows = store.query(
         f"SELECT 1 FROM variants WHERE {_UNDECIDED} AND kind NOT IN (SELECT unnest(?)) AND text IS NOT NULL LIMIT 1",
         [config.retry_failed, COST_NOTHING, list(IMAGE_KINDS)],
@@ -133,20 +145,24 @@ def has_texts(store: VariantStore, config: VerifyConfig) -> bool:
 
 
 def _is_undecided(variant: Variant, config: VerifyConfig) -> bool:
-    """As `_UNDECIDED`, of a variant with a text."""
+    """The condition `_UNDECIDED` in Python, for a variant with a text."""
     if variant.status != Status.FAILED:
         return variant.status == Status.CANDIDATE
     return config.retry_failed or re.search(COST_NOTHING, variant.reason or "") is not None
 
 
 class _Round:
-    """The candidates of one shard, their verdicts, and what was decided.
+    """The candidates of one shard, and the verdicts and decisions on them.
 
     Args:
         config: the checks.
-        problems: the candidates' problems by id.
-        variants: all variants of these that were not rejected.
-        kinds: of the candidates.
+        problems: the problems of the shard, by id.
+        variants: all variants of these problems that were not rejected.
+        kinds: only variants of these kinds are candidates.
+
+    Attributes:
+        verdicts: the verdicts so far.
+        decided: the decided variants, with their new status.
     """
 
     def __init__(
@@ -167,8 +183,8 @@ class _Round:
     def of_problems(
         cls, store: VariantStore, config: VerifyConfig, problem_ids: Sequence[str], kinds: Collection[Kind]
     ) -> _Round | None:
-        """None where these problems have no candidate of these kinds."""
-        # A failed variant without a text is one that the teacher did not write: `generate` asks for it again.
+        """The round of some problems; None if they have no candidate of these kinds."""
+        # A failed variant without a text stands for a failed request of the teacher; `generate` sends it again.
         where = (
             "problem_id IN (SELECT unnest(?)) AND status <> 'rejected' "
             "AND NOT (status = 'failed' AND text IS NULL)"
@@ -178,7 +194,7 @@ class _Round:
         return made if made._candidates else None
 
     def perturbed(self) -> list[Variant]:
-        """The image variants whose operations suit their problem."""
+        """Run the check `recipe` on the image candidates; returns those that pass."""
         return [
             v
             for v in self._candidates
@@ -187,7 +203,11 @@ class _Round:
         ]
 
     def alone(self, references: References) -> list[Variant]:
-        """The written candidates that pass the checks without a model; the first failure settles each."""
+        """Run the checks that need no model on the other candidates; returns those that pass.
+
+        The checks of a candidate stop at the first one that it fails. Later candidates are compared with those that
+        have passed, too.
+        """
         siblings: defaultdict[str, list[Variant]] = defaultdict(list)
         for variant in self._variants:
             if variant.status == Status.ACCEPTED and variant.kind not in IMAGE_KINDS:
@@ -217,7 +237,19 @@ class _Round:
     def solved(
         self, variants: Sequence[Variant], solver: Solver | None, progress: Progress | None
     ) -> list[Variant]:
-        """The variants that pass `answer`: think steps by their own solution, texts by independent ones."""
+        """Run the check `answer`; returns the variants that pass.
+
+        For a rewritten text, the solver's most common answer must be the reference answer (see `majority`). For a hint,
+        the solution that it is taken from must be right (see `check_solution`).
+
+        Args:
+            variants: the variants that passed so far.
+            solver: answers the rewritten texts.
+            progress: called with the number of newly finished answers.
+
+        Raises:
+            ConfigError: the check is on and there is no solver.
+        """
         if "answer" not in self._checks or not variants:
             return list(variants)
         if solver is None:
@@ -238,7 +270,7 @@ class _Round:
         return passed
 
     def _own_answer(self, variant: Variant) -> Finding:
-        """`answer` of a hint: its solution is judged as a whole, wherever the hint ends."""
+        """The finding of `answer` for a hint, from the longest known part of the solution that it is taken from."""
         problem = self._problems[variant.problem_id]
         longest = max((v.hint for v in self._variants if _same_solution(v, variant)), key=len)
         whole = [unlabelled(step) for step in longest]
@@ -248,7 +280,7 @@ class _Round:
         return finding
 
     def judged(self, variants: Sequence[Variant], judge: Judge) -> list[Variant]:
-        """The variants that pass `judge`; a think step's question is the original itself."""
+        """Run the check `judge`; returns the variants that pass. Hints always pass: their question is unchanged."""
         texts = [v for v in variants if v.kind != Kind.THINK_STEP]
         findings = judge.compare([(v, self._problems[v.problem_id]) for v in texts])
         said = {v.variant_id: finding for v, finding in zip(texts, findings, strict=True)}
@@ -261,7 +293,7 @@ class _Round:
     def _note(
         self, variant: Variant, name: CheckName | Literal["recipe"], finding: Finding, model: str = ""
     ) -> bool:
-        """Keep a verdict; one that is not a pass settles the variant."""
+        """Add a verdict; returns whether the check passed. If it did not, the variant is rejected or failed."""
         self.verdicts.append(
             Verdict(
                 variant_id=variant.variant_id,
@@ -277,12 +309,12 @@ class _Round:
         return finding.passed is True
 
     def settle(self, variant: Variant, status: Status, reason: str | None) -> None:
-        """The variant's record with its new status."""
+        """Add the variant to `decided`, with its new status and the reason."""
         self.decided.append(variant.model_copy(update={"status": status.value, "reason": reason}))
 
 
 def _same_solution(other: Variant, variant: Variant) -> bool:
-    """Whether two hints are parts of one solution."""
+    """Whether two variants are hints from the same solution."""
     shorter = min(len(other.hint), len(variant.hint))
     return (
         other.kind == Kind.THINK_STEP

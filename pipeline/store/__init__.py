@@ -1,4 +1,4 @@
-"""The store, the only access to the data: immutable Parquet parts on disk, with DuckDB views over them."""
+"""The store: immutable Parquet parts on disk, with DuckDB views over them. All access to the data goes through it."""
 
 from diva_grpo.pipeline.store.sandbox import run_apart
 from diva_grpo.pipeline.store.snapshot import Snapshot, VariantText

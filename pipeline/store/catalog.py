@@ -1,4 +1,4 @@
-"""What a store's views and columns mean, read from the records; and one file that opens them elsewhere."""
+"""Descriptions of a store's views and columns, taken from the records; and files with the views for other tools."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from diva_grpo.schemas.views import DERIVED
 
 DATABASE = "store.duckdb"
 SCRIPT = "views.sql"
-# The oldest that DuckDB writes: a shell of version 1 cannot read the format that version 2 writes by default.
+# The oldest format that DuckDB can write. A shell of version 1 cannot read the default format of version 2.
 _STORAGE_VERSION = "v1.0.0"
 
 _MEANINGS = {record.table: (record.__doc__ or "").partition("\n")[0] for record in RECORDS} | {
@@ -45,12 +45,12 @@ _COLUMNS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
     }
 )
-"""What each column of a view means."""
+"""The description of each column, by view and column."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a view, with its DuckDB type."""
+    """A column of a view, with its DuckDB type and its description."""
 
     name: str
     type: str
@@ -59,7 +59,7 @@ class Column:
 
 @dataclass(frozen=True)
 class View:
-    """A view of a store."""
+    """A view of a store, with its description and columns."""
 
     name: str
     description: str
@@ -67,7 +67,7 @@ class View:
 
 
 def describe_views(store: VariantStore) -> list[View]:
-    """All views with their columns as they are in this store, in the order of the loop.
+    """Return all views with their columns and types, in the order of `view_names`.
 
     Raises:
         StoreError: a part file is damaged.
@@ -89,15 +89,15 @@ def describe_views(store: VariantStore) -> list[View]:
 def write_views(store: VariantStore) -> tuple[Path, Path]:
     """Write the views into the store's folder, for DuckDB's shell, a notebook, harlequin or `duckdb -ui`.
 
-    `store.duckdb` is a database that holds views and not one row, `views.sql` the statements that make it.
-    Both name the parts by their whole path, since relative ones work from one folder alone: write them again
-    when the store has moved. They can be deleted at any time. These are the live views (`pipeline.store.views`).
+    `store.duckdb` is a database that contains only views and no rows. `views.sql` has the statements that create it.
+    Both contain the live views (see `pipeline.store.views`), with absolute paths of the parts, because relative paths
+    would work from one folder only. After the store has moved, write the files again. They can be deleted at any time.
 
     Returns:
         The paths of the database and of the script.
 
     Raises:
-        StoreError: the folder cannot be written, or a part file is damaged.
+        StoreError: the store is not a folder, the folder cannot be written, or a part file is damaged.
     """
     if store.place.url != str(store.root):
         raise StoreError(f"{store.place.url} is not a folder that other tools can open: `diva sql` reads it")
@@ -115,8 +115,8 @@ def write_views(store: VariantStore) -> tuple[Path, Path]:
         + "".join(f"{statement};\n" for statement in statements)
     )
     try:
-        # DuckDB cannot make a database under any name: it is made elsewhere, copied beside the old one and renamed,
-        # so that a shell that has the old file open keeps it.
+        # DuckDB cannot create a database under every name. It is created elsewhere, copied next to the old one and
+        # renamed. A shell that has the old file open can keep using it.
         with tempfile.TemporaryDirectory(prefix="diva-views-") as folder:
             made = Path(folder) / DATABASE
             with duckdb.connect() as connection:

@@ -1,4 +1,4 @@
-"""SQL of the views that are computed from others (`schemas.views` says what their columns mean)."""
+"""SQL of the derived views, which are computed from other views (`schemas.views` describes their columns)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SELECT run_id, problem_id, new_difficulty AS difficulty, uncertainty, step FROM 
 QUALIFY row_number() OVER (PARTITION BY run_id, problem_id ORDER BY step DESC) = 1
 """
 
-# A truncated completion has no answer either: its cause is that it was truncated.
+# A truncated completion usually has no answer. It counts as truncated, not as one without an answer.
 _GROUPS = """
 SELECT run_id, step, problem_id, slot, variant_id, rollouts, rewards, reward, accuracy,
        least IS NOT DISTINCT FROM most AS silent,
@@ -49,7 +49,7 @@ LEFT JOIN {_PASS_RATE} o ON o.subject_id = v.problem_id
 WHERE v.kind = 'think_step' GROUP BY v.problem_id
 """
 
-# A run that was killed has no end: its calls are those until the next run began.
+# A killed run has no end time. It gets the calls up to the start of the next run.
 _COSTS = """
 SELECT r.run_id, r.kind, c.model, c.purpose, count(*) AS calls, count(*) FILTER (c.outcome <> 'ok') AS failures,
        sum(c.prompt_tokens)::BIGINT AS prompt_tokens, sum(c.completion_tokens)::BIGINT AS completion_tokens,
@@ -68,9 +68,9 @@ SELECT run_id, max(step) AS step, arg_max(accuracy, step) AS accuracy
 FROM (SELECT run_id, step, avg(correct / samples) AS accuracy FROM evaluations WHERE samples > 0
       GROUP BY run_id, step) GROUP BY run_id
 """
-"""The last step at which each run was evaluated, and its mean accuracy over problems then."""
+"""SELECT of the last evaluated step of each run, and the mean accuracy over problems at that step."""
 
 DERIVED_SQL: Mapping[str, str] = MappingProxyType(
     {LiveDifficulty.view: _LIVE_DIFFICULTY, Group.view: _GROUPS, Ladder.view: _LADDERS, Cost.view: _COSTS}
 )
-"""The SELECT of each derived view over those that it reads."""
+"""The SELECT of each derived view, by the name of the view."""

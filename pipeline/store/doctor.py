@@ -1,8 +1,8 @@
-"""`examine`: read every file of a store, say what is wrong, and move what is damaged out of the way.
+"""`examine` reads every file of a store, reports what is wrong, and can move damaged files to quarantine.
 
-Every file tells what it must be: parts of version 2 by the hash in their name, images by theirs, SQLite by its
-own check. Parts of version 1 have no hash: all of their pages are read, which finds what is cut off and most of
-what is altered.
+Parts of version 2 and images are compared with the hash in their file name. SQLite files are checked by SQLite
+itself. Parts of version 1 have no hash: all their pages are read, which finds every truncated file and most altered
+ones.
 """
 
 from __future__ import annotations
@@ -43,36 +43,36 @@ from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.records import RECORDS, Problem, Record, Rollout, Status, Variant, utc_now
 
 QUARANTINE = "quarantine"
-"""Folder that damaged files are moved to, each repair in a folder of its own with `report.json`."""
+"""Folder to which damaged files are moved. Each repair creates a sub-folder with a `report.json`."""
 
 JOURNAL = "journal.sqlite"
-"""File of the teacher's answers, see `pipeline.teacher.journal`."""
+"""File with all answers of the endpoints, see `pipeline.teacher.journal`."""
 
 
 class Fault(StrEnum):
     """What is wrong with a file."""
 
     DAMAGED = "damaged"
-    """Its content is not what was written: `repair` moves it to quarantine."""
+    """The content of the file is not what was written. A repair moves it to quarantine."""
     MISSING = "missing"
-    """Records name it, and it is not there."""
+    """The file is named in a record or list of the store, but does not exist."""
     LEFTOVER = "leftover"
-    """A crashed writer left it; `compact` removes it in time."""
+    """A crashed writer left this temporary file. A later `compact` removes it."""
     SUSPECT = "suspect"
-    """The file is whole, and its records cannot be right."""
+    """The file is undamaged, but its records or its place in the store cannot be right."""
     GARBLED = "garbled"
-    """Its file is whole, but control characters stand in its texts where LaTeX was: `repair` brings it back."""
+    """The file is undamaged, but its texts have control characters in place of LaTeX. A repair restores the LaTeX."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One file that is not as it should be.
+    """A file or table with a fault.
 
     Attributes:
-        path: within the store.
+        path: path of the file within the store, or the name of the table.
         fault: what is wrong.
-        held: what was in it, as far as that can be known, and what to do.
-        moved_to: where in the store it is now, after a repair.
+        held: what the file contains or contained, as far as known, and what the user can do.
+        moved_to: after a repair, the new path within the store, or what the repair did; None without a repair.
     """
 
     path: str
@@ -86,19 +86,23 @@ class Finding:
 
 
 def examine(engine: Engine, *, repair: bool = False) -> list[Finding]:
-    """Read every file of a store.
+    """Read every file of a store and return what is wrong.
 
     Args:
-        engine: of the store to be read.
-        repair: move damaged files to quarantine, and write there what they held.
+        engine: the store's engine.
+        repair: move damaged files to quarantine, with a report of what they contained; restore garbled variants;
+            and update the lists of published parts (see `Published`).
+
+    Returns:
+        The findings; none if everything is right.
 
     Raises:
-        StoreError: a newer program wrote the store, or it cannot be written (by a repair).
+        StoreError: a newer program wrote the store, or a repair cannot write to it.
     """
     damaged = [*_parts(engine), *_images(engine), *_journal(engine)]
     if repair and damaged:
         damaged = _quarantined(engine, damaged)
-    # Once what is damaged is out of the way, the rest can be asked what it misses.
+    # These checks query the store, which fails while a damaged part is in it.
     whole = repair or not any(finding.path.endswith(".parquet") for finding in damaged)
     missing = [*_missing_images(engine), *_missing_answers(engine)] if whole else []
     missing += _missing_parts(engine, repair=repair) if whole else []
@@ -114,7 +118,14 @@ _SUSPECT = r"[\x01-\x09\x0b-\x1f\x7f-\x{9f}]|\n[a-z]"
 
 
 def _garbled(engine: Engine, *, repair: bool) -> list[Finding]:
-    r"""Variants of an older version, which read `\times` in a JSON string as a tab before "imes"."""
+    r"""Find variants whose texts have control characters in place of LaTeX.
+
+    An older version of this program read `\times` in a JSON string as a tab and "imes".
+
+    Args:
+        engine: the store's engine.
+        repair: reject these variants, and write restored ones as new candidates.
+    """
     names = list(Variant.model_fields)
     rows = engine.query(
         f"SELECT {', '.join(names)} FROM variants WHERE status <> 'rejected' AND regexp_matches("
@@ -130,7 +141,7 @@ def _garbled(engine: Engine, *, repair: bool) -> list[Finding]:
     if not repair:
         to_do = f"`{diva('doctor', '--store', engine.place.url, '--repair')}` restores them, then run `diva verify`"
         return [Finding(Variant.table, Fault.GARBLED, f"{held}: {to_do}")]
-    # Under a new name, since labels of the old one are of the damaged text.
+    # The restored variant gets a new id, because labels of the old id belong to the damaged text.
     made = [_restored(variant) for variant, _ in found]
     was = [
         variant.model_copy(
@@ -149,14 +160,17 @@ def _fault_of_text(variant: Variant) -> str | None:
 
 
 def _restored(variant: Variant) -> Variant:
-    """The variant with its commands, to be verified; what cannot be brought back the check `format` rejects."""
+    """Return the variant with its LaTeX commands restored, as a new candidate.
+
+    Its id gets the suffix `:restored`. If a command cannot be restored, the check `format` later rejects the variant.
+    """
     texts = {
         name: value and restored(value)
         for name in ("text", "solution_answer")
         for value in [getattr(variant, name)]
     }
     if variant.hint:
-        texts["text"] = variant.text  # the original's
+        texts["text"] = variant.text  # the text of the original, which the teacher did not write
     new = {"status": Status.CANDIDATE.value, "reason": None, "created_at": utc_now()}
     name = f"{variant.variant_id}:restored"
     return variant.model_copy(
@@ -172,25 +186,30 @@ def _parts(engine: Engine) -> Iterator[Finding]:
         for part in engine.catalogue.parts(record.table):
             try:
                 fine = is_whole(engine.place, record.table, part) and _is_of_table(engine, record, part)
-            except FileNotFoundError:  # a compaction removed it meanwhile
+            except FileNotFoundError:  # a compaction has removed it since it was listed
                 continue
             if not fine:
                 yield Finding(f"{record.table}/{part.name}", Fault.DAMAGED, _held(engine, record.table, part))
 
 
 def _is_of_table(engine: Engine, record: type[Record], part: Part) -> bool:
-    """Whether a part is of its table: any Parquet file may have been copied there."""
+    """Whether a part belongs to the table in whose folder it is. A user may have copied another Parquet file there."""
     with engine.place.open(f"{record.table}/{part.name}") as file:
         if not {*record.key, "recorded_at", "record_no"} <= set(pq.read_schema(file).names):
             return False
     try:
         return bool(about(engine.place, record.table, part).get("table", record.table) == record.table)
-    except KeyError:  # of version 1
+    except KeyError:  # parts of version 1 do not name their table
         return True
 
 
 def _missing_parts(engine: Engine, *, repair: bool) -> Iterator[Finding]:
-    """Parts that were published and are gone, and parts that nobody has published here."""
+    """Find listed parts whose rows are gone, and parts in the store that no list names (see `Published`).
+
+    Args:
+        engine: of the store to check.
+        repair: mark the missing parts as lost, so that they are not reported again, and list the unlisted parts.
+    """
     published = Published(engine.place, engine.catalogue)
     if repair and (gone := published.missing()):
         published.give_up(gone)
@@ -258,7 +277,17 @@ def _rows_by_footer(engine: Engine, table: str, part: Part) -> int | None:
 
 
 def _by_runs(engine: Engine, written: datetime) -> str:
-    """Which commands ran at a time: to run them again makes what was lost."""
+    """Return words that name the runs that were active at a time, for a message.
+
+    Running the same commands again restores lost rows.
+
+    Args:
+        engine: the store's engine.
+        written: time at which the lost part was written, UTC.
+
+    Returns:
+        The words; empty if no run was active.
+    """
     try:
         rows = engine.query(
             "SELECT run_id FROM runs WHERE started_at <= ? AND coalesce(ended_at, started_at + INTERVAL 1 DAY) >= ? "
@@ -322,10 +351,13 @@ def _journal(engine: Engine) -> Iterator[Finding]:
 
 
 def _missing_answers(engine: Engine) -> Iterator[Finding]:
-    """Answers that the ledger names and the journal lacks: what is cut off may leave a valid database."""
+    """Find answers that the ledger (view `calls`) names and the journal lacks.
+
+    `_journal` does not find them, because a truncated journal can still be a valid database.
+    """
     path = engine.place.local / JOURNAL
     paid = {key for (key,) in engine.query("SELECT request_hash FROM calls WHERE outcome = 'ok'")}
-    if not paid or engine.place.url != str(engine.place.local):  # each machine has a journal of its own
+    if not paid or engine.place.url != str(engine.place.local):  # each machine has its own journal
         return
     if path.exists() and fault_of(path, "entries") is None:
         with reading(path) as connection:
@@ -340,12 +372,13 @@ def _missing_answers(engine: Engine) -> Iterator[Finding]:
 
 # --- what the records say
 
-# All but tab and line breaks: no text of a problem has them, and a tokenizer makes something else of the text.
+# All control characters except tab and line breaks. No text of a problem should have them, because they change the
+# tokens.
 _CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F]"
 
 
 def _control_characters(engine: Engine) -> Iterator[Finding]:
-    """Problems; variants are found by `_garbled`."""
+    """Find problems with control characters in their texts. For variants, see `_garbled`."""
     texts = "concat_ws(' ', text, answer, array_to_string(solution_steps, ' '))"
     [(first, count)] = engine.query(
         f"SELECT min(problem_id), count(*) FROM problems WHERE regexp_matches({texts}, '{_CONTROL}')"
@@ -380,7 +413,13 @@ def _leftovers(engine: Engine) -> Iterator[Finding]:
 
 
 def _quarantined(engine: Engine, damaged: Sequence[Finding]) -> list[Finding]:
-    """The findings with where their files are now; the report is there before the first of them moves."""
+    """Move the damaged files to a new folder in quarantine.
+
+    The report is written before the first file is moved. Moved parts are marked as lost (see `Published`).
+
+    Returns:
+        The findings, with `moved_to`.
+    """
     folder = f"{QUARANTINE}/{utc_now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     moved = [replace(finding, moved_to=f"{folder}/{finding.path}") for finding in damaged]
     report = json.dumps([asdict(finding) for finding in moved], indent=1)
@@ -401,7 +440,7 @@ def _move(engine: Engine, path: str, folder: str) -> None:
     if path != JOURNAL:
         engine.place.move(path, f"{folder}/{path}")
         return
-    # A file of this machine, with those that SQLite keeps beside it while it is open.
+    # The journal is always a local file. SQLite keeps two more files beside it while it is open.
     target = engine.place.local / folder
     target.mkdir(parents=True, exist_ok=True)
     for name in (JOURNAL, f"{JOURNAL}-wal", f"{JOURNAL}-shm"):

@@ -1,4 +1,4 @@
-"""DuckDB over a store: connections with its views, which are derived and made anew wherever parts change."""
+"""DuckDB connections with the views of a store. The views are created again whenever the parts change."""
 
 from __future__ import annotations
 
@@ -43,16 +43,19 @@ _OF_A_QUERY = (
         "Constraint Error",
     ),
 )
-"""Errors that no file can be the cause of."""
+"""Parts of the messages of errors that a damaged file cannot cause: the query or the limits cause them."""
 
 
 class Engine:
-    """Connections to a store's views. Threads may share it; a forked process gets a database of its own.
+    """Creates DuckDB connections to a store's views.
+
+    Several threads may share an engine. A forked process gets a database of its own.
 
     Args:
-        place: where the store lies.
-        catalogue: of its parts.
-        only: by table, an SQL condition on the rows to read. It must hold for all records of a key or for none.
+        place: location of the store's files.
+        catalogue: lists the store's parts.
+        only: SQL conditions by table: only rows that meet the condition are read. A condition must hold for all
+            records of a key or for none of them.
     """
 
     def __init__(self, place: Place, catalogue: Catalogue, only: Mapping[str, str] | None = None) -> None:
@@ -60,11 +63,13 @@ class Engine:
         self._only = only or {}
         self.catalogue = catalogue
         self._lock = threading.Lock()
-        # By process id: a database cannot be used in a fork, nor closed there.
+        # One database per process id, because a forked process can neither use nor close its parent's database.
         self._databases: dict[int, tuple[duckdb.DuckDBPyConnection, dict[str, str]]] = {}
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Rows of a trusted query, on a database that is kept for the next one.
+        """Run a trusted query and return its rows.
+
+        The database and its prepared views are kept, so that later queries can reuse them.
 
         Raises:
             StoreError: a part file is damaged or missing.
@@ -78,13 +83,14 @@ class Engine:
 
     @contextmanager
     def naming_damage(self, query: str) -> Iterator[None]:
-        """Where a file of the store is what an error of DuckDB or Arrow comes from, say so in its place.
+        """Replace an error of DuckDB or Arrow by a StoreError if a damaged file of the store caused it.
 
-        The engine says of damage what it stumbled over ("Out of buffer"), most often without the file. So the parts
-        that the query reads are compared with their hashes; an error beside whole parts is of the query.
+        DuckDB's message about a damaged file ("Out of buffer") often does not name the file. After an error, the
+        parts that the query reads are therefore compared with their hashes. If all parts are whole, the original
+        error is raised again, unless its message names a path in the store's folder.
 
         Args:
-            query: what is run meanwhile.
+            query: SQL that runs inside the context.
 
         Raises:
             StoreError: a part file is damaged, missing or cannot be read.
@@ -92,7 +98,7 @@ class Engine:
         try:
             yield
         except (duckdb.Error, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # Arrow's own have none
+            if isinstance(error, OSError) and error.errno is not None:  # Arrow's errors have no errno
                 raise
             damage = self._damage(error, query)
             if damage is None:
@@ -121,17 +127,19 @@ class Engine:
         variant_parts: tuple[Sequence[Part], Collection[str]] | None = None,
         memory_mb: int | None = None,
     ) -> duckdb.DuckDBPyConnection:
-        """A new in-memory connection with all views as the parts are now. The caller closes it.
+        """Return a new in-memory connection with all views over the present parts. The caller must close it.
 
         Args:
-            query: prepares only the views that it names (see `views`), the others are live; None prepares all.
-            schema: where the views go.
-            variant_parts: what to read of `variants` instead of all: parts, and the origins of the rows.
-            memory_mb: MiB that the engine may use; None leaves DuckDB's own limit.
+            query: SQL for which the connection is used. Only the views that it names are prepared, and the others
+                are live (see `pipeline.store.views`). None prepares all views.
+            schema: name of the schema in which the views are created.
+            variant_parts: the parts of `variants` to read, and the names of the origins whose rows are read from them
+                (see `pipeline.store.files.parts`). None reads all live parts.
+            memory_mb: memory limit of DuckDB, in MiB; None keeps DuckDB's default.
 
         Raises:
             StoreError: a part file is damaged or missing.
-            duckdb.OutOfMemoryException: `memory_mb` does not suffice to prepare the views.
+            duckdb.OutOfMemoryException: `memory_mb` is too small to prepare the views.
         """
         needed = named_views(" ".join(view_names()) if query is None else query)
         connection = open_database()
@@ -154,7 +162,14 @@ class Engine:
         known: dict[str, str],
         variant_parts: tuple[Sequence[Part], Collection[str]] | None = None,
     ) -> None:
-        """Prepare those of the views of which any source is another than in `known`, and remember them there."""
+        """Prepare the views whose sources differ from those in `known`, and update `known`.
+
+        Args:
+            connection: on which the views are created.
+            views: names of the views, each after those that it reads.
+            known: the sources from which each view was last prepared, by view.
+            variant_parts: see `connect`.
+        """
         parts = {table: self.catalogue.live(table) for table in _TABLES if table in views}
         without_rows = {table for table in parts if all(part.is_empty for part in parts[table])}
         sources = {table: self._source(table, parts[table]) for table in parts}
@@ -166,7 +181,7 @@ class Engine:
                 known.pop(name, None)
                 rows = sources.get(name, "")
                 try:
-                    # At once, for threads that bind a query meanwhile.
+                    # One transaction, so that other threads never see a view that is prepared only in part.
                     connection.begin()
                     self._make_prepared(connection, name, rows, without_rows)
                     connection.commit()
@@ -183,7 +198,7 @@ class Engine:
     ) -> None:
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {PREPARED}")
         if name in self._only:
-            # Few rows: read once, where views and what they prepare would each look for them.
+            # The condition leaves few rows. They are copied once, so that the views need not search the parts again.
             connection.execute(f"CREATE OR REPLACE TABLE {PREPARED}.rows_{name} AS FROM {rows}")
             rows = f"{PREPARED}.rows_{name}"
         tables, view = prepared(name, rows, without_rows)
@@ -192,7 +207,10 @@ class Engine:
         connection.execute(f"CREATE OR REPLACE VIEW {name} AS {view}")
 
     def _make_live(self, connection: duckdb.DuckDBPyConnection, there: Collection[str]) -> None:
-        """Make the other views, for a query that finds them by another way than by their names."""
+        """Create the views that are not in `there` as live views.
+
+        A query may use them although its text does not name them.
+        """
         sources = {
             table: "" if table in there else self._source(table, self.catalogue.live(table))
             for table in _TABLES
@@ -210,11 +228,15 @@ class Engine:
         return self._databases[os.getpid()]
 
     def narrow(self, only: Mapping[str, str]) -> None:
-        """Read less from now on: by table that no query has named yet, a further condition, see `Engine`."""
+        """Add conditions on the rows to read (see `only` of `Engine`).
+
+        Args:
+            only: SQL conditions by table. No query may have named these tables before.
+        """
         self._only = {**self._only, **only}
 
     def recorded(self, table: str, column: str) -> list[Any]:
-        """The distinct values of a column in a table's records, superseded ones too.
+        """Return the distinct values of a column over all records of a table, including superseded records.
 
         Raises:
             StoreError: a part file is damaged or missing.
@@ -238,7 +260,7 @@ def _unreadable(place: Place, error: Exception) -> StoreError:
 
 
 def checksums(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
-    """By view, the number of its rows and a hash of them in which their order plays no part."""
+    """Return, for each view, the number of its rows and a hash of them that does not depend on their order."""
     found = {}
     for view in view_names():
         [(rows, total)] = connection.execute(

@@ -1,9 +1,9 @@
-"""An isotonic fit of the deltas of image variants, applied when a snapshot is taken: they never fall with the strength.
+"""An isotonic fit of the offsets of image variants, so that an offset never falls as the strength of the change grows.
 
-Measured pass rates of a few samples scatter, so that a stronger blur may appear easier than a weaker one. For one
-problem and one family of operations (their names and images), the deltas of the snapshot are the isotonic regression
-of the deltas in use over the strengths, weighted by their inverse variances (see `pipeline.store.views`). Designed
-deltas already rise with the strength, so families without a label are not changed.
+Pass rates that are measured from a few samples vary at random. A stronger blur may therefore appear easier than a
+weaker one. When a snapshot is taken, the offsets (`delta`) of each problem and family of operations (the same names
+and images) are replaced by their isotonic regression over the strengths, weighted by their inverse variances (see
+`pipeline.store.views`). Designed offsets already rise with the strength, so families without a label are not changed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from statistics import NormalDist
 
 from diva_grpo.pipeline.difficulty.design import DESIGN_SD
 
-# From the ends of the 90 % interval to its standard deviation.
+# Width of a 90 % interval of the normal distribution, in standard deviations.
 _INTERVAL_SDS = 2 * NormalDist().inv_cdf(0.95)
 
 WEIGHT = f"power({_INTERVAL_SDS} / (v.delta_high - v.delta_low), 2) + 1 / {DESIGN_SD**2}"
-"""SQL: the inverse variance of the delta in use of a row `v` of `variants`; NULL where nothing was measured."""
+"""SQL: the inverse variance of the offset in use, for a row `v` of `variants`; NULL if nothing was measured."""
 
-# `fitted` is the max-min formula: at each level the largest, over levels up to it, of the smallest mean from there
-# over it and on. Whatever the rounding, it cannot fall.
+# `fitted` uses the max-min formula of isotonic regression. Its value at strength s is the maximum over i <= s of the
+# minimum over j >= s of the weighted mean offset of the strengths i to j. Rounding errors cannot make it fall.
 MONOTONE = f"""
 CREATE TABLE dosed AS
     SELECT problem_no, variant_no, coalesce(weight, 1 / {DESIGN_SD**2}) AS weight, delta,
@@ -48,4 +48,4 @@ UPDATE accepted SET delta = fitted.delta
 ALTER TABLE accepted DROP COLUMN weight;
 DROP TABLE dosed; DROP TABLE levels; DROP TABLE sums; DROP TABLE fitted;
 """
-"""SQL that replaces `delta` in the table `accepted` of a snapshot, and drops its column `weight`."""
+"""SQL that replaces `delta` in a snapshot's table `accepted` by the fitted offset, and drops the column `weight`."""

@@ -1,4 +1,4 @@
-"""The named queries of a store (`queries.sql`), which the report, `diva status`, the artifacts and the demo share."""
+"""The named queries of `queries.sql`. The report, `diva status`, the artifacts and the demo use them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diva_grpo.pipeline.store.store import VariantStore
 
 
 class Query(NamedTuple):
-    """A title for readers, and one SELECT with its semicolon."""
+    """A named query: a title for readers, and one SELECT that ends with a semicolon."""
 
     title: str
     sql: str
@@ -21,7 +21,7 @@ class Query(NamedTuple):
 
 @cache
 def queries() -> dict[str, Query]:
-    """All queries by name, in the order of the loop; one without a name goes by its title."""
+    """Return all queries of `queries.sql` by name, in the order of the file. A query without a name has its title."""
     text = resources.files("diva_grpo.pipeline.store").joinpath("queries.sql").read_text("utf-8")
     found = {}
     for block in text.split("\n-- ## ")[1:]:
@@ -32,7 +32,7 @@ def queries() -> dict[str, Query]:
 
 
 def answer(store: VariantStore, name: str) -> list[dict[str, Any]]:
-    """The rows of a named query, as dictionaries by column.
+    """Run a named query and return its rows, each as a dictionary by column.
 
     Raises:
         QueryError: the query takes too long.
@@ -44,12 +44,13 @@ def answer(store: VariantStore, name: str) -> list[dict[str, Any]]:
 def answers(
     store: VariantStore, names: Sequence[str], only: Mapping[str, str] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """The rows of several named queries by name, read at one moment.
+    """Run several named queries on the same state of the store, and return their rows by query name.
 
     Args:
         store: the store.
-        names: of the queries.
-        only: values of columns that all of these queries have, such as `run_id`; other rows are left out.
+        names: names of the queries.
+        only: values by column, such as `run_id`; only rows with these values are returned. All the queries must have
+            these columns. None returns all rows.
 
     Raises:
         QueryError: a query takes too long.

@@ -1,4 +1,4 @@
-"""A training run is removed from a store, and brought back until a compaction has dropped its rows."""
+"""Remove a training run from a store, and restore it. After a compaction has dropped its rows, they are lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from diva_grpo.schemas.records import OF_RUNS, REMOVED_SETTING
 
 
 def row_counts(store: VariantStore, run_id: str) -> dict[str, int]:
-    """Rows of a training run by table, without tables that have none."""
+    """Return the number of visible rows of a training run by table, without tables that have none."""
     counts = {
         record.table: store.query(f"SELECT count(*) FROM {record.table} WHERE run_id = ?", [run_id])[0][0]
         for record in OF_RUNS
@@ -18,13 +18,13 @@ def row_counts(store: VariantStore, run_id: str) -> dict[str, int]:
 
 
 def remove_run(store: VariantStore, run_id: str) -> dict[str, int]:
-    """Hide the rows of a training run; the next compaction drops them.
+    """Hide the rows of a training run. The next compaction drops them.
 
     Returns:
-        How many rows, by table.
+        The number of hidden rows, by table.
 
     Raises:
-        ConfigError: the run is at work, or the store has no rows of it.
+        ConfigError: the run is still running, or the store has no rows of it.
     """
     if run_id in at_work(store.root):
         raise ConfigError(f"run {run_id!r} is at work: stop it first")
@@ -36,7 +36,10 @@ def remove_run(store: VariantStore, run_id: str) -> dict[str, int]:
 
 
 def restore_run(store: VariantStore, run_id: str) -> dict[str, int]:
-    """Show the rows of a removed run again, those that no compaction has dropped; returns how many, by table.
+    """Show the rows of a removed run again, unless a compaction has already dropped them.
+
+    Returns:
+        The number of rows that are shown again, by table.
 
     Raises:
         ConfigError: the run was not removed.

@@ -1,4 +1,4 @@
-"""The results of named queries: for `diva status`, `diva report` and its page."""
+"""Results of the named queries, for `diva status`, `diva report` and the report page."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from diva_grpo.pipeline.store.sql import locked, select
 
 
 def sections(store: VariantStore, asked: Iterable[Query] | None = None) -> Iterator[tuple[Query, pa.Table]]:
-    """Queries with their rows, those left out that find nothing in this store.
+    """Run queries and yield each one with its rows. Queries without rows are skipped.
 
     Args:
         store: the store.
-        asked: the queries, default all named ones.
+        asked: the queries; default all named queries.
 
     Raises:
         QueryError: a query takes too long.
@@ -31,6 +31,6 @@ def sections(store: VariantStore, asked: Iterable[Query] | None = None) -> Itera
 
 
 def text_report(store: VariantStore) -> str:
-    """All of them for a terminal."""
+    """Return the results of all named queries as text for a terminal."""
     blocks = [f"{query.title}\n{render(table, 'table')}" for query, table in sections(store)]
     return "\n\n".join(blocks) or "The store is empty: `diva ingest` brings problems into it."

@@ -1,4 +1,4 @@
-"""Rows of training runs that a store gives up: those of removed runs, and rollouts that are kept no longer."""
+"""Rows of training runs that a store gives up: the rows of removed runs, and rollouts that are no longer kept."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ GROUP BY r.run_id
 def given_up(
     engine: Engine, keep_rollouts: Sequence[str | timedelta] | None
 ) -> Mapping[str, Collection[str]]:
-    """The runs whose rows a compaction drops, by table.
+    """Return the ids of the runs whose rows a compaction drops, by table.
 
     Args:
-        engine: of the store.
-        keep_rollouts: runs whose rollouts stay, by id or by the time since they were last seen; None keeps all.
-            Those of runs at work, and of runs without a row in `runs` where no id is given, stay too.
+        engine: the store's engine.
+        keep_rollouts: selects the runs whose rollouts are kept: by run id, or by the maximum time since the run was
+            last seen (its latest recorded start or end). None keeps all rollouts. Rollouts of runs that are still
+            running are always kept. If a time is given, runs whose last time is unknown are kept too.
 
     Raises:
-        ConfigError: an id of a run that has no rollouts.
+        ConfigError: `keep_rollouts` contains the id of a run that has no rollouts.
     """
     removed = {
         name.removeprefix(REMOVED_SETTING)
@@ -49,11 +50,11 @@ def given_up(
     kept = named | at_work(engine.place.local)
     for age in (keep for keep in keep_rollouts if isinstance(keep, timedelta)):
         kept |= {run for run, seen in last_seen.items() if seen is None or seen >= utc_now() - age}
-    for table in {Rollout.table, "prompts"} & dropped.keys():  # prompts are those of rollouts
+    for table in {Rollout.table, "prompts"} & dropped.keys():  # prompts belong to rollouts
         dropped[table] |= last_seen.keys() - kept
     return dropped
 
 
 def at_work(root: Path) -> set[str]:
-    """The runs of a store that are at work on this machine."""
+    """Return the ids of the store's runs that are running on this machine."""
     return {run.run_id for run in unended_runs(root) if run.alive}

@@ -1,7 +1,8 @@
-"""Run a user's SELECT in a separate process, which the kernel limits and which can always be killed.
+"""Run a user's SELECT in a separate process whose memory the kernel limits, and which can always be killed.
 
 DuckDB does not count the memory of one huge string towards its limit, and does not react to an interrupt while it
-creates the string. A process with a memory limit, which is killed shortly after its time limit, also stops this.
+creates the string. The separate process has a memory limit, and is killed shortly after its time limit, so that such a
+query is stopped too.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ from diva_grpo.schemas.config import SQL_MEMORY_MB, SQL_TIMEOUT_S
 from diva_grpo.schemas.exceptions import DivaError, QueryError, StoreError
 
 _GRACE_S = 5.0
-"""Seconds added to the limit, for the start of the process and for the engine to end the query by itself."""
+"""Seconds added to the time limit before the process is killed. The process needs them to start, and DuckDB to stop
+the query itself."""
 _OWN_BYTES = 2**29
-"""Memory of the process in addition to that of the engine and the result."""
+"""Memory in bytes that the process may use in addition to that of DuckDB and the result."""
 _REFUSED = 3
-"""Exit code of a query that failed with one line."""
+"""Exit code for a query that failed with an error message of one line."""
 
 _PROGRAM = "from diva_grpo.pipeline.store.sandbox import serve; serve()"
 
@@ -40,14 +42,14 @@ _PROGRAM = "from diva_grpo.pipeline.store.sandbox import serve; serve()"
 def run_apart(
     store: VariantStore, sql: str, *, timeout_s: float = SQL_TIMEOUT_S, memory_mb: int = SQL_MEMORY_MB
 ) -> pa.Table:
-    """Run one SELECT over the store's views in a process of its own; costs about half a second.
+    """Run one SELECT over the store's views in a separate process. Starting it takes about half a second.
 
     Args:
         store: the store.
         sql: see `run_select`.
-        timeout_s: seconds after which the query is ended in any case.
-        memory_mb: MiB that the engine may use. The process as a whole may use that, the largest result and
-            half a GiB (on Linux; elsewhere only the engine's own limit holds).
+        timeout_s: time limit of the query, in seconds. The process is killed `_GRACE_S` seconds later.
+        memory_mb: memory limit of DuckDB, in MiB. On Linux, the process may use this limit plus
+            `MAX_RESULT_BYTES` plus half a GiB in total. On other systems, only DuckDB's own limit applies.
 
     Returns:
         See `run_select`.
@@ -68,13 +70,13 @@ def text_apart(
     timeout_s: float = SQL_TIMEOUT_S,
     memory_mb: int = SQL_MEMORY_MB,
 ) -> tuple[int, str]:
-    """As `run_apart`, with the result as text, which is made within the same limits.
+    """Like `run_apart`, but return the result as text. The separate process formats it within the same limits.
 
     Args:
         store: the store.
         sql: see `run_select`.
         output_format: see `render`; not Parquet.
-        timeout_s: seconds for query and text.
+        timeout_s: time limit of the query and the formatting together, in seconds.
         memory_mb: see `run_apart`.
 
     Returns:
@@ -93,7 +95,7 @@ def _apart(
 ) -> bytes:
     request = {"root": store.place.url, "sql": sql, "timeout_s": timeout_s, "memory_mb": memory_mb}
     request["format"] = output_format
-    # Safe path: no module of the user's working folder stands in for one of ours.
+    # With a safe path, a module in the user's working folder cannot replace a module of this program.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(_import_path()), "PYTHONSAFEPATH": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM],
@@ -101,9 +103,10 @@ def _apart(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,
-        start_new_session=True,  # Ctrl-C is for the caller, who ends the process below
+        start_new_session=True,  # so Ctrl-C reaches only this process, which kills the other one below
     )
-    # No thread keeps the time: one that Ctrl-C came before the `try` of would outlive the query, and the command.
+    # `communicate` measures the time. A timer thread could outlive the query and the command, if Ctrl-C came after its
+    # start and before its `try`.
     try:
         out, err = process.communicate(json.dumps(request).encode(), timeout_s + _GRACE_S)
     except subprocess.TimeoutExpired:
@@ -124,12 +127,16 @@ def _apart(
 
 
 def _import_path() -> list[str]:
-    """Where this process finds its modules, which the other shall find there too."""
+    """Return the folders in which this process finds its modules, for the other process."""
     return [path for path in sys.path if path]
 
 
 def serve() -> None:
-    """The other process: a request on standard input, the result on standard output as an Arrow stream."""
+    """Main function of the separate process.
+
+    It reads a request as JSON from standard input, runs the query and writes the result to standard output: an Arrow
+    stream, or the number of rows and the text. An error is one line on standard error and exit code `_REFUSED`.
+    """
     request = json.load(sys.stdin)
     timeout_s, output_format = request["timeout_s"], request["format"]
     deadline = time.monotonic() + timeout_s
@@ -148,7 +155,17 @@ def serve() -> None:
 
 
 def _text_by(deadline: float, timeout_s: float, table: pa.Table, output_format: str) -> str:
-    """A result as text, by a deadline of the monotonic clock."""
+    """Return a result as text.
+
+    Args:
+        deadline: time of the monotonic clock at which formatting is stopped, in seconds.
+        timeout_s: the time limit that the error message states.
+        table: the result.
+        output_format: see `as_text`.
+
+    Raises:
+        QueryError: the deadline has passed.
+    """
 
     def stop(*_: object) -> NoReturn:
         raise QueryError(too_long(timeout_s))
@@ -164,7 +181,7 @@ def _limit_memory(limit_bytes: int) -> None:
     if sys.platform == "linux":
         import resource
 
-        # Data, not address space: what the allocator only reserves does not count.
+        # The limit is on data and not on address space, so that memory which is only reserved does not count.
         resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
 
 

@@ -1,6 +1,7 @@
-"""What a trainer needs of the store, in memory: accepted variants in an Arrow table, those of a problem in a row.
+"""The data that a trainer needs from the store, held in memory.
 
-So the variants of a batch are a slice for each problem, whatever the size of the store (DESIGN.md, The store).
+The accepted variants are in an Arrow table, in which the variants of one problem are adjacent rows. A batch therefore
+reads one slice for each of its problems, whatever the size of the store (DESIGN.md, The store).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from diva_grpo.schemas.records import Variant
 
 
 class VariantText(NamedTuple):
-    """What the policy is shown of a variant."""
+    """The fields of a variant from which its prompt for the policy is made."""
 
     text: str
     hint: tuple[str, ...]
@@ -33,11 +34,11 @@ class VariantText(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Deltas:
-    """The deltas of the variants of several problems.
+    """The offsets (`delta`) of all accepted variants of the given problems.
 
     Attributes:
-        owner_V: (V,) place of each variant's problem among those that were asked for.
-        delta_V: (V,) in use, in levels.
+        owner_V: (V,) index of each variant's problem in the given list of problems.
+        delta_V: (V,) offset of each variant, in levels.
     """
 
     owner_V: npt.NDArray[np.intp]
@@ -46,13 +47,14 @@ class Deltas:
 
 @dataclass(slots=True)
 class Snapshot:
-    """Accepted variants at one moment.
+    """The accepted variants of a store at one moment.
 
     Attributes:
-        parts: names of the `variants` parts that were read, as they were written: a checkpoint keeps them.
-        taken_at: monotonic seconds, for the age of the snapshot.
-        problem_count: problems with at least one accepted variant.
-        variant_count: accepted variants.
+        parts: names of the `variants` parts that were read. Each part has the name under which it was first written,
+            even if it was merged later. A checkpoint keeps these names.
+        taken_at: time when the snapshot was taken, in seconds of `time.monotonic`.
+        problem_count: number of problems with at least one accepted variant.
+        variant_count: number of accepted variants.
     """
 
     parts: list[str]
@@ -68,7 +70,7 @@ class Snapshot:
     _labels: dict[str, float]
 
     def candidates(self, problem_ids: Sequence[str]) -> AcceptedVariants:
-        """The accepted variants of the given problems."""
+        """Return the accepted variants of the given problems, in the order of the problems."""
         count_P, number_V = self._numbers(problem_ids)
         variant_id_V = self._variant_ids.take(pa.array(number_V)).to_numpy(zero_copy_only=False)
         return AcceptedVariants(
@@ -76,13 +78,13 @@ class Snapshot:
         )
 
     def deltas(self, problem_ids: Sequence[str]) -> Deltas:
-        """The deltas of the accepted variants of the given problems."""
+        """Return the offsets (`delta`) of all accepted variants of the given problems."""
         count_P, number_V = self._numbers(problem_ids)
         return Deltas(np.repeat(np.arange(len(count_P)), count_P), self._figures[0, number_V])
 
     def _numbers(self, problem_ids: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """(P,) how many variants each problem has, and (V,) the rows of all of them."""
-        # A place beyond the last problem stands for one without variants.
+        """Return (P,) the number of variants of each problem, and (V,) the row numbers of all these variants."""
+        # A problem without variants gets the index after the last problem.
         none = len(self._first) - 1
         place_P = np.array([self._places.get(name, none) for name in problem_ids], np.int64)
         first_P = self._first[place_P]
@@ -91,7 +93,7 @@ class Snapshot:
         return count_P, np.arange(count_P.sum()) + np.repeat(first_P - before_P, count_P)
 
     def texts(self, numbers: Sequence[int]) -> dict[int, VariantText]:
-        """What is shown of variants, by their numbers (`AcceptedVariant.number`)."""
+        """Return the texts of variants, by their numbers (`AcceptedVariant.number`)."""
         distinct = sorted(set(numbers))
         columns = self._texts.take(pa.array(distinct, pa.int64())).to_pydict()
         return {
@@ -100,7 +102,7 @@ class Snapshot:
         }
 
     def labels(self) -> dict[str, float]:
-        """Difficulty by problem_id, measured by the store's label model."""
+        """Return the difficulty of each problem that the store's label model has labelled, by problem_id."""
         return dict(self._labels)
 
 
@@ -128,9 +130,10 @@ def load_snapshot(engine: Engine, catalogue: Catalogue, variant_parts: Sequence[
     """Read the accepted variants of the named parts, and the labels, into memory.
 
     Args:
-        engine: of the store.
-        catalogue: of its parts.
-        variant_parts: names of parts, as they were written; of those merged since, their rows are read.
+        engine: the store's engine.
+        catalogue: lists the store's parts.
+        variant_parts: names under which the parts were first written. If a part was merged since, its rows are read
+            from the merged part.
 
     Raises:
         StoreError: a part is damaged or missing.

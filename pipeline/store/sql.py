@@ -1,4 +1,4 @@
-"""A user's own SQL: exactly one SELECT, on this store's tables alone, within limits of time and memory."""
+"""Run SQL that a user wrote: a single SELECT that reads only the store's tables, with time and memory limits."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from diva_grpo.schemas.records import RECORDS
 FORMATS = ("table", "csv", "json", "parquet", "html")
 
 MAX_RESULT_BYTES = 2**30
-"""Largest result in memory; beyond it the query is ended."""
+"""Maximum size of a result in memory. A query with a larger result is stopped."""
 
 _BATCH_ROWS = 8_192
 _INTERRUPT_EVERY_S = 0.1
 _OUT_OF_MEMORY = "Out of Memory Error"
 
-# What is not locked here stays open inside of an allowed folder (COPY, EXPORT, ATTACH), which is why
-# `run_select` admits nothing but one SELECT as well. The folders are those of the tables: the journal of
-# answers, images and whatever else lies in the store are no tables, and no query reads them.
+# Inside the allowed folders, these settings do not forbid COPY, EXPORT and ATTACH. `run_select` therefore also accepts
+# only a SELECT. Only the folders of the tables are allowed, so that no query reads the journal, the images or other
+# files of the store.
 _LOCKS = """
 SET memory_limit = '{memory_mb}MiB';
 SET max_temp_directory_size = '{spill_mb}MiB';
@@ -56,21 +56,21 @@ def run_select(
 ) -> pa.Table:
     """Run one SELECT over the store's views, in this process.
 
-    What the engine does not count or interrupt (one call that makes a string of gigabytes) is only stopped by
-    `run_apart`, which is the same in a process of its own.
+    DuckDB cannot count the memory of a single function call or interrupt it, for example one that creates a string
+    of gigabytes. `run_apart` stops such a query too, because it runs the same query in a separate process.
 
     Args:
         store: the store.
-        sql: one SELECT statement (WITH, FROM-first, VALUES, DESCRIBE and SHOW count as such).
-        timeout_s: seconds after which the query is ended, between two steps of the engine.
-        memory_mb: MiB that the engine may use; it spills nothing to disk.
+        sql: one SELECT statement. WITH, FROM-first, VALUES, DESCRIBE and SHOW also count as SELECT.
+        timeout_s: seconds after which DuckDB is asked to stop the query.
+        memory_mb: memory limit of DuckDB, in MiB. Nothing is spilled to disk.
 
     Returns:
         The result, a pyarrow.Table whose columns all have different names.
 
     Raises:
-        QueryError: more or other than one SELECT, an error of the engine, the limits of time and memory, or a
-            result beyond `MAX_RESULT_BYTES`.
+        QueryError: `sql` is not exactly one SELECT, DuckDB reports an error, the query exceeds a time or memory
+            limit, or the result is larger than `MAX_RESULT_BYTES`.
         StoreError: a part file is damaged.
     """
     with locked(store, sql, memory_mb=memory_mb) as connection:
@@ -78,15 +78,15 @@ def run_select(
 
 
 def locked(store: VariantStore, queries: str, *, memory_mb: int = SQL_MEMORY_MB) -> duckdb.DuckDBPyConnection:
-    """A connection that reads the store's tables and nothing else, for `select`. The caller closes it.
+    """Return a connection for `select` that can read only the store's tables. The caller must close it.
 
     Args:
         store: the store.
-        queries: text of all queries that it is for.
+        queries: text of all queries that will run on the connection.
         memory_mb: see `run_select`.
 
     Raises:
-        QueryError: the memory does not suffice to open the store.
+        QueryError: the memory limit is too small to open the store.
         StoreError: a part file is damaged.
     """
     try:
@@ -105,18 +105,18 @@ def select(
     timeout_s: float = SQL_TIMEOUT_S,
     memory_mb: int = SQL_MEMORY_MB,
 ) -> pa.Table:
-    """Run one SELECT on a connection of `locked` to the store; see `run_select`."""
+    """Run one SELECT on a connection from `locked`; see `run_select`."""
     statements = _statements(sql, connection)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise QueryError("only one SELECT is admitted: the store is read-only by SQL")
-    # DuckDB 2 admits COPY, INSERT, UPDATE and DELETE in the WITH clause of a SELECT, and only at the top
-    # level: as a sub-query nothing can write. It also gives columns of the same name a number each.
+    # DuckDB 2 allows COPY, INSERT, UPDATE and DELETE in the WITH clause of a SELECT, but only at the top level. A
+    # sub-query cannot write. The outer SELECT also makes column names unique, by adding numbers.
     query = "SELECT * FROM (\n" + _without_end(statements[0].query) + "\n)"
     with _time_limit(connection, timeout_s) as expired:
         try:
             with store.naming_damage(sql):
                 return _collected(connection.sql(query).to_arrow_reader(_BATCH_ROWS))
-        # Arrow wraps the engine's errors in an OSError.
+        # Arrow wraps DuckDB's errors in an OSError.
         except (duckdb.Error, OSError, MemoryError) as error:
             if expired.is_set():
                 raise QueryError(too_long(timeout_s)) from error
@@ -132,7 +132,10 @@ _UNKNOWN_COLUMN = re.compile(
 
 
 def _near_names(connection: duckdb.DuckDBPyConnection, sql: str, error: Exception) -> str:
-    """What to say beside an error of an unknown view or column."""
+    """Return text to add to an error about an unknown view or column: similar names, and a command to see the views.
+
+    The text is empty for other errors.
+    """
     if found := _UNKNOWN_VIEW.search(str(error)):
         names, cure = view_names(), " `diva sql --schema` shows the views"
     elif found := _UNKNOWN_COLUMN.search(str(error)):
@@ -148,16 +151,16 @@ def _near_names(connection: duckdb.DuckDBPyConnection, sql: str, error: Exceptio
 
 
 def split_statements(sql: str) -> list[str]:
-    """The statements of a text without their semicolons, each to be run on its own.
+    """Split SQL into its statements and return them without their semicolons.
 
     Raises:
-        QueryError: a syntax error.
+        QueryError: the SQL has a syntax error.
     """
     return [_without_end(statement.query) for statement in _statements(sql, None)]
 
 
 def _without_end(statement: str) -> str:
-    """A statement without its semicolon, and without what stands behind it: a sub-query has none."""
+    """Return a statement without its final semicolon and without comments at its end, for use as a sub-query."""
     content, end = statement.encode(), len(statement.encode())
     for start, kind in reversed(duckdb.tokenize(statement)):
         if kind != duckdb.token_type.comment and content[start:end].strip() != b";":
@@ -167,28 +170,28 @@ def _without_end(statement: str) -> str:
 
 
 def too_long(timeout_s: float) -> str:
-    """What is said where the time was up."""
+    """Return the error message for a query that exceeded its time limit."""
     return f"the query took longer than {timeout_s:g} s: narrow it, or raise --timeout"
 
 
 def too_large(memory_mb: int) -> str:
-    """What is said where the memory did not suffice."""
+    """Return the error message for a query that exceeded its memory limit."""
     return f"the query needs more than {memory_mb} MiB of memory: narrow it, or raise --memory"
 
 
 def lock(
     connection: duckdb.DuckDBPyConnection, store: VariantStore, *, memory_mb: int, spill_mb: int = 0
 ) -> None:
-    """Let a connection read the store's tables and nothing else, for good.
+    """Restrict a connection so that it can read only the store's tables. This cannot be undone.
 
     Args:
-        connection: of `store.connect()`.
+        connection: from `store.connect()`.
         store: the store.
-        memory_mb: MiB that the engine may use.
-        spill_mb: MiB that it may spill to disk.
+        memory_mb: memory limit of DuckDB, in MiB.
+        spill_mb: MiB that DuckDB may spill to disk.
     """
     tables = [str(store.root / record.table) for record in RECORDS]
-    # DuckDB compares them with paths as they are written in a query, escaped ones too.
+    # DuckDB compares the allowed folders with the paths in a query as text, so the escaped form is added too.
     folders = ", ".join(map(quoted, dict.fromkeys([*tables, *map(literal, tables)])))
     connection.execute(_LOCKS.format(memory_mb=memory_mb, folders=folders, spill_mb=spill_mb))
 
@@ -205,13 +208,13 @@ def _statements(sql: str, connection: duckdb.DuckDBPyConnection | None) -> list[
 
 @contextmanager
 def _time_limit(connection: duckdb.DuckDBPyConnection, timeout_s: float) -> Iterator[threading.Event]:
-    """Interrupt the connection when the time is up; yields an event that is set then."""
+    """Interrupt the connection after `timeout_s` seconds. Yields an event that is set at that time."""
     finished, expired = threading.Event(), threading.Event()
 
     def watch() -> None:
         if not finished.wait(timeout_s):
             expired.set()
-            # More than once: an interrupt before the engine has begun to execute is forgotten.
+            # Repeated, because DuckDB ignores an interrupt that comes before it begins to execute.
             while not finished.wait(_INTERRUPT_EVERY_S):
                 connection.interrupt()
 
@@ -235,7 +238,7 @@ def _collected(reader: pa.RecordBatchReader) -> pa.Table:
 
 
 def first_line(error: Exception) -> str:
-    """An error in one line."""
+    """Return the first line of an error's message, or the error's type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -254,7 +257,7 @@ def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON knows it: NaN and infinities are null, decimals are numbers, times are text."""
+    """Convert a value to types that JSON has: NaN and infinities to None, decimals to numbers, times to text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Decimal):
@@ -267,7 +270,7 @@ def _plain(value: Any) -> Any:
 
 
 def _cell(value: Any) -> Any:
-    """A value in a table or a CSV file, where a list or a struct is written as JSON."""
+    """Convert a value to a cell of a table or CSV file. A list or struct is written as JSON."""
     return json.dumps(_plain(value), ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
@@ -280,7 +283,7 @@ def _csv(table: pa.Table) -> str:
 
 
 def as_text(table: pa.Table, output_format: str) -> str:
-    """A result in one of `FORMATS` but Parquet; see `render`."""
+    """Return a result as text, in any of `FORMATS` except Parquet; see `render`."""
     if output_format == "csv":
         return _csv(table)
     if output_format == "json":
@@ -289,7 +292,7 @@ def as_text(table: pa.Table, output_format: str) -> str:
         return "[\n" + ",\n".join(texts) + "\n]" if texts else "[]"
     cells = [list(map(_cell, row)) for row in _rows(table)]
     form = "html" if output_format == "html" else "simple"
-    from tabulate import tabulate  # takes time to load, and a process that only computes has no use for it
+    from tabulate import tabulate  # imported here because it is slow to load and not always needed
 
     return visible(
         tabulate(cells, headers=table.column_names, tablefmt=form, disable_numparse=True, missingval="")
@@ -301,7 +304,9 @@ _CONTROLS |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 
 
 def visible(text: str) -> str:
-    """Text for a terminal: the control characters of a data set, which could hide or forge what is shown, as signs.
+    """Replace control characters by visible symbols, except tab and line break.
+
+    In a terminal, control characters from a data set could hide or fake output.
 
     >>> visible("1\\x1b[8m2")
     '1␛[8m2'
@@ -310,16 +315,19 @@ def visible(text: str) -> str:
 
 
 def render(table: pa.Table, output_format: str, out: Path | None = None) -> str | None:
-    """A result as text; for Parquet, or where `out` is given, it is written and None is returned.
+    """Return a result as text, or write it to a file.
 
     Args:
-        table: from `run_select`.
-        output_format: one of `FORMATS`. CSV has lists and structs as JSON, and NULL as an empty cell.
-        out: file to write.
+        table: result of `run_select`.
+        output_format: one of `FORMATS`. In CSV, lists and structs are written as JSON, and NULL as an empty cell.
+        out: file to write; required for Parquet. None returns the text.
+
+    Returns:
+        The text; None if a file was written.
 
     Raises:
-        QueryError: Parquet without a file to write, a file that cannot be written, or values that the
-            format cannot hold.
+        QueryError: the format is Parquet and `out` is None, the file cannot be written, or the format cannot
+            represent a value.
     """
     if output_format != "parquet":
         text = as_text(table, output_format)
@@ -334,10 +342,10 @@ def render(table: pa.Table, output_format: str, out: Path | None = None) -> str 
 
 
 def write_text(text: str, out: Path) -> None:
-    """Write a result to a file.
+    """Write text and a final line break to a file.
 
     Raises:
-        QueryError: it cannot be written.
+        QueryError: the file cannot be written.
     """
     with _writing(out):
         out.write_text(text + "\n", encoding="utf-8")

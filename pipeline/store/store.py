@@ -62,21 +62,22 @@ _IMAGE_SUFFIXES = {
 
 
 class VariantStore:
-    """A folder with one sub-folder of immutable Parquet parts a table.
+    """A folder with one sub-folder for each table, which holds the table's immutable Parquet parts.
 
-    Any number of processes append, read and compact at once without a lock: a part appears by one rename.
+    Any number of processes can append, read and compact at the same time without a lock, because a single rename
+    makes a complete part visible.
 
     Args:
-        root: the store's folder.
-        create: make the folder and its tables where they are missing.
+        root: the store's folder, or its URL on an object store.
+        create: create the folder and its tables if they are missing.
 
     Attributes:
-        place: where its files lie.
-        catalogue: which parts each table has.
+        place: location of the store's files.
+        catalogue: lists the parts of each table.
 
     Raises:
-        StoreError: there is no store at `root` and `create` is false, its folder cannot be written, or a
-            newer program wrote it.
+        StoreError: there is no store at `root` and `create` is false, the folder cannot be written, or a newer
+            program wrote the store.
 
     Example:
         >>> store = VariantStore("runs/store", create=True)
@@ -92,36 +93,46 @@ class VariantStore:
             cure = diva("ingest", "SOURCE", "--store", root)
             raise StoreError(f"no store at {word(root)}: make one with `{cure}`")
         for record in RECORDS:
-            # Of the schema as it is now: a view has all columns, also where no part is younger than a column.
+            # An empty part with the present schema gives a view all columns, even if all other parts lack some.
             schema = arrow_schema(record)
             if parts.empty_name(schema) not in {part.name for part in self.catalogue.parts(record.table)}:
                 parts.publish_empty(self.place, record.table, schema)
-        with suppress(StoreError):  # a damaged part is said where it is read
+        with suppress(StoreError):  # a damaged part is reported when it is read
             if missing := Published(self.place, self.catalogue).missing():
                 _warn(_missing_line(self.place.url, missing))
 
     @property
     def root(self) -> Path:
-        """The store's folder; of one on an object store, its cache on this machine."""
+        """The store's folder; for a store on an object store, its cache folder on this machine."""
         return self.place.local
 
     # --- writing
 
     def append(self, records: Sequence[Record], *, recorded_at: datetime | None = None) -> None:
-        """Add records of one type as one part: all become visible at once, durable on return."""
+        """Write records of one type as one part.
+
+        All records become visible at the same time. When the method returns, they are durable.
+
+        Args:
+            records: all of the same type; nothing is written if there are none.
+            recorded_at: time that the records get, UTC; default now.
+        """
         if records:
             self._publish(records[0].table, lambda now: to_table(records, recorded_at or now))
 
     def append_columns(self, record: type[Record], batches: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows given as columns, without a model for each: for a trainer's thousands of rollouts a step.
+        """Write rows that are given as columns, without a Pydantic model for each row.
+
+        A trainer writes thousands of rollouts per step in this way.
 
         Args:
-            record: of which table.
-            batches: by column name, values of all rows, or one value for them all.
+            record: the record type of the table.
+            batches: for each batch, a mapping from column name to the values of all rows, or to one value that all
+                rows share.
 
         Raises:
-            KeyError: a column without a default is missing, or one is not of the table.
-            pyarrow.ArrowInvalid: a value is not of its column's type.
+            KeyError: a column without a default is missing, or the table has no column of that name.
+            pyarrow.ArrowInvalid: a value does not have its column's type.
         """
         if batches:
             self._publish(record.table, lambda now: columns_to_table(record, batches, now))
@@ -137,27 +148,37 @@ class VariantStore:
         self.catalogue.saw(table, part)
 
     def put_image(self, content: bytes, image_format: str) -> str:
-        """Keep an image's bytes once; returns the SHA-256 that `image_path` finds them by."""
+        """Store an image's bytes, unless the store already has them.
+
+        Args:
+            content: the bytes of the image file.
+            image_format: Pillow's name of the format, such as `PNG`.
+
+        Returns:
+            The SHA-256 of the bytes in hex digits, which `image_path` takes.
+        """
         digest = hashlib.sha256(content).hexdigest()
         suffix = _IMAGE_SUFFIXES.get(image_format, ".img")
         parts.publish_bytes(self.place, f"{parts.IMAGES}/{digest[:2]}/{digest}{suffix}", content)
         return digest
 
     def put_setting(self, name: str, value: str) -> None:
-        """Set a property of the store."""
+        """Set a property of the store; `setting` returns its value."""
         self.append([Setting(name=name, value=value)])
 
     @contextmanager
     def run(
         self, kind: str, config: str, model: str | None = None, run_id: str | None = None
     ) -> Iterator[str]:
-        """Record one invocation of a verb in `runs`, with how it ended; yields its run_id.
+        """Record one execution of a command in the table `runs`, with its outcome. Yields the run_id.
+
+        The outcome is `ok`, `interrupted` (after KeyboardInterrupt) or `failed` (after another exception).
 
         Args:
-            kind: the verb.
-            config: its settings, as JSON.
-            model: that it uses, if any.
-            run_id: of the run that is resumed; default a new one.
+            kind: name of the command.
+            config: settings of the command, as JSON.
+            model: name of the model that the command uses, if any.
+            run_id: id of the run to resume; default a new id.
         """
         run = Run(
             run_id=run_id or f"{kind}-{utc_now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}",
@@ -168,7 +189,8 @@ class VariantStore:
         )
         mark_killed(self.root, self._record_death)
         outcome = "failed"
-        # The first record behind the sign, and the last before it goes: a run without one is not running.
+        # The lock is taken before the first record and freed after the last one. A run that is recorded as running
+        # without a lock is therefore dead.
         with run_lock(self.root, run.run_id):
             self.append([run])
             try:
@@ -187,35 +209,43 @@ class VariantStore:
     # --- reading
 
     def connect(self, *, query: str | None = None, memory_mb: int | None = None) -> duckdb.DuckDBPyConnection:
-        """A DuckDB connection, in memory, with this store's views as it is now. The caller closes it.
+        """Return an in-memory DuckDB connection with the views of the store. The caller must close it.
 
-        What is appended later needs another connection. One that is held longer than the grace of a
-        compaction (see `compact`) may find its parts removed.
+        The connection shows the store as it is now. To see records that are appended later, open another
+        connection. If a connection is held longer than `grace_s` of a compaction (see `compact`), its parts may be
+        removed.
 
         Args:
-            query: the SQL that the connection is for: views that it does not name are not prepared, which saves
-                a scan of their keys. They are there, and compute more in each query. None prepares all.
-            memory_mb: MiB that the engine may use; None is DuckDB's own limit, 80 % of the memory.
+            query: SQL for which the connection is used. A view that it does not name is not prepared, which saves
+                a scan of the view's keys. Such a view can still be queried, but each query takes longer. None
+                prepares all views.
+            memory_mb: memory limit of DuckDB, in MiB; None keeps DuckDB's default, 80 % of the memory.
 
         Raises:
             StoreError: a part file is damaged.
-            duckdb.OutOfMemoryException: `memory_mb` does not suffice to open the store.
+            duckdb.OutOfMemoryException: `memory_mb` is too small to open the store.
         """
         return self._engine.connect(query=query, memory_mb=memory_mb)
 
     def naming_damage(self, query: str) -> AbstractContextManager[None]:
-        """Goes round what is run on a connection of `connect`: damage of a file is then a StoreError that names it."""
+        """Return a context for queries on a connection from `connect`.
+
+        If a damaged file makes such a query fail, the context raises a StoreError that names the file.
+
+        Args:
+            query: SQL that runs inside the context.
+        """
         return self._engine.naming_damage(query)
 
     def query(
         self, sql: str, parameters: Sequence[object] = (), *, variant_parts: Sequence[str] | None = None
     ) -> list[tuple[Any, ...]]:
-        """Rows of a trusted query (for a user's own, see `run_select`).
+        """Run a trusted query and return its rows. For a query that a user wrote, see `run_select`.
 
         Args:
             sql: the query.
-            parameters: its values.
-            variant_parts: the parts of `variants` to read, see `variant_parts`; None reads all.
+            parameters: values for the placeholders `?` of the query.
+            variant_parts: names of the parts of `variants` to read, see the method `variant_parts`; None reads all.
 
         Raises:
             StoreError: a part file is damaged or missing.
@@ -231,9 +261,10 @@ class VariantStore:
             return connection.execute(sql, parameters).fetchall()
 
     def of_problems(self, problem_ids: Sequence[str]) -> VariantStore:
-        """This store as far as it is about some problems, for lookups by key: a query reads no other rows.
+        """Return this store restricted to some problems, for fast lookups.
 
-        Their records in `problems`, `variants`, `verdicts`, `labels` and `rollouts`; the other tables are whole.
+        Its queries on `problems`, `variants`, `verdicts`, `labels` and `rollouts` read only the records of these
+        problems. The other tables are not restricted.
         """
         ids = _one_of("problem_id", problem_ids)
         of_ids = dict.fromkeys([Problem.table, Variant.table, Rollout.table], ids)
@@ -256,7 +287,14 @@ class VariantStore:
         *,
         limit: int | None = None,
     ) -> list[R]:
-        """Records of one type as models, in the order of their keys."""
+        """Return records of one type as Pydantic models, in the order of their keys.
+
+        Args:
+            record: the record type.
+            where: SQL condition on the columns of its view. It must be trusted.
+            parameters: values for the placeholders `?` of the condition.
+            limit: maximum number of records; None returns all.
+        """
         names = ", ".join(f'"{name}"' for name in record.model_fields)
         key = ", ".join(f'"{name}"' for name in record.key)
         sql = f"SELECT {names} FROM {record.table} WHERE {where} ORDER BY {key}"
@@ -266,12 +304,12 @@ class VariantStore:
     def problems(
         self, problem_ids: Sequence[str] | None = None, *, where: str | None = None, limit: int | None = None
     ) -> list[Problem]:
-        """Problems in the order of their ids.
+        """Return problems in the order of their ids.
 
         Args:
-            problem_ids: only these; default all.
+            problem_ids: return only problems with these ids; default all.
             where: an SQL condition on the columns of `problems`, such as `source = 'gsm8k'`.
-            limit: only the first N.
+            limit: return only the first `limit` problems; None returns all.
 
         Raises:
             ConfigError: the condition is not valid SQL.
@@ -286,7 +324,7 @@ class VariantStore:
     def problem_ids(
         self, problem_ids: Sequence[str] | None = None, *, where: str | None = None, limit: int | None = None
     ) -> list[str]:
-        """The ids of what `problems` would give, without reading it.
+        """Return the ids of the problems that `problems` would return, without reading their other columns.
 
         Raises:
             ConfigError: the condition is not valid SQL.
@@ -300,7 +338,7 @@ class VariantStore:
             return [found for (found,) in self.query(sql, [only, only or [], limit])]
 
     def count_problems(self, *, where: str | None = None, limit: int | None = None) -> int:
-        """How many problems `problems` would give, without reading them.
+        """Return the number of problems that `problems` would return, without reading them.
 
         Raises:
             ConfigError: the condition is not valid SQL.
@@ -310,12 +348,15 @@ class VariantStore:
             return int(self.query(sql, [limit])[0][0])
 
     def setting(self, name: str) -> str | None:
-        """A property of the store, or None."""
+        """Return a property of the store (see `put_setting`), or None if it was never set."""
         rows = self.query("SELECT value FROM settings WHERE name = ?", [name])
         return rows[0][0] if rows else None
 
     def image_path(self, digest: str) -> Path:
-        """Where the bytes of an image lie on this machine.
+        """Return the local path of an image. An image on an object store is first copied to the cache.
+
+        Args:
+            digest: SHA-256 of the image's bytes, from `put_image`.
 
         Raises:
             StoreError: the store has no such image.
@@ -328,23 +369,24 @@ class VariantStore:
         return self.root / folder / name
 
     def variant_parts(self, until_ns: int | None = None) -> list[str]:
-        """Names of the parts of `variants`, oldest first; for a merged part, of those that it was made of.
+        """Return the names of the parts of `variants`, oldest first.
 
-        So what a checkpoint names can be read as long as the store lives, see `snapshot`.
+        A merged part is replaced by the names of the parts from which it was made. Compaction therefore does not
+        change the names, and `snapshot` can read the parts that an old checkpoint names.
 
         Args:
-            until_ns: only those written up to then, in nanoseconds since 1970; None names all.
+            until_ns: return only parts written up to this time, in nanoseconds since 1970; None returns all.
         """
         live = self.catalogue.live(Variant.table)
         names = sorted({name for part in live for name in self.catalogue.origins(Variant.table, part)})
         return [name for name in names if until_ns is None or (Part.named(name).written_ns or 0) <= until_ns]
 
     def snapshot(self, variant_parts: Sequence[str] | None = None) -> Snapshot:
-        """The accepted variants in memory, for selection during training.
+        """Load the accepted variants into memory, for selection during training.
 
         Args:
-            variant_parts: the parts of `variants` to read, as an earlier snapshot names them
-                (a resumed run sees what it had seen, also after a compaction); None reads all.
+            variant_parts: names of the parts of `variants` to read, from `Snapshot.parts` of an earlier snapshot.
+                A resumed run then sees the same variants as before, even after a compaction. None reads all parts.
 
         Raises:
             StoreError: a part is damaged or missing.
@@ -356,34 +398,36 @@ class VariantStore:
     def compact(
         self, *, grace_s: float = GRACE_S, keep_rollouts: Sequence[str | timedelta] | None = None
     ) -> Compacted:
-        """Merge small parts, and remove what was merged or left behind by a crash long enough ago.
+        """Merge small parts, and delete old files that are no longer needed.
 
-        The rows of removed runs are dropped (`pipeline.store.removal.remove_run`).
+        These are parts that were merged, and files that a crashed writer left, both at least `grace_s` ago. Rows of
+        removed runs (see `pipeline.store.removal.remove_run`) are dropped from the merged parts.
 
         Args:
-            grace_s: seconds for which a file that was merged stays, for readers that found it before.
-            keep_rollouts: training runs whose rollouts stay, by id or by the time since they were last seen; those of
-                other runs that are not at work are dropped. None keeps all.
+            grace_s: seconds for which a merged part is kept, because readers may still use it.
+            keep_rollouts: selects the training runs whose rollouts are kept: by run id, or by the maximum time since
+                the run was last active. Rollouts of other runs are dropped, unless the run is still running. None
+                keeps all rollouts.
 
         Raises:
-            ConfigError: `keep_rollouts` has the id of a run that has no rollouts.
+            ConfigError: `keep_rollouts` contains the id of a run that has no rollouts.
             StoreError: the store cannot be written.
         """
         without = given_up(self._engine, keep_rollouts)
         return compact(self.place, self.catalogue, grace_s=grace_s, without=without)
 
     def examine(self, *, repair: bool = False) -> list[Finding]:
-        """Read every file and say which are damaged, missing or left behind; see `pipeline.store.doctor`.
+        """Read every file of the store and return what is wrong; see `pipeline.store.doctor`.
 
         Args:
-            repair: move what is damaged to quarantine, so that the store opens again.
+            repair: move damaged files to quarantine, so that the store can be opened again.
         """
         return examine(self._engine, repair=repair)
 
     def checksums(self) -> dict[str, str]:
-        """By view, the number of its rows and a hash of them in which their order plays no part.
+        """Return, for each view, the number of its rows and a hash of them that does not depend on their order.
 
-        Equal where two stores say the same by the same version of DuckDB.
+        Two stores with the same rows have the same checksums, if both are computed by the same version of DuckDB.
         """
         with self.connect() as connection, self.naming_damage(" ".join(view_names())):
             return engine.checksums(connection)
@@ -399,7 +443,7 @@ def _missing_line(url: str, paths: Sequence[str]) -> str:
 
 @cache
 def _warn(line: str) -> None:
-    """Say a line once a process."""
+    """Log a warning. A process logs each line only once."""
     _LOG.warning(line)
 
 
@@ -409,7 +453,10 @@ def _one_of(column: str, values: Sequence[str]) -> str:
 
 @contextmanager
 def _user_condition(where: str | None) -> Iterator[None]:
-    """Name a user's condition in the engine's error, in one line."""
+    """Turn DuckDB's error about a user's condition into a ConfigError of one line that quotes the condition.
+
+    If `where` is None, the error is raised unchanged.
+    """
     try:
         yield
     except duckdb.Error as error:
@@ -419,9 +466,9 @@ def _user_condition(where: str | None) -> Iterator[None]:
 
 
 def _versions() -> str:
-    """Versions of all that may change the outcome of a run, as JSON."""
+    """Return the versions of Python and of the packages that can change the outcome of a run, as JSON."""
     versions = {"python": platform.python_version()}
     for name in "diva-grpo duckdb numpy openai pillow pyarrow torch transformers trl".split():
-        with suppress(PackageNotFoundError):  # of an extra that is not installed
+        with suppress(PackageNotFoundError):  # the package belongs to an extra that is not installed
             versions[name] = version(name)
     return json.dumps(versions)

@@ -1,11 +1,13 @@
 """SQL of the views: the public columns of `contract.md`, derived from the records.
 
-A view shows the latest record of each key. `variants`, `runs`, `rollouts`, `difficulty_events` and `train_steps` say
-more than their parts; their rules stand beside them. Derived views (`pipeline.store.derived`) are computed from others.
+A view shows the latest record of each key. The views `variants` and `runs` have computed columns, and the views of
+tables with a `run_id` leave out some rows; comments in this module give the rules. Derived views
+(`pipeline.store.derived`) are computed from other views.
 
-There are two forms, which show the same rows. A *prepared* view (`prepared`) reads what a connection has computed
-once: which rows are superseded, and what was measured. It is then a plain scan with joins. A *live* view
-(`view_statements`) computes this again in each query, so it follows the files without us: it is for other programs.
+Each view has two forms, which show the same rows. A *prepared* view (see `prepared`) reads tables that a connection
+computes once: the superseded rows, and the measured offsets. A query on it is then a plain scan with joins. A *live*
+view (see `view_statements`) computes this again in each query. It therefore shows new files without this program, and
+is meant for other programs.
 """
 
 from __future__ import annotations
@@ -41,13 +43,14 @@ from diva_grpo.schemas.records import (
 )
 from diva_grpo.schemas.views import DERIVED, LiveDifficulty
 
-# Quantile of the standard normal for a two-sided interval of 90 %.
+# The 95 % quantile of the standard normal distribution, for a two-sided 90 % interval.
 _Z90 = 1.6448536269514722
 _DESIGN = 1 / DESIGN_SD**2
 
 _OF_A_RUN = (Rollout, DifficultyEvent, TrainStep)
 
-# The place of a row in a source: the number of its file, and below that of the row within the file.
+# A column that identifies a row of a source: the number of its file in the high bits, and the number of the row within
+# the file in the low bits.
 _PLACE, _ROW_BITS = "diva_place", 40
 
 _READS: Mapping[str, Sequence[str]] = MappingProxyType(
@@ -56,20 +59,22 @@ _READS: Mapping[str, Sequence[str]] = MappingProxyType(
     | {record.table: [Attempt.table, Setting.table] for record in _OF_A_RUN}
     | {view.view: list(view.reads) for view in DERIVED}
 )
-"""The views that a view reads, beside the parts of its own table."""
+"""The other views that a view reads, in addition to the parts of its own table."""
 
 PREPARED = "prepared"
-"""Schema of what a connection has computed for its views."""
+"""Name of the schema with the tables that a connection computes for its prepared views."""
 
 
 def source(url: str, table: str, parts: Sequence[Part], origins: Collection[str] | None = None) -> str:
-    """A FROM clause over rows of a table, as this version has them, with the place of each (`_PLACE`).
+    """Return a FROM clause over the rows of some parts of a table.
+
+    The rows have the columns of the present schema version, and the column `_PLACE`.
 
     Args:
-        url: where the store lies.
-        table: its name.
-        parts: to read.
-        origins: only rows that were first written in these parts; None is all.
+        url: path or URL of the store.
+        table: name of the table.
+        parts: parts to read.
+        origins: names of parts; only rows that were first written in one of them are read. None reads all rows.
     """
     groups: dict[tuple[int, bool], list[str]] = {}
     for part in parts:
@@ -90,9 +95,9 @@ def source(url: str, table: str, parts: Sequence[Part], origins: Collection[str]
 
 
 def every_file(url: str, table: str) -> str:
-    """A FROM clause over all that a table's folder holds, now and later: for other programs than this.
+    """Return a FROM clause over all part files of a table, including later ones, for other programs.
 
-    Rows that compaction has copied are there twice until it removes the first; the views show a key once.
+    After a compaction, its rows are there twice until the old parts are removed. The views show each key only once.
     """
     return parquet_glob([literal(f"{url}/{table}", "/*.parquet")])
 
@@ -103,7 +108,7 @@ def _column_list(record: type[Record]) -> str:
         is_json = any(isinstance(m, JsonText) for m in field.metadata) or "JsonText" in str(field.annotation)
         value = f'"{name}"::JSON' if is_json else f'"{name}"'
         if isinstance(field.default, str | int | float | list):
-            # NULL in parts that are older than the column.
+            # The value is NULL in parts that were written before the column existed.
             value = f"coalesce({value}, {_literal(field.default)})"
         return f'{value} AS "{name}"'
 
@@ -117,7 +122,10 @@ def _literal(value: str | int | float | list[Any]) -> str:
 
 
 def _order(record: type[Record]) -> str:
-    """The records of a key, the one that holds first: by what is known of their order, then by time."""
+    """Return the ORDER BY terms that put the valid record of a key first.
+
+    A record that meets the condition `Record.holds` comes before the others, then the latest record.
+    """
     known = f"({record.holds}) DESC, " if record.holds else ""
     return f"{known}recorded_at DESC, record_no DESC"
 
@@ -130,14 +138,14 @@ def _latest(rows: str, record: type[Record], where: str = "true") -> str:
     )
 
 
-# Rows of a training run that a later attempt, resumed before them, has superseded.
+# Rows of a training run that a later attempt has superseded: it was resumed at their step or an earlier one.
 _EARLIER_ATTEMPT = (
     "EXISTS (SELECT 1 FROM attempts a WHERE a.run_id = t.run_id AND a.attempt > t.attempt "
     "AND t.step >= a.resumed_step)"
 )
 
 
-# Rows of a removed run, see `pipeline.store.retention`.
+# Rows of a removed run, see `pipeline.store.removal`.
 _REMOVED = (
     f"t.run_id IN (SELECT substr(name, {len(REMOVED_SETTING) + 1}) FROM settings "
     f"WHERE starts_with(name, '{REMOVED_SETTING}') AND value = 'yes')"
@@ -145,18 +153,19 @@ _REMOVED = (
 
 
 def _left_out(record: type[Record]) -> str | None:
-    """A condition on rows that a view does not show, whatever their key; None where it shows all."""
-    # Before the latest of a key is taken: else a superseded row that was written late would hide its successor.
+    """Return an SQL condition for the rows that a view leaves out regardless of their key; None if there are none."""
+    # The rows are left out before the latest record of a key is chosen. Otherwise a superseded row that was written
+    # late would hide the row that replaces it.
     if record in _OF_A_RUN:
         return f"({_EARLIER_ATTEMPT} OR {_REMOVED})"
     return f"({_REMOVED})" if record in OF_RUNS else None
 
 
-# The measured delta with its variance, from both Beta posteriors on the scale of difficulty, and the delta in
-# use, where the design counts as a measurement with the standard deviation DESIGN_SD.
-# beta_var is the variance of Beta(c + 1, s - c + 1).
-# No CTE and no scalar sub-query: where a view has one, DuckDB takes a correlated sub-query over the view apart as a
-# cross product with the outer rows.
+# The measured offset with its variance, and the offset in use. The variance is the sum of the variances of the Beta
+# posteriors Beta(c + 1, s - c + 1) of both labels, on the difficulty scale. For the offset in use, the designed offset
+# counts as a measurement with the standard deviation DESIGN_SD.
+# These views contain no CTE and no scalar sub-query: with one of them, DuckDB computes a correlated sub-query over the
+# view as a cross product with the outer rows.
 _VARIANCE = f"{LEVELS**2:g} * (l.correct + 1) * (l.samples - l.correct + 1) / ((l.samples + 2) ** 2 * (l.samples + 3))"
 _LABEL = f"(SELECT l.subject_id, l.difficulty, {_VARIANCE} AS variance FROM labels l {JOIN_LABEL_MODEL})"
 _MEASURED = f"""
@@ -178,7 +187,7 @@ SELECT v.variant_id, v.problem_id, v.kind, v.text, v.hint_steps::INTEGER AS hint
 FROM ({latest}) v LEFT JOIN {measured} m USING ({key})
 """
 
-# `runs` says more than its records: seconds, and the last scores of the run.
+# The view `runs` adds columns to its records: the seconds, and the last score of the run.
 _RUNS = f"""
 SELECT r.*, date_diff('millisecond', r.started_at, r.ended_at) / 1000 AS seconds,
        s.step AS scored_step, s.accuracy AS accuracy
@@ -187,7 +196,7 @@ FROM ({{latest}}) r LEFT JOIN ({SCORES}) s USING (run_id)
 
 
 def view_names() -> list[str]:
-    """All views of a store, in the order of the loop."""
+    """Return the names of all views: the tables in the order of `RECORDS`, each derived view after those it reads."""
     names = [record.table for record in RECORDS]
     for view in DERIVED:
         names.insert(max(map(names.index, view.reads)) + 1, view.view)
@@ -195,16 +204,16 @@ def view_names() -> list[str]:
 
 
 def create_views(root: str | Path) -> list[str]:
-    """CREATE VIEW statements over all files of a store, in an order in which each finds what it reads."""
+    """Return CREATE VIEW statements over all files of a store. Each view comes after those that it reads."""
     return list(view_statements(str(root)).values())
 
 
 def view_statements(url: str, sources: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The CREATE VIEW statement of each live view of a store, in an order in which each finds what it reads.
+    """Return the CREATE VIEW statement of each live view, by name. Each view comes after those that it reads.
 
     Args:
-        url: where the store lies.
-        sources: FROM clauses by table, see `source`; by default all files that are there, see `every_file`.
+        url: path or URL of the store.
+        sources: FROM clauses by table, see `source`; by default all files of the store, see `every_file`.
     """
     bodies = {}
     for record in sorted(RECORDS, key=lambda record: (record.table in _READS, record is Run)):
@@ -225,17 +234,17 @@ def view_statements(url: str, sources: Mapping[str, str] | None = None) -> dict[
 
 
 def prepared(name: str, rows: str, without_rows: Collection[str] = ()) -> tuple[dict[str, str], str]:
-    """How a connection prepares a view, when it has prepared those that the view reads.
+    """Return the SQL that prepares a view. The views that it reads must be prepared before.
 
     Args:
-        name: of the view.
-        rows: the FROM clause of its table, see `source`; of a derived view none.
-        without_rows: tables that are known to have none. What follows from them is then not computed: to plan
-            that takes longer than to read a small store.
+        name: name of the view.
+        rows: FROM clause of its table, see `source`; not used for a derived view.
+        without_rows: tables that are known to have no rows. Queries that depend on them are replaced by empty
+            results, because only planning them takes longer than reading a small store.
 
     Returns:
-        What it computes first: SELECT statements, by the names of the tables of the schema `prepared` that hold
-        their rows. And the view's own SELECT.
+        A SELECT for each table of the schema `prepared` that must be created first, by the table's name; and the
+        SELECT of the view.
     """
     if name == LiveDifficulty.view:
         return {name: DERIVED_SQL[name]}, f"SELECT * FROM {PREPARED}.{name}"
@@ -261,13 +270,14 @@ _NO_MEASUREMENT = (
 
 
 def _superseded(rows: str, record: type[Record]) -> str:
-    """A SELECT of the places of the rows that the view of a record leaves out."""
+    """Return a SELECT of the `_PLACE` of each row that a record's view leaves out."""
     key = ", ".join(f'"{name}"' for name in record.key)
     first, rest = "", rows
     if left_out := _left_out(record):
         first = f"SELECT {_PLACE} FROM {rows} t WHERE {left_out} UNION ALL "
         rest = f"(SELECT * FROM {rows} t WHERE NOT {left_out})"
-    # Few keys have several rows in most tables: their hashes say which, with a tenth of the memory of the keys.
+    # In most tables few keys have several rows. Grouping by the hash of the key finds them with a tenth of the memory
+    # that grouping by the key needs.
     return (
         f"WITH repeated AS (SELECT hash({key}) AS code FROM {rest} GROUP BY code HAVING count(*) > 1) "
         f"{first}SELECT {_PLACE} FROM (SELECT {_PLACE} FROM {rest} r SEMI JOIN repeated ON code = hash({key}) "
@@ -276,9 +286,9 @@ def _superseded(rows: str, record: type[Record]) -> str:
 
 
 def named_views(text: str) -> list[str]:
-    """The views that a query names, and those that they read in turn, each after those that it reads.
+    """Return the views that a query names, and the views that these read. Each view comes after those that it reads.
 
-    To prepare a view, all keys of its table are read: a query should not pay for those that it leaves out.
+    Only these views need to be prepared for the query. Preparing a view reads all keys of its table.
     """
     words = set(re.findall(r"\w+", text.lower()))
     found: list[str] = []

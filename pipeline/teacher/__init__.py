@@ -1,4 +1,5 @@
-"""The teacher: an external LLM behind an OpenAI-compatible endpoint, and all that its answers pass through.
+"""The teacher: a client for an LLM at an OpenAI-compatible endpoint.
 
-`client.Teacher` asks; what was ever answered is in the `journal`; an exchange is `live` or by `batch`.
+`client.Teacher` sends requests and reads the answers. `journal` keeps all answers. `wire` sends live requests or uses
+the Batch API.
 """

@@ -1,4 +1,4 @@
-"""Who asks for what just now, among all processes that share a file; a crash lets go of it by itself."""
+"""Locks on requests, so that only one of several tasks and processes sends a request. A crash releases its locks."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from pathlib import Path
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.02, 0.5
 
 _OPEN_FILE_LOCK = getattr(fcntl, "F_OFD_SETLK", None)
-"""Locks that belong to the open file and not to the process, where the system has them (Linux)."""
+"""Command for locks that belong to the open file and not to the process; None on systems without it (not Linux)."""
 
 
 class Claims:
-    """Claims of keys, each a lock on one byte of a file, at an offset that the key says.
+    """Locks on keys. Each is a lock on one byte of a file, at a position that is computed from the key.
 
-    The kernel holds the locks, and lets go of a process's when it ends, however it ends: nothing is left that
-    another would have to break. The file stays empty. Where the system has no locks of an open file, those of
-    the process are taken; then only other processes are kept out, not another `Claims` of this one.
+    The kernel releases the locks of a process when it ends, even after a crash, so there are no stale locks. The file
+    stays empty. If the system has no locks of open files, locks of the process are used. They exclude other processes,
+    but not another `Claims` object of the same process.
 
     Args:
-        path: the file, made where it is missing.
+        path: the lock file; created if it is missing.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._held: dict[str, asyncio.Event] = {}
-        """Keys claimed through this object, and what tells that they are free again."""
+        """Keys that are locked through this object, each with the event that is set when it is released."""
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release all locks and close the file."""
         os.close(self._file)
 
     @asynccontextmanager
     async def claim(self, key: str) -> AsyncIterator[None]:
-        """Hold a key while the context is open; waits while another task or process holds it.
+        """Hold the lock of a key while the context is open. Waits while another task or process holds it.
 
         Args:
             key: a hexadecimal hash.
@@ -48,7 +48,7 @@ class Claims:
             await event.wait()
         self._held[key] = asyncio.Event()
         try:
-            # The kernel could wait too, but only by holding up a thread for each key.
+            # Polling, because a call that waits for the lock would block a thread for each key.
             poll = _FIRST_POLL_S
             while not self._lock(key, fcntl.F_WRLCK):
                 await asyncio.sleep(poll)
@@ -61,7 +61,7 @@ class Claims:
             self._held.pop(key).set()
 
     def _lock(self, key: str, kind: int) -> bool:
-        offset = int(key[:15], 16)  # 60 bits: two keys in flight share a byte less often than disks fail
+        offset = int(key[:15], 16)  # 60 bits, so it is very unlikely that two keys in use share a byte
         try:
             if _OPEN_FILE_LOCK is None:
                 flags = fcntl.LOCK_UN if kind == fcntl.F_UNLCK else fcntl.LOCK_EX | fcntl.LOCK_NB

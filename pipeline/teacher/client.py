@@ -1,7 +1,7 @@
-"""The LLM client: any OpenAI-compatible endpoint, behind the journal.
+"""The LLM client for any OpenAI-compatible endpoint. It looks into the journal before it sends a request.
 
-A failed answer is data, not an exception: `Teacher.ask` returns an `Answer` whose failure has a type by
-where it arose. How requests reach the endpoint is the matter of an `Exchange`.
+A failed request is data, not an exception: `Teacher.ask` returns an `Answer` whose `failure` begins with the type of
+the failure. An `Exchange` sends the requests.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ T = TypeVar("T", bound=Reply)
 
 
 GIVE_UP_AFTER = 16
-"""Requests in a row without any answer after which an endpoint is given up."""
+"""Number of consecutive requests without an answer after which `Teacher.ask` raises TeacherError."""
 
 UNENFORCED_AFTER = 3
-"""Structured answers, none of them of the asked shape, after which `auto` takes an output mode for ignored."""
+"""Number of structured answers after which the output mode `auto` uses a simpler mode, if none had the asked shape."""
 
 _REFUSED = frozenset({"http_400", "http_404", "http_415", "http_422"})
-"""Failures by which endpoints say that they do not know a parameter."""
+"""Failures with which endpoints refuse a parameter that they do not support."""
 
 _PAID = frozenset({"refusal", "length", "no_answer", "parse", "schema"})
-"""Failures of answers that were paid for: without `retry_failed` they are not asked for again."""
+"""Failures of requests that were paid for. Without `retry_failed` they are not sent again."""
 
 _LOG = logging.getLogger(__name__)
 
 
 class Teacher:
-    """Asks one endpoint: renders a request, looks into the journal, else makes an exchange and keeps it.
+    """Client of one endpoint. It renders a request, and sends it if the journal has no answer to it.
 
-    Use within one event loop.
+    All calls must be made in one event loop.
 
     Args:
         config: endpoint, model and sampling parameters.
-        journal: where every answer is committed before it is used.
-        exchange: how requests reach the endpoint, closed with the teacher; by default live.
-        meter: of the run, counts what the journal had and what failed.
-        prices: of models; by default the table of the configuration.
+        journal: every answer is committed to it before it is used.
+        exchange: sends the requests; closed with the teacher. By default a `LiveExchange`.
+        meter: the meter of the run. It counts reused answers and failures.
+        prices: prices of the models; by default the price table of the configuration.
 
     Raises:
         ConfigError: no API key for an endpoint that needs one, no URL, or an unreadable price table.
@@ -78,12 +78,12 @@ class Teacher:
         self._prices = prices or PriceTable.load(config.prices, config.base_url)
         self._dialect = self._first_dialect()
         self._unshaped: int | None = 0
-        """Answers in the present output mode that had not the asked shape; None as soon as one had."""
+        """Number of answers in the present output mode without the asked shape; None as soon as one has the shape."""
         self._since = now_text() if config.fresh else ""
         self._has_answered, self._unanswered = False, 0
-        """Whether there was an answer; and requests that failed since the last one."""
+        """Whether the endpoint has ever answered, and the number of requests that failed since its last answer."""
         self._keeping = 0
-        """Entries on their way into the journal."""
+        """Number of outcomes that have arrived but are not in the journal yet."""
 
     async def close(self) -> None:
         """Release connections and files."""
@@ -100,18 +100,23 @@ class Teacher:
         images: Shown = NOTHING_SHOWN,
         sample: int = 0,
     ) -> Answer[T]:
-        """One answer, from the journal where it is there, else from the endpoint.
+        """Return one answer: from the journal if it is there, else from the endpoint.
 
         Args:
-            prompt: the prompt's file.
-            values: what goes into its user message.
-            purpose: named in the ledger.
-            problem_id: named in the ledger.
-            shape: the model of a structured answer; None for plain text.
-            images: what the problem shows; each image stands behind its placeholder, or first.
-            sample: number of the answer among independent ones to the same question.
+            prompt: the prompt.
+            values: values for the placeholders of its user message.
+            purpose: recorded in the ledger.
+            problem_id: recorded in the ledger.
+            shape: pydantic model of a structured answer; None for plain text.
+            images: images of the problem. An image is inserted after its placeholder in the text, or before the text
+                if it has none.
+            sample: number of the sample. Requests that differ only in it get independent answers.
+
+        Returns:
+            The answer. If the request failed, its `failure` is set and its `value` is None.
 
         Raises:
+            BudgetError: the budget of the run does not allow the request.
             OutageError: the endpoint refuses every request.
             TeacherError: `GIVE_UP_AFTER` requests in a row were not answered.
             StoreError: an image is missing or damaged, or an answer could not be kept.
@@ -121,7 +126,7 @@ class Teacher:
         entry, value = self.kept(request), None
         if entry is None:
             async with self._journal.claim(request.key):
-                # Another task or process may have been first.
+                # Another task or process may have got the answer in the meantime.
                 entry = self.kept(request)
                 if entry is None:
                     entry, value = await self._obtained(request, shape, purpose, problem_id)
@@ -144,7 +149,7 @@ class Teacher:
         images: Shown = NOTHING_SHOWN,
         sample: int = 0,
     ) -> Request:
-        """The request that `ask` makes of the same arguments; its key finds the answer in the journal."""
+        """The request that `ask` would send for the same arguments. Its `key` is the key of the journal."""
         return Request(
             endpoint=self.endpoint,
             model=self.config.model,
@@ -160,9 +165,9 @@ class Teacher:
         )
 
     def kept(self, request: Request) -> Entry | None:
-        """What the journal has in the place of sending a request.
+        """The journal's entry for a request; None if the request must be sent.
 
-        That is its answer, or without `retry_failed` also one that was paid for and of no use.
+        An entry of a failure counts only if the request was paid for and `retry_failed` is off.
         """
         entry = self._journal.settled(request.key, self._since)
         if (
@@ -176,14 +181,18 @@ class Teacher:
     async def _obtained(
         self, request: Request, shape: type[T] | None, purpose: str, problem_id: str
     ) -> tuple[Entry, T | None]:
-        """The endpoint's answer, in another dialect where it refuses one; asked once more for the right shape."""
+        """Send a request and keep every outcome; returns the last entry, and the structured answer if there is one.
+
+        If the endpoint refuses the form of the request, it is sent again in another dialect. If the answer does not
+        have the asked shape, the endpoint is asked once to correct it.
+        """
         dialect: Dialect | None = self._dialect
         while dialect:
             asked = _Asked(request, dialect, purpose, problem_id)
             started, outcome = time.monotonic(), await self._send(asked)
             checked, value = _checked(outcome, shape)
             dialect = self._other_dialect(dialect, outcome)
-            # What was refused, cut short or has no text is beyond repair.
+            # An answer that was refused, was truncated or has no text is not sent back for correction.
             mendable = outcome.outcome == "ok" and checked.outcome in ("parse", "schema")
             entry = await self._keep(asked, checked, started, settled=not dialect and not mendable)
             if outcome.to_do and not dialect:
@@ -207,7 +216,7 @@ class Teacher:
         outcome = await self._exchange.send(
             parameters, request_hash({"key": asked.request.key, **parameters})
         )
-        self._keeping += 1  # until it is kept: an interruption waits for it
+        self._keeping += 1  # until the journal has it, because an interrupted run waits for that
         return outcome
 
     async def _keep(self, asked: _Asked, outcome: Outcome, started: float, *, settled: bool) -> Entry:
@@ -244,7 +253,7 @@ class Teacher:
     # --- the endpoint's dialect
 
     def _first_dialect(self) -> Dialect:
-        """As learnt by an earlier run, else by the configuration."""
+        """The dialect that an earlier run has learnt, else the one that the configuration implies."""
         mode = self.config.output_mode
         learnt = {} if self.config.fresh else self._journal.learnt(self.endpoint, self.config.model)
         if "dialect" in learnt:
@@ -262,14 +271,14 @@ class Teacher:
         return dialect.after_refusal(cause, may_change_mode=self.config.output_mode == "auto")
 
     def _is_refusal(self, outcome: Outcome) -> bool:
-        """Whether an endpoint may have refused how it was asked; some do so by a fault of their own."""
+        """Whether an endpoint may have refused the form of the request. Some answer with a status of 500 or more."""
         words = outcome.detail or ""
         return outcome.outcome in _REFUSED or (
             outcome.outcome.startswith("http_5") and (names_mode(words) or names_role(words))
         )
 
     def _learn(self, dialect: Dialect) -> None:
-        """An endpoint has answered in a dialect: this and later runs use it from the start."""
+        """Use this dialect for all further requests, in this run and in later ones. Log newly omitted parameters."""
         if dialect == self._dialect:
             return
         for name in dialect.omitted - self._dialect.omitted:
@@ -278,7 +287,10 @@ class Teacher:
         self._journal.learn(self.endpoint, self.config.model, "dialect", dialect.to_json())
 
     def _note_shape(self, dialect: Dialect, *, shaped: bool) -> None:
-        """An endpoint that ignores an output mode shows it by answers of another shape from the first on."""
+        """Count answers without the asked shape, and change to a simpler output mode if the endpoint ignores this one.
+
+        An endpoint is taken to ignore the mode if its first `UNENFORCED_AFTER` answers do not have the asked shape.
+        """
         if self._unshaped is None or dialect.output_mode != self._dialect.output_mode:
             return
         self._unshaped = None if shaped else self._unshaped + 1
@@ -288,16 +300,19 @@ class Teacher:
     # --- the end of the work
 
     def finish(self) -> int:
-        """Let no further request go; returns how many are in flight."""
+        """Send no further request; returns the number of requests in flight."""
         return self._exchange.finish()
 
     @property
     def is_busy(self) -> bool:
-        """Once no further request goes: whether there are requests in flight, or answers that are not kept yet."""
+        """Whether requests are in flight, or answers are not in the journal yet. Only to be used after `finish`."""
         return self._keeping > 0 or self._exchange.finish() > 0
 
     def _give_up_in_time(self, entry: Entry) -> None:
-        """Else a wrong URL or key would cost hours: each request waits for all of its retries."""
+        """Raise TeacherError after `GIVE_UP_AFTER` requests in a row without an answer.
+
+        Otherwise a run with a wrong URL or key would take hours, because each request uses up all its retries.
+        """
         unanswered = entry.outcome in ("network", "timeout") or entry.outcome.startswith("http_")
         if not unanswered or (self._has_answered and not OUTAGE.fullmatch(entry.outcome)):
             self._has_answered, self._unanswered = True, 0
@@ -316,10 +331,14 @@ class Teacher:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request as it goes to the endpoint.
+    """A request in the form in which it is sent.
 
     Attributes:
-        unshaped: the answer before, of the wrong shape, where this asks for it once more.
+        request: the request.
+        dialect: the form.
+        purpose: recorded in the ledger.
+        problem_id: recorded in the ledger.
+        unshaped: an answer without the asked shape, if the endpoint is asked to correct it; else None.
     """
 
     request: Request
@@ -335,9 +354,11 @@ class _Asked:
 
 
 def _checked(outcome: Outcome, shape: type[T] | None) -> tuple[Outcome, T | None]:
-    """The outcome, with another type in the place of `ok` where the text has not the asked shape; and what it says.
+    """Read the structured answer of an outcome.
 
-    What was mended in the text is the outcome's detail.
+    Returns:
+        The outcome, and the structured answer. If the text does not have the asked shape, the outcome is a failure and
+        the answer is None. If the text was corrected while reading, the outcome's `detail` says how.
     """
     if shape is None or outcome.outcome != "ok":
         return outcome, None

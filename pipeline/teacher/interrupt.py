@@ -1,4 +1,4 @@
-"""Ctrl-C while requests are under way: the first lets them finish, the second does not."""
+"""Ctrl-C while requests are in flight: the first one waits for their answers, the second one stops at once."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 
 class Interrupt:
-    """Catches SIGINT while it is open, where it may: in the main thread of a process that heeds it.
+    """Handles SIGINT between `catch` and `release`. It works only in the main thread, and if SIGINT is not ignored.
 
-    Either way the main thread gets its KeyboardInterrupt: at once where nothing is in flight, else from `drained` or
-    the second Ctrl-C.
+    The main thread gets a KeyboardInterrupt: at once if there is nothing to wait for, else when `drained` is called
+    or at the second Ctrl-C.
 
     Args:
-        finish: told of the first Ctrl-C; returns how many requests are still waited for, or None where there is
-            nothing to wait for. Who returns a number calls `drained` when they are answered.
+        finish: called at the first Ctrl-C. It returns the number of requests in flight, or None if there is nothing to
+            wait for. If it returns a number, `drained` must be called when these requests are answered and kept.
     """
 
     def __init__(self, finish: Callable[[], int | None]) -> None:
@@ -27,20 +27,20 @@ class Interrupt:
         self._before: Any = None
 
     def catch(self) -> None:
-        """Take the signal over; it is left as it is elsewhere than in the main thread, or where it is ignored."""
+        """Start to handle SIGINT. Does nothing outside of the main thread, or if SIGINT is ignored."""
         in_main = threading.current_thread() is threading.main_thread()
         if in_main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             self._before = signal.signal(signal.SIGINT, self._on_signal)
 
     def release(self) -> bool:
-        """Leave the signal to who had it before; returns whether it came."""
+        """Restore the previous handler; returns True if a Ctrl-C came and requests in flight were awaited."""
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
             self._before = None
         return self._pressed
 
     def drained(self) -> None:
-        """What was in flight is answered and kept: end the work, from whatever thread this is called."""
+        """Interrupt the main thread, since all requests are answered and kept. Any thread may call it."""
         ident = threading.main_thread().ident
         if self._before is not None and ident:
             signal.pthread_kill(ident, signal.SIGINT)  # wakes a main thread that waits
@@ -48,7 +48,7 @@ class Interrupt:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         waited_for = None if self._pressed else self._finish()
         if waited_for is None:
-            self.release()  # a third Ctrl-C ends the process, whatever it does
+            self.release()  # so that a third Ctrl-C goes to the previous handler
             raise KeyboardInterrupt
         self._pressed = True
         if waited_for:

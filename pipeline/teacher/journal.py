@@ -1,9 +1,9 @@
-"""The journal: every answer of an endpoint, committed before it is used, found again by what made it.
+"""The journal: every answer of an endpoint. It is committed before it is used, and found again by a key.
 
-An SQLite file in the store's folder. The key is a hash of all that determines an answer (endpoint by
-name, model, messages with their images, schema, sampling parameters, sample number) and of nothing else,
-so that finished work is never paid for twice, across crashes and across runs. Nothing in it is ever
-overwritten: each exchange is a row, and of several rows with one key `Journal.answer` knows which holds.
+It is an SQLite file in the folder of the store. The key of a request is a hash of everything that determines the answer
+(name of the endpoint, model, messages with their images, schema, sampling parameters, sample number) and of nothing
+else. So no answer is paid for twice, even after a crash or in another run. No entry is overwritten: each exchange is a
+row, and `Journal.answer` chooses among the rows of one key.
 """
 
 from __future__ import annotations
@@ -33,17 +33,27 @@ from diva_grpo.schemas.records import Call, utc_now
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One exchange with an endpoint: an answer, or how it failed.
+    """One exchange with an endpoint: an answer or a failure.
 
     Attributes:
         request_hash: the key, see `request_hash`.
-        content: the answer's text as received; evidence only, where `outcome` is not `ok`.
+        purpose: purpose of the request, such as `solve` or the kind of a variant.
+        endpoint: name of the endpoint.
+        model: name of the model.
+        problem_id: id of the problem.
+        content: the text of the answer as received. If `outcome` is not `ok`, it is kept for inspection only.
         outcome: `ok`, or the type of the failure: network, timeout, http_<status>, refusal, length,
-            no_answer (nothing but thoughts), parse (not JSON) or schema (JSON of another shape).
-        detail: what the failure said; of an answer, what was mended when it was read.
+            no_answer (only thoughts), parse (not JSON) or schema (JSON of another shape).
+        detail: message of a failure; for an answer, what was corrected when it was read.
+        prompt_tokens: prompt tokens that the endpoint counted; None if unknown.
+        completion_tokens: completion tokens that the endpoint counted; None if unknown.
+        cost_usd: cost in dollars; None if unknown.
+        latency_s: seconds from the request to its outcome, waiting and retries included.
         attempts: how often the request was sent.
-        settled: whether the request ended with it; else the same run sent it once more in another form.
-        fresh: whether it was asked for although an answer was there; it then takes that answer's place.
+        output_mode: how the structured answer was asked for; `text` for plain text, too.
+        created_at: time of the entry, see `now_text`.
+        settled: whether this is the final outcome of the request. If not, the same run sent it again in another form.
+        fresh: whether a new answer was requested although there was one. The new answer then replaces the old one.
     """
 
     request_hash: str
@@ -66,7 +76,11 @@ class Entry:
 
 
 def request_hash(identity: dict[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of everything that determines an answer."""
+    """SHA-256 (hexadecimal) of `identity` as canonical JSON.
+
+    Args:
+        identity: everything that determines an answer.
+    """
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -76,9 +90,10 @@ _VALUES = attrgetter(*_COLUMNS)
 _INSERT = f"INSERT INTO entries ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 
 _HOLDS = "outcome = 'ok' DESC, CASE WHEN outcome = 'ok' THEN fresh * id ELSE id END DESC, id"
-"""Which of a key's rows holds: the last one asked for afresh, else the first good one, else the last failure.
+"""SQL order of the rows of one key, the valid one first.
 
-The first, since tables may have been made from it.
+It is the last answer that was requested with `fresh`, else the first answer, else the last failure. The first answer,
+because records in the store may have been made from it.
 """
 
 _PRAGMAS = (
@@ -93,7 +108,7 @@ _TABLES = (
     "created_at TEXT, settled INTEGER NOT NULL DEFAULT 1, fresh INTEGER NOT NULL DEFAULT 0, "
     "in_ledger INTEGER NOT NULL DEFAULT 0)",
     "CREATE INDEX entries_by_key ON entries (request_hash)",
-    # Few entries are not in the ledger; without an index each shard would read all that were ever made.
+    # Only few entries are not in the ledger yet. Without this index, each shard would read all entries.
     "CREATE INDEX entries_not_in_ledger ON entries (id) WHERE in_ledger = 0",
     "CREATE TABLE learnt (endpoint TEXT, model TEXT, name TEXT, value TEXT, "
     "PRIMARY KEY (endpoint, model, name))",
@@ -108,25 +123,25 @@ _FROM_VERSION_0 = (
 )
 
 _LEDGER_SLICE = 5_000
-"""Rows brought into the ledger at once, so that memory does not grow with a run."""
+"""Number of rows that are added to the ledger at once, so that memory does not grow with the length of a run."""
 
 
 class Journal:
-    """Answers on disk. One process may hold several; several processes may share the file.
+    """The answers of endpoints on disk. Several objects and several processes may use the same file.
 
     Args:
-        path: the SQLite file, made where it is missing.
+        path: the SQLite file; created if it is missing.
 
     Raises:
-        StoreError: the file is not a journal, or of a later version.
+        StoreError: the file is damaged, is not a journal, or was made by a later version.
     """
 
     def __init__(self, path: Path) -> None:
         self._connection = _connected(path)
-        # A second connection and a thread of its own: the event loop does not wait for the disk.
+        # Writes use a second connection in a thread of their own, so that the event loop does not wait for the disk.
         self._writing = _connected(path)
         self._writer = ThreadPoolExecutor(1, "journal")
-        # A third for the ledger, which other threads bring up to date while requests are under way.
+        # The ledger has a third connection, because other threads update it while requests are in flight.
         self._summing, self._summed = _connected(path), threading.Lock()
         self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
         self._flushing: asyncio.Task[None] | None = None
@@ -134,7 +149,7 @@ class Journal:
 
     @classmethod
     def of_store(cls, store: VariantStore) -> Self:
-        """The journal that belongs to a store."""
+        """Open the journal of a store."""
         return cls(store.root / "journal.sqlite")
 
     def __enter__(self) -> Self:
@@ -146,7 +161,7 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Write what waits for it, and release the files."""
+        """Write the entries that wait to be written, and release the files."""
         self._writer.shutdown()
         _insert(self._writing, [entry for entry, _ in self._waiting])
         self._waiting = []
@@ -156,22 +171,33 @@ class Journal:
         self._claims.close()
 
     def claim(self, key: str) -> AbstractAsyncContextManager[None]:
-        """Hold the right to ask for an answer; waits while a task of this journal or another process has it."""
-        return self._claims.claim(key)
+        """Hold the lock of a request while the context is open, so that nobody else sends the same request.
 
-    def answer(self, key: str, since: str = "") -> Entry | None:
-        """The answer to a request; failures are kept, and never returned here.
+        Waits while another task of this journal or another process holds it.
 
         Args:
             key: see `request_hash`.
-            since: only an answer at or after this moment (see `now_text`).
+        """
+        return self._claims.claim(key)
+
+    def answer(self, key: str, since: str = "") -> Entry | None:
+        """The answer to a request; None if there is none. Failures are not returned.
+
+        Args:
+            key: see `request_hash`.
+            since: return only an answer of this time or later (see `now_text`); empty for any.
         """
         return self._first(
             f"request_hash = ? AND outcome = 'ok' AND created_at >= ? ORDER BY {_HOLDS}", key, since
         )
 
     def settled(self, key: str, since: str = "") -> Entry | None:
-        """The answer to a request, or else how it failed for good the last time."""
+        """The final entry of a request: its answer, or else its last failure; None if there is none.
+
+        Args:
+            key: see `request_hash`.
+            since: return only an entry of this time or later (see `now_text`); empty for any.
+        """
         return self._first(f"request_hash = ? AND settled AND created_at >= ? ORDER BY {_HOLDS}", key, since)
 
     def _first(self, condition: str, *values: str) -> Entry | None:
@@ -181,11 +207,15 @@ class Journal:
         return Entry(*row[:-2], *map(bool, row[-2:])) if row else None
 
     def last_id(self) -> int:
-        """Number of the last exchange; later ones have greater numbers."""
+        """Id of the last exchange; 0 if there is none. Later exchanges have larger ids."""
         return int(self._connection.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()[0])
 
     def sums_since(self, last_id: int) -> list[tuple[str, str, int, int, int]]:
-        """Of the exchanges after a number: model, purpose, how many, prompt tokens and completion tokens."""
+        """Sums over the exchanges with an id above `last_id`, for each model and purpose.
+
+        Returns:
+            Rows of model, purpose, number of exchanges, prompt tokens, completion tokens.
+        """
         return self._connection.execute(
             "SELECT model, purpose, count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0) "
             "FROM entries WHERE id > ? GROUP BY model, purpose ORDER BY model, purpose",
@@ -193,14 +223,16 @@ class Journal:
         ).fetchall()
 
     def commit(self, entry: Entry) -> None:
-        """Keep an entry durably, beside all that were kept before."""
+        """Write an entry to the disk. Earlier entries with the same key stay."""
         _insert(self._connection, [entry])
 
     async def keep(self, entry: Entry) -> None:
-        """As `commit`, without holding up the event loop; entries of one moment share one write to the disk.
+        """Write an entry to the disk without blocking the event loop. Returns when it has been written.
+
+        Entries that arrive at about the same time are written together.
 
         Raises:
-            StoreError: it cannot be written; the answer must not be used.
+            StoreError: the entry cannot be written. Then the answer must not be used.
         """
         kept = asyncio.get_running_loop().create_future()
         self._waiting.append((entry, kept))
@@ -215,7 +247,7 @@ class Journal:
             failure: StoreError | None = None
             try:
                 await loop.run_in_executor(self._writer, _insert, self._writing, [e for e, _ in entries])
-            # What SQLite cannot hold (half of a surrogate pair, a number of 20 digits) raises no error of SQLite's own.
+            # Values that SQLite cannot store (an unpaired surrogate, a number of 20 digits) raise no `sqlite3.Error`.
             except (sqlite3.Error, ValueError, OverflowError) as error:
                 failure = StoreError(f"the journal cannot be written: {error}")
             for _, kept in entries:
@@ -228,14 +260,21 @@ class Journal:
         self._flushing = None
 
     def learn(self, endpoint: str, model: str, name: str, value: str) -> None:
-        """Remember a property of a model at an endpoint, for later runs."""
+        """Store a property of a model at an endpoint for later runs.
+
+        Args:
+            endpoint: name of the endpoint.
+            model: name of the model.
+            name: name of the property.
+            value: its value, which replaces an earlier one.
+        """
         self._connection.execute(
             "INSERT OR REPLACE INTO learnt (endpoint, model, name, value) VALUES (?, ?, ?, ?)",
             [endpoint, model, name, value],
         )
 
     def learnt(self, endpoint: str, model: str) -> dict[str, str]:
-        """The remembered properties of a model at an endpoint."""
+        """The stored properties of a model at an endpoint, by name; see `learn`."""
         return dict(
             self._connection.execute(
                 "SELECT name, value FROM learnt WHERE endpoint = ? AND model = ?", [endpoint, model]
@@ -243,11 +282,11 @@ class Journal:
         )
 
     def to_ledger(self, store: VariantStore) -> int:
-        """Append to the store's `calls` what is not there yet; returns how many requests.
+        """Append requests that are new to the table `calls` of the store; returns their number.
 
-        A request has one row there, with the sums of all its exchanges: also what a failure has cost stays in
-        it when a later exchange went well. A crash between the append and the mark appends a row once more;
-        the view shows a key once.
+        A request has one row there, with the sums of all its exchanges. So the cost of a failure is included even if
+        a later exchange succeeded. If a crash happens before the exchanges are marked as added, the row is appended
+        again later. This does no harm, because the view shows only one row of each key.
         """
         count = 0
         with self._summed:
@@ -256,7 +295,7 @@ class Journal:
         return count
 
     def _slice_to_ledger(self, store: VariantStore) -> int:
-        # Within one transaction: two processes that sum up one key in turn must append in that order.
+        # In one transaction, so that the later of two sums of the same key, by two processes, is also appended later.
         with _transaction(self._summing):
             rows = self._summing.execute(
                 "WITH new AS (SELECT id, request_hash FROM entries WHERE in_ledger = 0 ORDER BY id LIMIT ?), "
@@ -305,14 +344,14 @@ def _connected(path: Path) -> sqlite3.Connection:
 
 
 def unusable(path: Path, fault: str) -> str:
-    """What a user reads where a journal is damaged."""
+    """The error message for a damaged journal."""
     cure = diva("doctor", "--store", path.parent, "--repair")
     return f"the journal {word(path)} cannot be used: {fault}; `{cure}` puts it aside"
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     with _transaction(connection):
-        version = _version(connection)  # another process may have been first
+        version = _version(connection)  # read again: another process may have migrated it in the meantime
         if version > _VERSION:
             raise StoreError(f"the journal {path} is of a later version: update diva-grpo")
         if version < _VERSION:
@@ -344,5 +383,5 @@ def _insert(connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
 
 
 def now_text() -> str:
-    """The present moment as the journal keeps it."""
+    """The present time (UTC) as text, in the format of the journal."""
     return utc_now().isoformat()

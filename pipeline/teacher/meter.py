@@ -1,4 +1,4 @@
-"""How far a run is: counted as it goes, shown on a terminal, in a log, and to `diva status` of another process."""
+"""Progress of a run: its counts, shown on a terminal or in a log, and by `diva status` in another process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from diva_grpo.pipeline.teacher.wire.outcome import Outcome
 from diva_grpo.schemas.exceptions import TeacherError
 
 _WINDOW_S = 60.0
-"""Seconds over which the rate is taken: a run that continues from a journal begins much faster than it stays."""
+"""Seconds over which the rate is measured.
+
+Not the whole run, because one that continues an earlier run is much faster at first: the journal has its answers.
+"""
 
 Show = Callable[[str], None]
 
@@ -26,10 +29,10 @@ class Meter:
     """Counts of one run. Threads may share it.
 
     Args:
-        unit: of the work, in the plural; what is counted in another unit is passed over.
-        total: units of the whole run; None where nobody knows.
-        budget: what it spends from.
-        stage: whose results are shown, see `tell`.
+        unit: unit of the work, in the plural, such as "problems". `count` ignores other units.
+        total: number of units of the whole run; None if unknown.
+        budget: budget of the run; by default without a limit.
+        stage: name of the stage whose results are shown, see `tell`.
     """
 
     def __init__(
@@ -41,42 +44,47 @@ class Meter:
         self.done = 0
         self.sent = 0
         self.reused = 0
-        """Requests that the journal has answered."""
+        """Number of requests that the journal has answered."""
         self.failures: Counter[str] = Counter()
         self.results: Counter[str] = Counter()
-        """What came of the work: variants by status, labels by kind."""
+        """Results of the stage, such as the number of variants by status."""
         self.outages: Counter[str] = Counter()
-        """Requests that failed for want of credit, key, model or network, by outcome."""
+        """Number of requests by outcome that failed because of credit, key, model or network."""
         self.note = ""
-        """What is waited for."""
+        """Text that says what the run is waiting for; empty if `watch` is to be used."""
         self.watch: Callable[[], str] | None = None
-        """Tells what an exchange waits for."""
+        """Returns a text that says what the exchanges are waiting for; empty if nothing."""
         self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
 
     def count(self, unit: str, done: int = 1) -> None:
-        """Count units that are newly done, where the run is counted in these."""
+        """Add newly done units, if `unit` is the unit of the meter."""
         if unit == self.unit:
             with self._lock:
                 self.done += done
 
     def tell(self, stage: str, results: Mapping[str, int]) -> None:
-        """Add what came of a stage, where its results are those shown."""
+        """Add the results of a stage, if it is the meter's stage."""
         if stage == self.stage:
             with self._lock:
                 self.results.update(results)
 
     def exchanged(self, outcome: Outcome, dollars: float | None) -> None:
-        """Count one exchange with the endpoint."""
+        """Count one exchange with the endpoint, and pay its cost from the budget.
+
+        Args:
+            outcome: outcome of the exchange.
+            dollars: its cost; None if unknown.
+        """
         self.sent += outcome.attempts
         if outcome.outcome != "ok":
             self.failures[outcome.outcome] += 1
         self.budget.pay(dollars)
 
     def raise_for_outages(self) -> None:
-        """Let a run end as failed in which requests failed whatever they asked.
+        """Fail the run if requests failed because of credit, key, model or network.
 
         Raises:
-            TeacherError: some did.
+            TeacherError: there are such requests.
         """
         if self.outages:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.outages.most_common())
@@ -85,7 +93,10 @@ class Meter:
             )
 
     def rate(self) -> float:
-        """Units a second, of late. Called once a second or so, it also keeps the time."""
+        """Units per second over about the last minute.
+
+        Each call also adds a measurement, so it should be called about once per second.
+        """
         now = time.monotonic()
         self._samples.append((now, self.done))
         while len(self._samples) > 2 and now - self._samples[0][0] > _WINDOW_S:
@@ -94,7 +105,7 @@ class Meter:
         return (after - before) / (last - first) if last > first else 0.0
 
     def state(self) -> dict[str, Any]:
-        """All figures, as `diva status` reads them."""
+        """All counts, in the form that `diva status` reads."""
         rate = self.rate()
         left = None if self.total is None or not rate else max(0, self.total - self.done) / rate
         return {
@@ -115,7 +126,7 @@ class Meter:
 
 
 def state_line(state: Mapping[str, Any]) -> str:
-    """A run's state on one line."""
+    """The state of a run (see `Meter.state`) as one line of text."""
     of_total = f"/{state['total']:,}" if state["total"] is not None else ""
     parts = [f"{state['done']:,}{of_total} {state['unit']}", f"{state['rate']:.1f}/s"]
     parts += [", ".join(f"{count:,} {name}" for name, count in state["results"].items())]
@@ -131,14 +142,18 @@ def state_line(state: Mapping[str, Any]) -> str:
 def shown(
     meter: Meter, store: VariantStore, run_id: str, show: Show | None = None, every_s: float = 30.0
 ) -> Iterator[Meter]:
-    """Keep a run's state readable for other processes, and show it from time to time.
+    """Write the state of a run to the store about once per second, for other processes, and show it regularly.
 
     Args:
-        meter: of the run.
-        store: where the run is.
-        run_id: as `VariantStore.run` gave it.
-        show: told of the state's line every so often, and at the end of a run that took longer than that.
+        meter: meter of the run.
+        store: store of the run.
+        run_id: id of the run, from `VariantStore.run`.
+        show: called with a line of text every `every_s` seconds, and at the end of the run if it was called before.
+            None shows nothing.
         every_s: seconds between two lines.
+
+    Yields:
+        The meter.
     """
     ended = threading.Event()
     lines = 0
@@ -161,5 +176,5 @@ def shown(
     finally:
         ended.set()
         ticker.join()
-        if show and lines:  # a short run needs no progress: its result comes at once
+        if show and lines:  # a short run shows only its result
             show(state_line(meter.state()))

@@ -1,6 +1,6 @@
 """Prices of models, and the budget of a run.
 
-Prices come from the package `genai-prices`, which contains them, or from a file of the user.
+Prices come from the data of the package `genai-prices`, or from a file of the user.
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ from diva_grpo.pipeline.teacher.wire.outcome import Outcome, fault, one_line
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError, MissingExtraError
 
 BATCH_SHARE = 0.5
-"""Price of a request in OpenAI's Batch API as a share of that of a live one."""
+"""Price of a request in OpenAI's Batch API, as a fraction of the price of a live request."""
 
 _DATE = re.compile(r"-20\d\d-?\d\d-?\d\d$")
 
 
 class ImageRule(BaseModel):
-    """How a provider counts an image: by tiles of 512 pixels, or by patches of 32 pixels.
+    """How a provider computes the tokens of an image: by tiles of 512 pixels, or by patches of 32 pixels.
 
     The formulas are those of OpenAI's vision guide, for images of high detail.
+
+    Attributes:
+        base: tokens of an image, apart from its tiles.
+        tile: tokens of a tile.
+        patch: tokens of a patch; None to count by tiles.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,12 +53,12 @@ class ImageRule(BaseModel):
 
 
 def _patches(width: int, height: int, most: int = 1536) -> int:
-    """Squares of 32 pixels that cover an image, after shrinking it until at most `most` are needed."""
+    """Number of squares of 32 pixels that cover an image, after shrinking it so that at most `most` are needed."""
     across, down = width / 32, height / 32
     if math.ceil(across) * math.ceil(down) <= most:
         return math.ceil(across) * math.ceil(down)
     shrink = math.sqrt(most / (across * down))
-    # Shrunk a little further, so that one side is a whole number of patches.
+    # It is shrunk a little further, so that one side is a whole number of patches.
     fits = min(math.floor(side * shrink) / (side * shrink) for side in (across, down))
     return min(most, math.ceil(round(across * shrink * fits, 6)) * math.ceil(round(down * shrink * fits, 6)))
 
@@ -62,10 +67,11 @@ class Price(BaseModel):
     """The price of a model, and how it counts tokens.
 
     Attributes:
-        prompt: dollars per million tokens.
-        completion: dollars per million tokens.
-        thinks: hidden reasoning tokens that an estimate assumes per request, until a store has calls of the model.
-        images: how an image is counted.
+        prompt: dollars per million prompt tokens.
+        completion: dollars per million completion tokens.
+        thinks: hidden reasoning tokens per request that an estimate assumes, until the store has enough calls of the
+            model to measure the length of answers.
+        images: how the tokens of an image are computed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,14 +81,14 @@ class Price(BaseModel):
     images: ImageRule = ImageRule()
 
     def cost(self, prompt_tokens: float, completion_tokens: float, share: float = 1.0) -> float:
-        """Dollars for these numbers of tokens."""
+        """Dollars for these numbers of tokens, at a fraction (`share`) of the price."""
         return share * (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
 _TABLE = TypeAdapter(dict[str, Price])
 
 _OWN: Mapping[str, Price] = MappingProxyType({"scripted-teacher": Price(prompt=0, completion=0)})
-# By the id of the model in genai-prices, which does not say how a model counts.
+# By the model's id in genai-prices, which does not tell how a model counts images and hidden reasoning.
 _COUNTING: Mapping[str, dict[str, Any]] = MappingProxyType(
     {
         "gpt-4o-mini": {"images": ImageRule(base=2833, tile=5667)},
@@ -97,9 +103,9 @@ class PriceTable:
     """Prices by model.
 
     Args:
-        prices: by the model's name.
-        name: of the table, for messages.
-        url: of the endpoint, if models that `prices` does not have are to be looked up in genai-prices.
+        prices: prices by the name of the model.
+        name: name of the table, used in messages.
+        url: URL of the endpoint. If it is given, models that are not in `prices` are looked up in genai-prices.
     """
 
     def __init__(self, prices: Mapping[str, Price], name: str, url: str | None = None) -> None:
@@ -108,14 +114,14 @@ class PriceTable:
 
     @classmethod
     def load(cls, path: Path | None = None, url: str | None = None) -> Self:
-        """The table of a YAML file; without one, the prices of genai-prices.
+        """Load a price table from a YAML file; without a file, use the prices of genai-prices.
 
         A file maps a model to `[prompt, completion]`, or to a mapping with the fields of `Price`.
 
         Args:
             path: the file.
-            url: of the endpoint. It selects the provider, because providers charge differently for one model. At an
-                unknown URL (a proxy, a gateway) only OpenAI's own models have a price.
+            url: URL of the endpoint, used without a file. It selects the provider, because the price of a model differs
+                between providers. At an unknown URL (a proxy, a gateway) only OpenAI's own models have a price.
 
         Raises:
             ConfigError: the file cannot be read or is not such a table.
@@ -133,7 +139,7 @@ class PriceTable:
             raise ConfigError(f"price table {path}: {one_line(error)}") from error
 
     def of(self, model: str) -> Price | None:
-        """The price of a model, by its name or its name without a date; None if it is unknown."""
+        """The price of a model, looked up with and without the date in its name; None if it is unknown."""
         found = self._prices.get(model) or self._prices.get(_DATE.sub("", model))
         return found or (None if self._url is None else _published(model, self._url))
 
@@ -155,9 +161,10 @@ class PriceTable:
 
 @cache
 def _published(model: str, url: str) -> Price | None:
-    """Today's price of a model in genai-prices; of prices in tiers, the one of the shortest prompts.
+    """Today's price of a model in genai-prices; None if it is unknown.
 
-    The first look-up loads the package, which takes half a second.
+    If the price depends on the length of the prompt, it is the price for the shortest prompts. The first call loads
+    the package, which takes half a second.
     """
     with MissingExtraError.named_for("a price"):
         from genai_prices.data_snapshot import get_snapshot
@@ -183,7 +190,7 @@ def _published(model: str, url: str) -> Price | None:
 
 
 def _mapping(entry: object) -> object:
-    """Turn an entry of the short form [prompt, completion] into the long one."""
+    """Convert an entry of the form [prompt, completion] to a mapping; return any other entry unchanged."""
     if isinstance(entry, list):
         prompt, completion = entry
         return {"prompt": prompt, "completion": completion}
@@ -195,7 +202,7 @@ class Budget:
 
     Args:
         limit: dollars; None for no limit.
-        strict: never exceed the limit, not even by requests in flight; for runs on a schedule.
+        strict: whether the cost of requests in flight, too, must stay within the limit. Meant for scheduled runs.
     """
 
     def __init__(self, limit: float | None = None, *, strict: bool = False) -> None:
@@ -205,20 +212,20 @@ class Budget:
 
     @property
     def left(self) -> float:
-        """Dollars that may still be spent."""
+        """Dollars that may still be spent, reserved ones included; infinite without a limit."""
         return math.inf if self.limit is None else self.limit - self.spent
 
     def admit(self) -> None:
-        """Allow one more request.
+        """Check that one more request may be sent. It reserves nothing, so requests in flight may exceed the limit.
 
         Raises:
-            BudgetError: the limit is reached. Requests in flight may still exceed it.
+            BudgetError: the limit is reached.
         """
         if self.is_empty:
             raise self.exhausted()
 
     def bind(self, dollars: float) -> bool:
-        """Reserve the largest possible cost of a request; False if the budget does not suffice."""
+        """Reserve the largest possible cost of a request; returns False if the budget does not suffice."""
         if self.left - self._bound < dollars - 1e-9:
             return False
         self._bound += dollars
@@ -231,13 +238,14 @@ class Budget:
     @property
     def is_empty(self) -> bool:
         """Whether the budget is used up."""
-        return self.left < 1e-9  # a sum of cents is not exact
+        return self.left < 1e-9  # not 0, because of rounding errors in the sum
 
     def exhausted(self, most: float | None = None) -> BudgetError:
         """The error of a run that would exceed its budget.
 
         Args:
-            most: largest possible cost of the next request, if this exceeds the rest of the budget.
+            most: largest possible cost of the next request, if this is more than what is left. None if the limit is
+                reached.
         """
         if most is not None:
             return BudgetError(
@@ -251,5 +259,5 @@ class Budget:
         )
 
     def pay(self, dollars: float | None) -> None:
-        """Add the cost of an exchange."""
+        """Add the cost of an exchange; None (unknown) counts as 0."""
         self.spent += dollars or 0.0

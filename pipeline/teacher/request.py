@@ -1,4 +1,4 @@
-"""A question to a teacher: what determines its answer, and how that is written for one endpoint or another."""
+"""A request to a teacher: everything that determines the answer, and the form that a certain endpoint needs."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from diva_grpo.schemas.config import OutputMode
 from diva_grpo.schemas.replies import Reply
 
 WireMode = Literal["json_schema", "json_object", "text"]
-"""How a structured answer is asked for, best first."""
+"""How a structured answer is asked for, from the strictest to the simplest way."""
 
 _MODES: tuple[WireMode, ...] = get_args(WireMode)
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """The dialect of a model at an endpoint: how it must be asked. It is not part of the journal's key.
+    """The dialect of a model at an endpoint: the form that a request must have. It is not part of the journal's key.
 
     Attributes:
         output_mode: how structured answers are asked for.
-        limit: name of the parameter for the longest answer. OpenAI's own models want the newer one; many other
-            servers know only the older one, and ignore what they do not know.
-        limit_changed: whether it was another at first.
-        omitted: optional parameters that the endpoint refuses; `system`: what it says opens the user's message.
+        limit: name of the parameter for the largest number of completion tokens. OpenAI's models need
+            `max_completion_tokens`. Many other servers know only `max_tokens` and ignore unknown parameters.
+        limit_changed: whether `limit` was changed after a refusal.
+        omitted: optional parameters that the endpoint refuses and that are left out. `system` means that the system
+            message is put at the beginning of the user message.
     """
 
     output_mode: WireMode = "json_schema"
@@ -38,14 +39,14 @@ class Dialect:
     omitted: frozenset[str] = frozenset()
 
     def after_refusal(self, cause: str, *, may_change_mode: bool) -> Self | None:
-        """The dialect to try after an endpoint has refused a request; None where none would help.
+        """The dialect to try after an endpoint has refused a request; None if no other dialect would help.
 
-        Endpoints agree on no error code, but all name the parameter. Each is given in once, so that a refusal for
-        another reason ends the matter soon.
+        The error codes differ between endpoints, but all endpoints name the parameter. Each parameter is changed at
+        most once, so that the number of attempts is small if the refusal has another reason.
 
         Args:
             cause: the parameter that the endpoint named, or else its message.
-            may_change_mode: whether the output mode is ours to choose.
+            may_change_mode: whether the output mode may be changed, because the user did not set it.
         """
         if too_long(cause):
             return None
@@ -62,32 +63,36 @@ class Dialect:
         return None
 
     def simpler(self) -> Self | None:
-        """The dialect with the next simpler output mode, where there is one."""
+        """The dialect with the next simpler output mode; None if the present mode is the simplest."""
         place = _MODES.index(self.output_mode) + 1
         return replace(self, output_mode=_MODES[place]) if place < len(_MODES) else None
 
     def to_json(self) -> str:
-        """As the journal remembers it."""
+        """The dialect as JSON text, in which form the journal stores it."""
         return json.dumps(asdict(self) | {"omitted": sorted(self.omitted)})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The dialect that the journal remembers."""
+        """The dialect from its JSON text, see `to_json`."""
         values = json.loads(text)
         return cls(**values | {"omitted": frozenset(values["omitted"])})
 
 
 @dataclass(frozen=True)
 class Request:
-    """All that determines an answer.
+    """A request: everything that determines the answer.
 
     Attributes:
-        endpoint: the endpoint's name.
-        system: the system message; there is none where it is empty.
-        content: of the user message: text, or text and images.
-        sample: number of the answer among independent ones to the same question.
-        output_mode: as configured; `auto` is a choice of its own, whatever the endpoint then takes.
-        reasoning_effort: as configured, None for none.
+        endpoint: name of the endpoint.
+        model: name of the model.
+        system: the system message; empty for none.
+        content: the user message: a text, or a list of texts and images in the format of the API.
+        shape: pydantic model of a structured answer; None for plain text.
+        output_mode: the configured output mode. `auto` is part of the key as such, whatever mode is used then.
+        temperature: sampling temperature.
+        max_tokens: largest number of completion tokens.
+        sample: number of the sample; sent as the seed. Requests that differ only in it get independent answers.
+        reasoning_effort: the configured effort; None to send none.
         more: further fields of the body.
     """
 
@@ -105,7 +110,7 @@ class Request:
 
     @cached_property
     def key(self) -> str:
-        """The journal's key."""
+        """The key of the request in the journal. It does not depend on the dialect."""
         mode: WireMode = "json_schema" if self.output_mode == "auto" else self.output_mode
         identity = self._body(Dialect(output_mode=mode), _schema)
         if self.shape and self.output_mode == "auto":
@@ -113,7 +118,7 @@ class Request:
         return request_hash({"endpoint": self.endpoint, "sample": self.sample, **identity})
 
     def parameters(self, dialect: Dialect) -> dict[str, Any]:
-        """The body of a chat completion request in the endpoint's dialect."""
+        """The body of the chat completion request in a dialect."""
         return self._body(dialect, flat_schema)
 
     def _body(self, dialect: Dialect, schema: Callable[[type[Reply]], dict[str, Any]]) -> dict[str, Any]:
@@ -145,7 +150,15 @@ class Request:
         return parameters
 
     def repair(self, dialect: Dialect, content: str, fault: str) -> dict[str, Any]:
-        """The same request once more, with the answer that had not the asked shape, and what was wrong with it."""
+        """The body of a request that asks to correct an answer without the asked shape.
+
+        It is the original request, followed by that answer and the error.
+
+        Args:
+            dialect: the dialect.
+            content: text of the answer.
+            fault: the error in the answer.
+        """
         assert self.shape
         parameters = self.parameters(dialect)
         parameters["messages"] += [
@@ -170,7 +183,7 @@ def _after_text(text: str, content: str | list[dict[str, Any]]) -> str | list[di
 
 @cache
 def flat_schema(shape: type[Reply]) -> dict[str, Any]:
-    """The schema of a shape without references, as strict servers and simple ones take it."""
+    """The JSON schema of a shape with all references replaced, because not all servers support references."""
     schema = _schema(shape)
     flat = _flat(schema, schema.get("$defs", {}))
     assert isinstance(flat, dict)

@@ -1,4 +1,4 @@
-"""Read structured answers: as strict JSON first, then with the additions that models make around it."""
+"""Read structured answers: first as strict JSON, then as JSON within other text and with LaTeX in its strings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diva_grpo.schemas.replies import Reply
 T = TypeVar("T", bound=Reply)
 
 _MOST_OBJECTS = 50
-"""Beginnings of an object that are tried in one answer."""
+"""Largest number of positions in one answer at which a JSON object is looked for."""
 
 _STRING = re.compile(r'((?:[^"\\]|\\.)*)"', re.DOTALL)
 
@@ -28,7 +28,8 @@ class ShapeError(ValueError):
     """An answer does not have the requested shape.
 
     Attributes:
-        kind: `parse` (no JSON object in it), `schema` (one of another shape), or `no_answer` (only thoughts).
+        kind: `parse` (it has no JSON object), `schema` (its JSON object has another shape), or `no_answer` (it has only
+            thoughts).
     """
 
     def __init__(self, kind: str, detail: str) -> None:
@@ -37,22 +38,22 @@ class ShapeError(ValueError):
 
 
 def read_reply(text: str, shape: type[T]) -> T:
-    """The structured answer in a text, see `read_mended`."""
+    """Read the structured answer in a text; see `read_mended`."""
     return read_mended(text, shape)[0]
 
 
 def read_mended(text: str, shape: type[T]) -> tuple[T, str | None]:
-    """The structured answer in a text, and what was corrected in it.
+    """Read the structured answer in a text, and report what was corrected.
 
     Words, thoughts and Markdown fences around the JSON object are ignored, line breaks within strings are accepted,
     and LaTeX is distinguished from escapes (see `escapes`). A truncated answer is never completed.
 
     Args:
-        text: an answer.
+        text: text of the answer.
         shape: the requested shape.
 
     Returns:
-        The answer; and one line about backslashes that were not read as in JSON, or None.
+        The answer, and one line about backslashes that were read as LaTeX instead of escapes; None if there are none.
 
     Raises:
         ShapeError: the text has no such answer.
@@ -65,7 +66,7 @@ def read_mended(text: str, shape: type[T]) -> tuple[T, str | None]:
     else:
         if "\\" not in text:
             return value, None
-        strict = ShapeError("parse", "no JSON object")  # nothing that is valid JSON comes here
+        strict = ShapeError("parse", "no JSON object")  # never raised, because the text is valid JSON
     if strict.kind == "schema":
         raise strict
     answer = without_thoughts(text)
@@ -74,7 +75,7 @@ def read_mended(text: str, shape: type[T]) -> tuple[T, str | None]:
     outside = [] if whole else _objects(text, before_thoughts(text))
     for found, otherwise in itertools.chain(_objects(text if whole else answer), outside):
         try:
-            # Through JSON again, because pydantic's reader refuses halves of surrogate pairs, which are not text.
+            # Written as JSON again, because pydantic's JSON parser refuses unpaired surrogates, which are invalid text.
             value = shape.model_validate_json(json.dumps(found))
         except ValidationError as error:
             kind, detail = fault(error)
@@ -97,7 +98,7 @@ def _told(otherwise: list[str]) -> str | None:
 
 
 def _is_json(text: str) -> bool:
-    """Whether a whole text is JSON. Marks of thoughts within it are then part of its strings."""
+    """Whether the whole text is JSON. If it is, marks of thoughts in it are part of its strings."""
     try:
         json.loads(text, strict=False)
     except (ValueError, RecursionError):
@@ -106,10 +107,10 @@ def _is_json(text: str) -> bool:
 
 
 class _Decoder(json.JSONDecoder):
-    """A decoder that reads strings as `escapes` does.
+    """A JSON decoder that reads strings with `escapes.read_string`.
 
     Attributes:
-        otherwise: backslashes that were read otherwise than JSON says.
+        otherwise: the backslash sequences that were read as LaTeX instead of JSON escapes.
     """
 
     def __init__(self) -> None:
@@ -128,7 +129,9 @@ class _Decoder(json.JSONDecoder):
 
 
 def _objects(text: str, end: int | None = None) -> Iterator[tuple[Any, list[str]]]:
-    """The JSON objects that begin before `end`, outermost ones only, each with what was read otherwise in it."""
+    """Yield each outermost JSON object that begins before `end`, and a list of the backslash sequences in it that were
+    read as LaTeX. If `end` is None, objects may begin anywhere.
+    """
     start = text.find("{", 0, end)
     for _ in range(_MOST_OBJECTS):
         if start < 0:

@@ -1,4 +1,4 @@
-"""Find the thoughts that reasoning models write into their answers, by the usual marks."""
+"""Find the thoughts that reasoning models write into their answers, by the marks that these models use."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ _FINAL = re.compile(
     re.DOTALL,
 )
 _FINAL_WITHOUT_MARKS = re.compile(r"\Aanalysis.*assistantfinal", re.DOTALL)
-"""Of gpt-oss, where a server has removed the special tokens."""
+"""The thoughts of gpt-oss, in the text of a server that has removed the special tokens."""
 
 
 def without_thoughts(text: str) -> str:
-    """A text without its thoughts; empty if there is nothing else, as in a truncated answer.
+    """Remove the thoughts from a text. The result is empty if there is nothing else, as in a truncated answer.
 
-    The known marks are tags such as `<think>` and `<thinking>`, `[THINK]`, and channels. Thoughts are before a closing
-    mark without an opening one, and after an opening mark without a closing one.
+    Known marks are tags such as `<think>` and `<thinking>`, `[THINK]`, and channels. Thoughts are all text between an
+    opening and a closing mark, before a closing mark without an opening one, and after an opening mark without a
+    closing one.
     """
     if _CHANNEL.search(text):
         finals = _FINAL.findall(text)
@@ -48,6 +49,9 @@ def without_thoughts(text: str) -> str:
 
 
 def before_thoughts(text: str) -> int:
-    """Position of the first mark of thoughts. An object that begins before it is none, even if it contains one."""
+    """Position of the first opening mark of thoughts; the length of the text if there is none.
+
+    A JSON object that begins before it is not part of the thoughts, even if the mark is inside the object.
+    """
     found = [mark.start() for pattern in (_OPENED, _CHANNEL) if (mark := pattern.search(text))]
     return min(found, default=len(text))

@@ -1,4 +1,4 @@
-"""Tokens of a request, counted before it is sent."""
+"""Count the tokens of a request before it is sent."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from PIL import Image
 
 from diva_grpo.pipeline.teacher.prices import ImageRule
 
-# Tokens of OpenAI's chat format around each message, and at the beginning of the answer.
+# Tokens that OpenAI's chat format adds for each message, and for the beginning of the answer.
 _PER_MESSAGE, _PER_REQUEST = 4, 3
 
 _PIECE = re.compile(r"[^\W\d_]+|\d{1,3}|[^\w\s]+|_+|\n+")
 
 
 def approximate_tokens(text: str) -> int:
-    """Tokens of a text without a tokenizer: words, groups of three digits, and pairs of other characters.
+    """Estimate the number of tokens of a text without a tokenizer.
 
-    On questions, solutions, prompts and JSON schemas of mathematics it came within 6 % of OpenAI's
-    `o200k_base`, where a token for four characters was up to 28 % off.
+    It counts words, groups of three digits, and pairs of other characters. On mathematical questions, solutions,
+    prompts and JSON schemas the error was at most 6 % against OpenAI's `o200k_base`. The usual estimate, one token for
+    four characters, was up to 28 % off.
     """
     return sum(_of_piece(piece) for piece in _PIECE.findall(text))
 
@@ -41,21 +42,30 @@ def _of_piece(piece: str) -> int:
 
 
 class TokenCounter:
-    """Counts the tokens of a model: by its own tokenizer if that is available offline, else approximately.
+    """Counts tokens with the tokenizer of a model if that is available offline, else approximately.
 
     It looks for `tokenizer.json` in a folder of the model's name (a local model), then for the packages `bpe_openai`,
-    which contains OpenAI's encodings, and `tiktoken`. The last one would download them, so it is used only if
+    which contains OpenAI's encodings, and `tiktoken`. `tiktoken` may download the encodings, so it is used only if
     TIKTOKEN_CACHE_DIR is set.
 
     Args:
-        model: the model's name.
+        model: name of the model.
+
+    Attributes:
+        name: name of the tokenizer.
+        text: function that counts the tokens of a text.
     """
 
     def __init__(self, model: str) -> None:
         self.name, self.text = _tokenizer(model) or ("an approximation", approximate_tokens)
 
     def request(self, parameters: dict[str, Any], images: ImageRule) -> int:
-        """Prompt tokens of the body of a chat completion request."""
+        """Prompt tokens of a chat completion request.
+
+        Args:
+            parameters: body of the request.
+            images: how the model counts images.
+        """
         tokens = _PER_REQUEST
         for message in parameters["messages"]:
             tokens += _PER_MESSAGE
@@ -67,7 +77,7 @@ class TokenCounter:
 
 
 def _parts(content: Any) -> Iterator[str | tuple[int, int]]:
-    """The texts of a message, and width and height of its images."""
+    """Yield the parts of a message: each text, and the (width, height) of each image in pixels."""
     if isinstance(content, str):
         yield content
         return
@@ -81,7 +91,7 @@ def _parts(content: Any) -> Iterator[str | tuple[int, int]]:
 
 
 def _tokenizer(model: str) -> tuple[str, Callable[[str], int]] | None:
-    """Name and function of a tokenizer that works offline."""
+    """Name and counting function of a tokenizer of the model that works offline; None if there is none."""
     file = Path(model) / "tokenizer.json"
     if file.is_file():
         from tokenizers import Tokenizer
@@ -96,8 +106,11 @@ def _tokenizer(model: str) -> tuple[str, Callable[[str], int]] | None:
 
 
 def _encoding(package: str, model: str) -> Any | None:
-    """OpenAI's encoding for a model, by one of two packages with the same functions."""
+    """The encoding of an OpenAI model, from `bpe_openai` or `tiktoken`, which have the same functions.
+
+    None for a model of another provider.
+    """
     try:
         return import_module(package).encoding_for_model(model)
-    except KeyError:  # a model of another provider
+    except KeyError:
         return None

@@ -1,1 +1,1 @@
-"""Scores of a model on held-out problems, and the policy as a solver."""
+"""Evaluation of a model on held-out problems, and the solver that answers with a local model."""

@@ -1,10 +1,10 @@
-r"""The paper's six benchmarks: where each lies, which column holds what, and how its answers are asked and graded.
+r"""The paper's six benchmarks: their sources, their columns, and how they are asked and graded.
 
-The paper's scores of its base model on MathVista, MathVerse and MathVision (arXiv 2603.01106, table 1) are those that
-MM-Eureka prints (arXiv 2503.07365), so each benchmark is read as MM-Eureka's evaluation reads it: same data, split
-and columns. Answers are judged there by GPT-4o; here the project's grader decides, which is free, repeatable and
-stricter. Everywhere the last `\boxed{}` counts, and equality is that of `pipeline.grade`. A row whose own answer the
-grader does not accept is rejected at ingest with its reason.
+The paper's scores of its base model on MathVista, MathVerse and MathVision (arXiv 2603.01106, table 1) are those of
+MM-Eureka (arXiv 2503.07365). So each benchmark is read as in MM-Eureka's evaluation, with the same data, split and
+columns. MM-Eureka grades answers with GPT-4o. Here the project's grader decides, which is free, repeatable and
+stricter. For all benchmarks the last `\boxed{}` of a response is its answer, and `pipeline.grade` decides whether two
+answers are equal. A row is rejected at ingest, with a reason, if the grader does not accept the row's own answer.
 
 | benchmark | rows | question | graded against |
 | --- | --- | --- | --- |
@@ -15,20 +15,20 @@ grader does not accept is rejected at ingest with its reason.
 | We-Math testmini | 1,740 | `question`, and `option`, one text of all choices | letter or value |
 | MMK12 test | 2,000 | `question`, which holds the choices | letter |
 
-Where this departs from the benchmarks' own scripts:
+Differences from the benchmarks' own scripts:
 
-- MathVista cuts an answer to the asked precision before it compares, and takes the choice most similar by edit
-  distance; here 1.42 is not 1.4, and an answer that is none of the choices is wrong.
-- In MathVerse and MMK12 the choices stand in the question's text, so a choice must be given by its letter.
-- OlympiadBench allows an absolute error in some physics answers (`error`); here a number must be equal, or round to
-  the reference. Its prompt keeps units out of the box without naming them; here the question names the unit.
-  The four English sets of open-ended problems are read; proofs are not.
-- We-Math's own metric looks at the sub-problems of a problem together; here each row counts alike.
+- MathVista rounds an answer to the requested precision before it compares, and replaces an answer by the choice with
+  the smallest edit distance. Here 1.42 is not equal to 1.4, and an answer that is not one of the choices is wrong.
+- In MathVerse and MMK12 the choices are part of the question's text, so the answer must be the letter of a choice.
+- OlympiadBench allows an absolute error in some physics answers (`error`). Here a number must be equal to the
+  reference, or round to it. Its prompt asks for answers without units, but does not name the unit; here the question
+  names it. The four English sets of open-ended problems are read; proofs are not.
+- We-Math's own metric combines the sub-problems of a problem. Here each row has the same weight.
 
-Names of data sets, splits and columns are from their cards, their repositories and public programs that read them.
-Not seen, for want of a network: that the hub's rows of We-Math have the `question number` of its JSON file; that ids
-of OlympiadBench's sets do not overlap (the second row of one id becomes a reject) and that the paper used all four of
-them; how many rows the grader rejects.
+The names of data sets, splits and columns are from dataset cards, repositories and public programs that read them.
+Not verified, because there was no network: that the rows of We-Math on the hub have the `question number` of its JSON
+file; that the ids of OlympiadBench's four sets do not overlap (the second row with an id is rejected); that the paper
+used all four sets; and how many rows the grader rejects.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.mapping import PRESETS, ColumnMapping
 
 SPLIT = "test"
-"""Split under which every benchmark is kept in a store, whatever its source calls it."""
+"""Split of all benchmark problems in a store, for any name of the split in the source."""
 
 _LETTER = "\nReason step by step, and put the letter of the right choice in \\boxed{}."
 _LETTER_OR = (
@@ -52,15 +52,15 @@ _LETTER_OR = (
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A benchmark that can be read into a store and asked of a model.
+    """A benchmark that can be ingested into a store and on which a model can be evaluated.
 
     Attributes:
-        name: of its problems' source in the store.
-        mapping: its columns, and its name on the hub.
-        instruction: added after each question.
-        size: rows that it has as published.
-        hub_configs: configurations that it consists of on the hub; empty: the mapping's one.
-        max_new_tokens: longest answer.
+        name: name of the benchmark, and the `source` of its problems in the store.
+        mapping: the mapping of its columns, with its name on the hub.
+        instruction: text added after each question.
+        size: number of rows as published.
+        hub_configs: its configurations on the hub; empty if the mapping names the only one.
+        max_new_tokens: largest number of tokens in an answer.
     """
 
     name: str
@@ -71,7 +71,11 @@ class Benchmark:
     max_new_tokens: int = 4096
 
     def parts(self, source: str | None = None) -> list[tuple[str, ColumnMapping]]:
-        """What to ingest: each source with its mapping, the hub's where none is named."""
+        """Return the sources to ingest, each with its mapping.
+
+        Args:
+            source: a file or another source that `diva ingest` reads; None for the hub.
+        """
         where = source or self.mapping.hub or self.name
         if where != self.mapping.hub or not self.hub_configs:
             return [(where, self.mapping)]
@@ -92,7 +96,7 @@ _ALL = (
             decimals="precision",
             recorded_split=SPLIT,
             hub="AI4Math/MathVista",
-            hub_split="testmini",  # the answers of its test split are not published
+            hub_split="testmini",  # the answers of the split `test` are not published
         ),
         instruction=_LETTER_OR + "a number without its unit, or a list such as [1, 2].",
         size=1000,
@@ -132,7 +136,7 @@ _ALL = (
             unit="unit",
             recorded_split=SPLIT,
             hub="Hothan/OlympiadBench",
-            hub_split="train",  # the only split that it has
+            hub_split="train",  # the only split on the hub
         ),
         instruction=(
             "\nReason step by step, and put the final answer in one \\boxed{}: in LaTeX, without its unit, several "
@@ -150,7 +154,7 @@ _ALL = (
         name="wemath",
         mapping=ColumnMapping(
             name="wemath",
-            id="question number",  # its ID is shared by the steps of one problem
+            id="question number",  # the column `ID` is the same for all steps of a problem
             problem="question",
             images="image_path",
             options="option",
@@ -178,15 +182,15 @@ _ALL = (
 )
 
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType({benchmark.name: benchmark for benchmark in _ALL})
-"""By name: MathVista (arXiv 2310.02255), MathVerse (2403.14624), MATH-Vision (2402.14804), OlympiadBench
+"""The benchmarks by name: MathVista (arXiv 2310.02255), MathVerse (2403.14624), MATH-Vision (2402.14804), OlympiadBench
 (2402.14008), We-Math (2407.01284), MMK12 (2503.07365)."""
 
 
 def find_benchmark(name: str) -> Benchmark:
-    """A benchmark by its name.
+    """Return a benchmark by its name. Upper case and hyphens in the name are ignored.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is no benchmark of this name.
     """
     plain = name.lower().replace("-", "")
     if plain not in BENCHMARKS:

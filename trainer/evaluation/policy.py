@@ -1,7 +1,7 @@
-"""The policy as a solver: a local model that answers questions, for labels and for evaluation.
+"""`PolicySolver`: a local model that answers questions, for labelling and evaluation.
 
-A language model answers questions of text alone. A vision-language model also sees their images, which are
-opened a batch at a time, so that memory does not grow with the number of questions.
+A language model answers only questions without images. A vision-language model also reads images, which are opened
+batch by batch, so that memory use does not grow with the number of questions.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _NO_IMAGES = "images: the model reads text alone"
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """A question as the model is to see it.
+    """The input of the model for a question.
 
     Attributes:
-        content: token ids, or text where images stand in it.
-        opening: the start of the answer that a hint gives; part of the content.
-        images: in the order of the content's image parts.
+        content: token ids for a language model, text for a vision-language model. Includes the opening.
+        opening: opening of the answer (a hint with hint style `prefix`); empty if there is none.
+        images: images in the order of the image parts in the content.
     """
 
     content: Any
@@ -57,24 +57,24 @@ class _Prompt:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Prompts of alike order share a batch, so that little of it is padding."""
+        """Sort key. Prompts are put into batches in this order, so that those of a batch have similar lengths."""
         return len(self.images), len(self.content)
 
 
 class _Reader(Protocol):
-    """Turns questions into a model's inputs."""
+    """Makes a model's inputs from questions."""
 
     tokenizer: Any
 
     def prompt(self, question: Question) -> _Prompt:
-        """The prompt of a question."""
+        """Return the prompt of a question."""
 
     def batch(self, prompts: Sequence[_Prompt]) -> Any:
-        """Input tensors by name, padded on the left; of prompts with equally many images."""
+        """Return input tensors by name, padded on the left. All prompts must have the same number of images."""
 
 
 class _TextReader:
-    """Reads questions of text alone."""
+    """Makes inputs from questions without images."""
 
     def __init__(self, tokenizer: Any, policy: PolicyConfig) -> None:
         self.tokenizer = tokenizer
@@ -97,7 +97,7 @@ class _TextReader:
 
 
 class _VisionReader:
-    """Reads questions with images, which are opened one question at a time."""
+    """Makes inputs from questions with or without images. The images of one question are opened at a time."""
 
     def __init__(self, processor: Any, policy: PolicyConfig, images: ImagePath | None) -> None:
         self.tokenizer = processor.tokenizer
@@ -129,29 +129,32 @@ class _VisionReader:
                 if any(p.images for p in prompts)
                 else None,
                 padding=True,
-                add_special_tokens=False,  # the chat template has written them
+                add_special_tokens=False,  # the chat template has already added them
                 return_tensors="pt",
             )
 
 
 class PolicySolver:
-    """Answers by sampling from a model, asked as it was in its training unless it is to be asked otherwise.
+    """Answers questions by sampling from a local model.
+
+    Prompts and sampling are those of the model's training, unless `options` say otherwise.
 
     Args:
         path: model folder, LoRA adapter folder, or hub name.
-        batch_size: answers generated at once; default 256, and 16 of a model that sees.
-        seed: of the sampling.
-        name: under which its labels are kept; default the path's last part.
-        images: finds the images of questions; without it, only questions of text alone are answered.
-        usual: how a model is asked that `diva train` has not trained.
-        **options: fields of `PolicyOptions`: what to ask otherwise.
+        batch_size: number of answers generated at once. Default: 256, or 16 for a model that reads images.
+        seed: seed of the sampling.
+        name: name of the solver for its labels. Default: the last part of `path`.
+        images: returns the file of an image by its content hash. Without it, only questions without images are
+            answered.
+        usual: prompt and sampling options for a model that was not trained by `diva train`. Default: `PolicyConfig()`.
+        **options: fields of `PolicyOptions` that replace those of the training or of `usual`.
 
     Attributes:
-        policy: how it is asked.
+        policy: the prompt and sampling options in use.
 
     Raises:
-        ConfigError: no such model; one that sees without a processor or a chat template; a system prompt for one
-            without a chat template.
+        ConfigError: there is no such model; a vision-language model has no processor or chat template; or there is a
+            system prompt for a model without a chat template.
 
     Example:
         >>> PolicySolver("data/demo_model", max_new_tokens=64, temperature=0).policy.max_new_tokens
@@ -190,7 +193,7 @@ class PolicySolver:
         self._reads_images = sees and images is not None
 
     def remarks(self) -> list[str]:
-        """What a user should know of how it is asked: what differs from its training, and from its own settings."""
+        """Return remarks for the user: options that differ from the training, and ignored settings of the model."""
         said = []
         if self._trained and (other := self.policy.differences(self._trained)):
             said.append(f"asked otherwise than in training: {other}")
@@ -200,12 +203,12 @@ class PolicySolver:
 
     @property
     def model(self) -> str:
-        """Name of the policy."""
+        """Name of the solver."""
         return self._name
 
     @property
     def reads_images(self) -> bool:
-        """Whether questions with images are answered."""
+        """Whether the solver can answer questions with images."""
         return self._reads_images
 
     def solve(
@@ -214,9 +217,14 @@ class PolicySolver:
         samples: int,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Answer[Reply]]]:
-        """`samples` answers to each question, in order; the opening that a hint gives is part of each.
+        """Return `samples` answers to each question, in the order of the questions. Answers include their opening.
 
-        A question with images that the model cannot see is not guessed at: its answers are failures.
+        If a question has images and the solver cannot read them, its answers are failures.
+
+        Args:
+            questions: the questions.
+            samples: number of answers to each.
+            progress: called with the number of answers finished since the last call.
 
         Raises:
             StoreError: an image is missing.
@@ -241,11 +249,11 @@ class PolicySolver:
 
     @torch.inference_mode()
     def perplexity(self, questions: Sequence[Question], answers: Sequence[str]) -> float | None:
-        """Perplexity at a token of given answers, one to each question; None of a model that reads images.
+        """Return the perplexity per token of given answers; None for a model that reads images.
 
         Args:
-            questions: of text alone.
-            answers: not all empty.
+            questions: questions without images.
+            answers: one answer to each question; at least one must not be empty.
         """
         if not isinstance(self._reader, _TextReader):
             return None
@@ -260,7 +268,10 @@ class PolicySolver:
         return math.exp(loss / tokens)
 
     def _batches(self, prompts: dict[int, _Prompt], samples: int) -> list[list[int]]:
-        """Places of the questions, each `samples` times, in batches of alike prompts."""
+        """Return the numbers of the questions, each `samples` times, in batches of similar prompts.
+
+        All prompts of a batch have the same number of images.
+        """
         order = sorted(prompts, key=lambda place: (prompts[place].order, place))
         repeated = [place for place in order for _ in range(samples)]
         batches: list[list[int]] = []
@@ -276,7 +287,7 @@ class PolicySolver:
     @torch.inference_mode()
     def _generate(self, prompts: Sequence[_Prompt]) -> list[str]:
         tokenizer = self._reader.tokenizer
-        # Pixels take the model's precision, token ids stay integers.
+        # Convert pixels to the model's dtype; token ids stay integers.
         inputs = self._reader.batch(prompts).to(self._model.device)
         inputs = {
             name: value.to(self._model.dtype) if torch.is_floating_point(value) else value

@@ -1,4 +1,4 @@
-"""Score a model as a configuration says: what `diva eval` and the flow `evaluate` have in common."""
+"""`run_evaluation` evaluates a model as an `EvaluateConfig` says. `diva eval` and the flow `evaluate` both use it."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from diva_grpo.trainer.evaluation.score import (
 )
 
 Say = Callable[[str], None]
-"""Told what a user should know beside the figures."""
+"""Called with each message for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """What came of an evaluation.
+    """The result of `run_evaluation`.
 
     Attributes:
-        report: the figures.
-        settings: with the defaults that held, a benchmark's own among them.
-        left_out: problems with images that the model cannot see.
+        report: the scores.
+        settings: the configuration, with the values that were used in place of defaults, such as those of a benchmark.
+        left_out: number of problems that were left out because they have images and the model reads only text.
     """
 
     report: Report
@@ -43,20 +43,20 @@ class Evaluated:
     left_out: int
 
     def figures(self) -> dict[str, Any]:
-        """All of it as JSON holds it."""
+        """Return settings and results as JSON values."""
         settings = self.settings.model_dump(mode="json", exclude={"store", "source"})
         return {"settings": settings, "left_out": self.left_out, **self.report.figures()}
 
 
 def run_evaluation(config: EvaluateConfig, say: Say) -> Evaluated:
-    """Select problems, load the model, answer and grade; the rows go to `evaluations`.
+    """Select problems, load the model, let it answer, grade the answers, and append the rows to `evaluations`.
 
     Args:
-        config: what is scored, and how it is asked.
-        say: called with what a user should know beside the figures.
+        config: model, problems, and prompt and sampling options.
+        say: called with each message for the user, such as which problems are left out.
 
     Raises:
-        ConfigError: settings, store and model that do not go together.
+        ConfigError: settings, store and model do not fit together.
         SourceError: the benchmark cannot be read.
     """
     benchmark = find_benchmark(config.benchmark) if config.benchmark else None
@@ -120,7 +120,7 @@ def _scored(
 
 
 def _options(config: EvaluateConfig, benchmark: Benchmark | None) -> dict[str, Any]:
-    """What is said of how the model is asked; of what the user leaves open, by the benchmark where it is one."""
+    """Return the prompt and sampling options that the user gives, or else those of the benchmark, if there is one."""
     said: dict[str, Any] = {}
     if benchmark is not None:
         said = {"max_new_tokens": benchmark.max_new_tokens, "instruction": benchmark.instruction}
@@ -130,11 +130,11 @@ def _options(config: EvaluateConfig, benchmark: Benchmark | None) -> dict[str, A
 
 
 def _read_benchmark(store: VariantStore, benchmark: Benchmark, config: EvaluateConfig, say: Say) -> None:
-    """Bring a benchmark into a store, where it is not there yet or a source is named.
+    """Ingest a benchmark into a store, unless the store already has it and the user names no source.
 
     Raises:
-        ConfigError: the store has problems of its name that are not for testing.
-        SourceError: it cannot be read.
+        ConfigError: the store has problems of this benchmark in another split than `SPLIT`.
+        SourceError: the benchmark cannot be read.
     """
     name, setting, limit = benchmark.name, f"benchmark:{benchmark.name}", config.limit
     counts = dict(store.query("SELECT split, count(*) FROM problems WHERE source = ? GROUP BY ALL", [name]))

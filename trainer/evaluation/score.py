@@ -3,8 +3,8 @@
 report = evaluate_fully(store, solver, problems, samples=4, run_id="eval-1", step=0, kinds=["reword"])
 print(report.tables())
 
-Every mean is over problems, and so is its standard error: answers to one problem, and the variants of one problem,
-are not independent of each other.
+All means and standard errors are over problems, because several answers to a problem, or answers to its variants, are
+not independent of each other.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Score:
     """Accuracy over problems.
 
     Attributes:
-        problems: how many.
-        samples: answers to each question.
+        problems: number of problems.
+        samples: number of answers to each question.
         pass_at_1: mean over problems of the share of right answers.
-        standard_error: of that mean, over problems; NaN for a single one.
-        pass_at_k: by k up to `samples`: chance that one of k answers is right (unbiased estimate,
-            arXiv 2107.03374, equation 1).
-        pass_at_k_error: standard error of each.
-        questions: how many were asked: the problems, or their variants of one kind.
+        standard_error: standard error of `pass_at_1` over problems; NaN for a single problem.
+        pass_at_k: by k (powers of 2 up to 64 and `samples`), the probability that at least one of k answers is right
+            (unbiased estimate, arXiv 2107.03374, equation 1), as mean over problems.
+        pass_at_k_error: by k, the standard error of `pass_at_k`.
+        questions: number of questions: the problems, or their variants of one kind.
     """
 
     problems: int
@@ -58,13 +58,13 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class KindScore:
-    """Accuracy on the variants of one kind, beside that on the same problems as they are.
+    """Accuracy on the variants of one kind, compared with that on the originals of the same problems.
 
     Attributes:
-        variants: on the variants; a problem's value is the mean over its own.
-        originals: on their problems.
-        gain: pass@1 on variants less pass@1 on originals.
-        gain_error: its standard error, paired by problem.
+        variants: score on the variants. The value of a problem is the mean over its variants.
+        originals: score on the originals of these problems.
+        gain: pass@1 on the variants minus pass@1 on the originals.
+        gain_error: standard error of `gain`, paired by problem; NaN for a single problem.
     """
 
     variants: Score
@@ -75,15 +75,16 @@ class KindScore:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All figures of one evaluation.
+    """All results of one evaluation.
 
     Attributes:
-        run_id: under which the rows of `evaluations` are.
-        step: of the model in that run.
-        overall: on all problems.
-        by_difficulty: by band of the label, or by the level that the source states; in order.
-        by_kind: on accepted variants, for each kind that was asked for and that there are any of.
-        ungraded: answers that the grader could not decide, or that could not be made; counted as wrong.
+        run_id: run id of the rows in the table `evaluations`.
+        step: training step of the model in that run.
+        overall: score on all problems.
+        by_difficulty: score by difficulty, in ascending order: first by band of the label, then, for problems without a
+            label, by the level that the source states. Problems with neither are left out.
+        by_kind: score on accepted variants by kind. Kinds without variants are left out.
+        ungraded: number of answers that the grader could not decide or the model could not give. They count as wrong.
     """
 
     run_id: str
@@ -94,7 +95,7 @@ class Report:
     ungraded: int
 
     def tables(self) -> str:
-        """The figures as aligned tables."""
+        """Return the results as aligned text tables."""
         shown = _table("", {"all": self.overall, **self.by_difficulty})
         if not self.by_kind:
             return shown
@@ -107,21 +108,33 @@ class Report:
         return f"{shown}\n\n{_table('kind', {k: of.variants for k, of in self.by_kind.items()}, more)}"
 
     def figures(self) -> dict[str, Any]:
-        """The figures as JSON holds them; a standard error of a single problem is null."""
+        """Return the results as JSON values. NaN, the standard error for a single problem, becomes None."""
         return {name: _without_nan(part) for name, part in asdict(self).items()}
 
 
 def score(correct_P: Sequence[int], samples: int) -> Score:
-    """The score of `correct_P[p]` right answers of `samples` to each problem.
+    """Return the score on problems with one question each.
+
+    Args:
+        correct_P: number of right answers to each problem.
+        samples: number of answers to each problem.
 
     Raises:
-        ValueError: no problems.
+        ValueError: there are no problems.
     """
     return _score([[correct] for correct in correct_P], samples)
 
 
 def _score(correct_PV: Sequence[Sequence[int]], samples: int) -> Score:
-    """The score of problems with one question or several each."""
+    """Return the score on problems with one or more questions each.
+
+    Args:
+        correct_PV: for each problem, the number of right answers to each of its questions.
+        samples: number of answers to each question.
+
+    Raises:
+        ValueError: there are no problems.
+    """
     if not correct_PV:
         raise ValueError("no problems to score")
     powers = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= samples]
@@ -138,7 +151,7 @@ def _score(correct_PV: Sequence[Sequence[int]], samples: int) -> Score:
 
 
 def _mean(values_P: Sequence[float]) -> tuple[float, float]:
-    """Mean over problems, and its standard error."""
+    """Return the mean over problems and its standard error, which is NaN for a single problem."""
     array_P = np.asarray(values_P, np.float64)
     error = float(array_P.std(ddof=1) / math.sqrt(len(array_P))) if len(array_P) > 1 else math.nan
     return float(array_P.mean()), error
@@ -152,19 +165,19 @@ def _pass_at(correct: int, samples: int, k: int) -> float:
     return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
-# --- what is asked
+# --- problems and variants
 
 
 def select_problems(store: VariantStore, *, split: str, where: str | None = None) -> list[Problem]:
-    """The problems of a split, in the order of their ids.
+    """Return the problems of a split, in the order of their ids.
 
     Args:
         store: the store.
-        split: of the problems.
-        where: an SQL condition on the columns of `problems`, such as `source = 'gsm8k'`.
+        split: split of the problems.
+        where: an SQL condition on the columns of `problems`, such as `source = 'gsm8k'`; None for no condition.
 
     Raises:
-        ConfigError: no such split, no problem that fits, or the condition is not valid SQL.
+        ConfigError: there is no such split, no problem fits, or the condition is not valid SQL.
     """
     splits = [name for (name,) in store.query("SELECT DISTINCT split FROM problems ORDER BY 1")]
     if split not in splits:
@@ -177,10 +190,10 @@ def select_problems(store: VariantStore, *, split: str, where: str | None = None
 
 
 def readable_problems(problems: Sequence[Problem], solver: PolicySolver) -> list[Problem]:
-    """The problems that a model can read: those of text alone, where it sees no images.
+    """Return the problems that a model can read: all, or those without images if it reads only text.
 
     Raises:
-        ConfigError: all have images, and the model sees none.
+        ConfigError: all problems have images, and the model reads only text.
     """
     readable = [problem for problem in problems if solver.reads_images or not problem.images]
     if not readable:
@@ -192,10 +205,10 @@ def readable_problems(problems: Sequence[Problem], solver: PolicySolver) -> list
 
 
 def chosen_kinds(names: str) -> list[str]:
-    """Kinds of variants from a list with commas, or `all`.
+    """Return the kinds of variants in a comma-separated list; all kinds if the list contains `all`.
 
     Raises:
-        ConfigError: there is no such kind.
+        ConfigError: there is no kind of a name in the list.
     """
     known = [str(kind) for kind in Kind]
     chosen = [name.strip() for name in names.split(",") if name.strip()]
@@ -208,7 +221,7 @@ def chosen_kinds(names: str) -> list[str]:
 def accepted_variants(
     store: VariantStore, problems: Sequence[Problem], kinds: Sequence[str]
 ) -> list[Variant]:
-    """The accepted variants of these kinds and problems, in the order of their ids."""
+    """Return the accepted variants of the given problems and kinds, in the order of their ids."""
     condition = (
         f"status = '{Status.ACCEPTED}' AND kind IN (SELECT unnest(?)) AND problem_id IN (SELECT unnest(?))"
     )
@@ -217,7 +230,7 @@ def accepted_variants(
 
 
 def _difficulty_bands(store: VariantStore, problems: Sequence[Problem]) -> dict[str, list[str]]:
-    """Problem ids by band: by the label of the store's label model, else by the source's own level."""
+    """Return problem ids by difficulty: by the label of the store's label model, or else by the level of the source."""
     labels = dict(store.query(f"SELECT subject_id, difficulty FROM labels WHERE {BY_LABEL_MODEL}"))
     bands: defaultdict[tuple[int, float], list[str]] = defaultdict(list)
     for problem in problems:
@@ -246,20 +259,20 @@ def evaluate_fully(
     variants: Sequence[Variant] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Report:
-    """Answer the problems and their variants, grade, and keep a row a problem in `evaluations`.
+    """Let a model answer problems and variants, grade the answers, and append a row per problem to `evaluations`.
 
     Args:
-        store: where labels come from and the rows go.
+        store: the store with the labels and images, to which the rows are appended.
         solver: the model.
-        problems: to answer.
-        samples: answers to each question.
-        run_id: of the training run, or of the evaluation.
-        step: of the model in that run.
-        variants: of these problems, to answer too; they leave no rows.
-        progress: called with the number of finished answers.
+        problems: problems to answer.
+        samples: number of answers to each question.
+        run_id: id of the training run of the model, or else of the evaluation.
+        step: training step of the model in that run.
+        variants: variants of these problems to answer too. No rows are stored for them.
+        progress: called with the number of answers finished since the last call.
 
     Raises:
-        ValueError: no problems.
+        ValueError: there are no problems.
         StoreError: an image is missing.
     """
     by_id = {problem.problem_id: problem for problem in problems}
@@ -296,7 +309,7 @@ def evaluate(
     step: int,
     progress: Callable[[int], None] | None = None,
 ) -> Score:
-    """The overall score alone, see `evaluate_fully`."""
+    """Evaluate a model on problems as `evaluate_fully` does, and return only the overall score."""
     report = evaluate_fully(
         store, solver, problems, samples=samples, run_id=run_id, step=step, progress=progress
     )
@@ -344,7 +357,7 @@ def _by_kind(variants: Sequence[Variant], correct: Mapping[str, int], samples: i
     return scores
 
 
-# --- how it is shown
+# --- tables
 
 
 def _with_error(value: float, error: float, sign: str = "") -> str:
@@ -354,7 +367,7 @@ def _with_error(value: float, error: float, sign: str = "") -> str:
 def _table(
     heading: str, scores: Mapping[str, Score], more: Mapping[str, Sequence[object]] | None = None
 ) -> str:
-    """One row per score, with `more` columns at the end."""
+    """Return a text table with one row per score, and the columns of `more` at the end."""
     powers = list(next(iter(scores.values())).pass_at_k)
     rows = [
         [name, of.problems, *(_with_error(of.pass_at_k[k], of.pass_at_k_error[k]) for k in powers)]

@@ -1,1 +1,1 @@
-"""Other trainers that can use a store: each module needs the other project beside the base of this one."""
+"""Modules for other trainers that use a store. Each needs the package of that trainer and the base of this project."""

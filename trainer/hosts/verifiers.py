@@ -1,7 +1,7 @@
 """Environments of `verifiers` 0.4 (prime-rl and others): tasks from an exported store, scored by our grader.
 
 `diva export OUT --preset verifiers` writes a package that subclasses these classes. This module needs `verifiers`
-and the base of `diva_grpo`. In the package:
+and the base of `diva_grpo`. The package contains:
 
     class Taskset(StoreTaskset):
         folder = Path(__file__).parent / "data"
@@ -29,16 +29,16 @@ _BATCH_ROWS = 256
 
 
 class StoreData(vf.TaskData):
-    """What a task is made of. `id` is the problem_id of an original, or a variant_id.
+    """The data of a task. Its `id` is the problem_id for an original, and the variant_id for a variant.
 
     Attributes:
         answer: reference answer.
         options: texts of the choices A, B, ...
-        problem_id: the problem of the original or variant.
+        problem_id: id of the problem to which the original or variant belongs.
         kind: `original`, or the kind of the variant.
-        hint_steps: steps of a solution in the question; 0 without a hint.
-        delta: difficulty offset to the original, in levels.
-        difficulty: measured difficulty from 1 to 9; None where it was not measured.
+        hint_steps: number of steps of a solution in the question; 0 without a hint.
+        delta: difficulty offset from the original, in levels.
+        difficulty: measured difficulty from 1 to 9; None if it was not measured.
     """
 
     answer: str
@@ -51,24 +51,24 @@ class StoreData(vf.TaskData):
 
 
 class StoreTask(vf.Task[StoreData]):
-    """A question with one reply."""
+    """A question that the model answers with one reply."""
 
     @property
     def key(self) -> str:
-        """The id in the store, which stays the same in every export."""
+        """The id in the store, which is the same in every export, or else a hash."""
         return str(self.data.id or self.hash)
 
     @vf.reward(weight=1.0)  # type: ignore[untyped-decorator]  # verifiers is not in the environment of mypy
     async def accuracy(self, trace: vf.Trace) -> float:
-        """1 for a right reply, 0 for a wrong one.
+        """Return 1 if the last reply is right, 0 if it is wrong.
 
         Raises:
-            TaskError: the grader could not decide. The rollout then counts as failed and not as wrong.
+            TaskError: the grader could not decide. The rollout then counts as failed, not as wrong.
         """
         return await self._accuracy(trace.last_reply)
 
     async def validate(self, runtime: vf.Runtime) -> bool:
-        """Whether the grader accepts the reference answer itself."""
+        """Return whether the grader accepts the reference answer as right."""
         return bool(await self._accuracy(f"\\boxed{{{self.data.answer}}}"))
 
     async def _accuracy(self, reply: str) -> float:
@@ -80,21 +80,21 @@ class StoreTask(vf.Task[StoreData]):
 
 
 class StoreTasksetConfig(vf.TasksetConfig):
-    """Which rows of the export are loaded, under `--env.taskset.*`."""
+    """Options that select the rows of the export to load (`--env.taskset.*`)."""
 
     split: str = "train"
     """Split of the problems."""
     kinds: list[str] = Field(default_factory=list)
     """Kinds to load, such as `original` and `think_step`. Empty loads all."""
     hint_steps: list[int] = Field(default_factory=list)
-    """Of the variants with a hint, load those with these numbers of steps. Empty loads all."""
+    """Numbers of hint steps. Of the variants with a hint, only those with one of these are loaded. Empty loads all."""
 
 
 class StoreTaskset(vf.Taskset[StoreTask, StoreTasksetConfig]):
-    """The rows of an export as tasks, in the order of problem and variant.
+    """The rows of an export as tasks, ordered by problem and variant.
 
     Attributes:
-        folder: of the Parquet files, named by split.
+        folder: folder of the Parquet files, whose names begin with the split.
     """
 
     folder: ClassVar[Path]
@@ -103,7 +103,7 @@ class StoreTaskset(vf.Taskset[StoreTask, StoreTasksetConfig]):
         """Yield a task for each row that the configuration selects.
 
         Raises:
-            ConfigError: there is no such split, or no row is of these kinds.
+            ConfigError: there is no such split, or no row fits the configuration.
         """
         split, found = self.config.split, False
         paths = sorted(self.folder.glob(f"{split}-*.parquet"))
@@ -144,7 +144,7 @@ def _data(row: dict[str, Any]) -> StoreData:
 
 
 def _prompt(text: str, images: list[bytes]) -> str | vf.Messages:
-    """A question as `verifiers` asks it: text, or a message whose images stand where `<image>` is."""
+    """Return a prompt for `verifiers`: the text, or a user message with images in place of `<image>`."""
     if not images:
         return text
     parts: list[vf.ContentPart] = []
@@ -163,7 +163,7 @@ def _data_url(content: bytes) -> str:
 
 
 class StoreHarness(vf.Harness[vf.HarnessConfig]):
-    """Sends the question once, from this process: no tools, and no program to install in a runtime."""
+    """Sends the question to the model once, from this process. It uses no tools and no container."""
 
     APPENDS_SYSTEM_PROMPT = True
     EXECUTES_CODE = False
@@ -179,7 +179,7 @@ class StoreHarness(vf.Harness[vf.HarnessConfig]):
         mcp_urls: dict[str, str],
         data: vf.TaskData,
     ) -> vf.ProgramResult:
-        """Ask for one completion; `verifiers` records it in the trace."""
+        """Request one completion. `verifiers` records it in the trace."""
         system, prompt = self.resolve_prompt(data)
         asked = [vf.UserMessage(content=prompt)] if isinstance(prompt, str) else prompt or []
         said = [vf.SystemMessage(content=system), *asked] if system else asked
@@ -190,14 +190,14 @@ class StoreHarness(vf.Harness[vf.HarnessConfig]):
 
 
 class StoreEnvConfig(vf.EnvConfig):
-    """The agent runs in this process: questions with one reply need no container."""
+    """The options of `StoreEnv`. The agent runs in this process: a question with one reply needs no container."""
 
     agent: vf.AgentConfig = vf.AgentConfig(runtime=vf.SubprocessConfig())
 
 
 class StoreEnv(vf.Env[StoreEnvConfig]):
-    """The one agent answers the question of the task."""
+    """An environment in which one agent answers the question of the task."""
 
     async def run(self, task: vf.Task, agents: vf.Agents) -> None:
-        """Play one episode."""
+        """Run one episode: the agent answers the task."""
         await agents.agent.run(task)

@@ -1,4 +1,4 @@
-"""veRL 0.9 as a host of the `Curriculum`: its PPO trainer gets prompts from a store and gives back their rewards.
+"""The `Curriculum` in veRL 0.9: its PPO trainer gets prompts from a store, and the curriculum gets their accuracies.
 
     python -m verl.trainer.main_ppo data.train_files=runs/store data.val_files=test.parquet \\
         data.custom_cls.path=pkg://diva_grpo.trainer.hosts.verl data.custom_cls.name=StoreDataset \\
@@ -8,11 +8,12 @@
         reward.custom_reward_function.name=compute_score \\
         data.dataloader_num_workers=0 '+data.diva={variants: 1, selector: posterior}' ...
 
-In a step, veRL's data loader draws a batch from `StoreDataset`, which chooses a prompt for each slot. The rollouts are
-scored by `compute_score`. `CurriculumBuffer` takes them for training, and before that gives their accuracies to the
-dataset, which records them in the store. The checkpoint of veRL (`data.pt`) has the state of the dataset.
+In each step, veRL's data loader draws a batch from `StoreDataset`, which chooses a prompt for each slot.
+`compute_score` scores the rollouts. When veRL takes the rollouts from `CurriculumBuffer` for training, the buffer
+passes their accuracies to the dataset, which updates live difficulty and records the rollouts in the store. The
+checkpoint of veRL (`data.pt`) has the state of the dataset.
 
-Axes: P problems of a batch, V = variants + 1 prompts (rows of veRL's batch) of each, N rollouts of each prompt.
+Axes: P problems of a batch, V = variants + 1 prompts (rows of veRL's batch) per problem, N rollouts per prompt.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from diva_grpo.trainer.recorder import Recorder
 
 _FILES = (".parquet", ".json", ".jsonl")
 _PLACE = "diva_place"
-"""Key in a row's `extra_info`: place of its problem in the batch, and slot."""
+"""Key in a row's `extra_info`, with the place of the row's problem in the batch and the slot of its prompt."""
 
 
 def compute_score(
@@ -60,10 +61,17 @@ def compute_score(
     extra_info: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> dict[str, float]:
-    """veRL's reward function: our grader, for rows of a store and of `diva export --preset verl`.
+    """Score a response with our grader. Reward function of veRL for rows of a store and of `diva export --preset verl`.
+
+    Args:
+        data_source: not used.
+        solution_str: the response.
+        ground_truth: the reference answer.
+        extra_info: `extra_info` of the row, with the choices in `options`.
+        **kwargs: not used.
 
     Returns:
-        `score` and `acc`: 1 for a right response, else 0. `judged`: 0 where the grader could not decide.
+        `score` and `acc`: 1 for a right response, else 0. `judged`: 0 if the grader could not decide, else 1.
     """
     options = (extra_info or {}).get("options")
     value = grade(solution_str, ground_truth, options=() if options is None else list(options)).score
@@ -71,7 +79,7 @@ def compute_score(
 
 
 class StoreOptions(Config):
-    """What `StoreDataset` reads of `data.diva`, beside the options of the curriculum."""
+    """The options in `data.diva` for `StoreDataset`. The other options there are those of the curriculum."""
 
     split: str = Field(default="train", description="Split of the problems.")
     problem_filter: str | None = Field(default=None, description="SQL condition on `problems`.")
@@ -90,7 +98,7 @@ def read_options(given: Mapping[str, Any]) -> tuple[StoreOptions, CurriculumSett
     """Split `data.diva` into the options of the dataset and those of the curriculum.
 
     Raises:
-        ConfigError: a name or a value is wrong.
+        ConfigError: a name is unknown or a value is invalid.
     """
     of_curriculum = {field.name for field in fields(CurriculumSettings)}
     known = [*StoreOptions.model_fields, *of_curriculum]
@@ -112,16 +120,16 @@ def read_options(given: Mapping[str, Any]) -> tuple[StoreOptions, CurriculumSett
 
 @dataclass(slots=True)
 class _Rows:
-    """The rows of a batch, in the columns that veRL reads, by place and slot.
+    """The rows of the present batch by (place, slot), with the columns that veRL reads.
 
     Attributes:
-        problems: of the training data.
-        prompts: builds the questions.
-        store: has the images.
-        options: of the dataset.
-        length: rows of an epoch.
-        choice: of the batch.
-        texts: of its variants, by number.
+        problems: problems of the training data.
+        prompts: builds the prompts.
+        store: store with the images.
+        options: options of the dataset.
+        length: number of rows per epoch.
+        choice: prompts of the present batch; None before the first batch, and once its rewards have arrived.
+        texts: texts of the batch's variants, by number.
     """
 
     problems: Sequence[Problem]
@@ -170,24 +178,24 @@ class _Rows:
 
 
 class StoreDataset(RLHFDataset):
-    """The problems of a store; the prompts of each batch are chosen by live difficulty when veRL draws it.
+    """Dataset of veRL with the problems of a store. It chooses prompts by live difficulty when veRL draws a batch.
 
-    A path that ends in .parquet, .json or .jsonl is read as veRL does it, for validation.
+    A path that ends in .parquet, .json or .jsonl is read as a file by veRL's own code, for validation.
 
     Args:
-        data_files: the folder of the store, or files.
-        tokenizer: of the policy.
+        data_files: folder of the store, or files.
+        tokenizer: tokenizer of the policy.
         config: veRL's `data`; `data.diva` has the fields of `StoreOptions` and `CurriculumSettings`.
-        processor: of a policy that reads images.
-        max_samples: the first N problems; -1 for all.
+        processor: processor of the policy; None if it reads only text.
+        max_samples: use only the first N problems; -1 for all.
 
     Attributes:
-        training: the dataset of this process that reads a store. veRL makes the dataset and the buffer apart, and
-            gives neither to the other.
-        step: batches drawn so far.
+        training: the dataset of this process that reads a store. `CurriculumBuffer` finds it here, because veRL
+            creates the dataset and the buffer separately.
+        step: number of batches drawn so far.
 
     Raises:
-        ConfigError: options that cannot work.
+        ConfigError: the options cannot work.
         StoreError: there is no such store.
     """
 
@@ -235,7 +243,15 @@ class StoreDataset(RLHFDataset):
         StoreDataset.training = self
 
     def _start(self, only: Sequence[str] | None) -> None:
-        """Begin with the problems of the options, or with these."""
+        """Load the problems, then build the curriculum and the rows from them.
+
+        Args:
+            only: ids of the problems of a resumed run, from its checkpoint. None loads those that the options select.
+
+        Raises:
+            ConfigError: no problem fits, a problem of `only` is missing, or a batch needs more prompts than an epoch
+                has.
+        """
         options, settings = self._options, self._settings
         problems = training_problems(
             self._store,
@@ -259,10 +275,14 @@ class StoreDataset(RLHFDataset):
     # --- a batch
 
     def __getitems__(self, items: Sequence[int]) -> list[dict[str, Any]]:
-        """Rows of a batch: of a store the next problems with the prompts that the curriculum chooses.
+        """Return the rows of a batch. With a store, these are the chosen prompts of the next problems.
+
+        Args:
+            items: indices of veRL's sampler. With a store, only their number is used.
 
         Raises:
-            ConfigError: the batch does not divide into problems, or the rewards of the last one did not come back.
+            ConfigError: the size of the batch is not a multiple of the prompts per problem, or the rewards of the last
+                batch have not arrived.
         """
         if not self.reads_store:
             return [self[item] for item in items]
@@ -285,7 +305,16 @@ class StoreDataset(RLHFDataset):
         ]
 
     def _next_problems(self, count: int) -> Drawn:
-        """The problems of the next batch; by default each comes once in an epoch, in another order."""
+        """Choose the problems of the next batch.
+
+        With the sampler `epoch`, each problem is used at most once per epoch. The order depends on seed and epoch.
+
+        Args:
+            count: number of rows of the batch.
+
+        Raises:
+            ConfigError: `count` is not a multiple of the prompts per problem.
+        """
         slots, total = self.curriculum.settings.variants + 1, len(self.curriculum.problem_ids)
         problems = count // slots
         if count % slots:
@@ -300,14 +329,15 @@ class StoreDataset(RLHFDataset):
         return Drawn(order[number * problems : (number + 1) * problems], np.full(problems, "epoch", object))
 
     def observe(self, rollouts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Learn from the rollouts of the batch, and record them.
+        """Update live difficulty with the rollouts of the present batch, and record them.
 
         Args:
-            rollouts: of each: `place` and `slot` of its prompt, `sample` (its number), `accuracy` (1, 0, or NaN),
-                `reward`, and `tokens` (of the response).
+            rollouts: a dictionary for each rollout: `place` and `slot` of its prompt, `sample` (number of the rollout
+                of this prompt, from 0), `accuracy` (1, 0, or NaN if it was not judged), `reward`, and `tokens` (length
+                of the response).
 
         Returns:
-            Metrics by name.
+            Metrics for the log, by name.
         """
         choice: Choice | None = self.dataframe.choice
         assert choice is not None
@@ -328,7 +358,7 @@ class StoreDataset(RLHFDataset):
     # --- a run
 
     def _begin(self) -> None:
-        """Open the run in the store; it ends with this process, because veRL does not say when it is done."""
+        """Start the run in the store. It ends when this process exits, because veRL does not tell a dataset the end."""
         settings = json.dumps({"verl": self._given}, default=str)
         self._run_id = self._held.enter_context(self._store.run("train", settings, run_id=self._run_id))
         self._recorder = recorder = Recorder(self._store, self._run_id, self._options.flush_steps)
@@ -337,11 +367,11 @@ class StoreDataset(RLHFDataset):
         atexit.register(self.close)
 
     def close(self) -> None:
-        """Write the records that are left, and end the run in the store."""
+        """Write the remaining records, and end the run in the store."""
         self._held.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """What veRL keeps in the `data.pt` of a checkpoint; records go to the store first."""
+        """Write all records to the store, and return the state that veRL saves in `data.pt` of a checkpoint."""
         if not self.reads_store:
             return {}
         if self._recorder:
@@ -355,11 +385,11 @@ class StoreDataset(RLHFDataset):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned.
+        """Restore a state that `state_dict` returned.
 
         Raises:
-            ConfigError: the store lacks a problem of the run.
-            StoreError: a variant of the checkpoint is no longer in the store.
+            ConfigError: a problem of the run is not in the store.
+            StoreError: a part of the store that the checkpoint names is damaged or missing.
         """
         if not self.reads_store:
             return
@@ -382,15 +412,15 @@ def _rollout_columns(
         "reward": [rollout["reward"] for rollout in rollouts],
         "accuracy": [None if np.isnan(r["accuracy"]) else r["accuracy"] for r in rollouts],
         "completion_tokens": [rollout["tokens"] for rollout in rollouts],
-        "advantage": None,  # veRL computes it after the buffer has given the rollouts away
+        "advantage": None,  # veRL computes it later, after it has taken the rollouts from the buffer
     }
 
 
 class CurriculumBuffer(ReplayBuffer):
-    """veRL's buffer of finished rollouts, which gives their accuracies to the dataset before they are trained on.
+    """veRL's buffer of finished rollouts, which also passes their accuracies to `StoreDataset` before training.
 
     Raises:
-        ConfigError: the trainer is not `sync`: others train on rollouts while the next batch is generated.
+        ConfigError: the trainer mode is not `sync`. Other modes generate the next batch while they train on a batch.
     """
 
     def __init__(self, trainer_mode: str, **kwargs: Any) -> None:
@@ -399,10 +429,16 @@ class CurriculumBuffer(ReplayBuffer):
         super().__init__(trainer_mode=trainer_mode, **kwargs)
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
-        """A batch, as veRL's own buffer gives it.
+        """Return a batch and metrics as veRL's own buffer does, and update the curriculum with the batch.
+
+        Args:
+            global_steps: see veRL's `ReplayBuffer`.
+            partition_id: only batches of the partition `train` update the curriculum.
+            batch_size: see veRL's `ReplayBuffer`.
 
         Raises:
-            ConfigError: the dataset is not `StoreDataset`, or the reward function is another one.
+            ConfigError: the dataset is not a `StoreDataset` with a store, or the reward function is not
+                `compute_score`.
         """
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
         if partition_id != "train":
@@ -413,7 +449,10 @@ class CurriculumBuffer(ReplayBuffer):
 
 
 def _rollouts(batch: Any) -> list[dict[str, Any]]:
-    """What `StoreDataset.observe` needs of the rollouts of a batch. Keys of a rollout are {uid}_{session}_{index}."""
+    """Return the rollouts of a batch in the form that `StoreDataset.observe` expects.
+
+    The key of a row in veRL's batch is {uid}_{session}_{index}, where (uid, session) identifies a rollout.
+    """
     wanted = ["extra_info", "extra_fields", "rm_scores"]
     data = transfer_queue.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=wanted)
     found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -424,7 +463,7 @@ def _rollouts(batch: Any) -> list[dict[str, Any]]:
         if "judged" not in scored:
             raise ConfigError("set reward.custom_reward_function to compute_score of this module")
         place, slot = _plain(info)[_PLACE]
-        # A rollout of several turns has several rows, all with its reward.
+        # A rollout with several turns has several rows, each with the reward of the rollout.
         found[uid, session] = {
             "place": place,
             "slot": slot,
@@ -437,6 +476,6 @@ def _rollouts(batch: Any) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """A dictionary out of tensordict's wrapper of one."""
+    """Return a dictionary without tensordict's wrapper, if it has one."""
     found: dict[str, Any] = getattr(value, "data", value)
     return found

@@ -1,1 +1,1 @@
-"""The method as pure functions: advantages, difficulty rules, live difficulty, selection."""
+"""The method, independent of trainer, model and store: advantages, live difficulty, choice of problems and variants."""

@@ -1,16 +1,17 @@
 """Advantages of a batch of responses: DIVA-GRPO's and three alternatives, as pure functions of tensors.
 
-All functions have the signature of `AdvantageFn`: one value per response, shape (B,), for the whole batch of all
-processes, and the settings. They return float64 of shape (B,) on the device of the rewards. The result does not
-depend on padding or on the order of the rows.
+All functions in `ADVANTAGES` have the signature of `AdvantageFn`. Their inputs are tensors of shape (B,) with one value
+per response, for the whole batch of all processes, and the settings. They return float64 tensors of shape (B,) on the
+device of the rewards. The result does not depend on padding or on the order of the rows.
 
 A response belongs to a *local group* (the rollouts of one prompt) and to a *global group* (the rollouts of
-a problem and its variants). Groups are named by any integers and may have any sizes. A reward of NaN means
+a problem and its variants). A group id may be any integer, and groups may have different sizes. A reward of NaN means
 "not judged": the response is left out of every statistic and gets the advantage 0.
 
-Departures from the DIVA-GRPO paper (arXiv 2603.01106): in exact arithmetic none. A group whose rewards are
-all equal gives exactly 0 in every stage, where the formulas as written leave rounding errors for the batch
-balance to blow up. The authors' released code balances token-level tensors with their padding; this does not.
+In exact arithmetic the results are those of the DIVA-GRPO paper (arXiv 2603.01106). In floating point, a silent group
+(all rewards equal) has exactly 0 in every stage; with the formulas as written it would have rounding errors, which the
+balance over the batch could amplify. The authors' released code balances token-level tensors and includes their
+padding; this module balances one value per response.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ Rescale = Literal["range", "low_reward", "none"]
 Scale = Literal["group", "batch", "none"]
 
 LOW_REWARD_THRESHOLD: Final = 0.15
-"""`rescale="low_reward"`: a group counts as low where all its rewards are below this."""
+"""With `rescale="low_reward"`, a group is low if all its rewards are below this value."""
 LOW_REWARD_FACTOR: Final = 0.1
-"""`rescale="low_reward"`: what the advantages of a low group are multiplied by."""
+"""With `rescale="low_reward"`, the advantages of a low group are multiplied by this factor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Advantages:
-    """What an advantage function returns."""
+    """The result of an advantage function."""
 
     total: Tensor
     """The advantage of each response, float64 of shape (B,)."""
@@ -43,7 +44,7 @@ class Advantages:
 
 @dataclass(frozen=True, slots=True)
 class DivaAdvantages(Advantages):
-    """All stages of `diva_advantages`, in the order of computation; all float64 of shape (B,).
+    """All stages of `diva_advantages`, in the order of computation. All tensors are float64 of shape (B,).
 
     `total` is the weighted sum of `local_rescaled` and `global_rescaled`.
     """
@@ -66,26 +67,26 @@ class DivaAdvantages(Advantages):
 
 @dataclass(frozen=True, slots=True)
 class AdvantageSettings:
-    """The options of all functions in `ADVANTAGES`; each function reads those that it has."""
+    """The options of all functions in `ADVANTAGES`. Each function uses only some of them (see its docstring)."""
 
     k: float = 0.1
-    """Strength of DIVA's difficulty weight; 0 switches it off."""
+    """Strength k of DIVA's difficulty weight (stage 3 of `diva_advantages`); 0 switches it off."""
     r_max: float = 1.0
-    """Largest reachable reward."""
+    """Largest reward that a response can get."""
     eps: float = 1e-6
-    """Added to the deviation that a group is divided by."""
+    """Added to the deviation by which the centred rewards of a group are divided."""
     balance: Balance = "zscore"
-    """How DIVA balances the local and the global part over the batch."""
+    """How DIVA balances the local and the global part over the batch: stage 2 of `diva_advantages`."""
     rescale: Rescale = "range"
-    """How DIVA rescales a group by its rewards."""
+    """How DIVA rescales the advantages of a group by its rewards: stage 4 of `diva_advantages`."""
     local_weight: float = 1.0
     """Weight of DIVA's local part."""
     global_weight: float = 1.0
     """Weight of DIVA's global part."""
     dgpo_temperature: float = 2.0
-    """Temperature of DGPO's question weights; the larger, the more equal the questions."""
+    """Temperature of DGPO's question weights. With a larger temperature the weights are more equal."""
     scale: Scale = "group"
-    """What GRPO divides a group's centred rewards by: the deviation of the group, that of the batch, or nothing."""
+    """GRPO divides centred rewards by the standard deviation of the `group` or the `batch`, or by nothing (`none`)."""
 
 
 DEFAULTS: Final = AdvantageSettings()
@@ -110,7 +111,7 @@ class AdvantageFn(Protocol):
             local_group: Integer id of each response's prompt; shape (B,).
             global_group: Integer id of each response's problem; shape (B,).
             difficulty: Live difficulty, 1 to 9, of each response's prompt; shape (B,).
-            settings: Options; each function reads those that it has.
+            settings: Options. Each function uses only some of them.
 
         Raises:
             ValueError: For a setting out of its range, group ids that are not integers, or inputs that are not
@@ -125,8 +126,8 @@ class _RewardGroups:
     Attributes:
         mean_G: Mean reward of each group.
         max_G: Largest reward of each group.
-        range_G: Largest less smallest reward of each group.
-        centred: Rewards less their group's mean, shape (B,); exactly 0 throughout a group of equal rewards.
+        range_G: Largest minus smallest reward of each group.
+        centred: Rewards minus the mean of their group, shape (B,). Exactly 0 in a group whose rewards are all equal.
     """
 
     def __init__(self, ids: Tensor, rewards: Tensor) -> None:
@@ -137,25 +138,25 @@ class _RewardGroups:
             for reduce in ("amax", "amin")
         )
         self.range_G = self.max_G - min_G
-        # The computed mean of equal floats can differ from them in the last bit. What is left would be noise
-        # that a later division by a deviation of the same size turns into a signal.
+        # The computed mean of equal floats can differ from them in the last bit. The difference would be noise, which
+        # a later division by a deviation of the same size would turn into a signal.
         self.mean_G = torch.where(self.range_G == 0, self.max_G, self.mean(rewards))
         self.centred = rewards - self.spread(self.mean_G)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean of any values of the responses in each group; (B,) to (G,)."""
+        """Return the mean of the responses' values in each group: (B,) to (G,)."""
         return self._sum(values) / self._size_G.clamp(min=1)
 
     def spread(self, values_G: Tensor) -> Tensor:
-        """Give every response its group's value; (G,) to (B,)."""
+        """Return for every response the value of its group: (G,) to (B,)."""
         return values_G.index_select(0, self._index)
 
     def scaled(self, values: Tensor, factor_G: Tensor) -> Tensor:
-        """Multiply every response's value by its group's factor; shape (B,)."""
+        """Return every response's value times the factor of its group, shape (B,)."""
         return self.spread(factor_G).mul_(values)
 
     def standardised(self, eps: float) -> Tensor:
-        """Centred rewards over (sample standard deviation + eps), shape (B,)."""
+        """Return the centred rewards divided by (sample standard deviation of the group + eps), shape (B,)."""
         std_G = (self._sum(self.centred.square()) / (self._size_G - 1).clamp(min=1)).sqrt()
         return self.scaled(self.centred, 1 / _or_one(std_G + eps))
 
@@ -164,10 +165,12 @@ class _RewardGroups:
 
 
 def _numbered(ids: Tensor) -> tuple[Tensor, int]:
-    """Number the groups from 0 and count them; some of the numbers may have no response.
+    """Give each group a number from 0; return the number of each response's group, and how many numbers there are.
 
-    Ids that lie close together are their own numbers: `torch.unique` sorts, which takes longer than all the
-    rest of the computation.
+    Some numbers may have no response.
+
+    If the ids are close together, the smallest id is subtracted. Otherwise `torch.unique` numbers them; it sorts, which
+    takes longer than the rest of the computation.
     """
     if ids.is_floating_point():
         raise ValueError(f"group ids must be integers, not {ids.dtype}")
@@ -189,21 +192,22 @@ def diva_advantages(
     """Compute DIVA-GRPO's advantages (arXiv 2603.01106): local plus difficulty-weighted global.
 
     1. In each local and each global group, `(r - mean) / (std + eps)` with the sample deviation.
-    2. Each of the two is balanced over the batch. `balance="zscore"` divides by the sample deviation over the batch
-       (the mean is 0 already), `rms` by the root mean square, `minmax` by the largest magnitude, where 0 counts as 1;
-       `none` does nothing.
-    3. The global part is multiplied by `exp(k * (D - Dbar) * sign(Z))`, Dbar the mean difficulty of the
-       responses of its global group.
+    2. The local and the global part are each balanced over the batch. `balance="zscore"` divides by the sample
+       deviation over the batch (the mean is already 0), `rms` by the root mean square, `minmax` by the largest
+       magnitude; a divisor of 0 counts as 1. `none` does nothing.
+    3. The global part Z is multiplied by `exp(k * (D - Dbar) * sign(Z))`, where D is the difficulty of the response's
+       prompt and Dbar the mean difficulty over the responses of its global group.
     4. Each part is rescaled by the rewards of its group. `rescale="range"` multiplies by (largest - smallest
-       reward) / r_max (the paper's RRB), `low_reward` by 0.1 where all rewards are below 0.15 (the released code);
-       `none` does nothing. The weighted parts are added.
+       reward) / r_max (the paper's RRB). `low_reward` multiplies by 0.1 if all rewards are below 0.15 (the released
+       code). `none` does nothing.
+    5. The two parts are added with the weights `local_weight` and `global_weight`.
 
     Args:
         rewards: Reward of each response, NaN where it was not judged; any float type, shape (B,).
         local_group: Integer id of each response's prompt; shape (B,).
         global_group: Integer id of each response's problem; shape (B,).
         difficulty: Live difficulty, 1 to 9, of each response's prompt; shape (B,).
-        settings: All but `dgpo_temperature` are used.
+        settings: All options are used except `dgpo_temperature` and `scale`.
 
     Returns:
         All stages; `total` is the advantage.
@@ -255,19 +259,19 @@ def dgpo_advantages(
     difficulty: Tensor,
     settings: AdvantageSettings = DEFAULTS,
 ) -> Advantages:
-    """Compute DGPO's advantages: difficulty-balanced, and weighted towards harder questions.
+    """Compute DGPO's advantages: every question has the same total magnitude, then harder questions get more weight.
 
     Source: Dai et al., "Harder Is Better" (MathForge), arXiv 2601.20614. A question is a local group here:
 
         A = lambda_s * (r - mean) / (MAD + eps),   MAD = mean |r - mean|              (DGAE)
         lambda_s = S * softmax_s(D_s / temperature),   D_s = -mean reward / r_max     (DQW)
 
-    with the softmax over the S questions whose rewards are not all equal. MAD in place of the deviation
-    gives every such question the same sum of |A|, its size times lambda_s.
+    with the softmax over the S questions whose rewards are not all equal. Because of the division by MAD instead of the
+    standard deviation, the sum of |A| over a question is its number of responses times lambda_s.
 
-    The paper takes D_s from the accuracy reward alone and averages the loss over the tokens of the S
-    questions; here D_s comes from the whole reward, and the loss is left to the host. The variants of a
-    problem count as questions of their own.
+    The paper takes D_s from the accuracy reward alone and averages the loss over the tokens of the S questions. Here
+    D_s comes from the whole reward, and the loss is that of the trainer. Each variant of a problem is a question of its
+    own.
 
     Args:
         rewards: Reward of each response, NaN where it was not judged; shape (B,).
@@ -291,7 +295,7 @@ def dgpo_advantages(
 
     varies_G = groups.range_G > 0
     difficulty_G = (-groups.mean_G / settings.r_max).masked_fill(~varies_G, -torch.inf)
-    # Where no group varies the softmax is NaN, and the advantages are 0 whatever the weight.
+    # If all groups are silent, the softmax is NaN; the advantages are then 0 with any weight.
     weights_G = torch.softmax(difficulty_G / settings.dgpo_temperature, dim=0)
     weight_G = (weights_G * varies_G.sum()).nan_to_num()
     return Advantages(_over_all(judged, groups.scaled(balanced, weight_G)))
@@ -304,7 +308,7 @@ def grpo_advantages(
     difficulty: Tensor,
     settings: AdvantageSettings = DEFAULTS,
 ) -> Advantages:
-    """Compute GRPO's advantages as TRL does: centred rewards of the local group, divided as `settings.scale` says.
+    """Compute GRPO's advantages as TRL does: rewards minus the mean of the local group, divided as `scale` says.
 
     Source: Shao et al., "DeepSeekMath", arXiv 2402.03300, equation 4 (`group`); "Part I: Tricks or Traps?", arXiv
     2508.08221 (`batch`); Dr. GRPO (`none`).
@@ -338,19 +342,19 @@ def grpo_advantages(
 def normalised_sum(
     parts_BF: Tensor, weights_F: Tensor, local_group: Tensor, eps: float = DEFAULTS.eps
 ) -> Tensor:
-    """Standardise the rewards of each function within its local group, then add them by weight.
+    """Standardise the rewards of each reward function within each local group, then add them by weight.
 
-    Source: GDPO, arXiv 2601.05242; TRL's `multi_objective_aggregation="normalize_then_sum"`, which takes the sums for
-    rewards of one group, the whole batch.
+    Source: GDPO, arXiv 2601.05242; TRL's `multi_objective_aggregation="normalize_then_sum"`. TRL then standardises the
+    sums over the whole batch.
 
     Args:
-        parts_BF: Reward of each response by each of F functions, NaN where it did not judge.
-        weights_F: Weight of each function.
+        parts_BF: (B, F) reward of each response by each of F functions, NaN where it did not judge.
+        weights_F: (F,) weight of each function.
         local_group: Integer id of each response's prompt; shape (B,).
         eps: Added to the deviation of each group.
 
     Returns:
-        (B,) sums in float64, NaN where no function judged.
+        (B,) sums in float64; NaN where no function judged.
     """
     summed = torch.zeros(len(parts_BF), dtype=torch.float64)
     for part_B, weight in zip(parts_BF.T, weights_F.tolist(), strict=True):
@@ -366,10 +370,10 @@ def dr_grpo_advantages(
     difficulty: Tensor,
     settings: AdvantageSettings = DEFAULTS,
 ) -> Advantages:
-    """Compute Dr. GRPO's advantages: the reward minus the mean of its local group, not divided by anything.
+    """Compute Dr. GRPO's advantages: the reward minus the mean of its local group, without a division.
 
-    Source: Liu et al., "Understanding R1-Zero-Like Training", arXiv 2503.20783. Their other change, a loss
-    divided by a constant instead of the response's length, is TRL's `loss_type="dr_grpo"`.
+    Source: Liu et al., "Understanding R1-Zero-Like Training", arXiv 2503.20783. Their other change is a loss that is
+    divided by a constant instead of the response's length; that is TRL's `loss_type="dr_grpo"`.
 
     Args:
         rewards: Reward of each response, NaN where it was not judged; shape (B,).
@@ -387,7 +391,7 @@ def dr_grpo_advantages(
 
 
 def _judged_only(rewards: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """The mask of the judged responses, then their rewards in float64 and the other inputs for them."""
+    """Return the mask of the judged responses, their rewards in float64, and their values of the other inputs."""
     judged = ~rewards.isnan()
     inputs = (rewards.to(torch.float64), *others)
     if bool(judged.all()):
@@ -396,15 +400,15 @@ def _judged_only(rewards: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
 
 
 def _over_all(judged: Tensor, values: Tensor) -> Tensor:
-    """Put values of the judged responses in their places among all, 0 elsewhere."""
+    """Return (B,) the values of the judged responses at their places, and 0 at the others."""
     if len(values) == len(judged):
         return values
     return values.new_zeros(len(judged)).masked_scatter_(judged, values)
 
 
 def _balanced(advantages: Tensor, balance: Balance) -> Tensor:
-    # Every group's advantages sum to 0, so their mean over the batch is 0 as well: to subtract it, as the
-    # paper's z-score is written, would only hand the rounding error of the sum to groups that are exactly 0.
+    # The advantages of each group sum to 0, so their mean over the batch is 0 as well. Subtracting the computed mean,
+    # as in the paper's z-score, would only add its rounding error to groups whose advantages are exactly 0.
     if balance == "none" or not len(advantages):
         return advantages
     match balance:
@@ -431,7 +435,7 @@ def _rescaled(advantages: Tensor, groups: _RewardGroups, settings: AdvantageSett
 
 
 def _or_one(scale: Tensor) -> Tensor:
-    """A scale to divide by: 0 counts as 1."""
+    """Return a scale to divide by, with 1 in place of 0."""
     return scale.masked_fill(scale == 0, 1.0)
 
 
@@ -459,4 +463,4 @@ ADVANTAGES: Final[Mapping[str, AdvantageFn]] = MappingProxyType(
         "grpo": grpo_advantages,
     }
 )
-"""The advantage functions by the name that the trainer's configuration uses."""
+"""The advantage functions by name (`DivaGRPOConfig.advantage`)."""

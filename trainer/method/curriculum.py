@@ -1,14 +1,14 @@
-"""`Curriculum`: which prompts a training run shows for its problems, and what it learns from their rollouts.
+"""`Curriculum` chooses the prompts of a training run, and updates live difficulty from their rollouts.
 
     curriculum = Curriculum(problem_ids, CurriculumSettings(selector="posterior"))
-    problem_P, chosen_P = curriculum.draw(count, step)        # problems, where their sampler is not the epoch
+    problem_P, chosen_P = curriculum.draw(count, step)        # only if problem_sampler is not `epoch`
     choice = curriculum.choose(problem_P, variants, step)     # before generation: a prompt for each slot
-    visit = curriculum.observe(choice, accuracy_PVN)          # after the rewards: live difficulty changes
+    visit = curriculum.observe(choice, accuracy_PVN)          # after the rewards: updates live difficulty
     curriculum.metrics(choice, accuracy_PVN)
-    state = curriculum.state_dict()                           # with a checkpoint; load_state_dict takes it back
+    state = curriculum.state_dict()                           # save with a checkpoint; see load_state_dict
 
-It knows no trainer, model or store: variants come from any `VariantSource`. All processes of a run give the same
-arguments and get the same choices, because every random number is a hash (`trainer.method.selection.Draw`).
+It does not depend on a trainer, a model or a store: variants come from any `VariantSource`. All processes of a run pass
+the same arguments and get the same choices, because every random number is a hash (`trainer.method.selection.Draw`).
 
 Axes: P problems of a generation batch, V = M + 1 slots (prompts) of each problem, N rollouts of each prompt.
 """
@@ -41,37 +41,39 @@ DifficultyFrom = Literal["original", "group"]
 
 @dataclass(frozen=True, slots=True)
 class CurriculumSettings:
-    """The options of a `Curriculum`; `DivaGRPOConfig` describes each for users."""
+    """The options of a `Curriculum`; the help texts of `DivaGRPOConfig` describe them for users."""
 
     variants: int = 1
-    """Number M of variants for each problem, beside its original."""
+    """Number M of variants per problem, not counting the original."""
     selector: str = "paper"
-    """One of `trainer.method.selection.SELECTORS`."""
+    """The rule that chooses variants: a name in `trainer.method.selection.SELECTORS`."""
     variant_prior: VariantPrior = "delta"
-    """Pass rate expected of a variant before its first rollouts: its own (`delta`), or its pool's (`pooled`)."""
+    """Pass rate expected of a variant before its first rollouts. `delta`: from its label, or else from its offset.
+    `pooled`: from the rollouts of its pool in this run (see `pool_of`)."""
     aim: Aim = "variants"
-    """Whether slot 0 is always the original, or the original competes with the variants for `all` slots."""
+    """`variants`: slot 0 is always the original. `all`: the original is one of the candidates for all M + 1 slots."""
     difficulty_rule: LiveRule = "paper"
-    """How live difficulty changes."""
+    """The rule that updates live difficulty."""
     difficulty_eta: float = 4.0
     """Step of the rule `paper`, in levels per unit of accuracy."""
     difficulty_from: DifficultyFrom = "original"
-    """Whose rollouts change it: those of the original, or those of the whole group."""
+    """The rollouts that update live difficulty: those of the original, or those of the global group (`group`)."""
     problem_sampler: ProblemSampler = "epoch"
-    """Which problems come next: those of the epoch, or by what their rollouts have shown."""
+    """How problems are drawn: `epoch` draws each once per epoch; the others use the results of earlier rollouts (see
+    `trainer.method.problems`)."""
     pool_revisit: float = 0.05
     """With the sampler `pool`, the share of the draws that goes to problems that are set aside."""
     full_solutions: bool = False
-    """Whether a variant may be chosen whose hint is the whole solution. The paper's method does (delta -8); the policy
-    then learns to copy it."""
+    """Whether a variant whose hint is the full solution may be chosen. The paper allows it (delta -8), but the policy
+    then learns to copy the solution."""
     warmup_steps: int = 0
-    """First steps, in which all slots get the original (plain GRPO)."""
+    """Number of steps at the start of training in which all slots get the original (plain GRPO)."""
     seed: int = 0
     """Seed of all random choices."""
 
 
 class VariantSource(Protocol):
-    """Where accepted variants come from, such as `pipeline.store.Snapshot`."""
+    """A source of accepted variants, such as `pipeline.store.Snapshot`."""
 
     def candidates(self, problem_ids: Sequence[str]) -> AcceptedVariants:
         """Return the accepted variants of the given problems."""
@@ -82,12 +84,12 @@ class Choice:
     """The prompts of one generation batch; the same on every process.
 
     Attributes:
-        problem_P: row numbers of the batch's problems in the training data.
+        problem_P: (P,) row numbers of the batch's problems in the training data.
         variant_PV: for each problem, the variant of each slot; None is the original.
-        difficulty_PV: live difficulty of each prompt before this visit, in levels.
-        shortage: slots that got the original because no variant was left to choose.
-        warmup: whether the batch is one of the warm-up.
-        chosen_P: how each problem was chosen, as objects: `epoch`, `refill`, or see `problems.Drawn`.
+        difficulty_PV: (P, V) live difficulty of each prompt before this batch, in levels.
+        shortage: number of slots that got the original because their problem has no variant to choose from.
+        warmup: whether the batch belongs to the warm-up steps.
+        chosen_P: (P,) how each problem was chosen, as objects: `epoch`, `refill`, or a value of `problems.Drawn`.
     """
 
     problem_P: IntArray
@@ -98,21 +100,24 @@ class Choice:
     chosen_P: npt.NDArray[np.object_]
 
     def kind(self, problem: int, slot: int) -> str:
-        """Kind of a slot's prompt, or `original`."""
+        """Return the kind of the variant in a slot, or `original`."""
         variant = self.variant_PV[problem][slot]
         return variant.kind if variant else ORIGINAL
 
     def variant_id(self, problem: int, slot: int) -> str:
-        """Id of a slot's variant, or `original`."""
+        """Return the id of the variant in a slot, or `original`."""
         variant = self.variant_PV[problem][slot]
         return variant.variant_id if variant else ORIGINAL
 
     def variant_numbers(self) -> list[int]:
-        """Numbers of the chosen variants, by which their source finds their texts."""
+        """Return the numbers of the chosen variants (`AcceptedVariant.number`); their source finds texts by number."""
         return [variant.number for slots in self.variant_PV for variant in slots if variant]
 
     def replaced(self, other: Choice, take_P: BoolArray) -> Choice:
-        """This choice with the problems in `take_P` replaced by those of `other` in the same places."""
+        """Return this choice with the problems where `take_P` is true replaced by those of `other` at the same places.
+
+        `shortage` and `warmup` are not changed.
+        """
         variants = [
             theirs if take else ours
             for take, ours, theirs in zip(take_P, self.variant_PV, other.variant_PV, strict=True)
@@ -128,14 +133,14 @@ class Choice:
 
 
 class Visit(NamedTuple):
-    """What the rollouts of a batch said of its problems. All arrays have the shape (P,).
+    """The update of a batch's problems by its rollouts. All arrays have the shape (P,).
 
     Attributes:
-        old_P: difficulty before.
-        new_P: difficulty after.
-        uncertainty_P: standard deviation of the new difficulty in levels; NaN where the rule gives none.
-        accuracy_P: share of right rollouts, of those that count; NaN where none was judged.
-        judged_P: judged rollouts that count.
+        old_P: live difficulty before the update.
+        new_P: live difficulty after the update.
+        uncertainty_P: standard deviation of the new difficulty in levels; NaN if the rule gives none.
+        accuracy_P: share of right rollouts among `judged_P`; NaN if there are none.
+        judged_P: number of judged rollouts that count for live difficulty (see `CurriculumSettings.difficulty_from`).
     """
 
     old_P: FloatArray
@@ -146,16 +151,17 @@ class Visit(NamedTuple):
 
 
 class Curriculum:
-    """Chooses the prompts of a training run, and keeps what its rollouts said of problems and variants.
+    """Chooses the prompts of a training run, and keeps the live difficulty and rollout counts of its problems.
 
     Args:
-        problem_ids: of the training data, by row number.
+        problem_ids: ids of the problems of the training data, by row number.
         settings: options.
-        labels: measured difficulty by problem id, to start from; None starts every problem in the middle.
+        labels: measured difficulty by problem id, at which live difficulty starts. Problems without one, or all if
+            None, start at 5.
 
     Attributes:
         live: live difficulty of the problems, and counts of rollouts by variant.
-        history: what was drawn, and what the last visits of the problems showed.
+        history: which problems were drawn when, and the outcome of each problem's last rollouts.
     """
 
     def __init__(
@@ -172,10 +178,10 @@ class Curriculum:
         self.history = ProblemHistory(np.zeros((len(self.problem_ids), 2)))
 
     def draw(self, count: int, step: int) -> Drawn:
-        """Draw the problems of a generation, where their sampler is not the epoch; no problem comes twice.
+        """Draw different problems for a generation batch. Only for a `problem_sampler` other than `epoch`.
 
         Args:
-            count: problems wanted.
+            count: number of problems to draw.
             step: training step, from 0.
         """
         options = self.settings
@@ -200,9 +206,9 @@ class Curriculum:
 
         Args:
             problem_P: (P,) row numbers of the problems in the training data.
-            variants: the accepted variants; None if there are none.
-            step: training step, from 0; a part of every random draw.
-            chosen_P: how the problems were chosen, each or all.
+            variants: source of the accepted variants; None if there are none.
+            step: training step, from 0; every random draw depends on it.
+            chosen_P: how the problems were chosen: one value for all, or an array with one per problem.
         """
         options = self.settings
         warmup = step < options.warmup_steps
@@ -213,7 +219,7 @@ class Curriculum:
         if variants is not None and not warmup and (options.variants or options.aim == "all"):
             found = variants.candidates([self.problem_ids[number] for number in problem_P])
             if not options.full_solutions:
-                found = found.where(found.steps_left_V != 0)  # NaN, without a hint, is not 0
+                found = found.where(found.steps_left_V != 0)  # also keeps NaN, which means "no hint"
             row_PV = self._rows(problem_P, found, step)
             chosen_PV = row_PV >= 0
             delta_PV[chosen_PV] = found.delta_V[row_PV[chosen_PV]]
@@ -226,9 +232,9 @@ class Curriculum:
         return Choice(problem_P, variant_PV, difficulty_PV, shortage, warmup, how_P)
 
     def _rows(self, problem_P: IntArray, found: AcceptedVariants, step: int) -> IntArray:
-        """(P, V) the row in `found` of each slot's variant; -1 for an original."""
+        """Return (P, V) the row in `found` of each slot's variant; -1 for the original."""
         options = self.settings
-        # A place before the variants for the original of a problem, where it competes with them.
+        # With aim=all the original is a candidate too: it takes place 0, and the variants start at place 1.
         first = int(options.aim == "all")
         candidates = self._candidates(problem_P, found, first)
         ids = [self.problem_ids[number] for number in problem_P]
@@ -243,7 +249,13 @@ class Curriculum:
         return row_PM if first else np.insert(row_PM, 0, -1, axis=1)
 
     def _candidates(self, problem_P: IntArray, found: AcceptedVariants, first: int) -> Candidates:
-        """What the selector chooses from: the variants from the place `first` on, and before them the originals."""
+        """Return the candidates for the selector.
+
+        Args:
+            problem_P: (P,) row numbers of the problems.
+            found: their accepted variants.
+            first: place of a problem's first variant: 0, or 1 if the original is a candidate at place 0.
+        """
         owner_V, place_V = found.owner_V, found.place_V + first
         shape = len(problem_P), first + int(found.count_P.max(initial=0))
         there_PK = np.zeros(shape, bool)
@@ -281,18 +293,18 @@ class Curriculum:
         )
 
     def replacements(self, choice: Choice, silent_P: BoolArray, step: int, round_number: int) -> IntArray:
-        """Choose other problems, for a generation that replaces the silent problems of a batch.
+        """Choose other problems for a generation that is to replace the silent problems of a batch.
 
         Args:
-            choice: the batch.
-            silent_P: problems whose rollouts all have the same reward.
+            choice: the prompts of the batch.
+            silent_P: (P,) whether all rollouts of a problem have the same reward.
             step: training step.
-            round_number: of the refill, from 1.
+            round_number: number of this refill in the step, from 1.
 
         Returns:
-            (P,) row numbers in the training data, all different. Where the training data has too few other problems,
-            silent problems are replaced first, and the rest keep their places for another try. So no problem can be
-            in a batch twice, whichever places are taken.
+            (P,) row numbers in the training data, all different. If the training data has fewer than P other problems,
+            the places of silent problems get them first, and the remaining places keep their problems, which are
+            generated again. A batch therefore never has a problem twice, whichever of these places replace its own.
         """
         taken = set(choice.problem_P.tolist())
         if self.settings.problem_sampler == "epoch":
@@ -310,11 +322,11 @@ class Curriculum:
         return numbers_P
 
     def observe(self, choice: Choice, accuracy_PVN: FloatArray) -> Visit:
-        """Change the live difficulty of the batch's problems, and count the rollouts of its prompts.
+        """Update the live difficulty of the batch's problems, and count the rollouts of its prompts.
 
         Args:
             choice: the prompts that were used.
-            accuracy_PVN: 1 for a right rollout, 0 for a wrong one, NaN for one that was not judged.
+            accuracy_PVN: (P, V, N) 1 for a right rollout, 0 for a wrong one, NaN for one that was not judged.
         """
         right_PV = np.nansum(accuracy_PVN, axis=2)
         judged_PV = (~np.isnan(accuracy_PVN)).sum(axis=2).astype(np.float64)
@@ -339,12 +351,17 @@ class Curriculum:
         )
 
     def metrics(self, choice: Choice, accuracy_PVN: FloatArray) -> dict[str, float]:
-        """Return what a trainer logs of a batch, by name.
+        """Return metrics of a batch for the trainer's log, by name. Call it after `observe`.
 
-        `difficulty` is the mean live difficulty of the batch's problems after the visit, `pass_rate/KIND` the share of
-        right rollouts by kind of prompt, `variant_shortage` the number of slots that had no variant. Where a sampler
-        draws the problems, `problems/easy` and `problems/hard` are the shares of the training data whose last visit was
-        all right or all wrong, and `problems/signal` is the mean p(1 - p) of the batch's problems in this visit.
+        - `difficulty`: mean live difficulty of the batch's problems, after `observe`.
+        - `pass_rate/KIND`: share of right rollouts among the judged ones, by kind of prompt.
+        - `variant_shortage`: number of slots for which there was no variant.
+
+        If `problem_sampler` is not `epoch`:
+
+        - `problems/easy` and `problems/hard`: share of the problems of the training data whose last rollouts were all
+          right, or all wrong.
+        - `problems/signal`: mean over the batch's problems of p(1 - p), where p is the accuracy of all their rollouts.
         """
         right: defaultdict[str, float] = defaultdict(float)
         judged: defaultdict[str, int] = defaultdict(int)
@@ -371,7 +388,7 @@ class Curriculum:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps: lists, dictionaries, and NumPy arrays that are copies."""
+        """Return the state for a checkpoint: lists, dictionaries, and NumPy arrays that are copies."""
         return {
             "problem_ids": list(self.problem_ids),
             "live": self.live.state(),
@@ -379,24 +396,28 @@ class Curriculum:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned; other keys are ignored.
+        """Restore a state that `state_dict` returned; other keys are ignored.
 
         Raises:
-            ConfigError: the state is of other problems.
+            ConfigError: the state was saved for other problems.
         """
         if state["problem_ids"] != self.problem_ids:
             raise ConfigError(
                 "the checkpoint was made with other problems: resume with the same data (store and split, or dataset)"
             )
         self.live.restore(state["live"])
-        if "history" in state:  # a checkpoint of before has none
+        if "history" in state:  # checkpoints of earlier versions have none
             self.history.restore(state["history"])
 
 
 def pool_of(variant: AcceptedVariant | None) -> str:
-    """Return the name of the pool of prompts that are expected to help as much as this one.
+    """Return the pool of a prompt. The prompts of one pool are expected to have similar pass rates.
 
-    There is a pool of originals, one of each kind of variant, and of hints one for each number of remaining steps.
+    Pools are `original`, one for each kind of variant without a hint, and one for each kind and number of remaining
+    steps of variants with a hint.
+
+    Args:
+        variant: the variant; None for an original.
     """
     return _pool(variant.kind, variant.steps_left) if variant else ORIGINAL
 
@@ -406,11 +427,11 @@ def _pool(kind: str, steps_left: int | None) -> str:
 
 
 def _pools(found: AcceptedVariants) -> npt.NDArray[np.object_]:
-    """(V,) names of the pools of variants, as objects."""
+    """Return (V,) names of the pools of variants, as objects."""
     steps = [None if math.isnan(left) else int(left) for left in found.steps_left_V.tolist()]
     return np.array([*map(_pool, found.kind_V.tolist(), steps)], object)
 
 
 def _prompts(choice: Choice) -> Iterator[tuple[int, int]]:
-    """Problem and slot of every prompt of a batch."""
+    """Return an iterator over the (problem, slot) of every prompt of a batch."""
     return ((problem, slot) for problem, slots in enumerate(choice.variant_PV) for slot in range(len(slots)))

@@ -1,6 +1,7 @@
-"""The rules that change live difficulty after each visit, and a Beta posterior that also gives its uncertainty.
+"""Rules that update live difficulty after each visit. The Beta posterior also gives the uncertainty of the difficulty.
 
-Difficulties are on the scale of `pipeline.difficulty.scale`. All functions are pure.
+A *visit* of a problem or variant is one generation of rollouts for it. Difficulties are on the scale of
+`pipeline.difficulty.scale`. All functions are pure.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from diva_grpo.pipeline.difficulty.scale import (
 Rule = Literal["paper", "bands"]
 
 PRIOR_STRENGTH: Final = 4.0
-"""How many rollouts a prior pass rate counts as in a Beta posterior."""
+"""Number of rollouts that a prior pass rate counts as in a Beta posterior."""
 RETENTION: Final = 0.95
-"""What the counts of a Beta posterior are multiplied by at each visit, before the new rollouts are added."""
+"""Factor by which the counts of a Beta posterior are multiplied at each visit, before the new rollouts are added."""
 
 
 class Band(NamedTuple):
-    """Accuracies from `low` to `high`, both included, change the difficulty by `change` levels."""
+    """An accuracy from `low` to `high`, both included, changes the difficulty by `change` levels."""
 
     low: float
     high: float
@@ -44,18 +45,18 @@ RELEASED_BANDS: Final[tuple[Band, ...]] = (
     Band(0.5, 0.7, -1.0),
     Band(0.7, 1.0, -2.0),
 )
-"""The bands of the authors' released code; the first that holds an accuracy wins."""
+"""The bands of the authors' released code. The first band that contains the accuracy is used."""
 
 
 class BetaCounts(NamedTuple):
-    """Right and wrong rollouts remembered of a problem or a variant; floats, since old ones fade."""
+    """Counts of right and wrong rollouts of a problem or variant. They are floats: older rollouts have less weight."""
 
     right: float = 0.0
     wrong: float = 0.0
 
 
 class PosteriorDifficulty(NamedTuple):
-    """A difficulty read off a Beta posterior.
+    """A difficulty that was computed from a Beta posterior of a pass rate.
 
     Attributes:
         difficulty: 9 - 8 * (posterior mean of the pass rate).
@@ -98,15 +99,15 @@ def updated_difficulty(
     d_min: float = EASIEST,
     d_max: float = HARDEST,
 ) -> float | FloatArray:
-    """Return the difficulty after a visit in which a share `accuracy` of the answers was correct.
+    """Return the difficulty after a visit in which a share `accuracy` of the answers was right.
 
     `paper` (arXiv 2603.01106): clip(old + eta * (0.5 - accuracy), d_min, d_max).
-    `bands` (the authors' released code): clip(old + the change of the first band that holds the accuracy).
-    An accuracy of NaN, nothing judged, leaves the difficulty as it is; so does one that no band holds.
+    `bands` (the authors' released code): clip(old + the change of the first band that contains the accuracy).
+    The difficulty does not change if the accuracy is NaN (no answer was judged), or if no band contains it.
 
     Args:
         old: Difficulty before the visit.
-        accuracy: Share of correct answers in [0, 1], or NaN; not the weighted reward.
+        accuracy: Share of right answers in [0, 1], or NaN. This is not the weighted reward.
         rule: `paper` or `bands`.
         eta: Levels per unit of accuracy, for `paper`.
         bands: (low, high, change) triples, for `bands`.
@@ -114,7 +115,7 @@ def updated_difficulty(
         d_max: Largest difficulty.
 
     Returns:
-        A float for floats, otherwise an array of the broadcast shape.
+        A float if `old` and `accuracy` are numbers, otherwise an array of their broadcast shape.
 
     Raises:
         ValueError: For an unknown rule, or an accuracy outside [0, 1].
@@ -136,13 +137,13 @@ def updated_difficulty(
 def counts_after_visit(
     counts: BetaCounts, right: float, wrong: float, *, retention: float = RETENTION
 ) -> BetaCounts:
-    """Return the counts after a visit: the old ones fade, then the new rollouts are added.
+    """Return the counts after a visit: the old counts times `retention`, plus the new rollouts.
 
     Args:
         counts: Counts before the visit.
-        right: Rollouts of this visit that were judged correct.
-        wrong: Rollouts of this visit that were judged wrong; those not judged are in neither.
-        retention: What is left of the old counts, in [0, 1]; 0.95 remembers about the last 20 visits.
+        right: Number of rollouts of this visit that were judged right.
+        wrong: Number of rollouts of this visit that were judged wrong. Those not judged are not counted.
+        retention: Factor for the old counts, in [0, 1]. With 0.95, about the last 20 visits matter.
     """
     return BetaCounts(retention * counts.right + right, retention * counts.wrong + wrong)
 
@@ -154,16 +155,16 @@ def posterior_parameters(
     *,
     strength: float = PRIOR_STRENGTH,
 ) -> tuple[FloatOrArray, FloatOrArray]:
-    """Return (alpha, beta) of the Beta posterior of a pass rate, or arrays of them.
+    """Return the parameters (alpha, beta) of the Beta posterior of a pass rate; arrays if the arguments are arrays.
 
-    The prior is Beta(1 + 4p, 1 + 4(1 - p)): uniform, and four rollouts at the prior pass rate p. It does not
-    fade, so a problem that is not visited for long drifts back to it.
+    With the default strength the prior is Beta(1 + 4p, 1 + 4(1 - p)): a uniform prior plus four rollouts at the prior
+    pass rate p. The weight of the prior stays constant, while that of old rollouts decreases.
 
     Args:
-        right: Remembered rollouts that were correct.
-        wrong: Remembered rollouts that were wrong.
-        prior_pass_rate: Pass rate p expected before any rollout: a label's, or (9 - D) / 8.
-        strength: How many rollouts the prior pass rate counts as.
+        right: Count of right rollouts.
+        wrong: Count of wrong rollouts.
+        prior_pass_rate: Pass rate p that is expected before any rollout: that of the label, or (9 - D) / 8.
+        strength: Number of rollouts that the prior pass rate counts as.
     """
     alpha = 1.0 + strength * prior_pass_rate + right
     beta = 1.0 + strength * (1.0 - prior_pass_rate) + wrong
@@ -173,15 +174,15 @@ def posterior_parameters(
 def posterior_difficulty(
     counts: BetaCounts, prior_pass_rate: float, *, strength: float = PRIOR_STRENGTH
 ) -> PosteriorDifficulty:
-    """Read difficulty and uncertainty off the Beta posterior of a problem's or variant's pass rate.
+    """Compute difficulty and uncertainty from the Beta posterior of the pass rate of a problem or variant.
 
     Args:
-        counts: Remembered rollouts.
-        prior_pass_rate: Pass rate expected before any rollout.
-        strength: How many rollouts the prior pass rate counts as.
+        counts: Counts of right and wrong rollouts.
+        prior_pass_rate: Pass rate that is expected before any rollout.
+        strength: Number of rollouts that the prior pass rate counts as.
 
     Returns:
-        D = 9 - 8 * mean, always inside (1, 9), and the standard deviation of D.
+        D = 9 - 8 * (posterior mean of the pass rate), always inside (1, 9), and the standard deviation of D.
     """
     alpha, beta = posterior_parameters(*counts, prior_pass_rate, strength=strength)
     total = alpha + beta

@@ -1,4 +1,4 @@
-"""Live difficulty of the problems of one training run, and what is remembered of their variants."""
+"""Live difficulty of the problems of one training run, and counts of right and wrong rollouts of their prompts."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ LiveRule = Literal["paper", "bands", "posterior"]
 
 @dataclass(slots=True)
 class LiveDifficulty:
-    """Arrays over the problems of a run, by their row number in the training data.
+    """Live difficulty of the N problems of a run, as arrays by row number in the training data.
 
-    They are the same on every process, because each process sees the rewards of all.
+    The values are the same on every process, because each process gets the rewards of all processes. In all counts,
+    older rollouts have less weight (see `counts_after_visit`).
 
     Attributes:
-        difficulty: (N,) levels.
-        uncertainty: (N,) standard deviation in levels; NaN where the rule gives none.
-        prior: (N,) pass rate expected before any rollout.
-        counts: (N, 2) remembered right and wrong rollouts (rule `posterior`).
-        variants: remembered right and wrong rollouts by variant_id, or problem_id for an original.
-        pools: right and wrong counts over all prompts of the same pool (see `trainer.method.curriculum.pool_of`).
-        rule: paper, bands or posterior.
-        eta: step of the rule `paper`.
+        difficulty: (N,) live difficulty, in levels.
+        uncertainty: (N,) standard deviation of the difficulty, in levels; NaN if the rule gives none.
+        prior: (N,) pass rate that is expected before any rollout.
+        counts: (N, 2) counts of right and wrong rollouts of each problem; used by the rule `posterior` only.
+        variants: counts of right and wrong rollouts by variant_id, or by problem_id for an original.
+        pools: counts of right and wrong rollouts by pool (see `trainer.method.curriculum.pool_of`).
+        rule: `paper`, `bands` or `posterior`.
+        eta: step of the rule `paper`, in levels per unit of accuracy.
     """
 
     difficulty: FloatArray
@@ -62,18 +63,25 @@ class LiveDifficulty:
     def starting(
         cls, problem_ids: Sequence[str], labels: Mapping[str, float] | None, rule: LiveRule, eta: float
     ) -> LiveDifficulty:
-        """Return the difficulties before the first step: the label of each problem, or 5 where it has none."""
+        """Return the difficulties before the first step.
+
+        Args:
+            problem_ids: ids of the problems, by row number.
+            labels: measured difficulty by problem id; a problem without one starts at 5.
+            rule: rule that updates the difficulty.
+            eta: step of the rule `paper`.
+        """
         known = labels or {}
         start = np.array([known.get(problem_id, MIDDLE) for problem_id in problem_ids], np.float64)
         return cls(np.clip(start, EASIEST, HARDEST), rule, eta)
 
     def visit(self, problem_P: np.ndarray[Any, Any], right_P: FloatArray, judged_P: FloatArray) -> None:
-        """Change the difficulty of problems after a visit.
+        """Update the difficulty of P problems after their rollouts.
 
         Args:
-            problem_P: row numbers, each at most once.
-            right_P: rollouts that were judged right.
-            judged_P: rollouts that were judged at all; where 0, nothing changes.
+            problem_P: (P,) row numbers of the problems, each at most once.
+            right_P: (P,) number of right rollouts.
+            judged_P: (P,) number of judged rollouts. A problem with 0 keeps its difficulty.
         """
         if self.rule == "posterior":
             for number, right, judged in zip(problem_P, right_P, judged_P, strict=True):
@@ -93,25 +101,30 @@ class LiveDifficulty:
 
         Args:
             prompt_id: variant_id, or problem_id of an original.
-            pool: its pool.
-            right: rollouts that were right.
-            wrong: rollouts that were wrong.
+            pool: pool of the prompt.
+            right: number of right rollouts.
+            wrong: number of wrong rollouts.
         """
         for counts, key in ((self.variants, prompt_id), (self.pools, pool)):
             counts[key] = counts_after_visit(counts.get(key, BetaCounts()), right, wrong)
 
     def counts_of(self, prompt_ids: Sequence[str]) -> FloatArray:
-        """Return (V, 2) remembered right and wrong rollouts of prompts."""
+        """Return (V, 2) counts of right and wrong rollouts of V prompts, given by variant_id or problem_id."""
         return _counts(self.variants, prompt_ids)
 
     def pooled(self, pools: Sequence[str], prior_V: FloatArray) -> FloatArray:
-        """Return (V,) pass rates of pools in this run; each prior pass rate counts as four rollouts."""
+        """Return (V,) estimated pass rates of V prompts from the rollouts of their pools in this run.
+
+        Args:
+            pools: pool of each prompt.
+            prior_V: (V,) pass rates that are expected without these rollouts; each counts as four rollouts.
+        """
         right_V, wrong_V = _counts(self.pools, pools).T
         rate_V: FloatArray = (PRIOR_STRENGTH * prior_V + right_V) / (PRIOR_STRENGTH + right_V + wrong_V)
         return rate_V
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps, as copies."""
+        """Return the state for a checkpoint, as copies."""
         return {
             "difficulty": self.difficulty.copy(),
             "uncertainty": self.uncertainty.copy(),
@@ -122,7 +135,7 @@ class LiveDifficulty:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state` returned."""
+        """Restore a state that `state` returned."""
         self.difficulty = np.asarray(state["difficulty"]).copy()
         self.uncertainty = np.asarray(state["uncertainty"]).copy()
         self.prior = np.asarray(state["prior"]).copy()

@@ -1,11 +1,12 @@
-"""Which variants of a problem to train on: five selectors with one signature, and the random draws that they share.
+"""Five selectors, which choose the variants of a problem to train on, and the random draws that they use.
 
-A selector is a pure function of the live difficulties of a batch's problems, their accepted variants and a `Draw` for
-each problem; it chooses for all problems at once, and for each as if it were alone. Every random number is a hash of
-(seed, step, problem, slot). So all processes and a resumed run choose the same variants.
+A selector is a pure function of the live difficulties of a batch's problems, their accepted variants, and a `Draw` for
+each problem. One call chooses for all problems of a batch; the choice for one problem does not depend on the others.
+Every random number is a hash of (seed, step, problem, slot, purpose), so all processes and a resumed run choose the
+same variants.
 
-Axes: P problems of a batch, K places for candidates of each. Slots count the prompts of a problem's group: 0 is the
-original, 1 to M are the variants.
+Axes: P problems of a batch, K places for the candidates of each problem. Slot 0 is the original of a problem, slots 1
+to M are its variants.
 """
 
 from __future__ import annotations
@@ -41,28 +42,31 @@ IntArray: TypeAlias = npt.NDArray[np.int64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 SECOND_HINT_DELTAS: Final = (0.0, 1.0, 2.0, 3.0)
-"""Where several variants are drawn: what a second wanted delta below 0 becomes one of."""
+"""With the selector `paper` and several variants: if a second slot of a problem asks for a hint, its delta is drawn
+from this tuple instead."""
 
 _TIE: Final = 1e-9
-"""Distances in levels that differ by less are equal: deltas are differences of rounded numbers."""
+"""Distances that differ by less than this, in levels, count as equal, because deltas have rounding errors."""
 _NORMAL: Final = NormalDist()
 _SIGNAL_STRENGTH: Final = 8.0
-"""Rollouts that the prior pass rate counts as with the selector `signal`: one visit says as much."""
+"""With the selector `signal`, the prior pass rate counts as this many rollouts, about as many as one visit has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Prompts to choose from. Those of a problem fill its places from the left, in the order of their ids.
+    """Prompts to choose from. Each problem has K places, and its candidates fill the first of them, ordered by id.
 
     Attributes:
-        there_PK: (P, K) whether a place is filled; elsewhere the other columns mean nothing.
+        there_PK: (P, K) whether a place has a candidate. Where it has none, the values of the other arrays have no
+            meaning.
         variant_id_PK: (P, K) ids, as objects.
         kind_PK: (P, K) kinds, as objects: `reword harder think_step image image_text composite` or `original`.
         delta_PK: (P, K) difficulty offsets from the original, in levels.
-        pass_rate_PK: (P, K) pass rates of their labels; NaN without one.
-        right_PK: (P, K) faded counts of rollouts that were correct (`trainer.method.difficulty.counts_after_visit`).
-        wrong_PK: (P, K) faded counts of rollouts that were wrong.
-        share_left_PK: (P, K) share of a worked solution that is left to the policy; 1 where nothing is given.
+        pass_rate_PK: (P, K) pass rates of the labels, or of pools with `variant_prior=pooled`; NaN where there is none.
+        right_PK: (P, K) counts of right rollouts, in which older rollouts have less weight
+            (`trainer.method.difficulty.counts_after_visit`).
+        wrong_PK: (P, K) counts of wrong rollouts, weighted in the same way.
+        share_left_PK: (P, K) share of the worked solution that the hint does not give; 1 without a hint.
     """
 
     there_PK: BoolArray
@@ -75,11 +79,16 @@ class Candidates:
     share_left_PK: FloatArray
 
 
-@dataclass(slots=True)  # not frozen, which would take thrice the time for each problem of a batch
+@dataclass(slots=True)  # not frozen: a frozen one takes three times as long to create
 class Draw:
-    """Random numbers of one problem at one step, each a hash of what it is for.
+    """Random numbers for one problem at one step. Each is a hash of seed, step, problem, slot and purpose.
 
-    The same on every process, machine and Python version.
+    They are the same on every process, machine and Python version.
+
+    Attributes:
+        seed: seed of the run.
+        step: training step.
+        problem_id: id of the problem, or another name that the numbers are to depend on.
     """
 
     seed: int
@@ -87,15 +96,15 @@ class Draw:
     problem_id: str
 
     def uniform(self, slot: int, purpose: str) -> float:
-        """Return a uniform number strictly between 0 and 1 for a slot and a purpose."""
-        # The length keeps apart what would otherwise join to the same text.
+        """Return a uniform random number between 0 and 1, both excluded, for a slot and a purpose."""
+        # The length of the id prevents two different (problem_id, purpose) from giving the same key.
         key = f"{self.seed},{self.step},{slot},{len(self.problem_id)},{self.problem_id},{purpose}"
         digest = blake2b(key.encode(), digest_size=8).digest()
-        # 52 bits and a half: neither end is reached, and every such number is a float.
+        # (52-bit integer + 0.5) / 2**52 is never 0 or 1, and is exact as a float.
         return ((int.from_bytes(digest, "little") >> 12) + 0.5) * 2.0**-52
 
     def index(self, count: int, slot: int, purpose: str) -> int:
-        """Return one of 0, 1, ..., count - 1, all equally likely."""
+        """Return a random integer from 0 to count - 1, all equally likely."""
         return int(self.uniform(slot, purpose) * count)
 
     def normal(self, mean: float, deviation: float, slot: int, purpose: str) -> float:
@@ -109,16 +118,19 @@ class Selector(Protocol):
     def __call__(
         self, difficulty_P: FloatArray, candidates: Candidates, count: int, draw_P: Sequence[Draw]
     ) -> IntArray:
-        """Return (P, `count`) places of candidates, for the slots 1 to `count`; -1 for a problem without any.
+        """Choose `count` candidates for each problem.
 
-        No candidate of a problem comes twice while one that may be chosen is left over. For a problem without any
-        candidate the trainer takes the original once more.
+        A candidate is chosen a second time only after all candidates of its problem that may be chosen.
 
         Args:
             difficulty_P: (P,) live difficulties of the problems, 1 to 9.
-            candidates: their accepted variants.
-            count: number M of variants wanted of each.
-            draw_P: source of every random choice, of each problem.
+            candidates: the candidates of the problems.
+            count: how many to choose for each problem.
+            draw_P: for each problem, the source of its random numbers.
+
+        Returns:
+            (P, `count`) places of the chosen candidates; -1 for a problem without candidates, whose slots get the
+            original.
         """
         ...
 
@@ -126,14 +138,14 @@ class Selector(Protocol):
 def _nearest(
     distance_PK: FloatArray, pool_PK: BoolArray, slot: int, draw_P: Sequence[Draw]
 ) -> npt.NDArray[np.intp]:
-    """The place of the least distance in each pool; ties by the draw."""
+    """Return (P,) a place with the smallest distance among those of `pool_PK`; ties are resolved at random."""
     distance_PK = np.where(pool_PK, distance_PK, np.inf)
     limit_P = distance_PK.min(axis=1, initial=np.inf) + _TIE
     return _any_of(pool_PK & (distance_PK <= limit_P[:, None]), slot, draw_P)
 
 
 def _any_of(pool_PK: BoolArray, slot: int, draw_P: Sequence[Draw]) -> npt.NDArray[np.intp]:
-    """A place of each pool by the draw; 0 where a pool is empty."""
+    """Return (P,) a random place among those of `pool_PK` for each problem; 0 if it has none."""
     size_P = pool_PK.sum(axis=1)
     number_P = np.zeros(len(size_P), np.int64)
     for problem in np.flatnonzero(size_P > 1).tolist():
@@ -149,9 +161,19 @@ def _without_repeats(
     *,
     once: str | None = None,
 ) -> IntArray:
-    """Fill the slots 1 to `count` by `pick(pool_PK, slot)`, each from the candidates that are left over so far.
+    """Fill the slots 1 to `count`, each from the candidates that have not been picked yet.
 
-    Candidates are reused once all have been picked. At most one of kind `once` is picked while others remain.
+    Candidates are reused once all have been picked. At most one of kind `once` is picked, unless a problem has no other
+    kinds.
+
+    Args:
+        candidates: the candidates of the problems.
+        count: number of slots.
+        pick: called with (pool_PK, slot); returns (P,) a place in the pool of each problem.
+        once: a kind of variant; None for no such limit.
+
+    Returns:
+        (P, `count`) places; -1 for a problem without candidates.
     """
     chosen_PM = np.full((len(candidates.there_PK), count), -1, np.int64)
     if not candidates.there_PK.any():
@@ -174,10 +196,11 @@ def _without_repeats(
 
 
 def _paper(difficulty_P: FloatArray, candidates: Candidates, count: int, draw_P: Sequence[Draw]) -> IntArray:
-    """The paper's aim (arXiv 2603.01106 and its released code): the delta nearest to the wanted one.
+    """Choose variants as in the paper (arXiv 2603.01106) and its released code: the delta nearest to the wanted one.
 
-    One variant: the table of targets. Several: a rounded, clipped normal draw of the target for each slot;
-    one think step in the group, and no more while there are others.
+    For one variant, the wanted delta comes from a table of target difficulties. For several, the target of each slot is
+    drawn from a normal distribution, rounded and clipped to 1 to 9. At most one think step is chosen per problem,
+    unless it has no variants of other kinds.
     """
     if count == 1:
         delta_PM = wanted_delta(difficulty_P)[:, None]
@@ -196,10 +219,10 @@ def _paper(difficulty_P: FloatArray, candidates: Candidates, count: int, draw_P:
 
 
 def _wanted_deltas(difficulty: float, count: int, draw: Draw) -> list[float]:
-    """The wanted delta of each of several variants of one problem.
+    """Return the wanted delta of each of `count` variants of one problem.
 
-    A second draw below the problem's own rounded difficulty, which asks for a second hint, becomes a delta
-    of 0, 1, 2 or 3.
+    A target below the problem's rounded difficulty asks for a hint. From the second such target on, the delta is drawn
+    from `SECOND_HINT_DELTAS` instead.
     """
     level = rounded_level(difficulty)
     deltas: list[float] = []
@@ -216,9 +239,10 @@ def _wanted_deltas(difficulty: float, count: int, draw: Draw) -> list[float]:
 
 
 def _tier(difficulty_P: FloatArray, candidates: Candidates, count: int, draw_P: Sequence[Draw]) -> IntArray:
-    """The paper's tiers: harder below 4, reworded from 4 to 6, think steps above 6.
+    """Choose by the paper's tiers: harder kinds below difficulty 4, `reword` from 4 to 6, think steps above 6.
 
-    Within the tier the delta nearest to 5 - D; where nothing of the tier is left, as `paper`.
+    Among the variants of the tier's kinds, it takes the delta nearest to 5 - D, where D is the live difficulty. If none
+    of them remains, it takes the delta nearest to the one that the selector `paper` wants for one variant.
     """
     tiers = [tier_of(difficulty) for difficulty in difficulty_P.tolist()]
     in_tier_PK = np.zeros_like(candidates.there_PK)
@@ -240,10 +264,10 @@ def _tier(difficulty_P: FloatArray, candidates: Candidates, count: int, draw_P: 
 def _posterior(
     difficulty_P: FloatArray, candidates: Candidates, count: int, draw_P: Sequence[Draw]
 ) -> IntArray:
-    """Thompson sampling of the pass rate: the variants whose sampled pass rates are nearest to 1/2.
+    """Choose by Thompson sampling: draw a pass rate for each variant from its posterior, take those nearest to 1/2.
 
-    There the expected gradient, which grows with p(1 - p), is largest, and nothing is left to tune. A
-    variant's prior pass rate is its label's, or what its difficulty says.
+    The expected gradient grows with p(1 - p), so it is largest at the pass rate p = 1/2. There are no parameters to
+    tune. A variant's prior pass rate is `pass_rate_PK`, or else follows from its difficulty (see `_prior`).
     """
     there_PK = candidates.there_PK
     alpha_PK, beta_PK = posterior_parameters(
@@ -267,14 +291,16 @@ def _posterior(
 
 
 def _signal(difficulty_P: FloatArray, candidates: Candidates, count: int, draw_P: Sequence[Draw]) -> IntArray:
-    """The prompts from which most is to be learnt for the original: expected p(1 - p), times what is left to do.
+    """Choose the prompts with the largest expected p(1 - p) times the share of the solution that the policy writes.
 
-    p(1 - p), its mean over the posterior, is what a group's rewards can tell; the share of the solution that the
-    policy writes itself is what it tells it of. So a hint is given where without it all would be wrong, no longer
-    one than is needed, and none where the original is in reach. (With `posterior` hints stay when they are no
-    longer needed: a pass rate of 1/2 is nearest with the last step left, of which a test asks nothing.)
+    E[p(1 - p)], the mean over the posterior of the pass rate p, measures the signal of a group's rewards. The share
+    (`share_left_PK`) measures how much of the original task that signal is about. So a hint is chosen if the policy is
+    expected to fail without it, a shorter hint is preferred, and the original is preferred if the policy can solve it.
+
+    The selector `posterior` keeps choosing long hints after they are no longer needed: their pass rates may stay
+    nearest to 1/2, although the step that remains is not what a test asks for.
     """
-    # Without the uniform part of `posterior_parameters`: what has never come out right is not 1/6 likely to.
+    # No uniform part, unlike `posterior_parameters`: a prompt that was never solved must not keep a pass rate of 1/6.
     prior_PK = _prior(candidates, difficulty_P)
     alpha_PK = _SIGNAL_STRENGTH * prior_PK + candidates.right_PK
     beta_PK = _SIGNAL_STRENGTH * (1.0 - prior_PK) + candidates.wrong_PK
@@ -286,6 +312,7 @@ def _signal(difficulty_P: FloatArray, candidates: Candidates, count: int, draw_P
 
 
 def _prior(candidates: Candidates, difficulty_P: FloatArray) -> FloatArray:
+    """Return (P, K) `pass_rate_PK`, and where it is NaN the pass rate at the difficulty of the candidate."""
     by_delta_PK = pass_rate_from_difficulty(variant_difficulty(difficulty_P[:, None], candidates.delta_PK))
     return np.where(np.isnan(candidates.pass_rate_PK), by_delta_PK, candidates.pass_rate_PK)
 
@@ -293,11 +320,11 @@ def _prior(candidates: Candidates, difficulty_P: FloatArray) -> FloatArray:
 def _uniform(
     difficulty_P: FloatArray, candidates: Candidates, count: int, draw_P: Sequence[Draw]
 ) -> IntArray:
-    """Any variants: the control with the same hints and no aim."""
+    """Choose variants at random: the control for experiments, with the same variants but without live difficulty."""
     return _without_repeats(candidates, count, lambda pool_PK, slot: _any_of(pool_PK, slot, draw_P))
 
 
 SELECTORS: Final[Mapping[str, Selector]] = MappingProxyType(
     {"paper": _paper, "tier": _tier, "posterior": _posterior, "signal": _signal, "uniform": _uniform}
 )
-"""The selectors by the name that the trainer's configuration uses."""
+"""The selectors by name (`CurriculumSettings.selector`)."""

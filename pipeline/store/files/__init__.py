@@ -1,1 +1,1 @@
-"""The files of a store: immutable Parquet parts, their places, compaction, and the files of running commands."""
+"""The files of a store: immutable Parquet parts, their locations, compaction, and the files of running commands."""

@@ -11,14 +11,17 @@ from diva_grpo.schemas.command import word
 from diva_grpo.schemas.exceptions import ConfigError
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)")
-"""A URL, also as `Path` writes it, which makes one slash of two."""
+"""A URL. A single slash after the colon is allowed too, because `Path` replaces two slashes by one."""
 
 
 def place_of(root: str | Path) -> Place:
-    """The place that a user names by a path, `~` for the home folder, or by a URL such as `s3://bucket/prefix`.
+    """Return the location of a store from its address.
+
+    Args:
+        root: a path, in which `~` stands for the home folder, or a URL such as `s3://bucket/prefix`.
 
     Raises:
-        ConfigError: a URL that cannot be used here, or a file.
+        ConfigError: the URL cannot be used here, or the path is that of a file.
     """
     url = _URL.fullmatch(str(root))
     if url and url[1] == "file":

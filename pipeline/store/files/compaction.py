@@ -1,11 +1,12 @@
-"""`compact`: many small parts become few, beside writers and readers, without a lock.
+"""`compact` merges many small parts into few, without a lock, while other processes read and write.
 
-A merged part appears by one atomic act and names the parts that it was made of, so readers leave those out
-from that moment (`parts.Catalogue`). They are removed by a later compaction, after a grace in which readers
-that found them before have finished, and only where the merged part is whole. Every row stays, with its time, its
-place in the append and its origin, but those of training runs that were given up (`pipeline.store.retention`). So a
-crash at any point leaves a store that reads the same, two compactions at once do the same work twice, and what a
-checkpoint names can still be read.
+A merged part becomes visible by one atomic operation. It names the parts from which it was made, so readers ignore
+those from then on (`parts.Catalogue`). A later compaction deletes the old parts, if the merged part is whole and a
+grace period is over, in which earlier readers finish. Each row keeps its time, its number within its append and its
+origin. Only rows that the store gives up (`pipeline.store.retention`) are dropped.
+
+A crash at any point therefore leaves a store with the same content. Two compactions at the same time do the same work
+twice. The parts that a checkpoint names can still be read.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ from diva_grpo.schemas.migrations import SCHEMA_VERSION, migrated
 from diva_grpo.schemas.records import RECORDS, Record
 
 GRACE_S = 3600.0
-"""Seconds for which a merged file stays: longer than any query, and than any writer takes for one part."""
+"""Seconds for which a part is kept after it was merged. No query takes longer, and no writer needs longer to write one
+part."""
 
 MERGED_BYTES = 128 << 20
-"""Parts are merged up to about this size; a larger one is left as it is, so that no row is copied often."""
+"""Approximate maximum size of a merged part, in bytes. Larger parts are not merged, so that no row is copied often."""
 
 _SORT_MB = 1_024
-"""MiB in which a merged part is sorted; what does not fit goes to disk."""
+"""MiB of memory for sorting the rows of a merged part. The rest is spilled to disk."""
 
 _GROUP_ROWS = 32_768
 _GROUP_BYTES = 16 << 20
@@ -47,13 +49,13 @@ class Compacted:
     """What a compaction did.
 
     Attributes:
-        merged: parts that were merged.
-        made: parts that they became.
-        removed: parts merged earlier, which are gone now.
-        waiting: parts merged, now or earlier, whose grace is not over.
-        leftovers: files of crashed writers, which are gone now.
-        damaged: parts that were left alone because their content is not what was written.
-        dropped: rows that were left out of merged parts.
+        merged: number of parts that were merged.
+        made: number of merged parts that were written.
+        removed: number of parts that were deleted because an earlier compaction had merged them.
+        waiting: number of parts that were merged, now or earlier, but not yet deleted.
+        leftovers: number of files of crashed writers that were deleted.
+        damaged: paths of damaged parts, which were left as they are.
+        dropped: number of rows that were left out of merged parts.
     """
 
     merged: int = 0
@@ -87,11 +89,12 @@ def compact(
     """Compact every table of a store.
 
     Args:
-        place: where the store lies.
-        catalogue: of its parts.
+        place: location of the store's files.
+        catalogue: lists the store's parts.
         grace_s: see `GRACE_S`.
         merged_bytes: see `MERGED_BYTES`.
-        without: by table, the training runs whose rows are dropped; parts of any size that hold some are rewritten.
+        without: ids of the training runs whose rows are dropped, by table. Parts with such rows are rewritten,
+            whatever their size.
 
     Raises:
         StoreError: the store cannot be written, or was written by a newer program.
@@ -117,7 +120,7 @@ def _remove_leftovers(place: Place, before: float) -> int:
 
 
 def _remove_replaced(place: Place, catalogue: Catalogue, table: str, before_ns: int) -> Compacted:
-    """Remove parts that were replaced long enough ago by merged ones that are whole."""
+    """Delete parts that merged parts replaced before `before_ns`, if the merged parts are whole."""
     live, replaced = catalogue.split(table)
     if not replaced:
         return Compacted()
@@ -137,7 +140,10 @@ def _remove_replaced(place: Place, catalogue: Catalogue, table: str, before_ns: 
 
 
 def _replaced_at(catalogue: Catalogue, table: str, part: Part, merged: Sequence[Part]) -> float:
-    """When the first merged part appeared that replaced this one: no reader has chosen to read it since."""
+    """Return when this part was first replaced by a merged part, in nanoseconds since 1970; infinity if never.
+
+    No reader has begun to read the part after this time.
+    """
     mine = catalogue.origins(table, part)
     later = [other for other in merged if other.name > part.name or not part.merged]
     times = [m.written_ns for m in later if m.written_ns is not None and mine <= catalogue.origins(table, m)]
@@ -156,10 +162,10 @@ def _merge(
     for group in _groups(chosen, [sizes.get(f"{table}/{part.name}", 0) for part in chosen], merged_bytes):
         if len(group) == 1 and group[0].version == SCHEMA_VERSION and group[0] not in holding:
             continue
-        # Damage must not be copied under a new hash, where nobody would find it.
+        # A damaged part is not merged: the merged part would have a valid hash, and hide the damage.
         there = [
             part for part in group if place.exists(f"{table}/{part.name}")
-        ]  # or another compaction was first
+        ]  # another compaction may have removed some
         whole = [part for part in there if is_whole(place, table, part)]
         damaged = tuple(f"{table}/{part.name}" for part in there if part not in whole)
         done += Compacted(damaged=damaged)
@@ -170,7 +176,7 @@ def _merge(
 
 
 def _holding(place: Place, table: str, parts: Sequence[Part], runs: Collection[str]) -> frozenset[Part]:
-    """The parts that hold rows of some training runs."""
+    """Return the parts that contain rows of any of the given training runs."""
     if not runs or not parts:
         return frozenset()
     place.fetch([f"{table}/{part.name}" for part in parts])
@@ -189,7 +195,10 @@ def _holding(place: Place, table: str, parts: Sequence[Part], runs: Collection[s
 
 
 def _groups(parts: Sequence[Part], sizes: Sequence[int], merged_bytes: int) -> Iterator[list[Part]]:
-    """Neighbours in time whose sizes together make up about `merged_bytes`."""
+    """Split parts into groups of consecutive parts whose total size is at most `merged_bytes`.
+
+    A single larger part is a group of its own.
+    """
     group: list[Part] = []
     total = 0
     for part, size in zip(parts, sizes, strict=True):
@@ -209,7 +218,11 @@ def _publish_merged(
     group: Sequence[Part],
     without: Collection[str],
 ) -> int:
-    """Publish the rows of a group as one part, and return how many were left out."""
+    """Publish the rows of a group as one part, without those of the runs in `without`.
+
+    Returns:
+        The number of rows that were left out.
+    """
     place.fetch([f"{record.table}/{part.name}" for part in group])
     with open_database() as connection:
         connection.execute(f"SET memory_limit = '{_SORT_MB}MiB'")
@@ -234,13 +247,19 @@ def _publish_merged(
 
 
 def _order(record: type[Record]) -> str:
-    """By the problem, then by the key: a lookup finds its rows in few row groups, by their statistics."""
+    """Return the columns by which merged rows are sorted: the problem, then the key, then the time.
+
+    The rows of one problem are then in few row groups, which a lookup finds by the row groups' statistics.
+    """
     by_problem = ["problem_id"] if "problem_id" in record.model_fields else []
     return ", ".join(f'"{name}"' for name in [*by_problem, *record.key, "recorded_at", "record_no"])
 
 
 def _selects(place: Place, catalogue: Catalogue, table: str, group: Sequence[Part]) -> list[str]:
-    """One SELECT for all plain parts of a version, and one for each merged part; no row is in two of them."""
+    """Return SELECTs for the rows of a group, such that each row is in only one of them.
+
+    There is one SELECT for all unmerged parts of each version, and one for each merged part.
+    """
 
     def files(parts: Sequence[Part]) -> list[str]:
         return [f"{place.local}/{table}/{part.name}" for part in parts]
@@ -265,14 +284,14 @@ def _selects(place: Place, catalogue: Catalogue, table: str, group: Sequence[Par
 
 
 def _merged_schema(record: type[Record], read: pa.Schema) -> pa.Schema:
-    """This version's columns, those that a program with more of them has written, and the origin."""
+    """Return the schema of a merged part: this version's columns, unknown columns of its sources, and the origin."""
     known = arrow_schema(record)
     more = [field for field in read if field.name not in [*known.names, ORIGIN_FIELD.name]]
     return pa.schema([*known, *more, ORIGIN_FIELD])
 
 
 def _row_groups(connection: duckdb.DuckDBPyConnection, select: str, schema: pa.Schema) -> Iterator[pa.Table]:
-    """The rows in pieces that bound the memory, and that a lookup reads whole."""
+    """Yield the result of a SELECT in row groups. Their size limits the memory, and how much a lookup must read."""
     waiting: list[pa.Table] = []
     for batch in connection.sql(select).to_arrow_reader(_BATCH_ROWS):
         columns = [

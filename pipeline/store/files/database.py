@@ -1,4 +1,4 @@
-"""DuckDB databases that last as long as their connection, and how a path is written in their SQL."""
+"""In-memory DuckDB databases, and functions that write paths and texts in DuckDB's SQL."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ MAX_SPILL_MB = 20_000
 
 
 def open_database() -> duckdb.DuckDBPyConnection:
-    """An empty database in memory, which spills to a folder of its own among the system's temporary files."""
+    """Return an empty in-memory database. It spills to its own folder in the system's folder for temporary files."""
     database = duckdb.connect()
-    # DuckDB makes the folder when it first spills, and removes it with the database; its default is `.tmp` in the
-    # working folder, up to nine tenths of the disk.
+    # DuckDB creates the folder when it first spills, and deletes it with the database. By default it would use `.tmp`
+    # in the working folder, and up to nine tenths of the disk.
     spill = quoted(os.path.join(tempfile.gettempdir(), f"diva-spill-{uuid.uuid4().hex}"))
-    # A bar is written to standard output, into what a command prints there. The system caches files already; footers
-    # are parsed once, since no part ever changes. The times of all records are UTC: now() must be compared as such.
+    # The progress bar is off because it would go to standard output, between the lines of a command. The file cache is
+    # off because the system already caches files. Parquet footers are cached, because parts never change. The time zone
+    # is UTC, because the times of all records are UTC and are compared with now().
     database.execute(
         f"SET enable_progress_bar = false; SET enable_external_file_cache = false; SET parquet_metadata_cache = true; "
         f"SET TimeZone = 'UTC'; SET temp_directory = {spill}; SET max_temp_directory_size = '{MAX_SPILL_MB}MiB'"
@@ -33,22 +34,22 @@ def open_database() -> duckdb.DuckDBPyConnection:
 
 
 def quoted(text: str) -> str:
-    """A text as an SQL literal."""
+    """Return a text as an SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def literal(path: str, more: str = "") -> str:
-    """A path as DuckDB must be given it where it takes a glob, so that it means this one file or folder.
+    """Escape a path for use where DuckDB takes a glob, so that it matches only this file or folder.
 
     >>> literal("/data/run[1]/store")
     '/data/run[[]1]/store'
 
     Args:
-        path: of a file or a folder.
-        more: a glob that is appended to it.
+        path: path of a file or folder.
+        more: a glob to append to the path; it is not escaped.
 
     Raises:
-        StoreError: DuckDB has no way to write it.
+        StoreError: the path has both a pattern character and a backslash, which DuckDB cannot read.
     """
     escaped = re.sub(r"[*?\[]", r"[\g<0>]", path) + more
     if escaped != path and "\\" in path:
@@ -59,18 +60,18 @@ def literal(path: str, more: str = "") -> str:
 
 
 def parquet(files: Sequence[str], *, names: bool = False) -> str:
-    """A call of DuckDB's reader for exactly these files, by the columns in them alone.
+    """Return a call of DuckDB's `read_parquet` that reads exactly these files, and only the columns in them.
 
-    DuckDB by itself takes a folder named `status=accepted` above them for a column, and their paths for globs.
+    By default, DuckDB would interpret the paths as globs, and a folder named `status=accepted` in a path as a column.
 
     Args:
-        files: their paths.
-        names: add the column `filename`.
+        files: paths of the files.
+        names: whether to add a column `filename`.
     """
     return parquet_glob([literal(file) for file in files], names=names)
 
 
 def parquet_glob(patterns: Sequence[str], *, names: bool = False) -> str:
-    """As `parquet`, of globs, of which `literal` has written what is meant literally."""
+    """Like `parquet`, for globs. Parts of a glob that are not patterns must be escaped with `literal`."""
     more = ", filename = true" if names else ""
     return f"read_parquet([{', '.join(map(quoted, patterns))}], union_by_name = true, hive_partitioning = false{more})"

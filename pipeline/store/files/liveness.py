@@ -1,7 +1,7 @@
-"""Which runs of a store are at work, how far they are, and which have died.
+"""Which runs of a store are still running, how far they are, and which have died.
 
-Each run holds an advisory lock (`flock`) on a small file of its own for as long as its process lives. The
-kernel frees it with the process, however that ends, so nobody has to guess by process ids or by clocks.
+Each run holds an advisory lock (`flock`) on a small file of its own while its process lives. The kernel frees the
+lock when the process ends, for whatever reason. Other processes therefore need not rely on process ids or clocks.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from diva_grpo.schemas.command import word
 from diva_grpo.schemas.exceptions import StoreError
 
 FOLDER = "running"
-"""Sub-folder of the store: one file a run that has not ended."""
+"""Sub-folder of the store with one file for each run that has not ended."""
 
 _SIZE = 4096
-"""Bytes of a state, padded: one write of constant length replaces it, and no reader finds two of them mixed."""
+"""Size of a state in bytes. Each state is padded to this size and replaced by one write, so that no reader sees a
+mixture of two states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +32,9 @@ class UnendedRun:
     """A run that has not ended, or whose process died.
 
     Attributes:
-        run_id: of the run.
+        run_id: id of the run.
         alive: whether its process still lives.
-        state: what it last wrote; empty where it wrote nothing.
+        state: the state that it last wrote with `write_state`; empty if it wrote none.
     """
 
     run_id: str
@@ -47,7 +48,9 @@ def _path(root: Path, run_id: str) -> Path:
 
 @contextmanager
 def run_lock(root: Path, run_id: str) -> Iterator[None]:
-    """Show a run as alive while the context is open. Only a process that dies leaves its file.
+    """Mark a run as alive while the context is open, by a locked file. The file is deleted on leaving.
+
+    If the process dies, the file stays without a lock (see `mark_killed`).
 
     Raises:
         StoreError: the folder cannot be written.
@@ -66,9 +69,10 @@ def run_lock(root: Path, run_id: str) -> Iterator[None]:
 
 
 def _held(path: Path) -> BinaryIO:
-    """A run's file, which nobody finds without its lock: it is locked before it gets its name.
+    """Open and lock a run's file.
 
-    The lock is shared, since a run may be resumed while it still runs; a prober's exclusive one lasts an instant.
+    A new file is locked before it gets its name, so that no other process finds it unlocked. The lock is shared,
+    because a run may be resumed while it still runs. Functions that check for a lock hold an exclusive lock briefly.
     """
     while True:
         if not path.exists():
@@ -82,11 +86,19 @@ def _held(path: Path) -> BinaryIO:
             fcntl.flock(file, fcntl.LOCK_SH)
             if os.fstat(file.fileno()).st_nlink:
                 return file
-            file.close()  # of a dead run, which another process has marked as killed meanwhile
+            file.close()  # the run was dead, and another process has just marked it as killed
 
 
 def write_state(root: Path, run_id: str, state: Mapping[str, Any]) -> None:
-    """Replace the state of a run under `run_lock`: one write without a sync, since a crash may forget it."""
+    """Replace the state of a run that holds `run_lock`. Does nothing if the run has ended.
+
+    The write is not synced to disk, because the state may be lost in a crash.
+
+    Args:
+        root: the store's folder.
+        run_id: id of the run.
+        state: the new state; must be serializable as JSON.
+    """
     text = json.dumps(dict(state)).encode()[:_SIZE].ljust(_SIZE)
     with suppress(FileNotFoundError):  # the run has ended
         handle = os.open(_path(root, run_id), os.O_WRONLY)
@@ -97,7 +109,7 @@ def write_state(root: Path, run_id: str, state: Mapping[str, Any]) -> None:
 
 
 def unended_runs(root: Path) -> list[UnendedRun]:
-    """The runs of a store that have not ended, dead ones too, by name."""
+    """Return the runs of a store that have not ended, including dead ones, in the order of their file names."""
     found = []
     for path in sorted((root / FOLDER).glob("*.json")):
         with suppress(FileNotFoundError), path.open("rb") as file:
@@ -111,18 +123,18 @@ def unended_runs(root: Path) -> list[UnendedRun]:
 
 
 def mark_killed(root: Path, record: Callable[[str], None]) -> None:
-    """Record the runs whose processes have died as killed, and remove their files.
+    """Record the runs whose processes have died as killed, and delete their files.
 
-    A run that is resumed at that moment waits until it is done.
+    If such a run is resumed at the same time, the resumed process waits until its file is deleted.
 
     Args:
         root: the store's folder.
-        record: told each run_id.
+        record: called with the run_id of each of these runs, before its file is deleted.
     """
     for path in sorted((root / FOLDER).glob("*.json")):
         with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(file.fileno()).st_nlink:  # else another process has done it
+            if os.fstat(file.fileno()).st_nlink:  # otherwise another process has already recorded it
                 record(path.stem)
                 path.unlink(missing_ok=True)
 
@@ -130,6 +142,6 @@ def mark_killed(root: Path, record: Callable[[str], None]) -> None:
 def _read(content: bytes) -> dict[str, Any]:
     try:
         state = json.loads(content or b"{}")
-    except ValueError:  # of another version, or cut by a full disk
+    except ValueError:  # written by another version, or truncated on a full disk
         return {}
     return state if isinstance(state, dict) else {}

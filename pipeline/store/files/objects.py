@@ -1,8 +1,9 @@
-"""A store on an object store (`s3://`, `gs://`, ...) through fsspec. One PUT publishes a whole file or nothing.
+"""A store on an object store (`s3://`, `gs://`, ...) through fsspec. One PUT publishes a complete file or nothing.
 
-Credentials and endpoint are the provider's own settings (for S3: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...). Parts
-and images that are read are kept in a cache folder, because files never change: ~/.cache/diva-grpo, or the folder in
-DIVA_CACHE. So DuckDB reads local files, and each is transferred once. The journal is there too, one for each machine.
+Credentials and endpoint come from the provider's own settings (for S3: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...). Files
+never change, so parts and images that were read are kept in a cache folder: ~/.cache/diva-grpo, or the folder in
+DIVA_CACHE. DuckDB reads the local copies, and each file is transferred once. The journal is in the cache folder too;
+each machine has its own journal.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from diva_grpo.pipeline.store.files.places import LISTS, Draft, FileInfo, ListNa
 from diva_grpo.schemas.exceptions import ConfigError, StoreError
 
 _PACKAGES = {"s3": "'diva-grpo[s3]'", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
-"""Object stores that publish a file by one PUT, with the package that each needs. (Most other schemes of fsspec
-cannot be written, or show a file before it is whole.)"""
+"""Supported URL schemes, with the package that each needs. They publish a file by one PUT. (Most other schemes of
+fsspec are read-only, or show a file before it is complete.)"""
 
 
 class ObjectPlace:
-    """A prefix of a bucket, see `pipeline.store.files.places.Place`.
+    """A prefix of a bucket as the location of a store, see `pipeline.store.files.places.Place`.
 
     Args:
-        url: such as `s3://bucket/prefix`.
+        url: URL such as `s3://bucket/prefix`.
 
     Raises:
-        ConfigError: the scheme is not known, or its package is not installed.
+        ConfigError: the URL's scheme is not supported, or its package is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -82,7 +83,7 @@ class ObjectPlace:
 
     @contextmanager
     def draft(self, folder: str) -> Iterator[Draft]:
-        """See `Place`. It writes a local file first, because the name is known only at the end."""
+        """See `Place`. The draft is a local file until it is complete, because its name is known only then."""
         with tempfile.NamedTemporaryFile(prefix="diva-") as out:
             draft = Draft(cast(BinaryIO, out))
             yield draft
@@ -92,7 +93,7 @@ class ObjectPlace:
                     self._files.put_file(out.name, f"{self.url}/{folder}/{draft.name}")
 
     def note(self, lines: Sequence[str]) -> None:
-        """See `Place`; an object cannot grow, so the whole list is put again."""
+        """See `Place`. An object cannot be appended to, so the whole list is written again."""
         with self._noting, self._one_line("written"):
             name = str(self._list)
             self._lists = {name: [*self._lists.get(name, []), *lines]}
@@ -113,7 +114,7 @@ class ObjectPlace:
             self._files.rm_file(f"{self.url}/{path}")
 
     def fetch(self, paths: Sequence[str]) -> None:
-        """See `Place`. A process that dies leaves no incomplete file under its name."""
+        """See `Place`. If the process dies, no incomplete file remains under a final name."""
         absent = [path for path in paths if not (self.local / path).exists()]
         if not absent:
             return
@@ -134,7 +135,7 @@ class ObjectPlace:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Errors of an object store: the S3 client has errors of its own in addition to OSError."""
+    """Return the error types of an object store. The S3 client raises its own types in addition to OSError."""
     try:
         from botocore.exceptions import BotoCoreError, ClientError
     except ImportError:

@@ -1,13 +1,13 @@
 """Immutable Parquet part files: their names, which of them a reader reads, and how one is published.
 
-The name of a part tells what must be known without opening it:
+The name of a part contains the facts that are needed without opening the file:
 
     <time>-v<version>[-merged]-<rows>-<hash>.parquet
 
-Time is nanoseconds since 1970 at the writer, the hash is the SHA-256 of the file, so that damage of any byte
-shows. A part merged by compaction keeps for each row the name of the part that it was first written in (its
-*origin*, in the column `part`), and the names of all origins in its metadata. So which parts a merged one
-replaces follows from what is there, and a snapshot of parts merged since can still be read, row by row.
+The time is in nanoseconds since 1970, by the writer's clock. The hash is the start of the SHA-256 of the file, so that
+a change of any byte is detected. In a part that was merged by compaction, the column `part` names for each row the
+part in which the row was first written (its *origin*). The metadata of the merged part lists all origins. A reader
+therefore knows which parts a merged part replaces, and can still read the rows of a snapshot whose parts were merged.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.migrations import SCHEMA_VERSION
 
 ORIGIN_FIELD = pa.field("part", pa.string())
-"""Column of merged parts: name of the part that the row was first written in."""
+"""Column of merged parts: the name of the part in which the row was first written."""
 
 IMAGES = "images"
-"""Folder of the images, each under its hash."""
+"""Folder of the images. The name of each file is its SHA-256."""
 
 AHEAD_NS = 60 * 10**9
-"""Nanoseconds that clocks may be apart before it is said."""
+"""A part whose time is more than this many nanoseconds in the future causes a warning about wrong clocks."""
 
 _NAME = re.compile(r"(\d{20})-v(\d+)(-merged)?-(\d+)-([0-9a-f]{16})\.parquet")
 _OLD_NAME = re.compile(r"(\d{19,20})-[0-9a-f]{12}\.parquet")
@@ -47,11 +47,15 @@ _DIGEST_DIGITS = 16
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What the name of a part tells; None where it is of version 1, which told less.
+    """A part, with the facts that its file name contains.
 
     Attributes:
-        written_ns: nanoseconds since 1970, by the writer's clock.
-        digest: the first hex digits of the content's SHA-256.
+        name: name of the file.
+        version: schema version of its writer.
+        merged: whether a compaction made it from other parts.
+        written_ns: time of writing in nanoseconds since 1970, by the writer's clock; None if the name lacks it.
+        rows: number of rows; None for a part of version 1.
+        digest: first hex digits of the content's SHA-256; None for a part of version 1.
     """
 
     name: str
@@ -63,7 +67,7 @@ class Part:
 
     @classmethod
     def named(cls, name: str) -> Part:
-        """The part of a file's name."""
+        """Return the part with this file name."""
         if found := _NAME.fullmatch(name):
             time_ns, version, merged, rows, digest = found.groups()
             return cls(name, int(version), bool(merged), int(time_ns), int(rows), digest)
@@ -72,23 +76,26 @@ class Part:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it is the part without rows that each table has from the start."""
+        """Whether this is the part without rows that each table has from the start."""
         return is_empty_name(self.name)
 
 
 def is_empty_name(name: str) -> bool:
-    """Whether a part of this name has no rows, in any version."""
+    """Whether a name is that of a part without rows, of any version."""
     return name.startswith("0" * 20 + "-empty")
 
 
 def empty_name(schema: pa.Schema) -> str:
-    """Name of the part without rows that gives a view all columns of this schema, whatever else is there."""
+    """Return the name of the part without rows that has all columns of this schema.
+
+    With this part in a table, the table's view has all columns, even if the other parts lack some.
+    """
     fingerprint = hashlib.sha256(schema.to_string().encode()).hexdigest()[:8]
     return f"{'0' * 20}-empty-{fingerprint}.parquet"
 
 
 def as_time(ns: int) -> datetime:
-    """Nanoseconds since 1970 as records have times, never later than they are."""
+    """Convert nanoseconds since 1970 to a UTC datetime without time zone, rounded down to microseconds."""
     return datetime(1970, 1, 1) + timedelta(microseconds=ns // 1000)
 
 
@@ -96,7 +103,11 @@ def as_time(ns: int) -> datetime:
 
 
 class Catalogue:
-    """The parts of a store as they are at each call; what merged parts say of themselves is remembered."""
+    """Lists the parts of a store. Each call lists the files again; only the origins of merged parts are cached.
+
+    Args:
+        place: location of the store's files.
+    """
 
     def __init__(self, place: Place) -> None:
         self._place = place
@@ -104,17 +115,18 @@ class Catalogue:
         self._newest_ns: dict[str, int] = {}
 
     def now_ns(self, table: str) -> int:
-        """The present moment as a table counts it, in nanoseconds since 1970: after each part that was seen here.
+        """Return the time to give to a new part of a table, in nanoseconds since 1970.
 
-        So what is written in answer to a part counts as later than it, although the other's clock was ahead.
+        This is the present time, or just after the newest part that this process has seen. A new part is therefore
+        later than the parts that it follows, even if another machine's clock was ahead.
         """
         return max(time.time_ns(), self._newest_ns.get(table, 0) + 1_000)
 
     def parts(self, table: str) -> list[Part]:
-        """All parts of a table, those that a merged one replaces included.
+        """Return all parts of a table, including those that a merged part replaces.
 
         Raises:
-            StoreError: a part is of a version that this program does not know.
+            StoreError: a part has a schema version that this program does not know.
         """
         found = [Part.named(name) for name in self._place.names(table) if name.endswith(".parquet")]
         newest = max((part.version for part in found), default=0)
@@ -127,39 +139,43 @@ class Catalogue:
         return found
 
     def saw(self, table: str, part: Part) -> None:
-        """Note a part that was written here, see `now_ns`."""
+        """Take account of a part that this process has written, for `now_ns`."""
         self._newest_ns[table] = max(self._newest_ns.get(table, 0), part.written_ns or 0)
 
     def live(self, table: str) -> list[Part]:
-        """The parts that a reader needs to read: each row is in at least one of them.
+        """Return the live parts of a table: those that a reader must read. Each row is in at least one of them.
 
         Raises:
-            StoreError: a merged part is damaged, or a part is of a later version.
+            StoreError: a merged part is damaged, or a part has a later schema version.
         """
         return self.split(table)[0]
 
     def split(self, table: str) -> tuple[list[Part], list[Part]]:
-        """The live parts, and those that merged ones replace."""
+        """Return the live parts of a table, and the parts that merged parts replace.
+
+        Raises:
+            StoreError: see `live`.
+        """
         found, origins = self._found(table)
         if not origins:
             return found, []
         replaced = {name for names in origins.values() for name in names}
         for part, mine in origins.items():
             for other, theirs in origins.items():
-                # Of two merged from the same parts, by two compactions at once, the later one stays.
+                # If two simultaneous compactions merged the same parts, the later merged part is live.
                 if mine < theirs or (mine == theirs and part.name < other.name):
                     replaced.add(part.name)
         return [p for p in found if p.name not in replaced], [p for p in found if p.name in replaced]
 
     def holding(self, table: str, names: Collection[str]) -> list[Part]:
-        """The live parts that hold the rows of the named ones, and the part without rows.
+        """Return the live parts that contain the rows of the named parts, and the part without rows.
 
         Args:
-            table: of the parts.
-            names: of parts as they were written; some may have been merged since.
+            table: the table of the parts.
+            names: names under which parts were first written; some may have been merged since.
 
         Raises:
-            StoreError: one of them is in no live part, or a part is damaged.
+            StoreError: the rows of a named part are in no live part, or a part is damaged.
         """
         of_part = {part: self.origins(table, part) for part in self.live(table)}
         for name in sorted(set(names).difference(*of_part.values())):
@@ -168,10 +184,10 @@ class Catalogue:
         return [part for part, origins in of_part.items() if part.is_empty or not origins.isdisjoint(names)]
 
     def _found(self, table: str) -> tuple[list[Part], dict[Part, frozenset[str]]]:
-        """All parts of a table, and the origins of the merged ones.
+        """Return all parts of a table, and the origins of the merged parts.
 
-        A merged part that a later one replaced long ago may go between the list and a look into it: then the
-        list is an old one, and another is made.
+        A compaction may delete a replaced merged part after it was listed and before it is read. The parts are then
+        listed again.
         """
         before: list[Part] = []
         while True:
@@ -179,16 +195,18 @@ class Catalogue:
             try:
                 return found, {part: self.origins(table, part) for part in found if part.merged}
             except FileNotFoundError as error:
-                if found == before:  # listed, and yet not there
+                if found == before:  # the part is still listed, but cannot be opened
                     raise StoreError(damaged(self._place, table)) from error
                 before = found
 
     def origins(self, table: str, part: Part) -> frozenset[str]:
-        """Names of the parts that the rows of this one were first written in: its own, or those merged in it.
+        """Return the names of the parts in which the rows of this part were first written.
+
+        For a part that is not merged, this is only its own name.
 
         Raises:
-            StoreError: it is damaged.
-            FileNotFoundError: it is gone, as one that another replaced goes in time.
+            StoreError: the part is damaged.
+            FileNotFoundError: the part does not exist any more; a compaction deletes replaced parts.
         """
         if not part.merged:
             return frozenset([part.name])
@@ -204,10 +222,11 @@ class Catalogue:
 
 
 def about(place: Place, table: str, part: Part) -> dict[str, Any]:
-    """What a part says of itself: its `table`, the `origins` of a merged one, whether it is `listed`.
+    """Read the metadata of a part: its `table`, its `origins` (if merged), and `listed` (if its writer lists parts).
 
     Raises:
-        OSError, pyarrow.ArrowException, KeyError, ValueError: it is damaged, or of version 1, which said nothing.
+        KeyError: the part has no such metadata, as in version 1.
+        OSError, pyarrow.ArrowException, ValueError: the part is damaged.
     """
     with place.open(f"{table}/{part.name}") as file:
         content = (pq.read_metadata(file).metadata or {})[_METADATA]
@@ -215,7 +234,12 @@ def about(place: Place, table: str, part: Part) -> dict[str, Any]:
 
 
 def damaged(place: Place, what: str) -> str:
-    """The line that a user reads where a file cannot be read."""
+    """Return the error message for a damaged file of a store.
+
+    Args:
+        place: location of the store's files.
+        what: name of what is damaged, such as a part's path.
+    """
     cure = diva("doctor", "--store", place.url, "--repair")
     return f"store {word(place.url)} cannot be read: {what} is damaged: `{cure}`"
 
@@ -224,13 +248,15 @@ def damaged(place: Place, what: str) -> str:
 
 
 def publish(place: Place, table: str, rows: pa.Table, not_before_ns: int = 0) -> Part:
-    """Write rows as a new part of a table, visible to readers all at once and durable on return.
+    """Write rows as a new part of a table, and add it to the list of published parts.
+
+    All rows become visible to readers at the same time. When the function returns, they are durable.
 
     Args:
-        place: of the store.
-        table: its name.
-        rows: of the part.
-        not_before_ns: the least time that its name may tell, see `Catalogue.now_ns`.
+        place: location of the store's files.
+        table: name of the table.
+        rows: rows of the part.
+        not_before_ns: earliest time for the name of the part, see `Catalogue.now_ns`.
 
     Raises:
         StoreError: the folder cannot be written, or the disk is full.
@@ -249,14 +275,14 @@ def publish_stream(
     *,
     not_before_ns: int = 0,
 ) -> Part:
-    """Write a part a row group at a time.
+    """Write a part one row group at a time. Unlike `publish`, this does not add it to the list of published parts.
 
     Args:
-        place: of the store.
-        table: its name.
-        schema: of the rows.
+        place: location of the store's files.
+        table: name of the table.
+        schema: schema of the rows.
         batches: the row groups.
-        origins: for a merged part, the parts that its rows were first written in.
+        origins: for a merged part, the names of the parts in which its rows were first written; otherwise empty.
         not_before_ns: see `publish`.
     """
     merged = sorted(origins)
@@ -277,16 +303,17 @@ def publish_stream(
 
 
 def publish_empty(place: Place, table: str, schema: pa.Schema) -> None:
-    """Give a table its part without rows."""
+    """Write the part without rows of a table, see `empty_name`."""
     with place.draft(table) as draft:
         pq.write_table(schema.with_metadata(_about({"table": table})).empty_table(), draft)
         draft.name = empty_name(schema)
 
 
 def publish_bytes(place: Place, path: str, content: bytes) -> None:
-    """Write a whole file atomically; nothing is done where it is there with this content.
+    """Write a whole file atomically, unless it already exists with this content.
 
-    Files are named by their content, so one that holds another is damaged: it gives way.
+    The name of such a file is derived from its content. An existing file with other content is therefore damaged and
+    is replaced.
 
     Raises:
         StoreError: the folder cannot be written, or the disk is full.
@@ -310,7 +337,13 @@ def _about(content: Mapping[str, object]) -> dict[bytes, bytes]:
 
 
 def is_whole(place: Place, table: str, part: Part) -> bool:
-    """Whether the bytes of a part are those that were written (of version 1: whether they can be read)."""
+    """Whether the content of a part is undamaged.
+
+    The content is compared with the hash in the name. A part of version 1 has no hash: it only must be readable.
+
+    Raises:
+        FileNotFoundError: the part does not exist.
+    """
     try:
         with place.open(f"{table}/{part.name}") as file:
             if part.digest is not None:

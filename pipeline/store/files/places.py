@@ -1,6 +1,6 @@
-"""The place of a store's files: a local folder, or a prefix of an object store.
+"""The location of a store's files: a local folder, or a prefix of an object store.
 
-A file appears by one atomic operation (a rename, or one PUT), complete and durable, and never changes again.
+One atomic operation (a rename, or one PUT) publishes a file, complete and durable. It never changes afterwards.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 
 
 LISTS = "published"
-"""Folder of the lists of published parts, see `pipeline.store.files.published`."""
+"""Folder with the lists of published parts, see `pipeline.store.files.published`."""
 
 _READ_BYTES = 1 << 20
 _LIST_S = 1800.0
-"""Seconds for which a process adds to one list: shorter than the grace of a compaction, which folds older ones."""
+"""Seconds for which a process adds to one list, then it begins another. This is shorter than the grace period of a
+compaction, which combines older lists (see `published.fold`)."""
 
 
 class ListName:
-    """The name of this process's own list; a fork gets another, and so does each half hour."""
+    """The file name of this process's own list, as `str`. It changes after a fork, and every half hour."""
 
     def __init__(self) -> None:
         self._process, self._begun_ns, self._name = 0, 0, ""
@@ -46,7 +47,14 @@ class ListName:
 
 
 class Draft(io.RawIOBase):
-    """A file that is being written, with the hash of its content so far. It is published under `name`."""
+    """A file that is being written. It computes the hash of its content.
+
+    Args:
+        out: file to which the content is written.
+
+    Attributes:
+        name: name under which the file is published at the end. None, the default, does not publish it.
+    """
 
     name: str | None = None
 
@@ -56,23 +64,23 @@ class Draft(io.RawIOBase):
         self._size = 0
 
     def writable(self) -> bool:
-        """Always."""
+        """Return True: a draft can always be written."""
         return True
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Append to the file."""
+        """Append data to the file and return the number of bytes written."""
         self._hash.update(data)
         written = self._out.write(data)
         self._size += written
         return written
 
     def tell(self) -> int:
-        """Bytes written so far."""
+        """Return the number of bytes written so far."""
         return self._size
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what was written so far, in hex digits."""
+        """SHA-256 of the content written so far, in hex digits."""
         return self._hash.hexdigest()
 
 
@@ -81,9 +89,9 @@ class FileInfo:
     """A file of a store.
 
     Attributes:
-        path: within the store, with slashes.
-        size: in bytes.
-        changed_at: seconds since 1970.
+        path: path within the store, with slashes.
+        size: size in bytes.
+        changed_at: time of the last change, in seconds since 1970.
     """
 
     path: str
@@ -92,16 +100,17 @@ class FileInfo:
 
 
 class Place(Protocol):
-    """What a store needs of its place. Paths are relative to the store, with slashes."""
+    """The file operations that a store needs. Paths are relative to the store and use slashes."""
 
     url: str
-    """The place as a user names it: an absolute path, or a URL."""
+    """The store's address: an absolute path, or a URL."""
 
     local: Path
-    """A local folder: that of the store, or a cache of it, which also has the files that must be local."""
+    """A local folder: the store's folder, or the cache of a store on an object store. It also holds files that must be
+    local, such as the journal."""
 
     def names(self, folder: str) -> list[str]:
-        """Sorted names of the published files of a folder; none if it is missing.
+        """Return the sorted names of the published files in a folder; none if the folder is missing.
 
         Raises:
             StoreError: the place cannot be read.
@@ -109,7 +118,7 @@ class Place(Protocol):
         ...
 
     def files(self, folder: str) -> Iterator[FileInfo]:
-        """All files in a folder and its sub-folders, also leftovers of crashed writers."""
+        """Yield all files in a folder and its sub-folders, including temporary files of crashed writers."""
         ...
 
     def exists(self, path: str) -> bool:
@@ -121,7 +130,7 @@ class Place(Protocol):
         ...
 
     def draft(self, folder: str) -> AbstractContextManager[Draft]:
-        """Open a file for writing. At the end it is published in `folder` under the name of the draft.
+        """Open a new file for writing. On leaving the context, it is published in `folder` under `Draft.name`.
 
         A draft without a name is not published.
 
@@ -147,7 +156,7 @@ class Place(Protocol):
         ...
 
     def fetch(self, paths: Sequence[str]) -> None:
-        """Make sure that files, which never change, are in `local` under the same paths.
+        """Make sure that the files are in `local` under the same paths. Only for files that never change.
 
         Raises:
             StoreError: the place cannot be read, or a file is missing.
@@ -165,7 +174,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 class LocalPlace:
-    """A local folder."""
+    """A local folder as the location of a store."""
 
     def __init__(self, root: Path) -> None:
         self.local = root
@@ -173,7 +182,7 @@ class LocalPlace:
         self._list = ListName()
 
     def names(self, folder: str) -> list[str]:
-        """See `Place`. A name that begins with a dot is a draft."""
+        """See `Place`. Names that begin with a dot are left out, because they are those of drafts."""
         try:
             return sorted(name for name in os.listdir(self.local / folder) if not name.startswith("."))
         except (FileNotFoundError, NotADirectoryError):
@@ -184,7 +193,7 @@ class LocalPlace:
     def files(self, folder: str) -> Iterator[FileInfo]:
         """See `Place`."""
         for path in sorted((self.local / folder).rglob("*")):
-            with suppress(FileNotFoundError):  # published or removed meanwhile
+            with suppress(FileNotFoundError):  # it was published or removed just now
                 if path.is_file():
                     stat = path.stat()
                     yield FileInfo(path.relative_to(self.local).as_posix(), stat.st_size, stat.st_mtime)
@@ -201,7 +210,7 @@ class LocalPlace:
     def draft(self, folder: str) -> Iterator[Draft]:
         """See `Place`."""
         target = self.local / folder
-        # A name that no reader's glob matches and no other writer uses.
+        # No reader's glob matches this name, and no other writer uses it.
         temporary = target / f".{uuid.uuid4().hex}.tmp"
         try:
             target.mkdir(parents=True, exist_ok=True)
@@ -220,7 +229,7 @@ class LocalPlace:
                 temporary.unlink(missing_ok=True)
 
     def note(self, lines: Sequence[str]) -> None:
-        """See `Place`; one write that appends, so that threads do not mix their lines."""
+        """See `Place`. The lines are appended by one write, so that lines of several threads are not mixed."""
         path = self.local / LISTS / str(self._list)
         try:
             path.parent.mkdir(exist_ok=True)
@@ -244,11 +253,11 @@ class LocalPlace:
         _sync_folder(target.parent)
 
     def fetch(self, paths: Sequence[str]) -> None:
-        """See `Place`: they already are."""
+        """See `Place`. The files are always local, so nothing is done."""
 
 
 def sha256_of(file: BinaryIO) -> str:
-    """SHA-256 of a file's content, in hex digits."""
+    """Return the SHA-256 of a file's content, in hex digits."""
     content = hashlib.sha256()
     while block := file.read(_READ_BYTES):
         content.update(block)

@@ -1,9 +1,9 @@
-"""The list of what was published, so that a part that is lost is missed.
+"""Lists of the published parts, by which the loss of a part is detected.
 
-Each process that writes has a list of its own in the folder `published`, and adds a line for each part that it
-has published: two writers share no file, so none waits for another. Merged parts are not listed. They name the
-parts that they were made of, so their loss shows as well. A process that dies between a part and its line leaves a
-part that no list has, which is only said.
+Each process that writes has a list of its own in the folder `published`. It adds a line for each part that it
+publishes. No two writers share a file, so no writer waits for another. Merged parts are not listed: if one is lost,
+the listed parts from which it was made are found to be missing. If a process dies after it published a part and before
+it added the line, the part is in no list; `diva doctor` reports it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from diva_grpo.schemas.records import RECORDS
 
 
 class Published:
-    """What the lists of a store say.
+    """The lists of published parts of a store.
 
     Args:
-        place: of the store.
-        catalogue: of its parts.
+        place: location of the store's files.
+        catalogue: lists the parts that exist.
     """
 
     def __init__(self, place: Place, catalogue: Catalogue) -> None:
@@ -30,16 +30,16 @@ class Published:
         self._catalogue = catalogue
 
     def _said(self) -> tuple[set[str], set[str]]:
-        """Paths of the parts that were published, and of those that were given up."""
+        """Return the paths of the parts that were published, and of those that were marked as lost."""
         lines = {line for name in self._place.names(LISTS) for line in _lines(self._place, name)}
         return {line[1:] for line in lines if line[0] == "+"}, {line[1:] for line in lines if line[0] == "-"}
 
     def exists(self) -> bool:
-        """Whether a list was ever made."""
+        """Whether the store has any list."""
         return bool(self._place.names(LISTS))
 
     def missing(self) -> list[str]:
-        """Paths of the listed parts whose rows are in no part that is there.
+        """Return the paths of the listed parts whose rows are in no existing part, except those marked as lost.
 
         Raises:
             StoreError: a merged part is damaged.
@@ -55,7 +55,7 @@ class Published:
         return sorted(absent)
 
     def unlisted(self) -> list[tuple[str, Part]]:
-        """Parts, with their tables, that no list has although they were written by a program that keeps one."""
+        """Return the parts that are in no list, each with its table. Merged and empty parts are never listed."""
         listed, _ = self._said()
         return [
             (table, part)
@@ -69,16 +69,22 @@ class Published:
                 yield record.table, part
 
     def give_up(self, paths: Iterable[str]) -> None:
-        """Note that these parts are known to be gone, so that nobody asks for them again."""
+        """Mark these parts as lost, so that `missing` does not return them any more."""
         self._place.note([f"-{path}" for path in paths])
 
     def take_in(self, paths: Iterable[str]) -> None:
-        """List these parts, as if they had been published here."""
+        """Add these parts to this process's list, as if it had published them."""
         self._place.note([f"+{path}" for path in paths])
 
 
 def fold(place: Place, before_ns: int) -> None:
-    """Make one list of those that were begun before a time, to which nobody adds any more."""
+    """Combine old lists into one.
+
+    Args:
+        place: location of the store's files.
+        before_ns: only lists that were begun before this time are combined, in nanoseconds since 1970. It must be so
+            early that no process still adds to them.
+    """
     old = [name for name in place.names(LISTS) if int(name.split("-")[0]) < before_ns]
     if len(old) < 2:
         return
@@ -91,7 +97,7 @@ def fold(place: Place, before_ns: int) -> None:
 
 
 def rows_of(path: str) -> int | None:
-    """How many rows a part had, by its name."""
+    """Return the number of rows of a part, which its name contains; None for a part of version 1."""
     return Part.named(PurePosixPath(path).name).rows
 
 
@@ -99,7 +105,7 @@ def _lines(place: Place, name: str) -> list[str]:
     try:
         with place.open(f"{LISTS}/{name}") as file:
             lines = file.read().decode(errors="replace").split("\n")
-    except FileNotFoundError:  # a compaction has folded it meanwhile
+    except FileNotFoundError:  # a compaction has combined it with other lists (see `fold`)
         return []
-    # A line that a crash of the machine has cut off has no end.
+    # The last line is dropped: it is empty, or a crash of the machine has cut it off.
     return [line for line in lines[:-1] if line[:1] in ("+", "-")]

@@ -1,4 +1,4 @@
-"""SQLite files that are read where nothing may be written: another's store, a read-only mount."""
+"""Read SQLite files in places where nothing can be written, such as another user's store or a read-only mount."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from urllib.parse import quote
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that reads a file and writes nothing, whatever the file is called; closed on leaving.
+    """Open a read-only connection to an SQLite file. It is closed on leaving the context.
 
-    Of a file with a log (WAL), SQLite wants to make an index of the log beside it. Where it cannot, as on a
-    read-only mount, the index is kept in memory, and without a log none is needed.
+    If the file has a write-ahead log, SQLite wants to create an index of the log next to it. If this is not possible,
+    as on a read-only mount, the index is kept in memory. Without a log, no index is needed.
 
     Args:
-        path: of the file, absolute.
+        path: absolute path of the file; its name may contain any characters.
 
     Raises:
-        sqlite3.Error: it cannot be opened, or is not a database.
+        sqlite3.Error: the file cannot be opened, or is not a database.
     """
-    # Else a ? in a name begins the options, a # ends them, and %41 is an A.
+    # Quoted, because in a URI `?` begins the options, `#` ends them, and `%41` means A.
     address = f"file://{quote(os.fsencode(path))}?mode=ro"
     connection = sqlite3.connect(address, uri=True, timeout=60.0)
     with closing(connection):
@@ -38,16 +38,16 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     has_log = _log(path).exists() and _log(path).stat().st_size
     more = "&vfs=unix-none" if has_log else "&immutable=1"
     with closing(sqlite3.connect(address + more, uri=True)) as connection:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # the index in memory
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # keeps the index in memory
         yield connection
 
 
 def fault_of(path: Path, table: str) -> str | None:
-    """What is wrong with an SQLite file, in one line; None where all is well.
+    """Check an SQLite file and return its fault in one line, or None if it has none.
 
     Args:
-        path: of the file, absolute.
-        table: that it must have.
+        path: absolute path of the file.
+        table: name of a table that the file must have.
     """
     try:
         with reading(path) as connection:
@@ -61,21 +61,21 @@ def fault_of(path: Path, table: str) -> str | None:
 
 
 def is_cut_off(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the last page of an SQLite file is not whole, which SQLite itself reads as zeros without a word.
+    """Whether the last page of an SQLite file is incomplete. SQLite reads such a page as zeros, without an error.
 
-    The file is not opened here: to close it again would take the locks of every connection of this process with
-    it (sqlite.org/howtocorrupt.html, 2.2), and another process would then remove the log that these still use.
+    This function does not open the file itself. Closing it would release the locks of all connections of this process
+    (sqlite.org/howtocorrupt.html, 2.2), and another process could then delete the log that these connections use.
 
     Args:
-        connection: to the file.
-        path: of the file.
+        connection: connection to the file.
+        path: path of the file.
 
     Raises:
         sqlite3.Error: the file cannot be read.
     """
     [(page_size,)] = connection.execute("PRAGMA page_size").fetchall()
     connection.execute("PRAGMA schema_version").fetchall()  # reads the file
-    if _log(path).exists() and _log(path).stat().st_size:  # in use, or just recovered from
+    if _log(path).exists() and _log(path).stat().st_size:  # in use, or just used for a recovery
         return False
     return bool(path.stat().st_size % page_size)
 

@@ -1,1 +1,1 @@
-"""A DuckLake catalogue over a store."""
+"""A DuckLake catalogue of a store's parts."""

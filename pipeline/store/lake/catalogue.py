@@ -1,10 +1,10 @@
-"""A DuckLake catalogue over a store: which parts it has, in a database that many machines read, with history.
+"""A DuckLake catalogue of a store: a database that lists the store's parts, with history, for many machines.
 
-The store stays the truth, and needs no lake; a catalogue can be deleted and made anew at any time. Parts are
-registered, not copied. DuckLake takes what is registered for its own, and its maintenance (`CHECKPOINT`,
-`ducklake_cleanup_old_files`) deletes files. So it gets names of its own for them: hard links in the folder
-`lake` of the store. It can delete no part of the store, and what compaction removes from the store stays readable
-in older snapshots until they are expired.
+The store does not depend on the catalogue, which can be deleted and created again at any time. Parts are registered,
+not copied. DuckLake treats registered files as its own, and its maintenance (`CHECKPOINT`,
+`ducklake_cleanup_old_files`) deletes files. The registered files are therefore hard links to the parts, in the store's
+folder `lake`. So DuckLake cannot delete a part of the store. A part that a compaction deletes stays readable in older
+DuckLake snapshots until they expire.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from diva_grpo.schemas.migrations import migrated
 from diva_grpo.schemas.records import RECORDS, Record
 
 FOLDER = "lake"
-"""Folder of the store for the links, DuckLake's DATA_PATH."""
+"""Folder of the store with the hard links. It is DuckLake's DATA_PATH."""
 PREFIX = "ducklake:"
 
 
@@ -38,9 +38,9 @@ class Synced:
     """What a sync did.
 
     Attributes:
-        added: parts that are registered now.
-        removed: parts, replaced by merged ones or in quarantine, that are left out from now on.
-        snapshot: of DuckLake; the last one's where nothing was to do.
+        added: number of parts that were registered.
+        removed: number of parts that were taken out, because merged parts replaced them or they are in quarantine.
+        snapshot: id of the DuckLake snapshot; that of the latest snapshot if nothing had changed.
     """
 
     added: int
@@ -49,20 +49,20 @@ class Synced:
 
 
 def sync_lake(store: VariantStore, catalog: str, *, python: str | None = None) -> Synced:
-    """Register the live parts of every table in a DuckLake, and make the store's views there: one snapshot.
+    """Register the live parts of all tables in a DuckLake and create the store's views there, as one snapshot.
 
-    The lake has the parts as tables of the schema `parts`, and the views in `main`. What fails leaves the
-    catalogue as it was. Views are made anew with each snapshot.
+    In the lake, the schema `parts` has a table for each table of the store, and the schema `main` has the views. The
+    views are created again with each snapshot. If the sync fails, the catalogue is not changed.
 
     Args:
-        store: in a folder; machines that read the lake must see that folder.
-        catalog: as DuckDB's ATTACH takes it, such as `ducklake:postgres:dbname=diva host=db`.
-        python: interpreter of an environment with another DuckDB; None is this one.
+        store: store in a folder that all readers of the lake can access.
+        catalog: address of the catalogue for DuckDB's ATTACH, such as `ducklake:postgres:dbname=diva host=db`.
+        python: Python interpreter of an environment with another release of DuckDB; None uses this interpreter.
 
     Raises:
-        ConfigError: the catalogue is no DuckLake, or there is no such interpreter.
-        StoreError: the store lies on an object store, a part is of an older version with other columns,
-            the file system has no hard links, there is no extension, or the catalogue cannot be used.
+        ConfigError: `catalog` is not the address of a DuckLake, or the interpreter does not exist.
+        StoreError: the store is on an object store, a part has an older schema with other columns, the file system
+            has no hard links, DuckDB's extension is missing, or the catalogue cannot be used.
     """
     if not catalog.startswith(PREFIX):
         raise ConfigError(
@@ -101,27 +101,27 @@ def _files(store: VariantStore, record: type[Record]) -> dict[str, object]:
 
 
 def _linked(root: Path, table: str, part: Part) -> str:
-    # Where DuckLake itself would put files of the table.
+    # DuckLake itself would put the table's files in this folder.
     link = root / FOLDER / "parts" / table / part.name
     try:
         if not link.exists():
             link.parent.mkdir(parents=True, exist_ok=True)
             os.link(root / table / part.name, link)
     except FileExistsError:
-        pass  # another sync was first
+        pass  # another sync has just created it
     except OSError as error:
         raise StoreError(f"{link} cannot be made a hard link: {error.strerror}") from error
     return str(link)
 
 
 def _run(plan: Mapping[str, object], python: str | None) -> dict[str, int]:
-    # Of another environment's modules, ours are none.
+    # The other interpreter must not import modules of this environment.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONSAFEPATH": "1"}
     worker = Path(__file__).with_name("worker.py")
     try:
         done = subprocess.run(
             [python or sys.executable, str(worker)],
-            input=json.dumps(plan),  # not an argument: it may have a password
+            input=json.dumps(plan),  # not an argument, because it may contain a password
             capture_output=True,
             text=True,
             env=environment,

@@ -1,8 +1,8 @@
-"""The part of `pipeline.store.lake.catalogue` that uses DuckLake, in a separate process.
+"""The program that changes a DuckLake for `pipeline.store.lake.catalogue`, in a separate process.
 
-It imports only duckdb, so that it also runs in an environment with another release of DuckDB: each build of the
-extension is for one release. It reads a plan from standard input and writes the result to standard output, both as
-JSON. An error is one line on standard error and exit code 3.
+Each build of the DuckLake extension works with one release of DuckDB only. This program imports only duckdb, so it can
+run in an environment with another release. It reads a plan from standard input and writes the result to standard
+output, both as JSON. On an error it writes one line to standard error and exits with code 3.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _quoted(text: str) -> str:
 
 
 def _load(connection: duckdb.DuckDBPyConnection, extension: str) -> None:
-    """Load an extension from its PyPI package, else with DuckDB's own search or download."""
+    """Load an extension from its PyPI package. Without the package, DuckDB searches for it or downloads it."""
     package = importlib.util.find_spec(f"duckdb_extension_{extension}")
     for folder in package.submodule_search_locations or () if package else ():
         for file in Path(folder).rglob(f"v{duckdb.__version__}/{extension}.duckdb_extension"):
@@ -43,7 +43,17 @@ def _columns(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, st
 
 
 def _make_table(connection: duckdb.DuckDBPyConnection, table: str, empty: str, exists: bool) -> bool:
-    """Give a table the columns of the empty part, and the origin of merged rows. Returns whether it changed."""
+    """Create a table of the lake, or add missing columns to it.
+
+    Args:
+        connection: to the lake.
+        table: name of the table.
+        empty: path of the table's part without rows, which has all columns. The column `part` is added to them.
+        exists: whether the lake has the table already.
+
+    Returns:
+        Whether the table was changed.
+    """
     wanted = _columns(connection, f"FROM read_parquet({_quoted(empty)})") | {"part": "VARCHAR"}
     if not exists:
         columns = ", ".join(f'"{name}" {kind}' for name, kind in wanted.items())
@@ -56,17 +66,21 @@ def _make_table(connection: duckdb.DuckDBPyConnection, table: str, empty: str, e
 
 
 def _match(connection: duckdb.DuckDBPyConnection, table: str, live: list[str]) -> tuple[int, int]:
-    """Add files that the lake's table does not have, and remove those that are not live. Returns both numbers."""
+    """Add the live files that the lake's table does not have, and remove its files that are not live.
+
+    Returns:
+        The numbers of added and of removed files.
+    """
     listed = connection.execute(
         f"SELECT data_file FROM ducklake_list_files('lake', '{table}', schema => '{_SCHEMA}')"
     ).fetchall()
-    # By name, which contains the hash of the content, because folders differ between machines.
+    # Files are compared by name, which contains the hash of the content. Their folders may differ between machines.
     there = {os.path.basename(file): file for (file,) in listed}
     wanted = {os.path.basename(file): file for file in live}
     gone = [there[name] for name in sorted(there.keys() - wanted.keys())]
     new = [wanted[name] for name in sorted(wanted.keys() - there.keys())]
     if gone:
-        # Deletes all rows of a file: DuckLake then drops the file and writes no file of deletions.
+        # If all rows of a file are deleted, DuckLake removes the file and writes no file of deletions.
         connection.execute(
             f"DELETE FROM {_SCHEMA}.{table} WHERE filename IN (SELECT unnest(?::VARCHAR[]))", [gone]
         )
@@ -83,22 +97,23 @@ def sync(plan: dict[str, Any]) -> dict[str, int]:
     """Apply a plan to a DuckLake in one transaction.
 
     Args:
-        plan: `catalog` (as ATTACH takes it), `data_path`, `tables` (by name: `empty`, the path of the part
-            without rows, and `live`, the paths of those with rows) and `views` (statements, in order).
+        plan: a dictionary with `catalog` (the address for ATTACH), `data_path`, `tables` (for each table, `empty` is
+            the path of its part without rows, and `live` has the paths of its live parts) and `views` (the CREATE
+            VIEW statements in order).
 
     Returns:
-        Files `added` and `removed`, and the current `snapshot` of the catalogue.
+        The numbers of files that were `added` and `removed`, and the id of the catalogue's latest `snapshot`.
 
     Raises:
-        duckdb.Error: there is no extension for this DuckDB, or the catalogue cannot be used.
+        duckdb.Error: the extension does not exist for this release of DuckDB, or the catalogue cannot be used.
     """
     with duckdb.connect() as connection:
-        connection.execute("SET enable_progress_bar = false")  # it goes to standard output
+        connection.execute("SET enable_progress_bar = false")  # the bar would go to standard output
         _load(connection, "ducklake")
         kind = str(plan["catalog"]).split(":")[1]
         if kind in _BACKENDS:
             _load(connection, _BACKENDS[kind])
-        # With deletions inside the catalogue, a file without rows would stay listed.
+        # If deletions were stored inside the catalogue, a file without rows would stay listed.
         connection.execute(
             f"ATTACH {_quoted(plan['catalog'])} AS lake "
             f"(DATA_PATH {_quoted(plan['data_path'])}, DATA_INLINING_ROW_LIMIT 0); USE lake; BEGIN"
@@ -115,7 +130,7 @@ def sync(plan: dict[str, Any]) -> dict[str, int]:
             new, gone = _match(connection, table, files["live"])
             added, removed = added + new, removed + gone
         if changed or added or removed:
-            # Of two syncs at once, DuckLake refuses one, because both replace the same views.
+            # If two syncs run at the same time, DuckLake refuses one of them, because both replace the same views.
             for statement in plan["views"]:
                 connection.execute(statement)
             connection.execute("COMMIT")
@@ -126,7 +141,7 @@ def sync(plan: dict[str, Any]) -> dict[str, int]:
 
 
 def main() -> None:
-    """One plan."""
+    """Read a plan from standard input, apply it with `sync` and print the result."""
     try:
         print(json.dumps(sync(json.load(sys.stdin))))
     except duckdb.Error as error:

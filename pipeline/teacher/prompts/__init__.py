@@ -1,4 +1,4 @@
-"""Prompts are files with a version, which becomes part of every record made with them."""
+"""The prompts: files with a version, which is stored in every record that was made with the prompt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 NAMES = ("reword", "harder", "think_step", "solve", "judge")
 
 _MARK = re.compile(r"^(</?)(\w+)>$", re.MULTILINE)
-"""A line of a prompt that begins or ends a text, such as `<problem>`."""
+"""A mark: a line of a prompt before or after an inserted text, such as `<problem>` or `</problem>`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class Prompt:
     """One prompt file.
 
     Attributes:
-        version: changes with any change of wording, so that records and journal keys tell them apart.
-        system: the system message, as it is.
-        user: the user message, with `$name` where a value goes.
+        version: changes with every change of the wording, so that records show which wording was used.
+        system: the system message; it has no placeholders.
+        user: the user message, with placeholders of the form `$name`.
     """
 
     version: str
@@ -34,10 +34,10 @@ class Prompt:
     user: str
 
     def fill(self, **values: object) -> str:
-        """The user message with every `$name` filled in.
+        """The user message with every `$name` replaced by its value.
 
-        A value stays between its marks (`<problem>` and `</problem>`): where one holds what looks like a mark, all
-        marks of the message get a suffix that no value holds. The same values always give the same message.
+        If a value contains text that looks like a mark (`</problem>`), all marks of the message get a suffix that
+        occurs in no value, so that a value cannot end its own section. The same values always give the same message.
 
         Raises:
             KeyError: a value is missing.
@@ -51,7 +51,7 @@ class Prompt:
 
 
 def _looks_like(mark: str, text: str) -> bool:
-    """Whether a reader may take a part of a text for a mark: in any case, width or spacing."""
+    """Whether a text contains something that a model may read as this mark, ignoring case, width and spaces."""
     shown = "".join(
         character
         for character in unicodedata.normalize("NFKC", text).casefold()
@@ -61,7 +61,10 @@ def _looks_like(mark: str, text: str) -> bool:
 
 
 def _suffix(texts: Iterable[str]) -> str:
-    """Eight hexadecimal digits that the texts determine and do not hold: nobody can write a text around them."""
+    """Eight hexadecimal digits that are computed from the texts and do not occur in them.
+
+    They depend on the texts, so the author of a text cannot know them in advance.
+    """
     joined = "\0".join(texts)
     digest = hashlib.sha256(joined.encode()).hexdigest()
     while digest[:8] in joined.casefold():
@@ -71,7 +74,7 @@ def _suffix(texts: Iterable[str]) -> str:
 
 @cache
 def load_prompt(name: str) -> Prompt:
-    """The prompt of that name (one of `NAMES`)."""
+    """Load a prompt by its name (one of `NAMES`)."""
     return Prompt(
         **yaml.safe_load(
             files("diva_grpo.pipeline.teacher.prompts").joinpath(f"{name}.yaml").read_text("utf-8")

@@ -1,1 +1,1 @@
-"""One exchange with an endpoint: live requests, their limits and outcomes, or the Batch API."""
+"""Exchanges with an endpoint: live requests with their rate limits, or the Batch API; and how responses are read."""

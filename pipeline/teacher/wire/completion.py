@@ -1,4 +1,4 @@
-"""Reading chat completions: what servers make of the format, good answers and errors alike."""
+"""Read chat completions, answers as well as errors, including the deviations of many servers from the format."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from diva_grpo.pipeline.teacher.wire.outcome import Outcome, one_line
 from diva_grpo.pipeline.teacher.wire.refusal import error_within
 
 _MOST_TOKENS = 10**9
-"""A count beyond it, or below nothing, is none."""
+"""A larger token count is taken as invalid."""
 
 
 def _text_of(content: object) -> tuple[str | None, bool]:
-    """The text of a message's content, which may come in parts, and whether thoughts were among these."""
+    """The text of a message's content (None if there is none), and whether the content has parts with thoughts."""
     if content is None or isinstance(content, str):
         return content, False
     parts = content if isinstance(content, list) else [content]
@@ -47,21 +47,21 @@ _FILTERED = frozenset(
     }
 )
 _RESTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
-"""Fields of a message in which servers send thoughts."""
+"""Fields of a message in which servers return thoughts."""
 
 
 def read_completion(body: bytes, *, attempts: int = 1, price_share: float = 1.0) -> Outcome:
-    """The outcome that the body of a response with status 200 tells.
+    """Read the body of a response with status 200.
 
-    Servers put errors there too: these are read as errors, with the status that they name or mean.
+    Some servers send errors with this status. They become failures with the status that the body names or implies.
 
     Args:
-        body: as received; anything may be in it.
+        body: the received bytes; they need not be valid.
         attempts: see `Outcome`.
         price_share: see `Outcome`.
     """
     try:
-        # Strict about halves of surrogate pairs, which no file takes.
+        # This parser refuses unpaired surrogates, which cannot be written to a file.
         value = from_json(body)
     except ValueError as error:
         return _unread(body, f"Invalid JSON: {error}", attempts)
@@ -82,7 +82,7 @@ def read_completion(body: bytes, *, attempts: int = 1, price_share: float = 1.0)
     usage = value.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     details = usage.get("completion_tokens_details")
-    # No prompt has no tokens, nor has an answer with a text: such a server does not count.
+    # A server that reports 0 tokens for a prompt, or for an answer with text, does not count tokens.
     return replace(
         made,
         prompt_tokens=_count(usage.get("prompt_tokens"), least=1),
@@ -99,7 +99,7 @@ def _unread(body: bytes, why: str, attempts: int) -> Outcome:
 
 
 def _read_choice(choice: dict[str, Any]) -> Outcome:
-    """The outcome of a choice that has a message."""
+    """The outcome of an entry of `choices` that has a message."""
     message, reason = choice["message"], choice.get("finish_reason")
     content, thought = _text_of(message.get("content"))
     thought = thought or any(message.get(name) for name in _RESTS)
@@ -125,7 +125,7 @@ _THOUGHTS_ONLY = "raise --max-tokens, or lower --reasoning-effort (or switch thi
 
 
 def _count(value: object, least: int = 0) -> int | None:
-    """A count of tokens; None where it is none, or below what it must be."""
+    """The value as a token count; None if it is not a number between `least` and `_MOST_TOKENS`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= _MOST_TOKENS:
         return None
     return int(value)

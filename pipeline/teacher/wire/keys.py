@@ -1,4 +1,4 @@
-"""API keys from the environment, and the hosts that each may be sent to."""
+"""API keys from the environment, and the hosts to which each key may be sent."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import httpx2
 from diva_grpo.schemas.exceptions import ConfigError
 
 KEY_HOSTS = "DIVA_KEY_HOSTS"
-"""Environment variable that says where keys may go: `NAME=https://host`, several with spaces between them.
+"""Environment variable with the hosts to which keys may be sent: entries `NAME=https://host`, separated by spaces.
 
-`diva serve` sets it to what its file names, so that the parameters of a run cannot send a key elsewhere. Where it is
-not set a key goes to whatever endpoint a configuration names."""
+`diva serve` sets it to the endpoints in its file, so that the parameters of a run cannot send a key elsewhere. If it is
+not set, a key may be sent to any endpoint that a configuration names."""
 
 _PORTS = {"http": 80, "https": 443}
 
 
 def api_key(name: str) -> str:
-    """The API key in an environment variable, without white space around it; empty where there is none.
+    """The API key in an environment variable, without surrounding white space; empty if the variable is not set.
 
     Raises:
-        ConfigError: it holds what no header can, and the error of the HTTP client would show it.
+        ConfigError: the key has a character that is not allowed in an HTTP header. It is checked here because the
+            error message of the HTTP client would contain the key.
     """
     key = os.environ.get(name, "").strip()
     if not (key.isascii() and key.isprintable()):
@@ -30,10 +31,10 @@ def api_key(name: str) -> str:
 
 
 def key_for(name: str, url: str) -> str:
-    """The API key in an environment variable for an endpoint; empty where there is none.
+    """The API key in an environment variable, if it may be sent to a URL; empty if the variable is not set.
 
     Raises:
-        ConfigError: as `api_key`; or `KEY_HOSTS` does not let this key go to that host.
+        ConfigError: as `api_key`; or `KEY_HOSTS` does not allow to send this key to this host.
     """
     allowed = os.environ.get(KEY_HOSTS)
     if allowed is not None and key_host(name, url) not in {_normal(entry) for entry in allowed.split()}:
@@ -45,10 +46,10 @@ def key_for(name: str, url: str) -> str:
 
 
 def key_host(name: str, url: str) -> str:
-    """An entry of `KEY_HOSTS`: a variable and the scheme, host and port of a URL, as the HTTP client reads them.
+    """An entry of `KEY_HOSTS`: name of the variable, and scheme, host and port of the URL as the HTTP client reads it.
 
     Raises:
-        ConfigError: it is not a URL.
+        ConfigError: the URL is invalid.
     """
     try:
         parsed = httpx2.URL(url)

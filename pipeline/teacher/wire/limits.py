@@ -1,13 +1,14 @@
-"""How many requests may go to an endpoint, and how fast: what the user set, and what the endpoint's 429s say.
+"""Rate limits of an endpoint: those that the user set, and those that are learnt from responses with status 429.
 
-Concurrency is a window that opens by one for each answer up to the first 429 (it doubles within the time of an
-answer), then by one for each window of answers, and is halved by a 429: additive increase, multiplicative decrease,
-as in TCP. Where answers come fast, no window is small enough for a limit of requests a minute. So a 429 also sets a
-pace, somewhat below the rate at which the endpoint had just accepted requests, which then grows slowly.
+The number of concurrent requests is limited by a window. Until the first 429 it grows by one with each answer, so it
+doubles within the time of an answer. After that it grows by one with each full window of answers, and each 429 halves
+it: additive increase, multiplicative decrease, as in TCP. If answers come fast, no window is small enough for a limit
+in requests per minute. So a 429 also sets a pace (requests per second), a little below the rate at which the endpoint
+accepted requests until then. The pace then grows slowly.
 
-Retries of 429s are not counted; a pause before the next request, for all at once, takes their place. Rates are
-evened out over the minute, since endpoints enforce them by the second; `aiolimiter` lets a whole minute's requests
-go at once, and cannot be told afterwards how many tokens a request has cost.
+The number of retries after a 429 is not limited. Instead, a 429 delays all further requests by a pause. Requests are
+spread evenly over the minute, because endpoints enforce their limits by the second. `aiolimiter` does not fit: it sends
+the requests of a whole minute at once, and it cannot be told afterwards how many tokens a request has cost.
 """
 
 from __future__ import annotations
@@ -20,34 +21,36 @@ from collections.abc import Callable
 
 _FIRST_WINDOW = 16
 _RECENT_S = 60.0
-"""Time over which the rate of accepted requests is taken: the one over which endpoints count."""
+"""Seconds over which the rate of accepted requests is measured; endpoints count per minute, too."""
 _BELOW, _FLOOR, _CUT = 0.95, 0.5, 0.85
-"""Pace after a 429: at most and at least as a share of the accepted rate, and as a share of the pace before."""
+"""The pace after a 429: its largest and smallest value as fractions of the accepted rate, and its largest value as a
+fraction of the previous pace."""
 _GROWTH_PER_S, _GROWTH_PER_REQUEST = 0.01, 0.006
-"""Growth of the pace at first, by what is slower: seconds, so that 429s are seldom, or requests, so that they are few.
+"""Relative growth of the pace per second and per request, soon after it was cut. The slower of the two applies.
 
-It becomes faster the longer none has come, so that a pace far too low does not stay so.
+The limit per second makes 429s rare in time, the limit per request makes them rare among the requests. The growth
+becomes faster the longer no 429 has come, so that a pace that is much too low recovers.
 """
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
-"""Pause after a 429 without `Retry-After`; it doubles from one to the next until a request is accepted."""
+"""Pause after a 429 without `Retry-After`. It doubles with each further 429 until a request is accepted."""
 _PROBE_S = 1.0
-"""Time within which an endpoint refuses a request; an answer may take much longer."""
+"""Seconds within which an endpoint usually refuses a request. An answer may take much longer."""
 _HEADROOM, _BURST_S = 0.98, 0.9
-"""Share of a set rate that is used; and seconds of it that may be sent at once after a rest.
+"""Fraction of the user's rate that is used, and how many seconds' worth of it may be sent at once after a rest.
 
-Together a minute's requests stay below the rate, wherever the endpoint's minute begins.
+With both, the requests of any minute stay below the rate, whenever the endpoint's minute begins.
 """
 
 Clock = Callable[[], float]
 
 
 class Bucket:
-    """A token bucket that may run into debt: what a request costs may be known only afterwards.
+    """A token bucket whose level may become negative, because the cost of a request may be known only afterwards.
 
     Args:
-        rate: tokens a second.
-        burst: most tokens that a rest can save up.
-        clock: seconds, from any origin.
+        rate: tokens per second.
+        burst: capacity in tokens.
+        clock: returns the time in seconds, from any origin.
     """
 
     def __init__(self, rate: float, burst: float, clock: Clock = time.monotonic) -> None:
@@ -55,12 +58,12 @@ class Bucket:
         self._level, self._at = burst, clock()
 
     def wait(self, amount: float) -> float:
-        """Seconds until so many may be taken; a larger amount than the burst only needs a full bucket."""
+        """Seconds until this amount may be taken. For more than the capacity, a full bucket is enough."""
         self._fill()
         return max(0.0, (min(amount, self._burst) - self._level) / self.rate)
 
     def take(self, amount: float) -> None:
-        """Take tokens; a negative amount gives them back."""
+        """Take tokens; a negative amount returns them."""
         self._fill()
         self._level = min(self._burst, self._level - amount)
 
@@ -71,7 +74,7 @@ class Bucket:
 
 
 def _minutely(rate: float | None, clock: Clock) -> Bucket | None:
-    """The bucket of a rate a minute that the user set."""
+    """The bucket for a rate per minute that the user set; None without a rate."""
     if rate is None:
         return None
     per_s = rate * _HEADROOM / 60
@@ -79,13 +82,13 @@ def _minutely(rate: float | None, clock: Clock) -> Bucket | None:
 
 
 class Limits:
-    """What one URL and key may be sent, and when. It waits for nothing itself: `wait` says how long to.
+    """Limits of the requests with one URL and key. It does not wait itself: `wait` returns how long to wait.
 
     Args:
-        most: most requests at once.
-        requests_per_minute: None for no limit of one's own.
-        tokens_per_minute: likewise.
-        clock: seconds, from any origin.
+        most: largest number of requests in flight.
+        requests_per_minute: limit set by the user; None for none.
+        tokens_per_minute: limit set by the user; None for none.
+        clock: returns the time in seconds, from any origin.
     """
 
     def __init__(
@@ -106,19 +109,22 @@ class Limits:
         self._started = clock()
         self._accepted: deque[float] = deque()
         self._most_accepted = 0
-        """In any minute."""
+        """Largest number of requests that were accepted within a minute."""
         self._refused_at = self._paced_at = -math.inf
-        """When the last 429 was reacted to (those of requests sent before it say nothing new), and the pace was cut."""
+        """Times of the last 429 that had an effect, and of the last cut of the pace.
+
+        A 429 of a request that was sent before the first of these times has no effect: it tells nothing new.
+        """
         self._refused_in_a_row, self._since_cut = 0, 0
         self._paused_until = 0.0
         self._probe_until: float | None = None
-        """After a pause, one request tries first: until then the others wait for its refusal."""
+        """After a pause, one request is sent first. The others wait until this time, to see whether it is refused."""
 
     def wait(self, tokens: float) -> float:
-        """Seconds until a request may go, as things are; infinite where one must come back first.
+        """Seconds until a request may be sent; infinite if a request in flight must end first.
 
         Args:
-            tokens: about how many it will cost.
+            tokens: estimated number of tokens that the request will use.
         """
         if self._in_flight >= int(self._window):
             return math.inf
@@ -127,11 +133,15 @@ class Limits:
         return max(0.0, max(self._paused_until, probing_until or 0.0) - self._clock(), *waits)
 
     def paused_s(self) -> float:
-        """Seconds that a 429 still holds back every request."""
+        """Remaining seconds of the pause after a 429, during which no request may be sent; 0 if there is none."""
         return max(0.0, self._paused_until - self._clock())
 
     def enter(self, tokens: float) -> float:
-        """A request goes; returns the moment. Every entry needs its `leave`."""
+        """Note that a request is sent; returns the time. `leave` must be called when the request has ended.
+
+        Args:
+            tokens: estimated number of tokens that the request will use.
+        """
         self._in_flight += 1
         if self._refused_in_a_row and self._probe_until is None:
             self._probe_until = self._clock() + _PROBE_S
@@ -140,20 +150,20 @@ class Limits:
         return self._clock()
 
     def leave(self, tokens_over: float = 0.0) -> None:
-        """A request has come back.
+        """Note that a request has ended.
 
         Args:
-            tokens_over: how many more tokens it cost than `enter` was told.
+            tokens_over: number of tokens that it used in addition to the estimate given to `enter`.
         """
         self._in_flight -= 1
         if self._tokens and tokens_over:
             self._tokens.take(tokens_over)
 
     def accepted(self, sent_at: float) -> None:
-        """The endpoint took a request.
+        """Note that the endpoint accepted a request; the window and the pace grow.
 
         Args:
-            sent_at: what `enter` returned.
+            sent_at: the time that `enter` returned for this request.
         """
         now = self._clock()
         if self._pace and self._accepted:
@@ -170,45 +180,48 @@ class Limits:
         self._window = min(self._most, self._window + (1 if self._pace is None else 1 / self._window))
 
     def limited(self, sent_at: float, retry_after_s: float | None) -> None:
-        """The endpoint answered 429.
+        """Note that the endpoint answered 429: requests pause, and the window and the pace may be cut.
 
         Args:
-            sent_at: what `enter` returned.
-            retry_after_s: seconds by the answer's `Retry-After`.
+            sent_at: the time that `enter` returned for this request.
+            retry_after_s: seconds from the header `Retry-After`; None without one.
         """
         now = self._clock()
         if sent_at > self._refused_at:
-            # Where nothing was accepted since the last one, the endpoint is shut for a time: that is no fault of
-            # the pace, and only waiting helps.
+            # If nothing was accepted since the last 429, the endpoint refuses everything for a time. Then a lower pace
+            # does not help, only waiting does.
             if self._refused_in_a_row == 0:
                 self._paced_at, self._since_cut = now, 0
                 self._window = max(1.0, self._window / 2)
                 self._set_pace(self._pace_below(now))
             self._refused_at, self._probe_until = now, None
-            # A Retry-After that was waited for in vain was too short.
+            # If requests are still refused after the time in `Retry-After`, that time was too short.
             if retry_after_s is None or self._refused_in_a_row:
                 pause = min(_FIRST_PAUSE_S * 2**self._refused_in_a_row, _LONGEST_PAUSE_S)
-                # Not all clients of an endpoint should come back in the same moment.
+                # A random part, so that the clients of an endpoint do not all continue at the same moment.
                 self._pause(now + pause * random.uniform(0.75, 1.0))
             self._refused_in_a_row += 1
         if retry_after_s is not None:
             self._pause(now + retry_after_s)
 
     def _pace_below(self, now: float) -> float:
-        """Requests a second, somewhat fewer than were tried, but hardly fewer than were accepted."""
+        """The pace after a 429, in requests per second: below the previous pace and below the accepted rate.
+
+        It is at least `_FLOOR` of the largest accepted rate.
+        """
         recent = sum(at > now - _RECENT_S for at in self._accepted)
         rate = max(1, recent) / min(_RECENT_S, max(1.0, now - self._started))
         tried = self._pace.rate if self._pace else math.inf
-        # Some endpoints answer 429 at any pace: cut after cut, the work would come to a halt.
+        # Some endpoints answer 429 at any pace. Without a lower bound, repeated cuts would stop the work.
         floor = _FLOOR * max(rate, self._most_accepted / _RECENT_S)
         return max(floor, min(_BELOW * rate, _CUT * tried))
 
     def state(self) -> list[float | None]:
-        """Window and pace, for another `Limits` of the same endpoint to begin with."""
+        """The window and the pace, as input for `resume` of a later `Limits` object; the pace may be None."""
         return [self._window, self._pace.rate if self._pace else None]
 
     def resume(self, state: list[float | None]) -> None:
-        """Begin where another one has ended."""
+        """Start with the window and pace of an earlier `Limits` object, see `state`."""
         window, rate = state
         self._window = min(self._most, max(1.0, window or 1.0))
         if rate is not None:

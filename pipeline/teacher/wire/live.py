@@ -1,7 +1,7 @@
 """Live requests to an OpenAI-compatible endpoint, through the `openai` package: routes, limits and retries.
 
-The package makes the request and knows the servers' ways (Azure's URLs, headers, errors, `Retry-After`). Retries
-are ours, since a 429 must hold back all requests and not use up the retries of one.
+The package makes the requests and handles the differences between servers (URLs of Azure, headers, errors). Retries are
+implemented here, because a 429 must delay all requests and must not use up the retries of one request.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 8.0
 _POOL_CONNECTIONS = 32
 _MEMORY_HOLDS_S = 600.0
 _SAID_AFTER_S = 5.0
-"""A wait that is longer is told."""
+"""`LiveExchange.note` mentions a wait only if it is longer than this."""
 _IMAGE_TOKENS = 1_000
-"""About what an image costs; corrected by what the endpoint counts."""
+"""Estimated tokens of an image. The estimate is corrected when the endpoint's count is known."""
 
 
 def endpoint_url(config: TeacherConfig) -> str | None:
-    """The endpoint's URL by the configuration, else by OPENAI_BASE_URL; None for OpenAI's own.
+    """The URL of the endpoint, from the configuration or else from OPENAI_BASE_URL; None for OpenAI's own URL.
 
     Raises:
-        ConfigError: neither a URL nor an API key is set, or the URL is none.
+        ConfigError: neither a URL nor an API key is set, or the URL does not begin with http:// or https://.
     """
     url = config.base_url or os.environ.get("OPENAI_BASE_URL") or None
     if url is None and not api_key(config.key_env):
@@ -63,10 +63,10 @@ def endpoint_url(config: TeacherConfig) -> str | None:
 
 
 def endpoint_name(config: TeacherConfig) -> str:
-    """The endpoint's name in the journal: as configured, else its URL without user, password and query.
+    """The name of the endpoint in the journal: the configured one, else its URL without user, password and query.
 
     Raises:
-        ConfigError: as `endpoint_url`; or routes without a name.
+        ConfigError: as `endpoint_url`; or routes are configured without a name.
     """
     if config.routes and not config.endpoint:
         raise ConfigError("routes need a name for the journal: give --endpoint NAME")
@@ -77,14 +77,14 @@ def endpoint_name(config: TeacherConfig) -> str:
 
 
 def speaks_openai(config: TeacherConfig) -> bool:
-    """Whether the endpoint is OpenAI's own or Azure's, and not a server that follows them."""
+    """Whether the endpoint is that of OpenAI or Azure, and not another server with the same interface."""
     urls = [route.base_url for route in routes_of(config)]
     hosts = {urlsplit(url).hostname or "" for url in urls}
     return config.api_version is not None or all(h.endswith((".openai.com", ".azure.com")) for h in hosts)
 
 
 def routes_of(config: TeacherConfig) -> tuple[Route, ...]:
-    """The URLs and keys of an endpoint; one pair if no routes are configured.
+    """The routes of an endpoint (pairs of URL and key); a single one if no routes are configured.
 
     Raises:
         ConfigError: as `endpoint_url`.
@@ -96,24 +96,30 @@ def routes_of(config: TeacherConfig) -> tuple[Route, ...]:
 
 
 _SHORTEST_SECRET = 12
-"""Characters of a key that nobody guesses, and that no answer holds by chance where one of them is a digit."""
+"""Smallest length of a key that is removed from answers. A shorter one may be a word such as "none"."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """One request and what came of it, with how long the endpoint asks to wait."""
+    """The outcome of a request that was sent once, and the seconds that the endpoint asks to wait (None for none)."""
 
     outcome: Outcome
     retry_after_s: float | None = None
 
 
 class _Line:
-    """One URL and key, with its own limits."""
+    """A route (one URL and key) with its own limits and connections.
+
+    Args:
+        config: the endpoint.
+        route: the URL and key.
+        share: fraction of the endpoint's limits that is for this route.
+    """
 
     def __init__(self, config: TeacherConfig, route: Route, share: float) -> None:
         self.weight, self.sent = route.weight, 0
         self.is_over = False
-        """Whether it refuses every request."""
+        """Whether the route refuses every request."""
         self._key = key_for(route.key_env, route.base_url)
         self._timeout_s = config.timeout_s
         requests, tokens = (
@@ -121,8 +127,8 @@ class _Line:
         )
         most = max(1, round(config.concurrency * share))
         self.limits = Limits(most, requests, tokens)
-        # The HTTP client looks at every connection of its pool for each request, which takes a third of the time
-        # with hundreds of them: so there are several pools.
+        # For each request the HTTP client looks at every connection of its pool. With hundreds of connections this
+        # takes a third of the time, so there are several small pools.
         number = math.ceil(most / _POOL_CONNECTIONS)
         self._clients = itertools.cycle([_client(config, route, self._key) for _ in range(number)])
         self._number = number
@@ -130,9 +136,9 @@ class _Line:
     async def attempt(self, parameters: dict[str, Any]) -> _Attempt:
         """Send a request once."""
         try:
-            # The client's own timeout is of each read; this one is of the whole.
+            # The timeout of the client is for each read; this one is for the whole request.
             async with asyncio.timeout(self._timeout_s):
-                # `chat.completions.create` walks through all parameters and the answer, at twice the cost.
+                # Not `chat.completions.create`: it validates all parameters and the answer, which doubles the time.
                 response = await next(self._clients).post(
                     "/chat/completions", cast_to=httpx2.Response, body=parameters
                 )
@@ -142,10 +148,10 @@ class _Line:
             return _Attempt(Outcome(None, "network", self._clean(error.__cause__ or error)))
         except openai.APIStatusError as error:
             body = f"{error.code or ''} {error.type or ''} {error.response.text[:2_000]}"
-            # Azure's content filter refuses a prompt by a status.
+            # Azure's content filter refuses a prompt with an HTTP status.
             is_refusal = moderated(error.status_code, body)
             failure = "refusal" if is_refusal else f"http_{error.status_code}"
-            # The client's message omits whatever is not an `error` object, such as strict servers' lists of faults.
+            # The message of the client omits everything outside an `error` object, such as a list of validation errors.
             said = isinstance(error.body, dict) and isinstance(error.body.get("message"), str)
             message = error.message if said else f"{error.message}: {error.response.text}"
             parameter = error.param if isinstance(error.param, str) else None  # the package does not check it
@@ -167,9 +173,10 @@ class _Line:
         return one_line(self._without_key(str(message)) or type(message).__name__)
 
     def _without_key(self, text: str) -> str:
-        """The text without the key, which some servers send back.
+        """The text with the API key replaced by `[key]`, because some servers send the key back.
 
-        A local server's "none" or "EMPTY" is not a secret, and may occur in any answer.
+        Short keys and keys without a digit are not replaced. The "none" or "EMPTY" for a local server is not a secret,
+        and may occur in any answer.
         """
         is_secret = len(self._key) >= _SHORTEST_SECRET and any(sign.isdigit() for sign in self._key)
         return text.replace(self._key, "[key]") if is_secret else text
@@ -181,16 +188,16 @@ class _Line:
 
 @cache
 def _trust() -> ssl.SSLContext:
-    """The system's certificates, which take 60 ms to read: once for all clients of the process."""
+    """The certificates of the system. Cached for all clients of the process, because reading them takes 60 ms."""
     return httpx2.create_ssl_context()
 
 
 def _client(config: TeacherConfig, route: Route, key: str) -> openai.AsyncOpenAI:
     options: dict[str, Any] = {
-        "api_key": key or "none",  # local servers take any, and the client wants one
+        "api_key": key or "none",  # the client needs a key, even for a local server that ignores it
         "max_retries": 0,
         "timeout": config.timeout_s,
-        # No connection waits for another, and none is closed to be opened again for the next request.
+        # No limits: no request waits for a connection, and connections stay open for the next request.
         "http_client": openai.DefaultAsyncHttpxClient(
             verify=_trust(), limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None)
         ),
@@ -201,25 +208,26 @@ def _client(config: TeacherConfig, route: Route, key: str) -> openai.AsyncOpenAI
 
 
 class LiveExchange:
-    """One HTTP request an exchange, sent again where its failure may pass.
+    """Sends each request by HTTP, and sends it again after a failure that may be temporary.
 
     | failure | sent again |
     | --- | --- |
-    | 429 | until it is taken, or nothing but 429s has come for `patience_s` |
-    | network, timeout, 408, 409, 5xx | `max_retries` times, after growing delays or `Retry-After` |
-    | a 5xx that refuses the output mode, or says that the prompt is too long | never |
+    | 429 | until it is accepted, or there have been only 429s for `patience_s` |
+    | network, timeout, 408, 409, 5xx | up to `max_retries` times, after growing delays or `Retry-After` |
+    | a 5xx that refuses the output mode or the system message, or says that the prompt is too long | never |
     | parse: a body that is not a chat completion | once |
     | any other status, refusal, length | never |
 
-    Where every further request would fail likewise (no credit, wrong key, no such model, a quota that is used up)
-    the route is not asked again; where it is the last, nothing is sent any more.
+    If every further request would fail in the same way (no credit, wrong key, unknown model, used-up quota), the route
+    is not used again. After the last route nothing is sent any more.
 
     Args:
         config: the endpoint.
-        memory: file in which the limits found are kept for the next exchange, such as that of the next shard.
+        memory: file that stores the limits that were found, so that the next exchange starts with them. None stores
+            nothing.
 
     Raises:
-        ConfigError: no API key for an endpoint that needs one, no URL, or one to which the key may not go.
+        ConfigError: no API key for an endpoint that needs one, no URL, or a URL to which the key may not be sent.
     """
 
     def __init__(self, config: TeacherConfig, memory: Path | None = None) -> None:
@@ -234,17 +242,20 @@ class LiveExchange:
         self._accepted_at = time.monotonic()
         self._over: OutageError | None = None
         self._failing: tuple[float, str] | None = None
-        """Since when (seconds since 1970) nothing but failures has come, and what the last one said."""
+        """Time (seconds since 1970) since which all requests have failed, and the last failure; None if none has."""
         self._completion_tokens = float(config.max_tokens)
-        """Of a usual answer, as a running mean."""
+        """Completion tokens of a usual answer, as a running mean."""
 
     @property
     def concurrency(self) -> int:
-        """As configured."""
+        """The configured concurrency."""
         return self._config.concurrency
 
     def note(self) -> str:
-        """What is waited for, since when, until when; empty where nothing has been for `_SAID_AFTER_S`."""
+        """A text that says what the exchange is waiting for, since when and until when.
+
+        Empty if it waits for nothing, or has waited for less than `_SAID_AFTER_S`.
+        """
         now = time.time()
         wait = min((line.limits.paused_s() for line in self._lines if not line.is_over), default=0.0)
         if self._failing is None:
@@ -258,10 +269,10 @@ class LiveExchange:
         return f"waits since {_clock(since)} ({said[:80]}){retry}{until}"
 
     async def send(self, parameters: dict[str, Any], key: str) -> Outcome:
-        """Send a request until it is answered, or its retries are used up.
+        """Send a request until it is answered or its retries are used up, and return the last outcome.
 
         Raises:
-            OutageError: not sent (again), since the endpoint refuses every request.
+            OutageError: the request was not sent (again), because the endpoint refuses every request.
         """
         retries = _Retries(self._config)
         line: _Line | None = None
@@ -303,7 +314,7 @@ class LiveExchange:
             await asyncio.sleep(delay)
 
     def _to_do(self, attempt: _Attempt) -> str | None:
-        """What to do where every further request would fail likewise."""
+        """What the user must do if every further request would fail in the same way; None if it would not."""
         wait = attempt.retry_after_s
         if attempt.outcome.outcome == "http_429" and wait and wait > max(60.0, self._config.patience_s):
             return (
@@ -312,8 +323,19 @@ class LiveExchange:
         return cannot_pass(attempt.outcome, comes_back=wait is not None)
 
     async def _admitted(self, tokens: float, not_again: _Line | None) -> tuple[_Line, float]:
-        """The line that a request may take, and when it was let in; another than that of a failure if possible."""
-        async with self._turn:  # one waits for its moment, the others in line behind it
+        """Wait until a request may be sent.
+
+        Args:
+            tokens: estimated number of tokens of the request.
+            not_again: the route where the request has failed before; used again only if no other is free.
+
+        Returns:
+            The route for the request, and the time at which it may be sent.
+
+        Raises:
+            OutageError: the endpoint refuses every request.
+        """
+        async with self._turn:  # one request waits for the limits, the others for this lock
             while True:
                 if self._over:
                     raise self._over
@@ -331,7 +353,7 @@ class LiveExchange:
                         await self._changed.wait()
 
     def _remembered(self) -> dict[str, Any]:
-        """By endpoint, when and what was found of its limits; nothing where the file is missing or damaged."""
+        """The stored limits by endpoint, each with its time; empty if the file is missing or damaged."""
         if self._memory is None or not self._memory.exists():
             return {}
         with suppress(ValueError):
@@ -353,22 +375,22 @@ class LiveExchange:
             new.replace(self._memory)
 
     def forget(self, receipt: str) -> None:
-        """Live outcomes are kept by the journal alone."""
+        """Do nothing: a live exchange does not keep outcomes."""
 
     def finish(self) -> int:
-        """Let no further request go; returns how many are in flight."""
+        """Send no further request; returns the number of requests in flight."""
         self._finishing = True
         return self._in_flight
 
     async def close(self) -> None:
-        """Close the connections, and remember the limits."""
+        """Store the limits that were found, and close the connections."""
         self._remember()
         for line in self._lines:
             await line.close()
 
 
 class _Retries:
-    """Of one request: how often it was sent, and whether it is sent again."""
+    """Counts how often one request was sent, and decides whether it is sent again."""
 
     def __init__(self, config: TeacherConfig) -> None:
         self.sent = 0
@@ -376,17 +398,17 @@ class _Retries:
         self._patience_s, self._started = config.patience_s, time.monotonic()
 
     def delay_s(self, attempt: _Attempt, accepted_at: float) -> float | None:
-        """Seconds until the next attempt; None where there is none.
+        """Seconds until the request is sent again; None if it is not.
 
         Args:
-            attempt: the last one.
-            accepted_at: when the endpoint last took any request.
+            attempt: the last attempt.
+            accepted_at: when the endpoint last accepted any request, by `time.monotonic`.
         """
         self.sent += 1
         failure = attempt.outcome.outcome
         if failure == "http_429":
             waited = time.monotonic() - max(self._started, accepted_at)
-            # The pause is that of all requests, in `Limits`.
+            # No delay here, because `Limits` makes all requests pause.
             return None if waited + (attempt.retry_after_s or 0) > self._patience_s else 0.0
         if failure == "parse":
             self._garbled -= 1
@@ -407,7 +429,13 @@ class _Retries:
 
 
 def outage(name: str, outcome: Outcome, to_do: str) -> OutageError:
-    """The error of an endpoint that refuses every request."""
+    """The error for an endpoint that refuses every request.
+
+    Args:
+        name: name of the endpoint.
+        outcome: the failure.
+        to_do: what the user must do.
+    """
     return OutageError(
         f"{name} refuses every request ({outcome.outcome}: {outcome.detail}): {to_do}; all answers are kept, "
         "and the same command continues from here"
@@ -415,13 +443,13 @@ def outage(name: str, outcome: Outcome, to_do: str) -> OutageError:
 
 
 def _clock(at: float) -> str:
-    """A moment in the near future or past as a user reads it, in local time."""
+    """A time (seconds since 1970) as local time; with the date if it is more than 12 hours away."""
     moment = datetime.fromtimestamp(at).astimezone()
     return f"{moment:%H:%M:%S}" if abs(at - time.time()) < 12 * 3600 else f"{moment:%Y-%m-%d %H:%M}"
 
 
 def _prompt_tokens(parameters: Mapping[str, Any]) -> float:
-    """About how many tokens the messages have: four characters each."""
+    """Estimated tokens of the messages: one for four characters, and `_IMAGE_TOKENS` for an image."""
     count = 0.0
     for message in parameters["messages"]:
         content = message["content"]
@@ -431,8 +459,11 @@ def _prompt_tokens(parameters: Mapping[str, Any]) -> float:
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds by `Retry-After` (a number or a date), by its precise variant, or until `X-RateLimit-Reset` where
-    that is a moment; None where there is none."""
+    """Seconds that the headers of a response ask to wait; None if they do not say.
+
+    The first of these headers that is present and valid counts: `retry-after-ms`; `Retry-After` (a number or a date);
+    `X-RateLimit-Reset`, if it is a time.
+    """
     for name, unit_s in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         value = headers.get(name)
         if value is None:

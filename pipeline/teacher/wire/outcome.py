@@ -1,4 +1,4 @@
-"""What comes of one exchange with an endpoint, and who makes it: live requests, or the Batch API."""
+"""The outcome of an exchange with an endpoint, and the interface of exchanges (live requests, or the Batch API)."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import TeacherConfig
 
 OUTAGE = re.compile(r"network|timeout|http_(?:40[123489]|429|5\d\d)")
-"""Outcomes of requests that failed whatever they asked."""
+"""Outcomes of requests that failed because of credit, key, model or network, whatever the request contained."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of one exchange with the endpoint, before it becomes an entry of the journal.
+    """The outcome of one exchange with an endpoint, before it becomes an entry of the journal.
 
     Attributes:
-        content: the answer's text; evidence only, where `outcome` is not `ok`.
-        outcome: `ok`, or the type of the failure, as `pipeline.teacher.journal.Entry` names them.
-        detail: what the failure said, on one line.
-        prompt_tokens: as the endpoint counted them; None where it did not.
-        completion_tokens: likewise.
+        content: the text of the answer. If `outcome` is not `ok`, it is kept for inspection only.
+        outcome: `ok`, or the type of the failure, see `pipeline.teacher.journal.Entry`.
+        detail: message of the failure, on one line.
+        prompt_tokens: prompt tokens that the endpoint counted; None if it did not.
+        completion_tokens: completion tokens that the endpoint counted; None if it did not.
         attempts: how often the request was sent.
         parameter: the parameter of the request that the endpoint named as the cause of a refusal.
-        cost_usd: dollars that the run's budget has counted for it; None where no budget has.
-        price_share: share of the price table's price that is due: a half for a batch.
-        receipt: names the outcome to the exchange that keeps it until the journal has it, see `Exchange.forget`.
-        reasoning_tokens: those of `completion_tokens` that were thoughts, where the endpoint tells.
-        said: code and type that an error named, and its body; not kept.
-        to_do: what to do where every further request would fail likewise; None where it may pass.
+        cost_usd: dollars that were counted for it in the budget of the run; None if they were not counted or are
+            unknown.
+        price_share: fraction of the price in the price table that is charged; 0.5 for a batch.
+        receipt: id of the outcome for the exchange that keeps it until the journal has it, see `Exchange.forget`;
+            None if the exchange does not keep it.
+        reasoning_tokens: how many of the `completion_tokens` were thoughts; None if the endpoint does not tell.
+        said: code and type that an error named, and its body. It is not written to the journal.
+        to_do: what the user must do, if every further request would fail in the same way; None otherwise.
     """
 
     content: str | None
@@ -53,39 +55,45 @@ class Outcome:
 
     @property
     def answered(self) -> bool:
-        """Whether a model has answered, well or not."""
+        """Whether the model returned an answer, even one that cannot be used.
+
+        False after a network error, a timeout or an HTTP error.
+        """
         return self.outcome not in ("network", "timeout") and not self.outcome.startswith("http_")
 
     @property
     def is_outage(self) -> bool:
-        """Whether it failed for want of credit, key, model or network, and not for what the request holds."""
+        """Whether it failed because of credit, key, model or network, and not because of the content of the request."""
         return OUTAGE.fullmatch(self.outcome) is not None
 
 
 class Exchange(Protocol):
-    """Takes requests to an endpoint and brings back what came of them."""
+    """Sends requests to an endpoint and returns their outcomes."""
 
     @property
     def concurrency(self) -> int:
-        """How many requests may be rendered and waited for at once; each is in memory with its images."""
+        """Largest number of requests that should wait in `send` at once. Each is in memory with its images."""
         ...
 
     async def send(self, parameters: dict[str, Any], key: str) -> Outcome:
-        """Make one exchange. A failure is an outcome too, not an exception.
+        """Send one request and return its outcome. A failed request is an outcome too, not an exception.
 
         Args:
             parameters: the body of a chat completion request.
-            key: a hash that names just these parameters (and the sample), the same one on every run. It is not
-                the journal's key: one request may take several exchanges.
+            key: a hash of these parameters and the sample number, the same in every run. It is not the key of the
+                journal, because one request may take several exchanges.
         """
         ...
 
     def forget(self, receipt: str) -> None:
-        """The journal has the outcome with that receipt durably."""
+        """Discard the outcome with this receipt, because it is safely in the journal."""
         ...
 
     def finish(self) -> int:
-        """From now on let no request go (`send` waits for ever); returns how many are in flight still."""
+        """Send no further request; returns the number of requests in flight.
+
+        `send` does not return for a request that has not been sent.
+        """
         ...
 
     async def close(self) -> None:
@@ -94,17 +102,20 @@ class Exchange(Protocol):
 
 
 Connect = Callable[[TeacherConfig, VariantStore], Exchange]
-"""Makes the exchange of a teacher."""
+"""Makes the exchange for an endpoint, from its settings and the store."""
 
 
 def one_line(message: object) -> str:
-    """A message on one line; a server may send a whole page, and halves of surrogate pairs, which no file takes."""
+    """Shorten a message to one line of at most 300 characters, without invalid Unicode characters.
+
+    A server may send a whole page as its message, and unpaired surrogates, which cannot be written to a file.
+    """
     text = str(message).encode("utf-8", "replace").decode()
     return textwrap.shorten(text, 300, placeholder=" ...") or type(message).__name__
 
 
 def fault(error: ValidationError) -> tuple[str, str]:
-    """Type and message of the first fault that pydantic found."""
+    """Type and message (one line) of the first error that pydantic found."""
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
     return first["type"], one_line(f"{where}: {first['msg']}" if where else first["msg"])

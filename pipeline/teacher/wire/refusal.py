@@ -1,4 +1,4 @@
-"""Errors of endpoints by their words: what they mean, whether they can pass, and what to do about them."""
+"""Classify errors of endpoints by their text: what they mean, whether a retry can help, and what the user can do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _STATUS_OF_WORDS: tuple[tuple[int, str], ...] = (
 
 
 def error_within(value: dict[str, Any]) -> Outcome | None:
-    """The error that a body with status 200 tells; None where it tells none."""
+    """The error in a body that was sent with status 200; None if there is none.
+
+    Its outcome is `http_<status>`, with a status that the body names or its words imply, else 500.
+    """
     error = value.get("error")
     if not error:
         names = [
@@ -69,16 +72,16 @@ _NO_KEY = re.compile(
 
 
 def moderated(status: int, words: str) -> bool:
-    """Whether a refusal is of what the prompt says, and not of who asks."""
+    """Whether the content of the prompt was refused (moderation), and not the user's access."""
     return "content_filter" in words or (status == 403 and _MODERATED.search(words) is not None)
 
 
 def used_up(words: str, *, comes_back: bool = False) -> bool:
-    """Whether what a refusal said means a balance, or a quota that no waiting of minutes brings back.
+    """Whether the text of a refusal means that credit or a quota is used up, so that waiting for minutes does not help.
 
     Args:
-        words: message, code and type.
-        comes_back: whether the endpoint told a time to wait that is soon over.
+        words: message, code and type of the error.
+        comes_back: whether the endpoint named a short time to wait.
     """
     if _DAILY.search(words):
         return not comes_back
@@ -86,9 +89,9 @@ def used_up(words: str, *, comes_back: bool = False) -> bool:
 
 
 def cannot_pass(outcome: Outcome, *, comes_back: bool = False) -> str | None:
-    """What to do about a failure that every further request would meet; None where it may pass.
+    """What the user must do about a failure that every further request would have; None if others may succeed.
 
-    A wrong key, no credit, no such model or URL, a quota that is used up.
+    Such failures are a wrong key, missing credit, an unknown model or URL, and a quota that is used up.
 
     Args:
         outcome: the failure.
@@ -96,7 +99,7 @@ def cannot_pass(outcome: Outcome, *, comes_back: bool = False) -> str | None:
     """
     words = f"{outcome.detail} {outcome.said}"
     if names_mode(outcome.detail or "") or outcome.parameter:
-        return None  # a refusal of this request's form
+        return None  # only the form of this request was refused
     if outcome.outcome in ("http_400", "http_403", "http_429") and used_up(words, comes_back=comes_back):
         return _CREDIT
     if outcome.outcome == "http_400" and _NO_KEY.search(words):
@@ -111,7 +114,7 @@ _MODE = re.compile(
 
 
 def names_mode(words: str) -> bool:
-    """Whether a refusal speaks of the form in which a structured answer was asked for."""
+    """Whether the text of a refusal mentions the output mode, the way in which a structured answer was asked for."""
     return _MODE.search(words) is not None
 
 
@@ -125,7 +128,7 @@ _ROLE = re.compile(
 
 
 def names_role(words: str) -> bool:
-    """Whether a refusal is of a system message."""
+    """Whether the text of a refusal says that system messages are not supported."""
     return _ROLE.search(words) is not None
 
 
@@ -137,7 +140,10 @@ _TOO_LONG = re.compile(
 
 
 def too_long(words: str) -> str | None:
-    """That a request is longer than the model's context, with the numbers that the server named; else None."""
+    """A message that the request does not fit into the model's context, if the text of an error means that; else None.
+
+    The message contains the size of the context if the server named it.
+    """
     if not _TOO_LONG.search(words):
         return None
     limit = re.search(

@@ -1,1 +1,1 @@
-"""The Batch API: half the price, answers within a day."""
+"""Exchanges by OpenAI's Batch API, which costs half the price and answers within a day."""

@@ -1,4 +1,4 @@
-"""What was handed to a Batch API and what came back, on disk: nothing is paid for twice after a crash."""
+"""The batches that were submitted to a Batch API, and their outcomes, on disk. So a crash makes nothing cost twice."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ class Batch:
     """A batch that has not ended.
 
     Attributes:
-        name: ours, which is part of the batch's metadata.
-        batch_id: the API's; None where it is not known whether the API has taken the batch.
-        status: as the API last said.
-        requests: in it.
-        done: answered so far.
-        failed: failed so far.
-        created_at: when it was made here.
+        name: the name that we gave it; stored in the metadata of the batch at the API.
+        endpoint: name of the endpoint.
+        model: name of the model.
+        batch_id: the id that the API gave it; None if it is not known whether the API has accepted the batch.
+        status: the last status that the API reported; `unsent` before the first report.
+        requests: number of requests in the batch.
+        done: number of requests that were answered so far.
+        failed: number of requests that failed so far.
+        created_at: when we created the batch, as text.
     """
 
     name: str
@@ -51,23 +53,23 @@ class Batch:
 
 
 class BatchBook:
-    """The batches of a store. One process may use them at a time, and several in it in turn.
+    """The batches of a store, in an SQLite file. Only one `BatchBook` of a store may be open at a time.
 
     Args:
-        root: the store's folder.
+        root: the folder of the store.
 
     Raises:
-        ConfigError: another process has them in use.
+        ConfigError: another run has it open.
         StoreError: the file is damaged.
     """
 
     def __init__(self, root: Path) -> None:
         self.folder = root / "batches"
-        """Where the requests of batches that have not ended are kept."""
+        """Folder with the request files of batches that have not ended."""
         self.folder.mkdir(exist_ok=True)
         self._lock = (self.folder / "lock").open("w")
         try:
-            # The kernel frees it with the process, however that ends.
+            # The kernel releases the lock when the process ends, even after a crash.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.close()
@@ -87,11 +89,18 @@ class BatchBook:
         self._lock.close()
 
     def file_of(self, name: str) -> Path:
-        """The requests of a batch, a line each."""
+        """Path of the file with the requests of a batch, one per line."""
         return self.folder / f"{name}.jsonl"
 
     def open(self, name: str, endpoint: str, model: str, keys: Sequence[str]) -> None:
-        """A batch is about to be handed over: from here on a crash leaves a trace of it."""
+        """Record a batch before it is submitted, so that it can be found again after a crash.
+
+        Args:
+            name: our name of the batch.
+            endpoint: name of the endpoint.
+            model: name of the model.
+            keys: keys of its requests.
+        """
         with self._connection:
             self._connection.execute("BEGIN")
             self._connection.execute(
@@ -103,14 +112,14 @@ class BatchBook:
             )
 
     def update(self, name: str, batch_id: str, status: str, done: int, failed: int) -> None:
-        """Keep what the API says of a batch."""
+        """Record the id, the status and the counts that the API reports for a batch."""
         self._connection.execute(
             "UPDATE batches SET batch_id = ?, status = ?, done = ?, failed = ? WHERE name = ?",
             [batch_id, status, done, failed, name],
         )
 
     def keep(self, outcomes: Mapping[str, Outcome]) -> None:
-        """Keep what has come back."""
+        """Record the outcomes of requests, by key."""
         with self._connection:
             self._connection.execute("BEGIN")
             self._connection.executemany(
@@ -119,7 +128,7 @@ class BatchBook:
             )
 
     def end(self, name: str) -> list[str]:
-        """A batch is over; returns the keys of requests that it has not answered, and forgets them."""
+        """Delete a batch that has ended, and its requests without an outcome; returns the keys of these requests."""
         with self._connection:
             self._connection.execute("BEGIN")
             left = self._connection.execute(
@@ -129,34 +138,38 @@ class BatchBook:
         return [key for (key,) in left]
 
     def outcome(self, key: str) -> Outcome | None:
-        """What has come back for a request and is not in the journal yet."""
+        """The recorded outcome of a request that is not in the journal yet; None if there is none."""
         row = self._connection.execute(
             "SELECT outcome FROM requests WHERE key = ? AND outcome IS NOT NULL", [key]
         ).fetchone()
         return Outcome(**json.loads(row[0])) if row else None
 
     def batch_of(self, key: str) -> str | None:
-        """The batch that a request is in and that has not answered it yet."""
+        """The name of the batch that contains a request without an outcome; None if there is none."""
         row = self._connection.execute(
             "SELECT batch FROM requests WHERE key = ? AND outcome IS NULL", [key]
         ).fetchone()
         return row[0] if row else None
 
     def forget(self, keys: Iterable[str]) -> None:
-        """The journal has the outcomes of these requests."""
+        """Delete the outcomes of requests, because the journal has them."""
         with self._connection:
             self._connection.execute("BEGIN")
             self._connection.executemany("DELETE FROM requests WHERE key = ?", [(key,) for key in keys])
 
     def pending(self, endpoint: str | None = None) -> list[Batch]:
-        """The batches of an endpoint (default: of all) that have not ended, oldest first."""
+        """The batches of an endpoint that have not ended, oldest first; None gives those of all endpoints."""
         if endpoint is None:
             return _batches(self._connection, "", [])
         return _batches(self._connection, "WHERE endpoint = ?", [endpoint])
 
 
 def pending_batches(root: Path) -> list[Batch]:
-    """All batches of a store that have not ended; also while another process works on them."""
+    """All batches of a store that have not ended. It also works while another process has the `BatchBook` open.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
     if not (root / _FILE).exists():
         return []
     try:

@@ -1,8 +1,8 @@
-"""OpenAI's Batch API as an exchange: half the price, answers within a day.
+"""OpenAI's Batch API as an exchange: it costs half the price and answers within a day.
 
-Requests are collected until no more come, handed over as files, and asked after with growing delays. Whatever
-happens, a request is in one batch at a time: its name is on disk before it is handed over, is part of the batch's
-metadata, and finds the batch again after a crash in between.
+Requests are collected until no more arrive. They are then submitted as a file, and the status of the batch is polled
+with growing delays. A request is never in two batches at once, even after a crash: the name of a batch is written to
+disk before the batch is submitted and is part of its metadata, so a later run can find the batch by its name.
 """
 
 from __future__ import annotations
@@ -38,32 +38,32 @@ from diva_grpo.schemas.exceptions import BudgetError, ConfigError, TeacherError
 from diva_grpo.schemas.records import utc_now
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
-"""What the API takes in one file."""
+"""Limits of the API for one file: number of requests, and bytes."""
 
 SHARD_SIZE = 10_000
-"""Problems whose requests go out together; in the shards of live requests each would wait for a batch of its own."""
+"""Number of problems in a shard. The shards of live requests are too small: each would be a batch of its own."""
 
 MOST_TRIES = 3
-"""How often a request is handed over that comes back expired, cancelled, or with a passing error."""
+"""How often a request is submitted at most, if it expires, is cancelled or fails with a temporary error."""
 
 _NAME = "diva_batch"
-"""In a batch's metadata: our name of it."""
+"""Key in the metadata of a batch under which our name of the batch is stored."""
 
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _LOST_AFTER = 20
-"""Questions in a row after a batch that were not answered, until a run gives up (the batch goes on)."""
+"""Number of consecutive failed polls of a batch after which the run fails. The batch itself continues at the API."""
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long things are waited for, in seconds.
+    """Delays, in seconds.
 
     Attributes:
-        quiet: without a further request, after which those collected are handed over.
-        first: until a batch is asked after for the first time, and the measure of other delays.
-        longest: between two questions after a batch.
+        quiet: the collected requests are submitted when no further request has arrived for this time.
+        first: time before the first poll of a batch. The delays of other retries are multiples of it.
+        longest: longest time between two polls of a batch.
     """
 
     quiet: float = 1.0
@@ -73,26 +73,26 @@ class Pace:
 
 @dataclass(slots=True)
 class _Waiting:
-    """A request that is waited for, and how often it was handed over."""
+    """A request that is waited for: its future outcome, and how often it was submitted."""
 
     answer: asyncio.Future[Outcome]
     tries: int = 0
 
 
 class BatchExchange:
-    """Hands requests to the Batch API and waits for what comes of them.
+    """Submits requests to the Batch API and waits for their outcomes.
 
     Args:
         config: the endpoint.
-        book: the store's batches; closed with the exchange.
-        size: requests waited for at once, and the most in one file.
-        budget: what the run may spend.
-        price: of the model.
-        pace: of waiting.
-        say: told what is waited for.
+        book: the batches of the store; closed with the exchange.
+        size: largest number of requests that are waited for at once, and in one file.
+        budget: budget of the run; None for no limit.
+        price: price of the model; None if unknown.
+        pace: delays; by default those of `Pace`.
+        say: called with a text that says what the exchange is waiting for.
 
     Raises:
-        ConfigError: the endpoint is none that batches go to.
+        ConfigError: the endpoint has routes or an API version, which are not supported here; or see `routes_of`.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class BatchExchange:
         self._client = openai.AsyncOpenAI(
             api_key=key_for(route.key_env, route.base_url) or "none",
             base_url=route.base_url,
-            timeout=max(config.timeout_s, 600.0),  # a file of 200 MB takes its time
+            timeout=max(config.timeout_s, 600.0),  # the upload of a file of 200 MB takes long
             max_retries=config.max_retries,
         )
         self._waiting: dict[str, _Waiting] = {}
@@ -133,15 +133,15 @@ class BatchExchange:
 
     @property
     def concurrency(self) -> int:
-        """All requests of a batch wait at once."""
+        """Largest number of requests in a batch, because all requests of a batch wait at once."""
         return self._size
 
     async def send(self, parameters: dict[str, Any], key: str) -> Outcome:
-        """Wait for a request's answer: that of an earlier batch, or of one that is yet to be handed over.
+        """Return the outcome of a request from an earlier batch if there is one, else submit it in a batch.
 
         Raises:
-            BudgetError: what it could cost is more than the run may spend.
-            TeacherError: the API takes no batches, or this one.
+            BudgetError: the largest possible cost of the request is more than what is left of the budget.
+            TeacherError: the API refuses batches or this batch, cannot be reached, or the request is too large.
         """
         await self._find_earlier()
         if outcome := self._book.outcome(key):
@@ -151,14 +151,14 @@ class BatchExchange:
             if self._book.batch_of(key) is None:
                 self._collect(Line(key, request_line(key, parameters), self._limit.most(parameters)))
         waiting = self._waiting[key].answer
-        del parameters  # a batch of images would fill the memory
+        del parameters  # with the images of a whole batch they would take too much memory
         try:
             return replace(await waiting, receipt=key)
         finally:
             self._waiting.pop(key, None)
 
     def forget(self, receipt: str) -> None:
-        """The journal has an outcome: it need not be kept here any longer."""
+        """Delete an outcome, because the journal has it. Deletions are collected and written together."""
         self._kept.append(receipt)
         if len(self._kept) >= 1_000:
             self._forget_kept()
@@ -168,7 +168,10 @@ class BatchExchange:
         self._kept = []
 
     def finish(self) -> int:
-        """Hand nothing over any more. Nothing is waited for: batches go on without us, and a later run finds them."""
+        """Submit no further batch; returns 0, because nothing needs to be waited for.
+
+        Submitted batches continue at the API, and a later run finds them.
+        """
         self._finishing = True
         return 0
 
@@ -181,7 +184,7 @@ class BatchExchange:
         self._book.close()
         await self._client.close()
 
-    # --- handing over
+    # --- submission
 
     def _collect(self, line: Line) -> None:
         self._collected.append(line)
@@ -190,7 +193,7 @@ class BatchExchange:
             self._collecting = self._start(self._hand_over_when_quiet())
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Work beside the requests; where it fails, they fail."""
+        """Start a background task. If it fails, all requests that are waited for fail."""
         task = asyncio.create_task(work)
         self._work.add(task)
         task.add_done_callback(self._on_end)
@@ -209,12 +212,15 @@ class BatchExchange:
                     await asyncio.sleep(rest)
             lines = self._next_file()
             if not lines:
-                return  # when a batch ends and has cost less than it could have, it goes on
+                return  # continued by `_end` when a batch has ended and has not used up its reserved cost
             self._waiting_for(lines)
             await self._hand_over(lines)
 
     def _next_file(self) -> list[Line]:
-        """Lines that fit into a file and into what may be spent, removed from those collected."""
+        """Remove and return the first collected lines, as many as fit into one file and into the budget.
+
+        If none fits and no batch is running, all collected requests fail.
+        """
         count = size = 0
         cost, left = 0.0, self._limit.left
         for line in self._collected:
@@ -228,7 +234,10 @@ class BatchExchange:
         return taken
 
     def _refuse_collected(self) -> None:
-        """Nothing is under way that could leave money over, and not one more request can be paid for."""
+        """Fail all collected requests, because the next one is too large for a file or for the budget.
+
+        It is called only when no batch is running, so no reserved cost can become free again.
+        """
         line, budget = self._collected[0], self._limit.budget
         if len(line.text) >= MOST_BYTES:
             error: Exception = TeacherError(
@@ -250,7 +259,11 @@ class BatchExchange:
                 self._waiting[line.key].tries += 1
 
     async def _hand_over(self, lines: list[Line]) -> None:
-        """Upload a file and make a batch of it."""
+        """Write requests to a file, upload it, and create a batch from it.
+
+        Raises:
+            TeacherError: the API refuses the file or the batch.
+        """
         name = uuid.uuid4().hex
         path = self._book.file_of(name)
         with path.open("w", encoding="utf-8") as out:
@@ -268,13 +281,13 @@ class BatchExchange:
         self._watch(name, await self._created(name, uploaded.id))
 
     async def _created(self, name: str, file_id: str) -> ApiBatch:
-        """The batch of a file.
+        """Create a batch from an uploaded file.
 
         Raises:
-            TeacherError: the API refuses it, or does not say whether it took it.
+            TeacherError: the API refuses the batch, or its response did not arrive and the batch cannot be found.
         """
         failure: openai.APIError | None = None
-        # No retries of the package's: a batch that was taken the first time would be paid for twice.
+        # Without the retries of the package: if only the response was lost, a retry would create a second paid batch.
         batches = self._client.with_options(max_retries=0).batches
         for times in (1.0, 4.0, 16.0):
             try:
@@ -284,7 +297,7 @@ class BatchExchange:
                     completion_window="24h",
                     metadata={_NAME: name},
                 )
-            except openai.RateLimitError as error:  # not taken
+            except openai.RateLimitError as error:  # the batch was not created
                 failure = error
                 await asyncio.sleep(times * self._pace.first)
             except openai.APIError as error:
@@ -299,16 +312,20 @@ class BatchExchange:
             with suppress(openai.APIError):
                 if found := await self._batch_named(name, utc_now()):
                     return found
-        # It stays in the book: the next run looks for it again before anything is sent twice.
+        # It stays in the book, so that the next run looks for it before it sends anything again.
         raise TeacherError(
             f"{self._endpoint} did not say whether it took a batch ({_said(failure)}): run again, and it is "
             "looked for"
         ) from failure
 
-    # --- batches under way
+    # --- running batches
 
     async def _find_earlier(self) -> None:
-        """Take up the batches of earlier runs; those of which no trace is at the API were never handed over."""
+        """Continue to wait for the batches of earlier runs. A batch that the API does not know was never submitted.
+
+        Raises:
+            TeacherError: the API cannot be read.
+        """
         async with self._found:
             if self._is_found:
                 return
@@ -324,7 +341,7 @@ class BatchExchange:
             known = {batch.name for batch in self._book.pending()}
             for path in self._book.folder.glob("*.jsonl"):
                 if path.stem not in known:
-                    path.unlink()  # of a crash before the batch was in the book
+                    path.unlink()  # left by a crash before the batch was in the book
             self._is_found = True
 
     async def _at_the_api(self, batch: Batch) -> ApiBatch | None:
@@ -333,12 +350,17 @@ class BatchExchange:
         return await self._batch_named(batch.name, datetime.fromisoformat(batch.created_at))
 
     async def _batch_named(self, name: str, made_at: datetime) -> ApiBatch | None:
-        """The batch with our name in its metadata, where the API has one."""
+        """The batch with our name in its metadata; None if the API has none.
+
+        Args:
+            name: our name of the batch.
+            made_at: when we created the batch (UTC). Batches from more than a day before are not searched.
+        """
         oldest = (made_at - timedelta(days=1) - datetime(1970, 1, 1)).total_seconds()
         async for batch in self._client.batches.list(limit=100):
             if (batch.metadata or {}).get(_NAME) == name:
                 return batch
-            if batch.created_at < oldest:  # the newest come first; a day for clocks that differ
+            if batch.created_at < oldest:  # the API lists the newest first; the day is for clocks that differ
                 break
         return None
 
@@ -355,7 +377,11 @@ class BatchExchange:
         self._say("batches: " + ", ".join(f"{count} {status}" for status, count in states.items()))
 
     async def _watched(self, name: str, batch: ApiBatch) -> None:
-        """Ask after a batch until it has ended, then take in what came of it."""
+        """Poll a batch until it has ended, then read its outcomes.
+
+        Raises:
+            TeacherError: the batch cannot be read.
+        """
         delay, unanswered = self._pace.first, 0
         while True:
             try:
@@ -366,7 +392,7 @@ class BatchExchange:
                 batch = await self._client.batches.retrieve(batch.id)
                 self._note(name, batch)
                 unanswered = 0
-            # A file that is cut on its way is an error of the HTTP client, not of the package.
+            # If the connection breaks during a download, the error is one of the HTTP client, not of `openai`.
             except (openai.APIError, httpx2.HTTPError) as error:
                 unanswered += 1
                 _LOG.warning("batch %s: %s", batch.id, _said(error))
@@ -386,7 +412,7 @@ class BatchExchange:
         return TeacherError(f"{self._endpoint}: batch {batch_id} cannot be read: {_said(error)}; {way_on}")
 
     async def _take_in(self, name: str, batch: ApiBatch) -> None:
-        """Keep all outcomes of a batch that has ended, and hand over again what is missing."""
+        """Record all outcomes of a batch that has ended, and submit the requests without an outcome again."""
         if batch.status == "failed":
             await self._after_refusal(name, batch)
         for file_id in (batch.output_file_id, batch.error_file_id):
@@ -401,10 +427,10 @@ class BatchExchange:
         self._end(name)
 
     async def _after_refusal(self, name: str, batch: ApiBatch) -> None:
-        """Nothing of a failed batch was run: smaller ones may do where the account's queue was too full for it.
+        """Handle a batch that the API refused as a whole. If the account's queue was full, use smaller batches.
 
         Raises:
-            TeacherError: for any other reason.
+            TeacherError: the batch was refused for another reason, or has only one request.
         """
         said = batch.errors.data if batch.errors and batch.errors.data else []
         count = sum(1 for _ in self._book.file_of(name).open("rb"))
@@ -419,11 +445,15 @@ class BatchExchange:
         await asyncio.sleep(self._pace.longest)
 
     async def _outcomes(self, file_id: str) -> AsyncIterator[tuple[str, Outcome]]:
-        """Key and outcome of each request that a file tells of, without those that may pass if sent again."""
+        """Yield the key and the outcome of each request in a result file.
+
+        Requests that failed and may succeed if they are sent again are left out, until they were sent `MOST_TRIES`
+        times.
+        """
         async with self._client.files.with_streaming_response.content(file_id) as content:
             rest = b""
             async for chunk in content.iter_bytes():
-                # By hand: `iter_lines` also ends a line at signs that JSON leaves as they are, such as U+2028.
+                # Not `iter_lines`: it also splits at characters that JSON strings may contain, such as U+2028.
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     if told := self._told(line):
@@ -439,7 +469,7 @@ class BatchExchange:
         return (key, outcome) if not passing or (waiting and waiting.tries >= MOST_TRIES) else None
 
     def _settle(self, outcomes: dict[str, Outcome]) -> None:
-        """Keep outcomes, then hand them to those that wait for them."""
+        """Record outcomes, then return them to the calls of `send` that wait for them."""
         self._book.keep(outcomes)
         for key, outcome in outcomes.items():
             waiting = self._waiting.get(key)
@@ -447,7 +477,10 @@ class BatchExchange:
                 waiting.answer.set_result(outcome)
 
     def _end(self, name: str) -> None:
-        """A batch is over: what it has not answered is handed over again, where it is waited for."""
+        """Delete a batch that has ended, and collect its requests again that have no outcome and are waited for.
+
+        A request that was already submitted `MOST_TRIES` times gets the outcome `timeout` instead.
+        """
         missing = set(self._book.end(name)) & self._waiting.keys()
         self._limit.bound.pop(name, None)
         self._states.pop(name, None)
@@ -465,11 +498,11 @@ class BatchExchange:
                     else:
                         self._collect(Line(key, text.rstrip("\n"), self._limit.most(request["body"])))
         elif self._collected:
-            self._collect(self._collected.pop())  # there may be money for it now
+            self._collect(self._collected.pop())  # starts the submission again: the budget may suffice now
         path.unlink(missing_ok=True)
 
     def _drop(self, name: str) -> None:
-        """A batch was not taken: nothing of it was or will be paid for."""
+        """Delete a batch that the API has refused, and that therefore costs nothing."""
         self._book.end(name)
         self._limit.bound.pop(name, None)
         self._states.pop(name, None)
@@ -487,10 +520,10 @@ def _said(error: openai.APIError | httpx2.HTTPError) -> str:
 
 
 def by_batch(meter: Meter, size: int = BATCH_SIZE, pace: Pace | None = None) -> Connect:
-    """What makes a `Session` use the Batch API.
+    """A function for `connect` of a `Session` that makes the session use the Batch API.
 
     Args:
-        meter: of the run; tells what is waited for.
+        meter: meter of the run. Its budget limits the batches; its `note` says what the exchange is waiting for.
         size: see `BatchExchange`.
         pace: see `BatchExchange`.
     """

@@ -1,4 +1,4 @@
-"""The lines of the Batch API's files: requests with their largest cost, and outcomes."""
+"""Write and read the lines of the Batch API's files: requests, with their largest possible cost, and outcomes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diva_grpo.pipeline.teacher.wire.completion import read_completion
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome, one_line
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
-"""Path of the requests of a batch at the endpoint."""
+"""Path at the endpoint to which the requests of a batch go."""
 
 _PASSING = frozenset({408, 409, 429, *range(500, 600)})
 
@@ -26,9 +26,9 @@ class Line:
     """A request to submit.
 
     Attributes:
-        key: names it.
-        text: its line of the file.
-        most: largest possible cost in dollars; 0 without a limit.
+        key: its key, see `Exchange.send`.
+        text: its line in the file, without the line break.
+        most: largest possible cost in dollars; 0 if the budget has no limit.
     """
 
     key: str
@@ -38,13 +38,13 @@ class Line:
 
 @dataclass(slots=True)
 class Allowance:
-    """The budget of a run, which limits a batch by its largest possible cost.
+    """The budget of a run, of which each batch reserves its largest possible cost.
 
     Attributes:
-        budget: of the run.
-        price: of the model.
-        counter: of prompt tokens.
-        bound: largest possible cost of each unfinished batch.
+        budget: budget of the run.
+        price: price of the model; None if unknown.
+        counter: counts the prompt tokens.
+        bound: reserved cost in dollars of each unfinished batch, by name.
     """
 
     budget: Budget
@@ -53,7 +53,7 @@ class Allowance:
     bound: dict[str, float] = field(default_factory=dict)
 
     def most(self, parameters: Mapping[str, Any]) -> float:
-        """Largest possible cost of a request; 0 without a limit."""
+        """Largest possible cost of a request in dollars; 0 if the budget has no limit or the price is unknown."""
         if self.budget.limit is None or self.price is None:
             return 0.0
         longest = parameters.get("max_completion_tokens") or parameters.get("max_tokens") or 0
@@ -62,7 +62,7 @@ class Allowance:
 
     @property
     def left(self) -> float:
-        """Dollars that are neither spent nor reserved."""
+        """Dollars that are neither spent nor reserved; infinite without a limit."""
         return self.budget.left - sum(self.bound.values())
 
 
@@ -75,8 +75,8 @@ def read_line(text: bytes) -> tuple[str, Outcome, bool] | None:
     """Read a line of an output or error file.
 
     Returns:
-        Key of the request, outcome, and whether sending the request again may give another outcome. None for an empty
-        line and for one that cannot be read.
+        Key of the request, its outcome, and whether the failure may be temporary, so that the request should be sent
+        again. None for an empty line and for a line that cannot be read.
     """
     if not text.strip():
         return None

@@ -183,7 +183,14 @@ def test_scores_of_the_latest_evaluation_first(store: VariantStore) -> None:
         )
     store.append([Evaluation(run_id="eval-1", step=0, split="test", problem_id="w/9", samples=0, correct=0)])
     assert scores(store).content == [
-        {"run id": "eval-2", "step": 0, "split": "test", "problems": 1, "accuracy": 1.0, "standard error": None},
+        {
+            "run id": "eval-2",
+            "step": 0,
+            "split": "test",
+            "problems": 1,
+            "accuracy": 1.0,
+            "standard error": None,
+        },
         {
             "run id": "eval-1",
             "step": 0,
@@ -192,7 +199,14 @@ def test_scores_of_the_latest_evaluation_first(store: VariantStore) -> None:
             "accuracy": 0.5,
             "standard error": 0.289,
         },
-        {"run id": "train", "step": 8, "split": "test", "problems": 2, "accuracy": 0.0, "standard error": 0.0},
+        {
+            "run id": "train",
+            "step": 8,
+            "split": "test",
+            "problems": 2,
+            "accuracy": 0.0,
+            "standard error": 0.0,
+        },
     ]
 
 

@@ -27,7 +27,7 @@ def test_figures_and_rows_are_those_of_the_command(model_path: Path, tmp_path: P
     with get_client(sync_client=True) as client:
         assert f"evaluate {model_path} on train of store" in {run.name for run in client.read_flow_runs()}
         [left] = [artifact for artifact in client.read_artifacts() if artifact.key == "store-scores"]
-    assert [row["run"] for row in json.loads(str(left.data))] == [figures["run_id"]]
+    assert [row["run id"] for row in json.loads(str(left.data))] == [figures["run_id"]]
     rows = store.read(Evaluation)
     assert [(row.problem_id, row.samples) for row in rows] == [(f"sums/00{i}", 2) for i in range(3)]
     assert {row.run_id for row in rows} == {figures["run_id"]}

@@ -117,5 +117,7 @@ def load_rewards(names: Sequence[str]) -> tuple[list[RewardFunc], list[float] | 
             except (ImportError, AttributeError) as error:
                 raise ConfigError(f"reward {name}: {error}") from error
         else:
-            raise ConfigError(f"reward {name!r}: choose accuracy, format, paper, or give a dotted path")
+            raise ConfigError(
+                f"reward {name!r}: choose accuracy or format, give a dotted path, or give paper as the only name"
+            )
     return found, None

@@ -4,8 +4,10 @@
         resumed = find_resumed("runs/model", resume=True)        # a checkpoint of the run that the folder belongs to
         superseded = superseded_checkpoints("runs/model", resumed, overwrite=False)
 
-A run file (`diva_run.json`) in the folder and in each checkpoint has the run's id and settings. Without it, a second
-run in the same folder could resume from checkpoints of the first run, or keep these and delete its own.
+A run file (`diva_run.json`) in the folder and in each checkpoint has the run's id and settings. The id tells which run
+a checkpoint belongs to. Without it, a second run in the same folder could resume from a checkpoint of the first run.
+The Trainer, which keeps only the last checkpoints, could also delete those of the second run and keep those of the
+first.
 """
 
 from __future__ import annotations

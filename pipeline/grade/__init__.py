@@ -169,6 +169,6 @@ def _matches(answer: str, reference: str, options: Sequence[str], deadline: floa
 
 
 def _values_differ(answer: str, reference: str) -> bool:
-    """Whether two answers have different numbers after their letters, as `(B) 13` and `(B) 12`."""
+    """Whether two answers have different numbers after their option letters, such as `(B) 13` and `(B) 12`."""
     values = [read_quantity(_LABEL.sub("", bare_answer(text), count=1)) for text in (answer, reference)]
     return None not in values and compare(answer, reference) is False

@@ -65,7 +65,9 @@ def text_of(value: Any, column: str | None) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise RowError(f"the column {column!r} holds half of a surrogate pair, which is not text") from None
+        raise RowError(
+            f"the column {column!r} contains half of a surrogate pair, so it is not valid Unicode text"
+        ) from None
     return text
 
 

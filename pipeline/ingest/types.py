@@ -1,4 +1,4 @@
-"""Convert cells of typed tables: class codes to class names, and float32 0.1 to 0.1 instead of 0.10000000149."""
+"""Convert cells of Arrow tables: class codes become class names, and a float32 stays short (0.1, not 0.10000000149)."""
 
 from __future__ import annotations
 

@@ -201,7 +201,9 @@ def _statements(sql: str, connection: duckdb.DuckDBPyConnection | None) -> list[
         sql.encode()
         return connection.extract_statements(sql) if connection else duckdb.extract_statements(sql)
     except UnicodeEncodeError as error:
-        raise QueryError("the query holds half of a surrogate pair, which is not text") from error
+        raise QueryError(
+            "the query contains half of a surrogate pair, so it is not valid Unicode text"
+        ) from error
     except duckdb.Error as error:
         raise QueryError(first_line(error)) from error
 

@@ -128,7 +128,7 @@ def test_table_rows_that_are_not_utf8(store: VariantStore, folder: Path) -> None
         ({"answer": "1"}, "empty problem: the row has no column 'problem'"),
         ({"problem": "x?", "answer": float("nan")}, "no answer: the column 'answer' is empty"),
         ({"problem": ["x?"], "answer": "1"}, "the column 'problem' holds a list, not text"),
-        ({"problem": "\ud800", "answer": "1"}, "holds half of a surrogate pair"),
+        ({"problem": "\ud800", "answer": "1"}, "contains half of a surrogate pair"),
         ({"problem": "<image>", "answer": "1"}, "1 <image> placeholders, but no images"),
         (
             {"problem": "<image2>", "answer": "1", "image": "a.png"},

@@ -55,7 +55,7 @@ def endpoint_url(config: TeacherConfig) -> str | None:
     url = config.base_url or os.environ.get("OPENAI_BASE_URL") or None
     if url is None and not api_key(config.key_env):
         raise ConfigError(
-            f"no endpoint: set {config.key_env}, or give --base-url (try `diva demo` without one)"
+            f"no endpoint: set {config.key_env}, or give --base-url (`diva demo` needs no endpoint)"
         )
     if url is not None and not url.startswith(("http://", "https://")):
         raise ConfigError(f"base URL {url!r}: it must begin with http:// or https://")

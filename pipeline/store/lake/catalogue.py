@@ -70,8 +70,8 @@ def sync_lake(store: VariantStore, catalog: str, *, python: str | None = None) -
         )
     if store.place.url != str(store.root):
         raise StoreError(
-            f"{store.place.url} is on an object store: `diva lake` makes hard links to the parts, so it needs a store in "
-            "a folder"
+            f"{store.place.url} is on an object store: `diva lake` makes hard links to the parts, so it needs a store "
+            "in a folder"
         )
     if re.search(r"[*?\[]|/[^/=]+=", str(store.root)):
         raise StoreError(

@@ -21,6 +21,7 @@ from diva_grpo.schemas.exceptions import ConfigError, ServerError
 from diva_grpo.schemas.records import Problem
 from tests.support.chromium import browser, chromium
 from tests.support.pages import settle
+from tests.support.prefect_processes import hear_interrupts
 from tests.support.training_rows import begin_run, train_on
 
 
@@ -105,7 +106,9 @@ def test_mistakes_are_one_line(store: VariantStore) -> None:
 
 def test_the_command_prints_its_address_and_ends_with_ctrl_c(store: VariantStore) -> None:
     command = [sys.executable, "-m", "diva_grpo", "watch", "--store", str(store.root)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+    ) as process:
         assert process.stdout
         line = process.stdout.readline()
         assert re.fullmatch(r"open http://127\.0\.0\.1:\d+/[\w-]{32}/\n", line), line

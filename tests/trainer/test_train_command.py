@@ -74,7 +74,7 @@ def test_a_resume_without_the_problems_of_the_run_is_refused(arguments: list[str
     ("extra", "words"),
     [
         (["--selector", "nearest"], "paper, tier, posterior, signal, uniform"),
-        (["--rewards", "speed"], "accuracy, format, paper"),
+        (["--rewards", "speed"], "accuracy or format"),
         (["--rewards", "nowhere.reward"], "nowhere"),
         (["--model_name_or_path", "no/such/model"], "no/such/model"),
         (["--split", "validation"], "train"),

@@ -20,7 +20,7 @@ def report(store_dir: Path, runs: tuple[str, ...], page: Path | None) -> None:
     """The state of a store on one page: problems, variants, checks, difficulty, costs, runs, training.
 
     The page of HTML needs no network: headline numbers, curves of training, curation, and every problem beside its
-    variants and rollouts. Pictures that have no room in it are in a folder beside it. `diva watch` serves the same
+    variants and rollouts. Pictures that do not fit into it are in a folder beside it. `diva watch` serves the same
     page during a run.
 
     \b
@@ -41,5 +41,5 @@ def report(store_dir: Path, runs: tuple[str, ...], page: Path | None) -> None:
 
     written = write_report(store, page, runs)
     left_out = written.problems - written.detailed
-    rest = f" ({left_out:,} of them without variants and rollouts, for want of room)" if left_out else ""
+    rest = f" ({left_out:,} of them without variants and rollouts: the page is full)" if left_out else ""
     click.echo(f"{written.problems:,} problems{rest} in {page} ({written.size / 1e6:.1f} MB)")

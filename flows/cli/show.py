@@ -30,7 +30,7 @@ def show(
 ) -> None:
     """Show problems beside all of their variants: kind, delta, verdicts, hints.
 
-    A page has their images and rollouts too, and a search; pictures that have no room in it are in a folder beside it.
+    A page has their images and rollouts too, and a search; pictures that do not fit into it are in a folder beside it.
 
     \b
     examples: diva show figures/figure-07 --store runs/store

@@ -205,7 +205,7 @@ function rateChart(rows) {
   if (!rows.length) return null;
   const { minutes, x, bins } = binned(rows);
   const rate = (place) => bins.map((bin) => bin[place] / minutes);
-  return chart("Rate of the teacher", "Requests a minute.", [{ name: "requests", x, y: rate(0) },
+  return chart("Rate of the teacher", "Requests per minute.", [{ name: "requests", x, y: rate(0) },
     { name: "failed", x, y: rate(1) }], { x: "time", time: true });
 }
 
@@ -213,7 +213,7 @@ function costChart(rows) {
   if (!rows.some((row) => row[3])) return null;
   const { x, bins } = binned(rows);
   let sum = 0;
-  return chart("Cost of the teacher", "Dollars up to then, of models with a known price.",
+  return chart("Cost of the teacher", "Sum of dollars so far, of models with a known price.",
     [{ name: "dollars", x, y: bins.map((bin) => (sum += bin[2])) }], { x: "time", time: true });
 }
 

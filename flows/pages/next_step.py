@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from diva_grpo.pipeline.diagnosis.diagnose import read_facts
+from diva_grpo.pipeline.diagnosis.rules import find
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.command import diva
-
-MANY_SILENT = 0.5
-"""Share of silent groups above which a top-up is suggested: most groups of the run then teach nothing."""
 
 MOST_STEPS = 3
 
@@ -19,7 +18,7 @@ class Step:
     """A suggested step.
 
     Attributes:
-        why: the reason, in one sentence.
+        why: the reason.
         command: the command to run.
     """
 
@@ -35,6 +34,7 @@ def next_steps(store: VariantStore, runs: Sequence[str] = ()) -> list[Step]:
         runs: ids of the training runs that are examined.
 
     Raises:
+        QueryError: a query takes too long.
         StoreError: a part file is damaged.
     """
     at = ("--store", store.place.url)
@@ -65,18 +65,14 @@ def next_steps(store: VariantStore, runs: Sequence[str] = ()) -> list[Step]:
 
 
 def _of_run(store: VariantStore, run: str) -> list[Step]:
+    """The first finding of the run's diagnosis, with what to do about it, and an evaluation if there is none."""
     at = ("--store", store.place.url)
-    [(groups, wrong, right)] = store.query(
-        "SELECT count(*), count(*) FILTER (silent_why = 'all wrong'), count(*) FILTER (silent_why = 'all right') "
-        "FROM groups WHERE run_id = ?",
-        [run],
-    )
+    facts = read_facts(store, run)
     steps = []
-    if groups and wrong + right > MANY_SILENT * groups:
-        worse = "wrong" if wrong > right else "right"
-        why = f"{(wrong + right) / groups:.0%} of the groups of {run} were silent, most of them all {worse}."
-        steps.append(Step(why, diva("top-up", *at, "--run", run, "--model", "NAME")))
-    if groups and not store.query("SELECT 1 FROM evaluations WHERE run_id = ? LIMIT 1", [run]):
+    for finding in find(facts)[:1]:
+        why = f"{finding.rule.title} ({run}): {finding.evidence}. {finding.rule.to_do}"
+        steps.append(Step(why, diva("diagnose", *at, "--run", run)))
+    if facts.groups and not facts.scores:
         steps.append(
             Step(f"{run} was not evaluated on held-out problems.", diva("eval", *at, "--model", "MODEL"))
         )

@@ -29,6 +29,7 @@ from diva_grpo.flows.pages.problems import Pictures, details, index
 from diva_grpo.flows.pages.summary import summary, training_runs
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.records import Kind, Status
 
 PACK_BYTES = 256 * 1024
 """Bytes of JSON at which a pack is complete, before compression. A browser unpacks one in a few milliseconds."""
@@ -81,8 +82,8 @@ def write_report(store: VariantStore, path: Path, run_ids: Sequence[str] = ()) -
         QueryError: a query takes too long.
         StoreError: a part or an image is damaged.
     """
-    _writable(path)
     runs = training_runs(store, run_ids)
+    _writable(path)
     return _write(store, path, runs, summary(store, runs), index(store, runs), IMAGE_PROBLEMS)
 
 
@@ -114,10 +115,10 @@ def _write(
     image_problems: int | None,
 ) -> Written:
     pictures = Pictures(store, path, image_problems)
-    room = MOST_BYTES - len(pack(head)) - len(pack(rows))
-    # Packing the details adds pack numbers to `rows`, so the index is packed after it.
-    data = _packed_details(store, rows, runs, pictures, room)
-    data |= {"summary": pack(head), "index": pack(rows)}
+    packed = pack(head)
+    data = _packed_details(store, rows, runs, pictures, MOST_BYTES - len(packed) - len(pack(rows)))
+    # The index is packed again, because it now has the numbers of the packs.
+    data |= {"summary": packed, "index": pack(rows)}
     path.write_text(page_html(store, data=data), encoding="utf-8")
     return Written(len(rows), sum("pack" in row for row in rows), path.stat().st_size)
 
@@ -252,6 +253,8 @@ def page_html(store: VariantStore, *, data: dict[str, str] | None = None) -> str
         scripts=[Markup(script) for script in scripts],
         # The page may only run these scripts, show pictures and, if it is served, send requests to its own server.
         hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
+        kinds=[*map(str, Kind)],
+        statuses=[*map(str, Status)],
         data={name: Markup(packed) for name, packed in (data or {}).items()},
     )
 

@@ -1,8 +1,6 @@
 // The list of problems, and one problem with its variants and rollouts.
 
 const ROWS = 25;
-const STATUSES = ["candidate", "accepted", "rejected", "failed"];
-const KINDS = ["reword", "harder", "think_step", "image", "image_text", "composite"];
 const ORDERS = {
   "rollouts first": null,
   "hardest first": (a, b) => (b.after ?? b.label ?? -1) - (a.after ?? a.label ?? -1),
@@ -13,6 +11,9 @@ const ORDERS = {
 const COLUMNS = ["problem", "question", "label", "live", "accepted", "rollouts"];
 
 const form = document.querySelector("form");
+// In the order of the bits of `row.has`.
+const [KINDS, STATUSES] = ["kind", "status"].map((name) =>
+  [...form.elements[name].options].slice(1).map((option) => option.value));
 let index = [];
 let found = [];
 let runs = [];
@@ -55,6 +56,11 @@ function showList() {
   byId("later").disabled = first + ROWS >= found.length;
 }
 
+/** The place of a problem in the list; -1 if the search does not find it. A renewal makes all rows anew. */
+function placeOf(row) {
+  return found.findIndex((one) => one.id === row.id);
+}
+
 function turn(rows) {
   first = Math.max(0, first + rows);
   showList();
@@ -82,7 +88,7 @@ let shownRow = null;
 
 async function showProblem(row) {
   const known = await detailsOf(row);
-  const place = found.indexOf(row);
+  const place = placeOf(row);
   const step = (to, text) => el("button", { type: "button", disabled: !found[to],
     onclick: () => { location.hash = address(found[to].id); } }, text);
   forget(dialog);

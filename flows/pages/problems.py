@@ -123,7 +123,7 @@ def index(
                    bit_or(1::INTEGER << (({kind}) * {len(_STATUSES)} + {status})::INTEGER) AS has
             FROM variants GROUP BY problem_id
         ), r AS (
-            SELECT problem_id, count(*) AS visits, count(completion) AS logged,
+            SELECT problem_id, count(*) AS rollouts, count(completion) AS logged
             FROM rollouts WHERE run_id IN (SELECT unnest($1)) GROUP BY problem_id
         ), e AS (
             SELECT problem_id, arg_min(old_difficulty, step) AS before, arg_max(new_difficulty, step) AS after
@@ -132,7 +132,7 @@ def index(
         SELECT p.problem_id AS id, p.source, p.split, left(p.text, {INDEX_CHARACTERS}) AS text,
                len(p.images) AS images, round(l.difficulty, 1) AS label, round(before, 1) AS before,
                round(after, 1) AS after, coalesce(variants, 0) AS variants, coalesce(accepted, 0) AS accepted,
-               coalesce(has, 0) AS has, coalesce(visits, 0) AS rollouts, coalesce(logged, 0) AS logged
+               coalesce(has, 0) AS has, coalesce(r.rollouts, 0) AS rollouts, coalesce(logged, 0) AS logged
         FROM problems p LEFT JOIN v USING (problem_id) LEFT JOIN r USING (problem_id) LEFT JOIN e USING (problem_id)
         LEFT JOIN (SELECT subject_id, difficulty FROM labels WHERE {BY_LABEL_MODEL}) l ON l.subject_id = p.problem_id
         WHERE $3 IS NULL OR p.problem_id IN (SELECT unnest($3))

@@ -16,10 +16,10 @@ function show(summary) {
 }
 
 async function renew() {
-  let [summary, rows] = [];
+  let summary, rows;
   try {
     summary = await fetched("summary");
-    rows = summary && (await fetched("index"));
+    rows = await fetched("index");
     delete byId("about").dataset.lost;
   } catch (error) { // the server has ended, or cannot read the store: what was shown stays
     byId("about").dataset.lost = `not renewed: ${error.message}`;
@@ -30,9 +30,7 @@ async function renew() {
 }
 
 async function start() {
-  for (const [name, values] of [["kind", KINDS], ["status", STATUSES], ["order", Object.keys(ORDERS)]]) {
-    form.elements[name].append(...values.map((value) => el("option", { value }, value.replaceAll("_", " "))));
-  }
+  form.elements.order.append(...Object.keys(ORDERS).map((name) => el("option", {}, name)));
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", () => {
     history.replaceState(null, "", address());
@@ -48,7 +46,7 @@ async function start() {
       event.preventDefault();
       form.elements.words.focus();
     } else if (dialog.open && (event.key === "ArrowLeft" || event.key === "ArrowRight")) {
-      const next = found[found.indexOf(shownRow) + (event.key === "ArrowLeft" ? -1 : 1)];
+      const next = found[placeOf(shownRow) + (event.key === "ArrowLeft" ? -1 : 1)];
       if (next) location.hash = address(next.id);
     }
   });

@@ -11,12 +11,13 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from diva_grpo.flows.pages.json_text import plain
-from diva_grpo.flows.pages.next_step import Step, next_steps
+from diva_grpo.flows.pages.next_step import next_steps
 from diva_grpo.flows.pages.plots import LEVELS
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.queries import Query, queries
@@ -31,6 +32,9 @@ CURVES = ("accuracy", "silent_steps", "lengths", "steps")
 
 OF_THE_STORE = ("variants", "reasons", "offsets", "checks", "calls", "rate", "scores", "supply")
 """Named queries whose rows have a separate section on the page."""
+
+SILENT_CAUSES = ("all_wrong", "truncated", "no_answer", "all_right", "equal_rewards", "no_reward")
+"""Columns of the query `silent_steps` that count the silent groups. Each silent group is in one of them."""
 
 MOST_ROWS = 200
 """Maximum rows of a table on the page. The table's query returns all."""
@@ -97,7 +101,7 @@ def summary(store: VariantStore, runs: Sequence[str], *, tables: bool = True) ->
         "made": f"{utc_now():%Y-%m-%d %H:%M:%S} UTC",
         "runs": [_run(store, run) for run in runs],
         "headline": _headline(found, of_runs),
-        "next": [_step(step) for step in next_steps(store, runs)],
+        "next": [asdict(step) for step in next_steps(store, runs)],
         "curves": {run: rows | {"levels": _levels(store, run)} for run, rows in of_runs.items()},
         "scores": [row for row in found["scores"] if row["run_id"] in runs],
         "store_rows": {name: found[name] for name in OF_THE_STORE if name != "rate"},
@@ -116,10 +120,6 @@ def _seconds(minute: str) -> int:
 def _table(query: Query, rows: Rows, columns: Sequence[str]) -> dict[str, Any]:
     cells = [list(row.values()) for row in rows[:MOST_ROWS]]
     return {"title": query.title, "sql": query.sql, "columns": columns, "rows": cells, "all": len(rows)}
-
-
-def _step(step: Step) -> dict[str, str]:
-    return {"why": step.why, "command": step.command}
 
 
 def _run(store: VariantStore, run_id: str) -> dict[str, Any]:
@@ -187,13 +187,15 @@ def _first_and_last(rows: Rows, column: str) -> str:
 
 
 def _silent(rows: Rows) -> tuple[str, str]:
-    """Two texts: the share of silent groups, and the shares of all groups that are all wrong and all right."""
+    """Two texts: the share of silent groups, and by cause, the shares of all groups; causes with no group are left out."""
     groups = sum(row["groups"] for row in rows)
     if not groups:
         return "no groups yet", ""
-    right, wrong = (sum(row[name] for row in rows) / groups for name in ("all_right", "all_wrong"))
-    share = sum(row["silent"] * row["groups"] for row in rows) / groups
-    return f"{share:.0%}", f"all wrong {wrong:.0%}, all right {right:.0%}"
+    by_cause = {cause: sum(row[cause] for row in rows) for cause in SILENT_CAUSES}
+    causes = (
+        f"{cause.replace('_', ' ')} {number / groups:.0%}" for cause, number in by_cause.items() if number
+    )
+    return f"{sum(by_cause.values()) / groups:.0%}", ", ".join(causes)
 
 
 def _step_time(rows: Rows) -> str:

@@ -104,13 +104,9 @@ FROM rollouts r LEFT JOIN variants v USING (variant_id) GROUP BY ALL ORDER BY AL
 SELECT run_id, step, round(seconds, 2) AS seconds, rollouts, completion_tokens, round(loss, 4) AS loss
 FROM train_steps ORDER BY ALL;
 
--- ## Silent groups (all rollouts right, or all wrong), by kind of the prompt [silent]
-SELECT run_id, kind, count(*) AS groups, round(avg((least_reward = most_reward)::INTEGER), 3) AS silent
-FROM (
-    SELECT r.run_id, r.step, r.problem_id, r.slot, coalesce(any_value(v.kind), 'original') AS kind,
-           min(r.reward) AS least_reward, max(r.reward) AS most_reward
-    FROM rollouts r LEFT JOIN variants v USING (variant_id) GROUP BY ALL
-) GROUP BY ALL ORDER BY ALL;
+-- ## Silent groups (all rewards equal), by kind of the prompt [silent]
+SELECT g.run_id, coalesce(v.kind, 'original') AS kind, count(*) AS groups, round(avg(g.silent::INTEGER), 3) AS silent
+FROM groups g LEFT JOIN variants v USING (variant_id) GROUP BY ALL ORDER BY ALL;
 
 -- ## How live difficulty moved over a run [movement]
 SELECT run_id, step, count(*) AS problems, round(avg(old_difficulty), 2) AS before,
@@ -197,7 +193,7 @@ FROM groups GROUP BY ALL ORDER BY ALL;
 
 -- ## Problems whose groups were always silent, with the visits that were lost [always_silent]
 SELECT run_id, problem_id, count(DISTINCT step) AS visits, count(*) AS groups,
-       count(*) FILTER (silent_why IN ('all wrong', 'truncated', 'no answer')) AS all_wrong
+       count(*) FILTER (silent_why IN ('all wrong', 'truncated', 'no answer')) AS none_right
 FROM groups GROUP BY ALL HAVING bool_and(silent) ORDER BY groups DESC, run_id, problem_id LIMIT 20;
 
 -- ## What training changed: accuracy on the original at the first and the last visit of each problem [learnt]

@@ -45,7 +45,7 @@ class Check(NamedTuple):
 
 
 def extras() -> list[Check]:
-    """Check for each extra whether all of its packages are installed."""
+    """Check for each extra whether its own packages are installed, without those of extras that it includes."""
     needed: defaultdict[str, list[str]] = defaultdict(list)
     for requirement in requires("diva-grpo") or ():
         found = re.match(r"""([\w.-]+).*extra == ['"]([\w-]+)['"]""", requirement)
@@ -132,7 +132,8 @@ def prefect() -> Check:
 def endpoint(config: TeacherConfig) -> list[Check]:
     """Check whether an endpoint answers, how fast, in which output modes, and at what price.
 
-    It sends one short request per output mode, and further ones if the endpoint refuses a parameter.
+    It sends one short request per output mode, and again without each parameter that the endpoint refuses. If the first
+    request fails, it sends no other mode.
     """
     from diva_grpo.pipeline.teacher.prices import PriceTable
 
@@ -191,7 +192,7 @@ async def _gives(exchange: LiveExchange, config: TeacherConfig, mode: WireMode) 
 async def _outcome(
     exchange: LiveExchange, config: TeacherConfig, mode: WireMode, shape: type[Reply] | None
 ) -> Outcome:
-    """Send the question. If the endpoint refuses a parameter, send it again with another one.
+    """Send the question. If the endpoint refuses a parameter, send it again without it, or with its other name.
 
     Args:
         exchange: the connection to the endpoint.

@@ -10,14 +10,17 @@ import click
 
 from diva_grpo.flows.cli.options import json_option, store_option
 
-WITHOUT_GAIN = 3
+EXIT_WITHOUT_GAIN = 3
 """Exit status of `--strict` for a run that did not learn."""
+
+STRICT_HELP = f"Exit with {EXIT_WITHOUT_GAIN} if the originals were not learnt."
+strict_option = click.option("--strict", is_flag=True, help=STRICT_HELP)
 
 
 @click.command()
 @store_option
 @click.option("--run", "run_id", metavar="RUN", help="Training run, by id.  [default: the latest]")
-@click.option("--strict", is_flag=True, help=f"Exit with {WITHOUT_GAIN} if the originals were not learnt.")
+@strict_option
 @json_option
 def diagnose(store_dir: Path, run_id: str | None, strict: bool, as_json: bool) -> None:
     """Say what keeps a training run from learning, with figures, three rollouts each, and what to do.
@@ -41,4 +44,4 @@ def diagnose(store_dir: Path, run_id: str | None, strict: bool, as_json: bool) -
         json.dumps(text.as_json(found), ensure_ascii=False, indent=1) if as_json else text.as_text(found)
     )
     if strict and found.without_gain:
-        sys.exit(WITHOUT_GAIN)
+        sys.exit(EXIT_WITHOUT_GAIN)

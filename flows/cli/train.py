@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import click
 
-from diva_grpo.flows.cli.diagnose import WITHOUT_GAIN
+from diva_grpo.flows.cli.diagnose import EXIT_WITHOUT_GAIN, STRICT_HELP, strict_option
 from diva_grpo.trainer.arguments import OWN, Argument, check_names, declared, known
 
 _OFTEN = (
@@ -50,7 +50,7 @@ class _TrainCommand(click.Command):
             formatter.write_dl(
                 [
                     ("--config FILE", "YAML file with these settings; options win."),
-                    ("--strict", f"Exit with {WITHOUT_GAIN} if the originals were not learnt."),
+                    ("--strict", STRICT_HELP),
                     ("--help-all", "Show all options, TRL's too (takes seconds)."),
                 ]
             )
@@ -81,7 +81,7 @@ def _default(argument: Argument) -> str:
     add_help_option=False,
     options_metavar="[--config FILE] --store DIR [OPTIONS]",
 )
-@click.option("--strict", is_flag=True, help=f"Exit with {WITHOUT_GAIN} if the originals were not learnt.")
+@strict_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="")
 @click.pass_context
 def train(context: click.Context, strict: bool, arguments: tuple[str, ...]) -> None:
@@ -108,4 +108,4 @@ def train(context: click.Context, strict: bool, arguments: tuple[str, ...]) -> N
 
     click.echo(summary(result.diagnosis))
     if strict and result.diagnosis.without_gain:
-        sys.exit(WITHOUT_GAIN)
+        sys.exit(EXIT_WITHOUT_GAIN)

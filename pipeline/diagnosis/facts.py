@@ -32,7 +32,8 @@ class Groups:
         rewarded_groups: number of groups with a reward.
         completion_tokens: mean number of tokens of a completion.
         unjudged: number of rollouts without an accuracy.
-        truncated: number of truncated rollouts.
+        truncated_not_right: number of truncated rollouts that are not right. A truncated rollout is right if its answer
+            comes before it was truncated.
         no_answer: number of rollouts that ended, were graded, and had no answer.
         graded: number of rollouts in the groups that have a recorded outcome of grading.
         all_right: number of groups that are silent because all rollouts are right.
@@ -53,7 +54,7 @@ class Groups:
     rewarded_groups: int = 0
     completion_tokens: float = 0.0
     unjudged: int = 0
-    truncated: int = 0
+    truncated_not_right: int = 0
     no_answer: int = 0
     graded: int = 0
     all_right: int = 0
@@ -159,7 +160,8 @@ class Facts:
 
     def last_third(self) -> list[Groups]:
         """Return the groups of the last third of the steps."""
-        return [row for row in self.groups if row.step in self.thirds()[1]]
+        last = self.thirds()[1]
+        return [row for row in self.groups if row.step in last]
 
     def thirds(self) -> tuple[set[int], set[int]]:
         """Return the steps of the first third and of the last third, each at least one step.

@@ -115,10 +115,10 @@ def _unjudged(facts: Facts) -> str | None:
 
 
 def _truncated(facts: Facts) -> str | None:
-    share = _share(facts.last_third(), lambda row: row.truncated, lambda row: row.rollouts)
+    share = _share(facts.last_third(), lambda row: row.truncated_not_right, lambda row: row.rollouts)
     if share < _MANY_TRUNCATED:
         return None
-    return f"{share:.0%} of the completions in the last third of the steps were truncated"
+    return f"{share:.0%} of the completions in the last third of the steps were truncated, and are not right"
 
 
 def _no_answer(facts: Facts) -> str | None:
@@ -292,7 +292,7 @@ RULES: tuple[Rule, ...] = (
         "Completions are truncated",
         "Raise `--max_completion_length`, or ask for shorter answers with `--instruction`. Check that the model's chat "
         "template ends an answer.",
-        "finish = 'truncated'",
+        "finish = 'truncated' AND accuracy IS DISTINCT FROM 1",
         _truncated,
     ),
     Rule(

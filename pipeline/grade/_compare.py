@@ -10,8 +10,7 @@ such trees. Lists, matrices and equations are split here, so that computer algeb
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
 
 from diva_grpo.pipeline.grade._answer_text import bare_answer, key
 from diva_grpo.pipeline.grade._quantity import Quantity, drop_unit, read_quantity, same_quantity
@@ -23,6 +22,7 @@ from diva_grpo.pipeline.grade._structure import (
     split_outside,
     without_parentheses,
 )
+from diva_grpo.pipeline.grade._tree import Tree, all_of, any_of, pair_count
 from diva_grpo.pipeline.grade._words import (
     CJK,
     hedges,
@@ -37,8 +37,6 @@ MAX_ANSWER_CHARS = 2_000
 _MAX_ITEMS = 50
 _MAX_PAIRS = 600
 _MAX_DEPTH = 5
-
-Tree = bool | tuple[Any, ...]
 
 _LABEL = re.compile(r"\(\s*([A-Z])\s*\)[.:]?\s*(?=\S)|([A-Z])\s*[).:]\s+(?=\S)")
 _NAME = re.compile(
@@ -107,51 +105,8 @@ def compare(answer: str, reference: str) -> Tree:
     spelt = number_of_words(given)
     if spelt is None and says_other_than(given, wanted):
         return False
-    tree = _any(_tree(a, r, 0) for a, r in _readings(given, wanted))
-    return tree if _count(tree) <= _MAX_PAIRS else False
-
-
-def pairs_of(tree: Tree) -> list[tuple[str, str]]:
-    """Return the pairs of formulas in a tree that computer algebra must compare."""
-    if isinstance(tree, bool):
-        return []
-    if tree[0] in ("pair", "near"):
-        return [(str(tree[1]), str(tree[2]))]
-    return [pair for part in tree[1] for pair in pairs_of(part)]
-
-
-def _count(tree: Tree) -> int:
-    return len(pairs_of(tree))
-
-
-def _any(parts: Iterable[Tree]) -> Tree:
-    return _joined("any", parts, decisive=True)
-
-
-def _all(parts: Iterable[Tree]) -> Tree:
-    return _joined("all", parts, decisive=False)
-
-
-def _joined(kind: Literal["any", "all"], parts: Iterable[Tree], *, decisive: bool) -> Tree:
-    """Combine parts into one tree.
-
-    Args:
-        kind: how the parts are combined.
-        parts: trees of comparisons.
-        decisive: the value that decides the whole if one part has it: False for `all`, True for `any`.
-
-    Returns:
-        True or False if the parts decide it, else a tree of the distinct undecided parts.
-    """
-    open_parts: list[Tree] = []
-    for part in parts:
-        if part is decisive:
-            return decisive
-        if not isinstance(part, bool) and part not in open_parts:
-            open_parts.append(part)
-    if not open_parts:
-        return not decisive
-    return open_parts[0] if len(open_parts) == 1 else (kind, tuple(open_parts))
+    tree = any_of(_tree(a, r, 0) for a, r in _readings(given, wanted))
+    return tree if pair_count(tree) <= _MAX_PAIRS else False
 
 
 def _readings(given: str, wanted: str) -> list[tuple[str, str]]:
@@ -289,7 +244,7 @@ def _compare_tables(
             return _unordered([_row(r) for r in table.rows], [_row(r) for r in wanted_table.rows], depth)
         if table.kind == wanted_table.kind:
             same = _entries(table.rows, wanted_table.rows, depth)
-            return _any([same, ("pair", given, wanted)]) if table.kind == "determinant" else same
+            return any_of([same, ("pair", given, wanted)]) if table.kind == "determinant" else same
         return False if "cases" in (table.kind, wanted_table.kind) else ("pair", given, wanted)
     found, other = (table, wanted) if table else (wanted_table, given)
     assert found is not None
@@ -304,7 +259,7 @@ def _compare_tables(
     brackets, items = split_list(other)
     flat = [entry for row in found.rows for entry in row]
     if brackets in ("()", "[]") and len(items) == len(flat) and 1 in (len(found.rows), len(found.rows[0])):
-        return _all(
+        return all_of(
             _tree(a, b, depth + 1) for a, b in zip(*((flat, items) if table else (items, flat)), strict=True)
         )
     return _compare_equations(given, wanted, depth) or False
@@ -323,7 +278,7 @@ def _entries(rows: list[list[str]], wanted_rows: list[list[str]], depth: int) ->
         return False
     flat = [entry for row in rows for entry in row]
     wanted_flat = [entry for row in wanted_rows for entry in row]
-    return _all(_tree(a, b, depth + 1) for a, b in zip(flat, wanted_flat, strict=True))
+    return all_of(_tree(a, b, depth + 1) for a, b in zip(flat, wanted_flat, strict=True))
 
 
 def _compare_lists(given: str, wanted: str, depth: int) -> Tree | None:
@@ -358,7 +313,7 @@ def _compare_lists(given: str, wanted: str, depth: int) -> Tree | None:
         return _unordered(items, wanted_items, depth)
     if (brackets != wanted_brackets and brackets and wanted_brackets) or len(items) != len(wanted_items):
         return False
-    return _all(_tree(a, b, depth + 1) for a, b in zip(items, wanted_items, strict=True))
+    return all_of(_tree(a, b, depth + 1) for a, b in zip(items, wanted_items, strict=True))
 
 
 def _one_against_several(
@@ -370,7 +325,7 @@ def _one_against_several(
     listed = brackets if len(items) > 1 else wanted_brackets
     if listed not in ("", "{}"):
         return False
-    return _all(_tree(a, b, depth + 1) for a in items for b in wanted_items)
+    return all_of(_tree(a, b, depth + 1) for a in items for b in wanted_items)
 
 
 def _plus_minus(text: str) -> list[str]:
@@ -416,7 +371,7 @@ def _unordered(items: list[str], wanted_items: list[str], depth: int) -> Tree:
         return False
     table = [[_tree(a, b, depth + 1) for b in wanted_items] for a in items]
     lines = [*table, *([row[j] for row in table] for j in range(len(wanted_items)))]
-    return _all(_any(line) for line in lines)
+    return all_of(any_of(line) for line in lines)
 
 
 def _compare_equations(given: str, wanted: str, depth: int) -> Tree | None:
@@ -433,7 +388,7 @@ def _compare_equations(given: str, wanted: str, depth: int) -> Tree | None:
     rounded = [part for side in sides for part in _APPROXIMATELY.split(side)[1:]]
     wanted_rounded = _APPROXIMATELY.split(wanted)
     if not rounded and len(wanted_rounded) == 2:
-        return _any(_tree(given, part.strip(), depth + 1) for part in wanted_rounded)
+        return any_of(_tree(given, part.strip(), depth + 1) for part in wanted_rounded)
     if len(sides) == 1 and len(wanted_sides) == 1 and not rounded:
         return None
     if "" in sides:
@@ -493,10 +448,10 @@ def _chain(sides: list[str], wanted: str, depth: int) -> Tree:
         if not letters:
             plain = [part for part in plain if not _has_letters(part)]
         near = [("near", plain[0], part) for part in plain[1:]]
-        values.append(_all([_any(_tree(part, wanted, depth + 1) for part in plain), *near]))
+        values.append(all_of([any_of(_tree(part, wanted, depth + 1) for part in plain), *near]))
     if not values:  # names on all sides: `AB = CD`
         return _tree(sides[-1], wanted, depth + 1)
-    return _all(values)
+    return all_of(values)
 
 
 def _is_name(text: str) -> bool:

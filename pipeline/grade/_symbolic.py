@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from diva_grpo.pipeline.grade._symbolic_worker import EQUAL, MAX_PACKET, READY, UNDECIDED
 
 if TYPE_CHECKING:
-    from diva_grpo.pipeline.grade._compare import Tree
+    from diva_grpo.pipeline.grade._tree import Tree
 
 logger = logging.getLogger(__name__)
 

@@ -222,12 +222,16 @@ SELECT g.run_id, g.step, CASE WHEN g.variant_id = 'original' THEN 'original' WHE
        coalesce(var_pop(g.accuracy), 0) AS accuracy_variance, count(g.accuracy) AS judged_groups,
        avg(g.reward) AS reward, coalesce(var_pop(g.reward), 0) AS reward_variance, count(g.reward) AS rewarded_groups,
        avg(g.completion_tokens) AS completion_tokens, sum(g.unjudged)::BIGINT AS unjudged,
-       coalesce(sum(g.truncated), 0)::BIGINT AS truncated, coalesce(sum(g.no_answer), 0)::BIGINT AS no_answer,
+       coalesce(sum(t.not_right), 0)::BIGINT AS truncated_not_right, coalesce(sum(g.no_answer), 0)::BIGINT AS no_answer,
        coalesce(sum(g.rollouts) FILTER (g.no_answer IS NOT NULL), 0)::BIGINT AS graded,
        count(*) FILTER (g.silent_why = 'all right') AS all_right,
        count(*) FILTER (g.silent_why = 'all wrong') AS all_wrong,
        count(*) FILTER (g.silent) AS silent
-FROM groups g LEFT JOIN variants v USING (variant_id) GROUP BY ALL ORDER BY ALL;
+FROM groups g LEFT JOIN (
+    SELECT run_id, step, problem_id, slot, count(*) AS not_right FROM rollouts
+    WHERE finish = 'truncated' AND accuracy IS DISTINCT FROM 1 GROUP BY ALL
+) t USING (run_id, step, problem_id, slot)
+LEFT JOIN variants v USING (variant_id) GROUP BY ALL ORDER BY ALL;
 
 -- ## Gradient, entropy and seconds of each step of training [gradients]
 SELECT run_id, step, loss, grad_norm, entropy, round(seconds, 3) AS seconds FROM train_steps ORDER BY ALL;

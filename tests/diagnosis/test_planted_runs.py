@@ -67,6 +67,12 @@ def test_a_run_that_learns_is_not_called_anything(store: VariantStore, seed: int
     assert "Nothing was found" in as_text(found)
 
 
+def test_truncated_completions_that_are_right_are_no_finding(store: VariantStore) -> None:
+    plant(store, Policy(truncated_right=True))
+    assert store.query("SELECT avg((finish = 'truncated')::INTEGER) > 0.5 FROM rollouts") == [(True,)]
+    assert diagnose(store, RUN).findings == []
+
+
 def test_every_cause_has_a_planted_run() -> None:
     assert (
         {cause for cause, _ in PLANTED} | {Cause.UNKNOWN_PROBLEMS}

@@ -22,6 +22,7 @@ class Policy(NamedTuple):
         right: chance of a right answer to an original.
         with_hint: chance of a right answer to a hinted prompt.
         truncated: chance that a completion is truncated, and then is wrong.
+        truncated_right: whether all right completions are truncated after their answer.
         no_answer: chance that one ends without an answer, and then is wrong.
         unjudged: chance that one is not judged.
         tokens: of a completion.
@@ -32,6 +33,7 @@ class Policy(NamedTuple):
     right: Callable[[float], float] = lambda time: 0.3 + 0.4 * time
     with_hint: Callable[[float], float] = lambda time: 0.5 + 0.4 * time
     truncated: float = 0.02
+    truncated_right: bool = False
     no_answer: float = 0.02
     unjudged: float = 0.0
     tokens: Callable[[float], float] = lambda time: 60.0
@@ -91,6 +93,8 @@ def _rollout(policy: Policy, time: float, draw: np.random.Generator, *, slot: in
     chance = (policy.with_hint if slot else policy.right)(time)
     accuracy: float | None = float(draw.random() < chance)
     finish, outcome, text = "ended", "correct" if accuracy else "wrong", "So it is 7."
+    if accuracy and policy.truncated_right:
+        finish = "truncated"
     if draw.random() < policy.truncated:
         accuracy, finish, outcome, text = 0.0, "truncated", "no_answer", "Let me see, and see,"
     elif draw.random() < policy.no_answer:

@@ -15,9 +15,8 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import httpx2
@@ -28,14 +27,13 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.meter import Meter
 from diva_grpo.pipeline.teacher.prices import Budget, Price, PriceTable
 from diva_grpo.pipeline.teacher.tokens import TokenCounter
-from diva_grpo.pipeline.teacher.wire.batch.book import Batch, BatchBook
-from diva_grpo.pipeline.teacher.wire.batch.lines import ENDPOINT, Allowance, Line, read_line, request_line
-from diva_grpo.pipeline.teacher.wire.keys import key_for
-from diva_grpo.pipeline.teacher.wire.live import endpoint_name, routes_of
+from diva_grpo.pipeline.teacher.wire.batch.api import BatchApi, RefusedError, message_of
+from diva_grpo.pipeline.teacher.wire.batch.book import BatchBook
+from diva_grpo.pipeline.teacher.wire.batch.lines import Allowance, Line, read_line, request_line
+from diva_grpo.pipeline.teacher.wire.live import endpoint_name
 from diva_grpo.pipeline.teacher.wire.outcome import Connect, Exchange, Outcome, one_line
 from diva_grpo.schemas.config import BATCH_SIZE, TeacherConfig
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError, TeacherError
-from diva_grpo.schemas.records import utc_now
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
 """Limits of the API for one file: number of requests, and bytes."""
@@ -45,9 +43,6 @@ SHARD_SIZE = 10_000
 
 MOST_TRIES = 3
 """How often a request is submitted at most, if it expires, is cancelled or fails with a temporary error."""
-
-_NAME = "diva_batch"
-"""Key in the metadata of a batch under which our name of the batch is stored."""
 
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _LOST_AFTER = 20
@@ -113,13 +108,7 @@ class BatchExchange:
         self._endpoint = endpoint_name(config)
         self._size, self._pace = min(size, MOST_REQUESTS), pace or Pace()
         self._limit = Allowance(budget or Budget(), price, TokenCounter(config.model))
-        [route] = routes_of(config)
-        self._client = openai.AsyncOpenAI(
-            api_key=key_for(route.key_env, route.base_url) or "none",
-            base_url=route.base_url,
-            timeout=max(config.timeout_s, 600.0),  # the upload of a file of 200 MB takes long
-            max_retries=config.max_retries,
-        )
+        self._api = BatchApi(config, self._pace.first)
         self._waiting: dict[str, _Waiting] = {}
         self._collected: list[Line] = []
         self._last_at = 0.0
@@ -182,7 +171,7 @@ class BatchExchange:
         await asyncio.gather(*self._work, return_exceptions=True)
         self._forget_kept()
         self._book.close()
-        await self._client.close()
+        await self._api.close()
 
     # --- submission
 
@@ -273,50 +262,12 @@ class BatchExchange:
         self._book.open(name, self._endpoint, self._config.model, [line.key for line in lines])
         self._limit.bound[name] = sum(line.most for line in lines)
         try:
-            with path.open("rb") as content:
-                uploaded = await self._client.files.create(file=content, purpose="batch")
-        except openai.APIError as error:
+            batch = await self._api.create(name, path)
+        except RefusedError as error:
             self._drop(name)
-            raise TeacherError(f"{self._endpoint} takes no file for a batch: {_said(error)}") from error
-        self._watch(name, await self._created(name, uploaded.id))
-
-    async def _created(self, name: str, file_id: str) -> ApiBatch:
-        """Create a batch from an uploaded file.
-
-        Raises:
-            TeacherError: the API refuses the batch, or its response did not arrive and the batch cannot be found.
-        """
-        failure: openai.APIError | None = None
-        # Without the retries of the package: if only the response was lost, a retry would create a second paid batch.
-        batches = self._client.with_options(max_retries=0).batches
-        for times in (1.0, 4.0, 16.0):
-            try:
-                return await batches.create(
-                    input_file_id=file_id,
-                    endpoint=ENDPOINT,
-                    completion_window="24h",
-                    metadata={_NAME: name},
-                )
-            except openai.RateLimitError as error:  # the batch was not created
-                failure = error
-                await asyncio.sleep(times * self._pace.first)
-            except openai.APIError as error:
-                failure = error
-                break
-        assert failure
-        if isinstance(failure, openai.APIStatusError) and failure.status_code < 500:
-            self._drop(name)
-            raise TeacherError(f"{self._endpoint} takes no batch: {_said(failure)}") from failure
-        for times in (0.5, 2.0, 8.0):
-            await asyncio.sleep(times * self._pace.first)
-            with suppress(openai.APIError):
-                if found := await self._batch_named(name, utc_now()):
-                    return found
-        # It stays in the book, so that the next run looks for it before it sends anything again.
-        raise TeacherError(
-            f"{self._endpoint} did not say whether it took a batch ({_said(failure)}): run again, and it is "
-            "looked for"
-        ) from failure
+            raise TeacherError(str(error)) from error
+        # After another error the batch stays in the book, so that the next run looks for it before it sends anything.
+        self._watch(name, batch)
 
     # --- running batches
 
@@ -330,8 +281,9 @@ class BatchExchange:
             if self._is_found:
                 return
             for batch in self._book.pending(self._endpoint):
+                made_at = datetime.fromisoformat(batch.created_at)
                 try:
-                    found = await self._at_the_api(batch)
+                    found = await self._api.find(batch.name, batch.batch_id, made_at)
                 except openai.APIError as error:
                     raise self._unread(batch.batch_id, error) from error
                 if found is None:
@@ -343,26 +295,6 @@ class BatchExchange:
                 if path.stem not in known:
                     path.unlink()  # left by a crash before the batch was in the book
             self._is_found = True
-
-    async def _at_the_api(self, batch: Batch) -> ApiBatch | None:
-        if batch.batch_id is not None:
-            return await self._client.batches.retrieve(batch.batch_id)
-        return await self._batch_named(batch.name, datetime.fromisoformat(batch.created_at))
-
-    async def _batch_named(self, name: str, made_at: datetime) -> ApiBatch | None:
-        """The batch with our name in its metadata; None if the API has none.
-
-        Args:
-            name: our name of the batch.
-            made_at: when we created the batch (UTC). Batches from more than a day before are not searched.
-        """
-        oldest = (made_at - timedelta(days=1) - datetime(1970, 1, 1)).total_seconds()
-        async for batch in self._client.batches.list(limit=100):
-            if (batch.metadata or {}).get(_NAME) == name:
-                return batch
-            if batch.created_at < oldest:  # the API lists the newest first; the day is for clocks that differ
-                break
-        return None
 
     def _watch(self, name: str, batch: ApiBatch) -> None:
         self._note(name, batch)
@@ -389,13 +321,13 @@ class BatchExchange:
                     await self._take_in(name, batch)
                     return
                 await asyncio.sleep(delay)
-                batch = await self._client.batches.retrieve(batch.id)
+                batch = await self._api.retrieve(batch.id)
                 self._note(name, batch)
                 unanswered = 0
             # If the connection breaks during a download, the error is one of the HTTP client, not of `openai`.
             except (openai.APIError, httpx2.HTTPError) as error:
                 unanswered += 1
-                _LOG.warning("batch %s: %s", batch.id, _said(error))
+                _LOG.warning("batch %s: %s", batch.id, message_of(error))
                 if unanswered >= _LOST_AFTER or isinstance(error, openai.NotFoundError):
                     raise self._unread(batch.id, error) from error
                 if batch.status in _ENDED:
@@ -409,7 +341,9 @@ class BatchExchange:
                 f"was another key in use? If it is gone for good, delete {self._book.path}: all batches that "
                 "are waited for are then forgotten, and their requests sent and paid for again"
             )
-        return TeacherError(f"{self._endpoint}: batch {batch_id} cannot be read: {_said(error)}; {way_on}")
+        return TeacherError(
+            f"{self._endpoint}: batch {batch_id} cannot be read: {message_of(error)}; {way_on}"
+        )
 
     async def _take_in(self, name: str, batch: ApiBatch) -> None:
         """Record all outcomes of a batch that has ended, and submit the requests without an outcome again."""
@@ -450,15 +384,8 @@ class BatchExchange:
         Requests that failed and may succeed if they are sent again are left out, until they were sent `MOST_TRIES`
         times.
         """
-        async with self._client.files.with_streaming_response.content(file_id) as content:
-            rest = b""
-            async for chunk in content.iter_bytes():
-                # Not `iter_lines`: it also splits at characters that JSON strings may contain, such as U+2028.
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    if told := self._told(line):
-                        yield told
-            if told := self._told(rest):
+        async for line in self._api.lines(file_id):
+            if told := self._told(line):
                 yield told
 
     def _told(self, text: bytes) -> tuple[str, Outcome] | None:
@@ -512,11 +439,6 @@ class BatchExchange:
         waiting = self._waiting.get(key)
         if waiting and not waiting.answer.done():
             waiting.answer.set_exception(error)
-
-
-def _said(error: openai.APIError | httpx2.HTTPError) -> str:
-    unsaid = isinstance(error, openai.APIConnectionError) and error.__cause__
-    return one_line(unsaid or error)
 
 
 def by_batch(meter: Meter, size: int = BATCH_SIZE, pace: Pace | None = None) -> Connect:

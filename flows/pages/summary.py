@@ -187,7 +187,7 @@ def _first_and_last(rows: Rows, column: str) -> str:
 
 
 def _silent(rows: Rows) -> tuple[str, str]:
-    """Two texts: the share of silent groups, and by cause, the shares of all groups; causes with no group are left out."""
+    """Two texts: the share of silent groups, and each cause with its share of all groups (if there are any)."""
     groups = sum(row["groups"] for row in rows)
     if not groups:
         return "no groups yet", ""

@@ -87,10 +87,15 @@ class _Api:
 
     def found(self, what: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         """What a filter finds; nothing while the server is down."""
+        file = self.home / f"diva-serve-{self.port}.auth"
+        url = f"http://127.0.0.1:{self.port}/api/{what}/filter"
         try:
-            auth = (self.home / f"diva-serve-{self.port}.auth").read_text().strip().split(":", 1)
-            url = f"http://127.0.0.1:{self.port}/api/{what}/filter"
-            answer = httpx.post(url, json=body, timeout=20, auth=(auth[0], auth[1]))
+            answer, sent = None, ""
+            # A new server may replace the file between its reading and the request.
+            while answer is None or (answer.status_code == 401 and file.read_text() != sent):
+                sent = file.read_text()
+                user, _, password = sent.strip().partition(":")
+                answer = httpx.post(url, json=body, timeout=20, auth=(user, password))
         except (httpx.TransportError, FileNotFoundError):
             return []
         return list(answer.raise_for_status().json())

@@ -33,7 +33,7 @@ from prefect.states import Failed
 
 from diva_grpo.flows.pages.artifacts import Artifact, artifact_key, artifacts, page_link, scores
 from diva_grpo.flows.pages.page import write_problems
-from diva_grpo.flows.runs.upkeep import end_with_serve, sign
+from diva_grpo.flows.runs.upkeep import end_with_serve, is_child_of_serve, sign
 from diva_grpo.flows.verbs import VERB_OF_FLOW, command_line
 from diva_grpo.pipeline.stages.shortage import training_run
 from diva_grpo.pipeline.store import VariantStore
@@ -64,6 +64,9 @@ class _OneLine(logging.Filter):
 
 for _logger in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_logger).addFilter(_OneLine())
+
+if is_child_of_serve():  # a run that Prefect is about to start
+    end_with_serve()
 
 
 # --- names

@@ -8,6 +8,7 @@ a full disk, because of which the run could not report its end.
 from __future__ import annotations
 
 import fcntl
+import functools
 import logging
 import os
 import socket
@@ -65,14 +66,21 @@ OnLost = Callable[[str, FlowRun, State[Any]], None]
 # --- in the process of a run
 
 
+@functools.cache
 def end_with_serve() -> None:
-    """Start a thread that ends this process when the `diva serve` that started it is gone.
+    """Start a thread, once a process, that ends this process when the `diva serve` that started it is gone.
 
-    It does nothing in a process that `diva serve` did not start.
+    It does nothing in a process that `diva serve` did not start. `hooks.py` calls it as soon as a flow is loaded,
+    because Prefect may retry requests to a dead server for a minute before it calls the flow.
     """
     pid = os.environ.get(SERVE_PID)
     if pid:
         threading.Thread(target=_end_with, args=(int(pid),), name="ends with serve", daemon=True).start()
+
+
+def is_child_of_serve() -> bool:
+    """Whether this process was started by a `diva serve` that still runs. False in processes that a run started."""
+    return os.environ.get(SERVE_PID) == str(os.getppid())
 
 
 def _end_with(parent: int) -> None:

@@ -29,6 +29,7 @@ import yaml
 
 from diva_grpo.pipeline.store import VariantStore
 from tests.support.prefect_processes import (
+    all_end,
     counted_teacher,
     free_port,
     hear_interrupts,
@@ -68,7 +69,7 @@ class Serve:
         if what == "serve":
             self.process.kill()
             self.process.wait()
-            until(lambda: not processes_of(self.home), 60, "run and server end with their serve")
+            all_end(self.home, "run and server end with their serve")
             self.process = self._start()
             return True
         part = "server.py" if what == "server" else "prefect.engine"

@@ -20,6 +20,7 @@ import yaml
 from diva_grpo.pipeline.store import VariantStore
 from tests.support.prefect_processes import (
     Counted,
+    all_end,
     counted_teacher,
     free_port,
     hear_interrupts,
@@ -194,7 +195,7 @@ def test_a_killed_serve_takes_its_run_along_and_the_next_one_tells_of_it(
     with _diva(home, tmp_path / "log", "serve", file, "--port", port) as process:
         until(lambda: teacher.asked.total() > 20, 400, "the run asks")
         process.kill()
-    until(lambda: not processes_of(home), 30, "the run and the server have followed")
+    all_end(home, "the run and the server have followed")
     asked = teacher.asked.total()
     time.sleep(2)
     assert teacher.asked.total() == asked, "nothing more is paid for"
@@ -221,7 +222,7 @@ def test_killed_run_leaves_no_process(tmp_path: Path, home: Path, teacher: Count
     with _diva(home, tmp_path / "log", *arguments) as process:
         until(lambda: teacher.asked.total() > 20, 90, "the run asks")
         assert len(processes_of(home)) == 2, "the run and its server"
-    until(lambda: not processes_of(home), 30, "the server has followed")
+    all_end(home, "the server has followed")
     with _diva(home, tmp_path / "log", *arguments) as process:
         assert process.wait(120) == 0, (tmp_path / "log").read_text()
     assert processes_of(home) == []

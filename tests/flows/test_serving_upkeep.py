@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psutil
 import pytest
 from prefect import State, flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -163,3 +164,27 @@ def test_a_flow_is_served_by_one_process(tmp_path: Path) -> None:
             pass
     with sole(tmp_path, ["curate/often"]):
         pass
+
+
+_SERVE = """
+import os, subprocess, sys
+run = [sys.executable, "-c", "import diva_grpo.flows.runs.curate, time; print('loaded', flush=True); time.sleep(600)"]
+child = subprocess.Popen(run, env=os.environ | {"DIVA_SERVE_PID": str(os.getpid())})
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def test_a_run_that_has_just_loaded_its_flow_ends_with_its_serve() -> None:
+    """Before the flow's first line: Prefect may be waiting for a server that is dead too."""
+    with subprocess.Popen([sys.executable, "-c", _SERVE], stdout=subprocess.PIPE, text=True) as serve:
+        assert serve.stdout
+        run = psutil.Process(int(serve.stdout.readline()))
+        assert serve.stdout.readline() == "loaded\n"
+        assert run.is_running()
+        serve.kill()
+    try:
+        run.wait(30)
+    finally:
+        if run.is_running():
+            run.kill()

@@ -23,6 +23,7 @@ import psutil
 from fastapi import Request, Response
 
 from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
+from diva_grpo.flows.runs.server import GRACE_S
 from diva_grpo.schemas.records import Problem
 
 
@@ -123,4 +124,18 @@ def until(happened: Callable[[], object], seconds: float, what: str) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+def all_end(home: Path, what: str) -> None:
+    """Wait until no process of a home is left.
+
+    A server whose parent was killed may take `GRACE_S` seconds. A run that had not yet loaded its flow retries a dead
+    server for about a minute, as Prefect does.
+    """
+    deadline = time.monotonic() + GRACE_S + 30
+    while left := processes_of(home):
+        if time.monotonic() > deadline:
+            lines = [(p.pid, p.ppid(), " ".join(p.cmdline())) for p in left if p.is_running()]
+            raise AssertionError(f"not within {GRACE_S + 30:.0f} s: {what}; left: {lines}")
         time.sleep(0.05)

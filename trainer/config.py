@@ -81,7 +81,8 @@ class DivaGRPOConfig(GRPOConfig):
         default=_CURRICULUM.variant_prior,
         metadata={
             "help": "What posterior and signal expect of a variant at first: its label or its delta, or the "
-            "pass rate in this run of all variants with as many steps to go (pooled)."
+            "pass rate in this run of all variants with as many steps to go (pooled), or that which all "
+            "rollouts of this run let expect for so many steps (ladder)."
         },
     )
     aim: Aim = field(

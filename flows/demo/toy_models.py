@@ -51,16 +51,29 @@ def build_tokenizer(phrases: Sequence[str], max_length: int) -> PreTrainedTokeni
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerBase, layers: int) -> LlamaForCausalLM:
-    """Build an untrained model. It has about 0.3 million parameters with two layers, and 0.4 million with three."""
+def build_model(
+    tokenizer: PreTrainedTokenizerBase,
+    layers: int,
+    *,
+    hidden_size: int = 96,
+    tie_word_embeddings: bool = True,
+) -> LlamaForCausalLM:
+    """Build an untrained model. By default it has about 0.3 million parameters with two layers, 0.4 million with three.
+
+    Args:
+        tokenizer: Its tokenizer.
+        layers: Number of layers.
+        hidden_size: Width of the hidden states, a multiple of 8.
+        tie_word_embeddings: Whether the embeddings of tokens are also the rows of the output layer.
+    """
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=96,
+        hidden_size=hidden_size,
         intermediate_size=256,
         num_hidden_layers=layers,
         num_attention_heads=4,
         max_position_embeddings=tokenizer.model_max_length,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tie_word_embeddings,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

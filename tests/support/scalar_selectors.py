@@ -198,6 +198,8 @@ def _signal(difficulty: float, candidates: Sequence[Candidate], count: int, draw
     def expected(candidate: Candidate) -> float:
         # Without the uniform part of `posterior_parameters`: what has never come out right is not 1/6 likely to.
         prior = _prior(candidate, difficulty)
+        if candidate.pass_rate is None:  # an offset's promise is never certain
+            prior = (SIGNAL_STRENGTH * prior + 0.5) / (SIGNAL_STRENGTH + 1.0)
         alpha = SIGNAL_STRENGTH * prior + candidate.right
         beta = SIGNAL_STRENGTH * (1.0 - prior) + candidate.wrong
         total = alpha + beta

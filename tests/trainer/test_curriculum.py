@@ -6,14 +6,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from diva_grpo.pipeline.difficulty.variants import AcceptedVariant, AcceptedVariants
 from diva_grpo.schemas.exceptions import ConfigError
-from diva_grpo.trainer.method.curriculum import Choice, Curriculum, CurriculumSettings
+from diva_grpo.trainer.method.curriculum import Choice, Curriculum, CurriculumSettings, VariantPrior
 from diva_grpo.trainer.method.selection import SELECTORS
 
 
@@ -59,9 +59,10 @@ def rollouts(choice: Choice, right: float) -> np.ndarray[Any, np.dtype[np.float6
 @pytest.mark.parametrize("selector", SELECTORS)
 def test_a_full_solution_is_chosen_only_where_it_is_asked_for(selector: str) -> None:
     hardest = dict.fromkeys(IDS, 9.0)
+    slots = 4 if selector == "signal" else 3  # `signal` takes a full solution after all else
 
     def chosen(full_solutions: bool) -> set[str]:
-        of_run = curriculum(hardest, selector=selector, full_solutions=full_solutions, variants=3)
+        of_run = curriculum(hardest, selector=selector, full_solutions=full_solutions, variants=slots)
         return {
             name for step in range(20) for ids in ids_of(of_run.choose(FOUR, Source(), step)) for name in ids
         }
@@ -84,7 +85,7 @@ def test_where_nothing_but_the_full_solution_is_left_the_original_stands() -> No
 
 @pytest.mark.parametrize("rule", ["paper", "bands", "posterior"])
 @pytest.mark.parametrize("selector", SELECTORS)
-@pytest.mark.parametrize("prior", ["delta", "pooled"])
+@pytest.mark.parametrize("prior", get_args(VariantPrior))
 def test_a_loaded_curriculum_continues_as_the_saved_one(selector: str, rule: str, prior: str) -> None:
     options: dict[str, Any] = {
         "selector": selector,

@@ -309,6 +309,13 @@ def test_signal_learns_from_rollouts() -> None:
     assert ids(select_one("signal", 5.0, [too_hard, hint], 1, Draw(0, 0, "p"))) == ["hint"]
 
 
+def test_signal_tries_a_hint_whose_offset_promises_too_much() -> None:
+    """At difficulty 5 an offset of -4 promises a pass rate of 1, and so a signal of 0."""
+    never_worked = Candidate("given 1", "think_step", -2.0, 0.01, right=0.0, wrong=40.0, share_left=0.9)
+    promised = Candidate("given 2", "think_step", -4.0, None, share_left=0.8)
+    assert ids(select_one("signal", 5.0, [never_worked, promised], 1, Draw(0, 0, "p"))) == ["given 2"]
+
+
 def test_uniform_reaches_every_variant_equally() -> None:
     candidates = [Candidate(f"v{i}", KINDS[i], float(i)) for i in range(6)]
     chosen = Counter(select_one("uniform", 9.0, candidates, 1, draw)[0].variant_id for draw in draws(6000))

@@ -19,7 +19,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,12 @@ from diva_grpo.trainer.method.selection import SELECTORS, Candidates, Draw
 from diva_grpo.trainer.method.selection import BoolArray as BoolArray
 from diva_grpo.trainer.method.selection import IntArray as IntArray
 
-VariantPrior = Literal["delta", "pooled"]
+_LADDER_ROLLOUTS: Final = 32.0
+"""Rollouts that a pass rate of the ladder counts as. It rests on the latest rollouts of the run, about 160, while those
+of one prompt may be old: with 8, a problem whose original once failed kept its hint when the policy had learnt to solve
+it."""
+
+VariantPrior = Literal["delta", "pooled", "ladder"]
 Aim = Literal["variants", "all"]
 DifficultyFrom = Literal["original", "group"]
 
@@ -49,7 +54,8 @@ class CurriculumSettings:
     """The rule that chooses variants: a name in `trainer.method.selection.SELECTORS`."""
     variant_prior: VariantPrior = "delta"
     """Pass rate expected of a variant before its first rollouts. `delta`: from its label, or else from its offset.
-    `pooled`: from the rollouts of its pool in this run (see `pool_of`)."""
+    `pooled`: from the rollouts of its pool in this run (see `pool_of`). `ladder`: from all rollouts of this run with a
+    known number of remaining steps (see `trainer.method.ladder`); for other prompts as `pooled`."""
     aim: Aim = "variants"
     """`variants`: slot 0 is always the original. `all`: the original is one of the candidates for all M + 1 slots."""
     difficulty_rule: LiveRule = "paper"
@@ -90,6 +96,7 @@ class Choice:
         shortage: number of slots that got the original because their problem has no variant to choose from.
         warmup: whether the batch belongs to the warm-up steps.
         chosen_P: (P,) how each problem was chosen, as objects: `epoch`, `refill`, or a value of `problems.Drawn`.
+        steps_P: (P,) number of steps of each problem's solution; NaN if none of its variants is a hint.
     """
 
     problem_P: IntArray
@@ -98,11 +105,19 @@ class Choice:
     shortage: int
     warmup: bool
     chosen_P: npt.NDArray[np.object_]
+    steps_P: FloatArray
 
     def kind(self, problem: int, slot: int) -> str:
         """Return the kind of the variant in a slot, or `original`."""
         variant = self.variant_PV[problem][slot]
         return variant.kind if variant else ORIGINAL
+
+    def steps_left(self, problem: int, slot: int) -> float:
+        """Return the number of steps that the prompt in a slot leaves to the policy; NaN if it is not known."""
+        variant = self.variant_PV[problem][slot]
+        if variant is None:
+            return float(self.steps_P[problem])
+        return math.nan if variant.steps_left is None else variant.steps_left
 
     def variant_id(self, problem: int, slot: int) -> str:
         """Return the id of the variant in a slot, or `original`."""
@@ -215,11 +230,13 @@ class Curriculum:
         shape = len(problem_P), options.variants + 1
         variant_PV: list[list[AcceptedVariant | None]] = [[None] * shape[1] for _ in problem_P]
         delta_PV = np.zeros(shape)
+        steps_P = np.full(len(problem_P), np.nan)
         shortage = 0
         if variants is not None and not warmup and (options.variants or options.aim == "all"):
             found = variants.candidates([self.problem_ids[number] for number in problem_P])
             if not options.full_solutions:
                 found = found.where(found.steps_left_V != 0)  # also keeps NaN, which means "no hint"
+            steps_P = _solution_steps(found)
             row_PV = self._rows(problem_P, found, step)
             chosen_PV = row_PV >= 0
             delta_PV[chosen_PV] = found.delta_V[row_PV[chosen_PV]]
@@ -229,7 +246,7 @@ class Curriculum:
             shortage = options.variants * int((found.count_P == 0).sum())
         difficulty_PV = variant_difficulty(self.live.difficulty[problem_P][:, None], delta_PV)
         how_P = np.full(len(problem_P), chosen_P, object) if isinstance(chosen_P, str) else chosen_P
-        return Choice(problem_P, variant_PV, difficulty_PV, shortage, warmup, how_P)
+        return Choice(problem_P, variant_PV, difficulty_PV, shortage, warmup, how_P, steps_P)
 
     def _rows(self, problem_P: IntArray, found: AcceptedVariants, step: int) -> IntArray:
         """Return (P, V) the row in `found` of each slot's variant; -1 for the original."""
@@ -272,13 +289,18 @@ class Curriculum:
             variant_id_PK[:, number] = [self.problem_ids[problem] for problem in problem_P]
         pass_rate_PK = filled(found.pass_rate_V, np.nan)
         delta_PK = filled(found.delta_V, 0.0)
-        if self.settings.variant_prior == "pooled":
+        if self.settings.variant_prior != "delta":
             by_delta_PK = pass_rate_from_difficulty(
                 variant_difficulty(self.live.difficulty[problem_P][:, None], delta_PK)
             )
             pools = filled(_pools(found), ORIGINAL)[there_PK].tolist()
             prior = np.where(np.isnan(pass_rate_PK), by_delta_PK, pass_rate_PK)[there_PK]
             pass_rate_PK[there_PK] = self.live.pooled(pools, prior)
+        if self.settings.variant_prior == "ladder":
+            steps_PK = filled(found.steps_left_V, np.nan)
+            steps_PK[:, :first] = _solution_steps(found)[:, None]
+            known_PK = there_PK & ~np.isnan(steps_PK)
+            pass_rate_PK[known_PK] = self.live.ladder.pass_rates(steps_PK[known_PK])
         counts_PK2 = np.zeros((*shape, 2))
         counts_PK2[there_PK] = self.live.counts_of(variant_id_PK[there_PK].tolist())
         return Candidates(
@@ -290,6 +312,7 @@ class Curriculum:
             counts_PK2[..., 0],
             counts_PK2[..., 1],
             filled(found.share_left_V, 1.0),
+            **({"prior_rollouts": _LADDER_ROLLOUTS} if self.settings.variant_prior == "ladder" else {}),
         )
 
     def replacements(self, choice: Choice, silent_P: BoolArray, step: int, round_number: int) -> IntArray:
@@ -336,7 +359,8 @@ class Curriculum:
             counted_PV[problem, slot] = self.settings.difficulty_from == "group" or variant is None
             right, judged = float(right_PV[problem, slot]), float(judged_PV[problem, slot])
             prompt_id = variant.variant_id if variant else self.problem_ids[choice.problem_P[problem]]
-            self.live.visit_prompt(prompt_id, pool_of(variant), right, judged - right)
+            steps = choice.steps_left(problem, slot)
+            self.live.visit_prompt(prompt_id, pool_of(variant), right, judged - right, steps)
         right_P, judged_P = (np.where(counted_PV, x, 0).sum(axis=1) for x in (right_PV, judged_PV))
         old_P = self.live.difficulty[choice.problem_P].copy()
         self.live.visit(choice.problem_P, right_P, judged_P)
@@ -430,6 +454,14 @@ def _pools(found: AcceptedVariants) -> npt.NDArray[np.object_]:
     """Return (V,) names of the pools of variants, as objects."""
     steps = [None if math.isnan(left) else int(left) for left in found.steps_left_V.tolist()]
     return np.array([*map(_pool, found.kind_V.tolist(), steps)], object)
+
+
+def _solution_steps(found: AcceptedVariants) -> FloatArray:
+    """Return (P,) the number of steps of each problem's solution, read off its hints; NaN if it has none."""
+    steps_P = np.full(len(found.count_P), np.nan)
+    hint_V = found.steps_left_V > 0  # NaN, which means "no hint", is not
+    steps_P[found.owner_V[hint_V]] = np.round(found.steps_left_V[hint_V] / found.share_left_V[hint_V])
+    return steps_P
 
 
 def _prompts(choice: Choice) -> Iterator[tuple[int, int]]:

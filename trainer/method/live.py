@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -23,6 +24,7 @@ from diva_grpo.trainer.method.difficulty import (
     posterior_difficulty,
     updated_difficulty,
 )
+from diva_grpo.trainer.method.ladder import LadderCurve
 
 LiveRule = Literal["paper", "bands", "posterior"]
 
@@ -41,6 +43,7 @@ class LiveDifficulty:
         counts: (N, 2) counts of right and wrong rollouts of each problem; used by the rule `posterior` only.
         variants: counts of right and wrong rollouts by variant_id, or by problem_id for an original.
         pools: counts of right and wrong rollouts by pool (see `trainer.method.curriculum.pool_of`).
+        ladder: what all rollouts of prompts with a known number of remaining steps say about them.
         rule: `paper`, `bands` or `posterior`.
         eta: step of the rule `paper`, in levels per unit of accuracy.
     """
@@ -53,6 +56,7 @@ class LiveDifficulty:
     counts: FloatArray = field(init=False)
     variants: dict[str, BetaCounts] = field(default_factory=dict)
     pools: dict[str, BetaCounts] = field(default_factory=dict)
+    ladder: LadderCurve = field(default_factory=LadderCurve)
 
     def __post_init__(self) -> None:
         self.uncertainty = np.full(len(self.difficulty), np.nan)
@@ -96,15 +100,20 @@ class LiveDifficulty:
                 self.difficulty[problem_P], accuracy_P, rule=self.rule, eta=self.eta
             )
 
-    def visit_prompt(self, prompt_id: str, pool: str, right: float, wrong: float) -> None:
-        """Add the rollouts of one prompt to the counts of its variant and of its pool.
+    def visit_prompt(
+        self, prompt_id: str, pool: str, right: float, wrong: float, steps: float = math.nan
+    ) -> None:
+        """Add the rollouts of one prompt to the counts of its variant, of its pool and of the ladder.
 
         Args:
             prompt_id: variant_id, or problem_id of an original.
             pool: pool of the prompt.
             right: number of right rollouts.
             wrong: number of wrong rollouts.
+            steps: number of steps that are left to the policy; NaN if it is not known.
         """
+        if steps > 0 and right + wrong:  # not for NaN; and a full solution leaves nothing to get right
+            self.ladder.visit(int(steps), right, wrong)
         for counts, key in ((self.variants, prompt_id), (self.pools, pool)):
             counts[key] = counts_after_visit(counts.get(key, BetaCounts()), right, wrong)
 
@@ -117,10 +126,12 @@ class LiveDifficulty:
 
         Args:
             pools: pool of each prompt.
-            prior_V: (V,) pass rates that are expected without these rollouts; each counts as four rollouts.
+            prior_V: (V,) pass rates that are expected without these rollouts; each counts as four rollouts. One more
+                rollout, half right, keeps an expectation of 0 or 1 from being certain.
         """
         right_V, wrong_V = _counts(self.pools, pools).T
-        rate_V: FloatArray = (PRIOR_STRENGTH * prior_V + right_V) / (PRIOR_STRENGTH + right_V + wrong_V)
+        right_V = right_V + PRIOR_STRENGTH * prior_V + 0.5
+        rate_V: FloatArray = right_V / (right_V + wrong_V + PRIOR_STRENGTH * (1.0 - prior_V) + 0.5)
         return rate_V
 
     def state(self) -> dict[str, Any]:
@@ -132,6 +143,7 @@ class LiveDifficulty:
             "counts": self.counts.copy(),
             "variants": {name: tuple(counts) for name, counts in self.variants.items()},
             "pools": {name: tuple(counts) for name, counts in self.pools.items()},
+            "ladder": self.ladder.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -142,6 +154,9 @@ class LiveDifficulty:
         self.counts = np.asarray(state["counts"]).copy()
         self.variants = {name: BetaCounts(*counts) for name, counts in state["variants"].items()}
         self.pools = {name: BetaCounts(*counts) for name, counts in state.get("pools", {}).items()}
+        self.ladder = LadderCurve.restored(
+            state.get("ladder", {})
+        )  # checkpoints of earlier versions have none
 
 
 def _counts(known: Mapping[str, BetaCounts], keys: Sequence[str]) -> FloatArray:

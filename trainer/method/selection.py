@@ -48,8 +48,6 @@ from this tuple instead."""
 _TIE: Final = 1e-9
 """Distances that differ by less than this, in levels, count as equal, because deltas have rounding errors."""
 _NORMAL: Final = NormalDist()
-_SIGNAL_STRENGTH: Final = 8.0
-"""With the selector `signal`, the prior pass rate counts as this many rollouts, about as many as one visit has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +60,12 @@ class Candidates:
         variant_id_PK: (P, K) ids, as objects.
         kind_PK: (P, K) kinds, as objects: `reword harder think_step image image_text composite` or `original`.
         delta_PK: (P, K) difficulty offsets from the original, in levels.
-        pass_rate_PK: (P, K) pass rates of the labels, or of pools with `variant_prior=pooled`; NaN where there is none.
+        pass_rate_PK: (P, K) pass rates of the labels, or those that `variant_prior` gives; NaN where there is none.
         right_PK: (P, K) counts of right rollouts, in which older rollouts have less weight
             (`trainer.method.difficulty.counts_after_visit`).
         wrong_PK: (P, K) counts of wrong rollouts, weighted in the same way.
         share_left_PK: (P, K) share of the worked solution that the hint does not give; 1 without a hint.
+        prior_rollouts: with the selector `signal`, the number of rollouts that a prior pass rate counts as.
     """
 
     there_PK: BoolArray
@@ -77,6 +76,7 @@ class Candidates:
     right_PK: FloatArray
     wrong_PK: FloatArray
     share_left_PK: FloatArray
+    prior_rollouts: float = 8.0  # about as many as one visit has
 
 
 @dataclass(slots=True)  # not frozen: a frozen one takes three times as long to create
@@ -301,9 +301,13 @@ def _signal(difficulty_P: FloatArray, candidates: Candidates, count: int, draw_P
     nearest to 1/2, although the step that remains is not what a test asks for.
     """
     # No uniform part, unlike `posterior_parameters`: a prompt that was never solved must not keep a pass rate of 1/6.
-    prior_PK = _prior(candidates, difficulty_P)
-    alpha_PK = _SIGNAL_STRENGTH * prior_PK + candidates.right_PK
-    beta_PK = _SIGNAL_STRENGTH * (1.0 - prior_PK) + candidates.wrong_PK
+    # But an offset is a guess. If it says that a hint solves the problem for certain, half a rollout says otherwise:
+    # else p(1 - p) is 0, and a shorter hint that never worked would be preferred until the difficulty has risen.
+    strength = candidates.prior_rollouts
+    guessed_PK = (strength * _prior(candidates, difficulty_P) + 0.5) / (strength + 1.0)
+    prior_PK = np.where(np.isnan(candidates.pass_rate_PK), guessed_PK, candidates.pass_rate_PK)
+    alpha_PK = strength * prior_PK + candidates.right_PK
+    beta_PK = strength * (1.0 - prior_PK) + candidates.wrong_PK
     total_PK = alpha_PK + beta_PK
     expected_PK = candidates.share_left_PK * alpha_PK * beta_PK / (total_PK * (total_PK + 1.0))
     return _without_repeats(

@@ -31,7 +31,7 @@ from diva_grpo.trainer.steps import StepRecorder
 from tests.bench.convergence.contenders import PLAIN
 from tests.bench.lock.task import Lock, accuracy_reward, fill_store, warm_up
 
-ROLLOUTS, GENERATIONS, STEPS, EVAL_EVERY = 256, 8, 60, 5
+ROLLOUTS, GENERATIONS, STEPS, EVAL_EVERY = 256, 8, 100, 5
 LEARNING_RATE: Final = 7e-4
 OBEYS: Final = 0.9
 """Least pass rate of a warm model when the question names all rules. Below it, a hint does not help."""
@@ -57,7 +57,8 @@ ARMS: Final[Mapping[str, Mapping[str, Any] | None]] = MappingProxyType(
         "paper_ladder_local": {**_PAPER, "global_weight": 0.0},
         "paper_ladder_no_weight": {**_PAPER, "weight_k": 0.0},
         "paper_ladder_no_balance": {**_PAPER, "balance": "none"},
-        "signal": {**_ONE_PROMPT, "selector": "signal"},
+        "signal": {**_ONE_PROMPT, "selector": "signal", "variant_prior": "ladder"},
+        "signal_pooled": {**_ONE_PROMPT, "selector": "signal"},
         "posterior": {**_ONE_PROMPT, "selector": "posterior"},
         "uniform": {**_ONE_PROMPT, "selector": "uniform"},
     }

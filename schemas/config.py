@@ -33,6 +33,15 @@ CheckName = Literal["format", "leak", "numbers", "duplicate", "decontamination",
 """Checks in the order in which they run, the cheapest first."""
 
 
+def without_secrets(url: str) -> str:
+    """Remove user, password and query from a URL.
+
+    >>> without_secrets("https://me:secret@host/v1?key=secret")
+    'https://host/v1'
+    """
+    return re.sub(r"(?<=://)[^/?#]*@|[?#].*", "", url)
+
+
 class Config(BaseModel):
     """Base of configurations. They are immutable, and a misspelt field is an error."""
 
@@ -51,7 +60,7 @@ class Config(BaseModel):
     @field_serializer("base_url", "judge_base_url", when_used="json", check_fields=False)
     def _without_secrets(self, url: str | None) -> str | None:
         """Remove user, password and query from a URL before it is stored, as in the configuration of a run."""
-        return url and re.sub(r"(?<=://)[^/?#]*@|[?#].*", "", url)
+        return url and without_secrets(url)
 
 
 OutputMode = Literal["auto", "json_schema", "json_object", "text"]

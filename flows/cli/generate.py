@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import click
 
@@ -21,12 +21,24 @@ from diva_grpo.flows.cli.options import (
     teacher_of,
     verb_options,
 )
+from diva_grpo.flows.cli.preview import preview as show_preview
+from diva_grpo.flows.cli.preview import preview_option
 from diva_grpo.flows.cli.progress import watched
 from diva_grpo.flows.cli.results import WHY_SHORT, show_stages, show_variants
 from diva_grpo.schemas.command import word
-from diva_grpo.schemas.config import IMAGE_KINDS, GenerateConfig, TeacherConfig, VerifyConfig
+from diva_grpo.schemas.config import (
+    IMAGE_KINDS,
+    GenerateConfig,
+    TeacherConfig,
+    VerifyConfig,
+)
 from diva_grpo.schemas.exceptions import ConfigError, TeacherError
 from diva_grpo.schemas.records import Status
+
+if TYPE_CHECKING:
+    from diva_grpo.pipeline.session.spending import Spending
+    from diva_grpo.pipeline.stages.curate import Chosen, Stages
+    from diva_grpo.pipeline.store import VariantStore
 
 
 @click.command(cls=VerbCommand)
@@ -36,12 +48,14 @@ from diva_grpo.schemas.records import Status
 @filter_option
 @limit_option
 @spending_options
+@preview_option
 def generate(
     store_dir: Path,
     problem_filter: str | None,
     limit: int | None,
     solver_config: Path | None,
     dry_run: bool,
+    preview: int | None,
     **values: Any,
 ) -> None:
     """Write variants of every problem that has none of these kinds yet.
@@ -49,17 +63,20 @@ def generate(
     A teacher is asked for reword, harder and think_step; image, image_text and composite need none.
     With --accepted N it also verifies, and requests more until each problem has N accepted variants of each kind or
     its --tries are used up. The options of `diva verify` set the checks.
+    With --preview N it generates and verifies for N problems, shows all that was sent and answered, and keeps only the
+    answers, which the run then does not pay for again.
 
     \b
     examples: diva generate --store runs/store --base-url http://localhost:8000/v1 --model qwen \\
                   --kinds reword,think_step --limit 50
               diva generate --store runs/store --kinds image,image_text,composite
               diva generate --store runs/store --model gpt-4.1-mini --dry-run
+              diva generate --store runs/store --model gpt-4.1-mini --preview 3
               diva generate --store runs/store --model gpt-4.1-mini --max-cost 5
               diva generate --store runs/store --model gpt-4.1-mini --accepted 5
               diva generate --store runs/store --model gpt-4.1-mini --accepted reword=5,think_step=3
     """
-    from diva_grpo.pipeline.stages.curate import Stages, curate
+    from diva_grpo.pipeline.stages.curate import Stages
     from diva_grpo.pipeline.store import VariantStore
 
     store, config = VariantStore(store_dir), made(GenerateConfig, take(values, GenerateConfig))
@@ -68,26 +85,55 @@ def generate(
     teacher = None if needless else teacher_of(values, retry_failed=config.retry_failed)
     checks = take(values, VerifyConfig)
     stages, solver = Stages(config), None
-    if teacher and config.accepted is not None:
+    if preview or (teacher and config.accepted is not None):
         stages = Stages(config, made(VerifyConfig, checks | {"retry_failed": config.retry_failed}))
         solver = made(TeacherConfig, {}, solver_config) if solver_config else None
     elif solver_config or any(value is not None for value in checks.values()):
         raise click.UsageError(
-            "the checks and --solver-config go with --accepted; `diva verify` is the other way"
+            "the checks and --solver-config go with --accepted or --preview; `diva verify` is the other way"
         )
+    if preview:
+        if dry_run:
+            raise click.UsageError("give --preview, which sends requests, or --dry-run, which does not")
+        show_preview(
+            store,
+            stages,
+            teacher,
+            solver,
+            count=preview,
+            spending=spending,
+            where=problem_filter,
+            limit=limit,
+        )
+        return
     if dry_run:
         if teacher is None:
             raise ConfigError("variants of images cost nothing: leave --dry-run out")
         rehearse(store, stages, teacher, solver, batch=spending.batch, where=problem_filter, limit=limit)
         return
+    _run(store, stages, spending, teacher, solver, where=problem_filter, limit=limit)
+
+
+def _run(
+    store: VariantStore,
+    stages: Stages,
+    spending: Spending,
+    teacher: TeacherConfig | None,
+    solver: TeacherConfig | None,
+    **chosen: Unpack[Chosen],
+) -> None:
+    from diva_grpo.pipeline.stages.curate import curate
+
+    config = stages.generate
+    assert config
     total = None
     if not stages.supplies:
-        total = store.count_problems(where=problem_filter, limit=limit) * len(config.kinds)
+        total = store.count_problems(where=chosen.get("where"), limit=chosen.get("limit")) * len(config.kinds)
     meter = spending.meter("requests", "verified" if stages.supplies else "generated", total)
     session = spending.session(store, meter, teacher, solver)
     with store.run("generate", config.model_dump_json(), teacher.model if teacher else None) as run_id:
         with watched(store, run_id, "generate", meter), session:
-            done = curate(session, stages, where=problem_filter, limit=limit)
+            done = curate(session, stages, **chosen)
         if not stages.supplies:
             show_variants(store, done.generated, meter, written=False)
             return

@@ -70,13 +70,26 @@ def show_variants(store: VariantStore, counts: Mapping[str, int], meter: Meter, 
             calls the verb then stops.
     """
     click.echo(f"variants: {counted(counts)}{'' if counts else _passed_over(store, written=written)}")
-    if set(counts) == {Status.FAILED}:
-        [(reason,)] = store.query("SELECT mode(reason) FROM variants WHERE status = 'failed'")
-        unanswered = str(reason).startswith(("network", "timeout", "http_"))
-        to_do = "try again with --retry-failed"
-        if unanswered:
-            to_do = "check --base-url (most end in /v1), the key and --model, and run the same command again"
-        raise TeacherError(f"all failed, most often by {reason!r}: {to_do}")
+    raise_if_all_failed(counts, meter)
     if counts.get(Status.FAILED):
         click.echo("`diva status` says why some failed; --retry-failed tries them again", err=True)
     meter.raise_for_outages()
+
+
+def raise_if_all_failed(counts: Mapping[str, int], meter: Meter) -> None:
+    """Fail a run of which all variants failed.
+
+    Args:
+        counts: variants by status.
+        meter: the run's meter, which has the reasons.
+
+    Raises:
+        TeacherError: all variants failed. It names the most frequent reason in this run.
+    """
+    if set(counts) != {Status.FAILED}:
+        return
+    [(reason, _)] = meter.reasons.most_common(1)
+    to_do = "try again with --retry-failed"
+    if reason.startswith(("network", "timeout", "http_")):
+        to_do = "check --base-url (most end in /v1), the key and --model, and run the same command again"
+    raise TeacherError(f"all failed, most often by {reason!r}: {to_do}")

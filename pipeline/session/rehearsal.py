@@ -145,10 +145,10 @@ def _made_up(part: Any, schema: Mapping[str, Any], text: str, lengths: Mapping[s
 
 
 @contextmanager
-def copied(store: VariantStore) -> Iterator[VariantStore]:
+def copied(store: VariantStore, *, with_journal: bool = True) -> Iterator[VariantStore]:
     """A temporary copy of a store that may be written to. It is deleted when the context ends.
 
-    Parts and images are symbolic links to the originals. The journal is copied.
+    Parts and images are symbolic links to the originals. The journal is copied, if `with_journal`.
 
     Raises:
         StoreError: the journal is damaged.
@@ -163,7 +163,7 @@ def copied(store: VariantStore) -> Iterator[VariantStore]:
                 for part in entry.glob("*.parquet"):
                     (copy / entry.name / part.name).symlink_to(part)
         journal = store.root / "journal.sqlite"
-        if journal.exists():
+        if with_journal and journal.exists():
             if fault := fault_of(journal, "entries"):
                 raise StoreError(unusable(journal, fault))
             with reading(journal) as source, closing(sqlite3.connect(copy / journal.name)) as to:

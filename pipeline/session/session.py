@@ -334,8 +334,10 @@ class Session:
             notes.append(inner.note)
             self.meter.watch = lambda: next(filter(None, (note() for note in notes)), "")
         exchange = PaidExchange(inner, endpoint.config, endpoint.prices, self.meter)
-        teacher = Teacher(endpoint.config, self._journal, exchange, self.meter, endpoint.prices)
-        return Window(teacher, exchange.concurrency, self._job_ended)
+        return Window(self._client(endpoint, exchange, self._journal), exchange.concurrency, self._job_ended)
+
+    def _client(self, endpoint: Endpoint, exchange: Exchange, journal: Journal) -> Teacher:
+        return Teacher(endpoint.config, journal, exchange, self.meter, endpoint.prices)
 
     def _job_ended(self) -> None:
         if self._wants_more():
@@ -394,7 +396,7 @@ class Session:
         """
         with self._lock:
             if self._loop is None:
-                self._journal = Journal.of_store(self.store)
+                self._journal = self._open_journal()
                 ready = threading.Event()
                 self._thread = threading.Thread(
                     target=lambda: asyncio.run(self._serve(ready)), name="session", daemon=True
@@ -403,6 +405,9 @@ class Session:
                 ready.wait()
             assert self._loop
             return self._loop
+
+    def _open_journal(self) -> Journal:
+        return Journal.of_store(self.store)
 
     async def _serve(self, ready: threading.Event) -> None:
         self._loop, self._closing = asyncio.get_running_loop(), asyncio.Event()

@@ -13,7 +13,8 @@ from functools import partial
 from typing import Self, TypedDict, Unpack
 
 from diva_grpo.pipeline.session.session import Session, shards
-from diva_grpo.pipeline.stages.generate import write_candidates
+from diva_grpo.pipeline.stages import supply as supplying
+from diva_grpo.pipeline.stages.generate import missing_asks, write_candidates
 from diva_grpo.pipeline.stages.label import measure
 from diva_grpo.pipeline.stages.solve import Solver, TeacherSolver
 from diva_grpo.pipeline.stages.supply import Wanted, by_kinds, supply
@@ -29,6 +30,9 @@ from diva_grpo.schemas.config import (
 )
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Kind, Problem, Shortage
+
+_READ_AT_ONCE = 5_000
+"""Number of problems that `unfinished` reads at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +231,34 @@ def curate(session: Session, stages: Stages, **chosen: Unpack[Chosen]) -> Curate
     for done in session.over(shards(ids, size), partial(curate_shard, session, stages)):
         total.add(done)
     return total
+
+
+def unfinished(session: Session, stages: Stages, **chosen: Unpack[Chosen]) -> list[str]:
+    """Return the ids of the problems for which `curate` would ask the teacher for variants, in their order.
+
+    If only image variants are generated, which need no teacher, these are the problems with images.
+
+    Args:
+        session: the session of the run.
+        stages: the stages; variants must be generated in them.
+        **chosen: the problems, see `Chosen`.
+
+    Raises:
+        ConfigError: the condition is not valid SQL, or the session has no teacher for kinds that need one.
+    """
+    config, store = stages.generate, session.store
+    assert config
+    where, limit = chosen.get("where"), chosen.get("limit")
+    ids = store.problem_ids(chosen.get("problem_ids"), where=where, limit=limit)
+    if set(config.kinds) <= set(IMAGE_KINDS):
+        return store.problem_ids(ids, where="len(images) > 0")
+    asks_of = supplying.missing_asks if stages.supplies else missing_asks
+    found: dict[str, None] = {}
+    for some in shards(ids, _READ_AT_ONCE):
+        found |= dict.fromkeys(
+            ask.problem.problem_id for ask in asks_of(session, config, store.problems(some))
+        )
+    return list(found)
 
 
 def generate(session: Session, config: GenerateConfig, **chosen: Unpack[Chosen]) -> Counter[str]:

@@ -77,15 +77,24 @@ def write_candidates(session: Session, config: GenerateConfig, problems: Sequenc
         DivaError: see `Endpoint.ask`.
     """
     counts = perturb_images(session.store, config, problems)
-    kinds = [kind for kind in config.kinds if kind in TEXT_KINDS]
-    asks = []
-    if kinds:
-        done = asked(session.store, session.teacher.model, config, [p.problem_id for p in problems])
-        firsts = [first_ask(problem, kind, config) for problem in problems for kind in kinds]
-        asks = [ask for ask in firsts if not _is_done(ask, done[ask.problem.problem_id, ask.kind])]
+    asks = missing_asks(session, config, problems)
     session.meter.count("requests", len(problems) * len(config.kinds) - len(asks))
     session.meter.tell("generated", counts)
     return counts + write(session, config, asks)
+
+
+def missing_asks(session: Session, config: GenerateConfig, problems: Sequence[Problem]) -> list[Ask]:
+    """The first requests for each problem and kind of text that this model and prompt have not been asked for yet.
+
+    Raises:
+        ConfigError: a kind needs a teacher and the session has none.
+    """
+    kinds = [kind for kind in config.kinds if kind in TEXT_KINDS]
+    if not kinds:
+        return []
+    done = asked(session.store, session.teacher.model, config, [p.problem_id for p in problems])
+    firsts = [first_ask(problem, kind, config) for problem in problems for kind in kinds]
+    return [ask for ask in firsts if not _is_done(ask, done[ask.problem.problem_id, ask.kind])]
 
 
 def first_ask(problem: Problem, kind: Kind, config: GenerateConfig) -> Ask:
@@ -154,6 +163,7 @@ def write(session: Session, config: GenerateConfig, asks: Sequence[Ask]) -> Coun
         variants += chain.from_iterable(session.teacher.ask(jobs, partial(session.meter.count, "requests")))
     session.store.append(variants)
     counts = Counter(str(variant.status) for variant in variants)
+    session.meter.failed(variant.reason for variant in variants if variant.status == Status.FAILED)
     session.meter.tell("generated", counts)
     return counts
 

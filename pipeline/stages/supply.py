@@ -58,7 +58,7 @@ def supply(
     while True:
         done.verified += decide()
         stock = _stock(store, model, config, problems, wanted)
-        asks = [ask for holding in stock if (ask := _next_ask(holding, config, sent))]
+        asks = _next_asks(stock, config, sent)
         if not asks:
             break
         sent |= {(ask.problem.problem_id, ask.kind, ask.sample) for ask in asks if not ask.from_source}
@@ -66,6 +66,16 @@ def supply(
     done.wanted = len(stock)
     done.shortages = _record(store, model, stock)
     return done
+
+
+def missing_asks(session: Session, config: GenerateConfig, problems: Sequence[Problem]) -> list[Ask]:
+    """The requests that `supply` would begin with, if no variant of these problems waits for a verdict.
+
+    Raises:
+        ConfigError: the session has no teacher.
+    """
+    stock = _stock(session.store, session.teacher.model, config, problems, None)
+    return _next_asks(stock, config, set())
 
 
 def by_kinds(
@@ -170,6 +180,12 @@ def _add(holding: _Holding, variant: Variant) -> None:
         holding.undecided += 1
         why += " undecided"
     holding.lost[why] += 1
+
+
+def _next_asks(
+    stock: Sequence[_Holding], config: GenerateConfig, sent: set[tuple[str, str, int]]
+) -> list[Ask]:
+    return [ask for holding in stock if (ask := _next_ask(holding, config, sent))]
 
 
 def _next_ask(holding: _Holding, config: GenerateConfig, sent: set[tuple[str, str, int]]) -> Ask | None:

@@ -85,6 +85,7 @@ def decide(
     store.append(round_.verdicts)
     store.append(decided)
     settled = Counter(str(variant.status) for variant in decided)
+    session.meter.failed(variant.reason for variant in decided if variant.status == Status.FAILED)
     session.meter.count("variants", len(decided) - solved)
     session.meter.tell("verified", settled)
     return settled

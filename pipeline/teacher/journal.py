@@ -200,11 +200,18 @@ class Journal:
         """
         return self._first(f"request_hash = ? AND settled AND created_at >= ? ORDER BY {_HOLDS}", key, since)
 
+    def exchanges(self, key: str, after_id: int = 0) -> list[Entry]:
+        """The exchanges of a request with an id above `after_id`, in order."""
+        return self._entries("request_hash = ? AND id > ? ORDER BY id", key, after_id)
+
     def _first(self, condition: str, *values: str) -> Entry | None:
-        row = self._connection.execute(
-            f"SELECT {', '.join(_COLUMNS)} FROM entries WHERE {condition} LIMIT 1", values
-        ).fetchone()
-        return Entry(*row[:-2], *map(bool, row[-2:])) if row else None
+        return next(iter(self._entries(f"{condition} LIMIT 1", *values)), None)
+
+    def _entries(self, condition: str, *values: str | int) -> list[Entry]:
+        rows = self._connection.execute(
+            f"SELECT {', '.join(_COLUMNS)} FROM entries WHERE {condition}", values
+        ).fetchall()
+        return [Entry(*row[:-2], *map(bool, row[-2:])) for row in rows]
 
     def last_id(self) -> int:
         """Id of the last exchange; 0 if there is none. Later exchanges have larger ids."""

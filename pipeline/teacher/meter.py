@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -48,6 +48,8 @@ class Meter:
         self.failures: Counter[str] = Counter()
         self.results: Counter[str] = Counter()
         """Results of the stage, such as the number of variants by status."""
+        self.reasons: Counter[str] = Counter()
+        """Reasons why variants of this run failed, see `failed`."""
         self.outages: Counter[str] = Counter()
         """Number of requests by outcome that failed because of credit, key, model or network."""
         self.note = ""
@@ -67,6 +69,11 @@ class Meter:
         if stage == self.stage:
             with self._lock:
                 self.results.update(results)
+
+    def failed(self, reasons: Iterable[str | None]) -> None:
+        """Count variants that failed, by reason."""
+        with self._lock:
+            self.reasons.update(reason or "no reason" for reason in reasons)
 
     def exchanged(self, outcome: Outcome, dollars: float | None) -> None:
         """Count one exchange with the endpoint, and pay its cost from the budget.

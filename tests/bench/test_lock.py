@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diva_grpo.pipeline.store import VariantStore
-from tests.bench.lock.summary import RESULTS, final_accuracy, page, read, tokens_before, tokens_to_target
+from tests.bench.lock.summary import (
+    RESULTS,
+    final_accuracy,
+    page,
+    read,
+    times_fewer_tokens,
+    tokens_before,
+    tokens_to_target,
+)
 from tests.bench.lock.task import RULES, SIZES, Lock, accuracy_reward, fill_store, found, hint_lines, worked
 
 FOLDER = Path(__file__).parent / "lock" / "results"
@@ -43,6 +52,19 @@ def test_figures_of_a_run() -> None:
     run = {"accuracy": {"0": 0.0, "5": 0.4, "10": 0.6}, "steps": [[s, 8, 100, 2, 1] for s in range(10)]}
     assert (tokens_before(run, 5), tokens_to_target(run)) == (500, 1_000)
     assert final_accuracy(run, tokens=999) == pytest.approx(0.4)
+
+
+def test_ratio_of_tokens_to_the_target() -> None:
+    def run(*accuracies: float) -> dict[str, Any]:
+        steps = [[s, 8, 100, 2, 1] for s in range(5 * (len(accuracies) - 1))]
+        return {"accuracy": {str(5 * i): a for i, a in enumerate(accuracies)}, "steps": steps}
+
+    slow, fast, never = run(0, 0, 0, 0, 0.6), run(0, 0.6, 0.6, 0.6, 0.6), run(0, 0, 0, 0, 0)
+    both = {(2, "grpo"): {1: slow, 2: slow, 3: slow}, (2, "signal"): {1: fast, 2: fast, 3: never}}
+    assert times_fewer_tokens(both, 2, "signal") == "4.0"
+    assert times_fewer_tokens(both | {(2, "grpo"): dict.fromkeys((1, 2, 3), never)}, 2, "signal") == "≥ 4.0"
+    assert times_fewer_tokens(both | {(2, "signal"): dict.fromkeys((1, 2, 3), never)}, 2, "signal") == "-"
+    assert times_fewer_tokens(both, 2, "dapo") == "-"
 
 
 def test_the_page_is_made_of_the_figures() -> None:

@@ -241,14 +241,20 @@ def as_arrays(candidates: Sequence[Sequence[Candidate]]) -> Candidates:
                 filled[problem, place] = getattr(candidate, name)
         return filled
 
-    names = ("delta", "pass_rate", "right", "wrong", "share_left")
+    delta, pass_rate, right, wrong, share_left = (
+        column(name, np.nan, np.float64) for name in ("delta", "pass_rate", "right", "wrong", "share_left")
+    )
     return Candidates(
         np.array([[place < len(row) for place in range(shape[1])] for row in candidates], bool).reshape(
             shape
         ),
         column("variant_id", "", object),
         column("kind", "", object),
-        *(column(name, np.nan, np.float64) for name in names),
+        delta,
+        pass_rate,
+        right,
+        wrong,
+        share_left,
     )
 
 

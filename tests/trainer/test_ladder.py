@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_more_steps_are_never_easier(visits: list[tuple[int, int, int]]) -> None
 class Ladders:
     """For each problem a hint of each length but the whole solution."""
 
-    def candidates(self, problem_ids: list[str]) -> AcceptedVariants:
+    def candidates(self, problem_ids: Sequence[str]) -> AcceptedVariants:
         def hint(problem_id: str, given: int) -> AcceptedVariant:
             left = STEPS - given
             delta = -float(min(2 * given, 6))

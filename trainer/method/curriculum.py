@@ -144,6 +144,7 @@ class Choice:
             self.shortage,
             self.warmup,
             np.where(take_P, other.chosen_P, self.chosen_P),
+            np.where(take_P, other.steps_P, self.steps_P),
         )
 
 

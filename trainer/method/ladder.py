@@ -70,7 +70,7 @@ class LadderCurve:
 
     def state(self) -> dict[int, tuple[float, float]]:
         """Return the state for a checkpoint."""
-        return {steps: tuple(counts) for steps, counts in self.counts.items()}
+        return {steps: (counts.right, counts.wrong) for steps, counts in self.counts.items()}
 
     @classmethod
     def restored(cls, state: Mapping[int, tuple[float, float]]) -> LadderCurve:

@@ -124,7 +124,7 @@ def warm_up(task: Lock, folder: Path) -> None:
     words += [f"{before}{number}" for before in " \n" for number in range(1, MAX_STEPS + 1)]
     tokenizer = build_tokenizer(sorted(set(words)), MAX_LENGTH)
     model = build_model(tokenizer, LAYERS, hidden_size=HIDDEN_SIZE, tie_word_embeddings=False)
-    torch.nn.init.normal_(model.get_input_embeddings().weight, std=EMBEDDING_STD)
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=EMBEDDING_STD)
     rng = random.Random(task.seed)
     train(
         model,

@@ -66,7 +66,7 @@ bench-convergence: $(INSTALLED)  ## does it learn faster? hours on two cores (SH
 	$(BIN)/python -m tests.bench.convergence.page --out $(CONVERGENCE)
 
 bench-lock: $(INSTALLED)  ## do hints pay where the start pass rate falls to 4^-L? killed, it goes on
-	$(BIN)/python -m tests.bench.lock --out runs/lock --lengths 2,3,4 --at-once $(JOBS)
+	$(BIN)/python -m tests.bench.lock --out runs/lock --at-once $(JOBS)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -168,9 +168,9 @@ class Recommendation:
     measured: str
 
 
-_NOT_MEASURED = (
-    f"Not measured yet: no run has been made where no rollout without a hint is right ({EVIDENCE}, Conditions). "
-    "Compare with plain GRPO on the same rollouts before you pay for more"
+_SMALL = (
+    "These are models of 0.2 million parameters on a made-up task. Compare with plain GRPO on the same rollouts before "
+    "you pay for more"
 )
 
 
@@ -239,7 +239,7 @@ def _hard(spectrum: Spectrum, never: Sequence[Labelled], hard: int) -> list[Reco
                 "write hint ladders, or drop these problems and mine easier ones: diva generate --kinds think_step",
                 f"{why}, and the hints of only {reach} of them reach one step left",
                 "Hints that leave several steps do not bring the first right answer: at 4 steps, with three of them "
-                f"given, a warm model was right in 0.22 of its answers, with one given in 0.01 ({EVIDENCE}; "
+                f"given, a warm model was right in 0.25 of its answers, with one given in 0.02 ({EVIDENCE}; "
                 "tests/bench/lock/results/README.md)",
             )
         )
@@ -257,11 +257,10 @@ def _hints(spectrum: Spectrum, never: Sequence[Labelled], why: str) -> Recommend
         else "; the spectrum has no gap: GRPO may reach them by itself"
     )
     return Recommendation(
-        "DIVA with hints that open the answer and are trained on: diva train --num_variants 0 --aim all --selector "
-        "posterior --variant_prior pooled --difficulty_rule posterior --hint_style prefix --opening_advantage 3 "
-        "--rescale none --global_weight 0",
+        "DIVA with hints: diva train --num_variants 0 --aim all --selector signal --variant_prior ladder "
+        "--difficulty_rule posterior --global_weight 0 --weight_k 0 --balance none --rescale none",
         why,
-        "This configuration needed fewer steps than GRPO on both tables of "
-        f"{EVIDENCE}, where random hints did as well; hints in the question ended below GRPO at 2 and 3 steps. "
-        + _NOT_MEASURED,
+        "Where no rollout without a hint was right, this configuration ended at an accuracy of 0.82 (90 % interval "
+        f"0.47 to 1.00), GRPO at 0.00; where 4 in 1,000 were right, both ended at 0.99 ({EVIDENCE}, What was measured). "
+        + _SMALL,
     )

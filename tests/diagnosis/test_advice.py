@@ -25,7 +25,7 @@ PLAIN, SOLUTIONS, LADDERS, EASIEST = (
     "write hint ladders",
     "drop the easiest problems",
 )
-DIVA = "DIVA with hints that open the answer and are trained on"
+DIVA = "DIVA with hints"
 MIXED = Labelled(8, 4, 80)
 HARD = Labelled(
     64, 0, 60, with_solution=60, with_hints=60, one_step_left=60, hints_labelled=60, hints_help=50
@@ -85,6 +85,6 @@ def test_what_is_cited_is_there() -> None:
     for heading in re.findall(rf"{EVIDENCE}, ([A-Z][\w ]+)\)", " ".join(said)):
         assert f"## {heading}\n" in page
     assert "0.07 to 0.11" in page
-    assert "We have not\nmeasured that regime" in page
+    assert "GRPO: 0.000. The selector `signal`: 0.82, 90 % interval 0.47 to 1.00." in page
     lock = (ROOT / "tests/bench/lock/results/README.md").read_text("utf-8")
-    assert "0: 0.007, 1: 0.014, 2: 0.068, 3: 0.224" in lock
+    assert "0: 0.006, 1: 0.018, 2: 0.067, 3: 0.248" in lock

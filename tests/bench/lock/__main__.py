@@ -25,7 +25,7 @@ def main() -> None:
     """Read the command line, and work."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.lock", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of models, stores and runs")
-    parser.add_argument("--lengths", default="8,4,2,6", help="steps of a problem (default: 8,4,2,6)")
+    parser.add_argument("--lengths", default="8,2,4", help="steps of a problem (default: 8,2,4)")
     parser.add_argument("--arms", default=",".join(ARMS), help=f"of {','.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 1 (default: 5)")
     parser.add_argument("--at-once", type=int, default=2, help="runs at once, a core each (default: 2)")

@@ -16,7 +16,8 @@ These methods of TRL and transformers are overridden:
 - `_load_from_checkpoint`, `_load_best_model` (in `trainer.resumable`): load all weights of a vision-language model. The
   methods of transformers skip most of them.
 - `_save_checkpoint`, `_load_optimizer_and_scheduler` (in `trainer.resumable`): save and load the live difficulty, the
-  buffered generation if steps on it remain, and the reference model if it follows the policy.
+  buffered generation if steps on it remain, and the reference model if it follows the policy. The records of the steps
+  before a checkpoint are written first.
 - `_load_rng_state` (in `trainer.resumable`): sets new seeds if the checkpoint was written by another number of
   processes, because it then has no random state for the present ones.
 - `_run_epoch` (in `trainer.resumable`): a resumed run that has already done all its steps does no further step.
@@ -465,6 +466,11 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         settings = as_json({**self.args.to_dict(), "rewards": self.reward_func_names})
         model = str(self.accelerator.unwrap_model(self.model).config._name_or_path)
         return self._store.run("train", json.dumps(settings), model, state["run_id"] if state else None)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # A resumed run does not repeat the steps before its checkpoint, so their records must be kept.
+        self.recorder.flush(self.state.global_step)
+        super()._save_checkpoint(model, trial)
 
     def _own_state(self) -> dict[str, Any]:
         return {

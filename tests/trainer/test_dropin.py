@@ -314,6 +314,26 @@ def test_a_store_without_a_run_id_gets_a_run_for_each_training(model_path: Path,
     assert json.loads(store.read(Run)[0].config)["num_variants"] == 1
 
 
+def test_a_checkpoint_comes_after_the_records_of_its_steps(model_path: Path, tmp_path: Path) -> None:
+    """Killed right after a checkpoint, a run resumes there, and never makes the earlier rollouts again."""
+    store = planted_store(tmp_path / "store", problems=8)
+    recorded: list[list[Any]] = []
+
+    class Seen(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            recorded.append(store.query("SELECT max(step), count(*) FROM rollouts"))
+            recorded.append(store.query("SELECT max(step), count(*) FROM train_steps"))
+
+    options = {"per_device_train_batch_size": 16, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    data = problems_dataset(store.problems(), PromptBuilder(chat=False))
+    trainer = DivaGRPOTrainer(
+        str(model_path), coin_reward, config(tmp_path / "out", **options), data, store=store, callbacks=[Seen()]
+    )
+    assert trainer.args.store_flush_steps > 4
+    trainer.train()
+    assert recorded == [[(1, 32)], [(1, 2)], [(3, 64)], [(3, 4)]]
+
+
 def test_a_run_that_fails_says_so(model_path: Path, tmp_path: Path) -> None:
     store = planted_store(tmp_path / "store", problems=8)
 

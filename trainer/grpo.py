@@ -32,6 +32,7 @@ version; `tests/trainer/test_trl_contract.py` lists what we rely on. Departures 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -46,6 +47,8 @@ from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers.trainer_utils import TrainOutput
 
+from diva_grpo.pipeline.diagnosis.diagnose import Diagnosis
+from diva_grpo.pipeline.diagnosis.in_memory import FactsInMemory
 from diva_grpo.pipeline.grade import Grade
 from diva_grpo.pipeline.store import Snapshot, VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
@@ -159,24 +162,35 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         self._check_variants(labels)
         self.curriculum = Curriculum(problem_ids, args.curriculum_settings(), labels)
         self._run_is_given = run_id is not None
-        own_store = store if self.accelerator.is_main_process else None
-        self.recorder = Recorder(own_store, run_id or "", args.store_flush_steps)
-        self.add_callback(RecorderCallback(self.recorder))
-        if own_store:
-            self.add_callback(DiagnosisCallback(own_store, self.recorder))
+        self._start_recording(run_id)
         self.openings = []
-        self.keeper = WordKeeper(
-            args.problems_logged if own_store else 0,
-            int(args.log_rollouts_mb * 1e6),
-            self._prompts.hint_style,
-            self._rendered,
-            self._graded if self.reward_funcs[self._accuracy_column] is accuracy_reward else None,
-        )
         self._reward_BF = torch.empty(0, len(self.reward_funcs))
-        if not self._run_is_given and own_store is not None:
-            self.add_callback(StepRecorder(self.recorder, self, self.accuracy_from))
 
     # --- start-up
+
+    def _start_recording(self, run_id: str | None) -> None:
+        """Record the run in the store, or keep its facts in memory; only in the main process."""
+        main, args = self.accelerator.is_main_process, self.args
+        own_kinds = self._own_variants.kinds() if self._own_variants else {}
+        self._facts = FactsInMemory(own_kinds) if main and self._store is None else None
+        target = self._store if main and self._store is not None else self._facts
+        self.recorder = Recorder(target, run_id or "", args.store_flush_steps)
+        self.add_callback(RecorderCallback(self.recorder))
+        self._diagnosis = None
+        if target is not None:
+            self._diagnosis = DiagnosisCallback(target, self.recorder, summarise=not self._run_is_given)
+            self.add_callback(self._diagnosis)
+        grade = self._graded if self.reward_funcs[self._accuracy_column] is accuracy_reward else None
+        # Without a store the texts are kept only until they are graded.
+        self.keeper = WordKeeper(
+            args.problems_logged if main and (self._store is not None or grade) else 0,
+            int(args.log_rollouts_mb * 1e6) if self._store is not None else sys.maxsize,
+            self._prompts.hint_style,
+            self._rendered,
+            grade,
+        )
+        if target is not None and not self._run_is_given:
+            self.add_callback(StepRecorder(self.recorder, self, self.accuracy_from))
 
     def _check_variants(self, labels: dict[str, float] | None) -> None:
         source = self._variants()
@@ -443,6 +457,15 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
 
     # --- runs and checkpoints
 
+    @property
+    def diagnosis(self) -> Diagnosis | None:
+        """The latest diagnosis of the run, without examples; `pipeline.diagnosis.text.as_text` formats it.
+
+        None before the first records are flushed, if the last diagnosis failed, and in processes other than the main
+        one.
+        """
+        return self._diagnosis.last if self._diagnosis else None
+
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
     ) -> TrainOutput:
@@ -451,6 +474,8 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         If the trainer has a store and was given no `run_id`, this call creates a run in the table `runs`. A resumed
         call continues the run of its checkpoint.
         """
+        if self._facts:
+            self._facts.clear()
         with self._own_run(resume_from_checkpoint) as run_id:
             self.recorder.run_id = run_id
             try:
@@ -479,6 +504,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
             "refreshed_at": self._refreshed_at,
             "logged_bytes": self.keeper.used_bytes,
             "variant_parts": self._snapshot.parts if self._snapshot else None,
+            "facts": self._facts.state_dict() if self._facts else None,
         }
 
     def _restore_own_state(self, state: dict[str, Any]) -> None:
@@ -489,3 +515,6 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         self.keeper.used_bytes = state["logged_bytes"]
         if state["variant_parts"] is not None:
             self._snapshot = self._take_snapshot(state["variant_parts"])
+        facts = state.get("facts")  # missing in a checkpoint of a run with a store, or of an earlier version
+        if self._facts and facts:
+            self._facts.load_state_dict(facts)

@@ -131,6 +131,10 @@ class DatasetVariants:
             by_problem[problem_id] = found
         return cls(len(places), dataset.with_format("arrow"), by_problem, places)
 
+    def kinds(self) -> dict[str, str]:
+        """Return the kind of each variant, by variant_id."""
+        return {variant.variant_id: variant.kind for found in self._by_problem.values() for variant in found}
+
     def candidates(self, problem_ids: Sequence[str]) -> AcceptedVariants:
         """Return the variants of the given problems."""
         return AcceptedVariants.of([self._by_problem.get(problem_id, []) for problem_id in problem_ids])

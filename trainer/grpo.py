@@ -60,7 +60,7 @@ from diva_grpo.trainer.diagnosis import DiagnosisCallback
 from diva_grpo.trainer.keeper import WordKeeper
 from diva_grpo.trainer.method.curriculum import BoolArray, Choice, Curriculum, IntArray
 from diva_grpo.trainer.openings import OpenedGRPOTrainer
-from diva_grpo.trainer.plain import PROBLEM_ID, DatasetVariants, problem_ids_of
+from diva_grpo.trainer.plain import PROBLEM_ID, VARIANTS, DatasetVariants, problem_ids_of
 from diva_grpo.trainer.prompts import Prompt, PromptBuilder
 from diva_grpo.trainer.recorder import Recorder, RecorderCallback
 from diva_grpo.trainer.resumable import ResumableGRPOTrainer
@@ -89,6 +89,8 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
             `trainer.plain`). If a store is given, the rows must be problems of that store
             (`trainer.data.problems_dataset`).
         *others: further arguments of `GRPOTrainer`, in its order.
+        variants_dataset: the variants of the problems, one row per variant, with the columns `problem_id`, `prompt`,
+            `kind` and `delta` (see `trainer.plain`).
         store: the source of the variants, including those accepted during the run, and the place where the run is
             recorded. None if the dataset brings the variants, or there are none.
         prompts: builds the prompts of the store's variants; it must be the builder that made the dataset's prompts.
@@ -128,6 +130,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         args: DivaGRPOConfig | None = None,
         train_dataset: Dataset | None = None,
         *others: Any,
+        variants_dataset: Dataset | None = None,
         store: VariantStore | None = None,
         prompts: PromptBuilder | None = None,
         run_id: str | None = None,
@@ -137,7 +140,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         if args is None:
             name = model if isinstance(model, str) else str(model.config._name_or_path)
             args = DivaGRPOConfig(f"{name.split('/')[-1]}-DIVA-GRPO")
-        args = settled_config(args, train_dataset, store)
+        args = settled_config(args, train_dataset, store, variants_dataset)
         train_dataset, self._hidden = check_dataset(train_dataset, args)
         super().__init__(model, reward_funcs, args, train_dataset, *others, **kwargs)
         self.accuracy_from = accuracy_function(self.reward_func_names, args.accuracy_from)
@@ -157,7 +160,11 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         self._store = store
         self._snapshot = self._take_snapshot(None)
         self._refreshed_at = 0
-        self._own_variants = None if store is not None else DatasetVariants.of(train_dataset)
+        self._own_variants: DatasetVariants | None = None
+        if variants_dataset is not None:
+            self._own_variants = DatasetVariants.of_rows(variants_dataset, train_dataset)
+        elif VARIANTS in train_dataset.column_names:
+            self._own_variants = DatasetVariants.of_column(train_dataset)
         labels = self._snapshot.labels() if self._snapshot and args.difficulty_init == "labels" else None
         self._check_variants(labels)
         self.curriculum = Curriculum(problem_ids, args.curriculum_settings(), labels)
@@ -198,8 +205,8 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
             wanted = f"num_variants={self.args.num_variants} and aim={self.args.aim}, but"
             if self._store is None:
                 raise ConfigError(
-                    f"{wanted} there are no variants: give the training data a column `variants`, give a store, or "
-                    "leave num_variants and aim out"
+                    f"{wanted} there are no variants: give the training data a column `variants`, a variants_dataset "
+                    "or a store, or leave num_variants and aim out"
                 )
             raise ConfigError(
                 f"{wanted} the store {self._store.root} has no accepted variant: run `diva generate` and `diva "

@@ -73,7 +73,8 @@ class DiagnosisCallback(TrainerCallback):
         self._flushed_at = self._recorder.flushed_at
         facts = _or_warned(lambda: facts_of(self._source, self._recorder.run_id))
         findings = find(facts) if facts else []
-        self.last = facts and Diagnosis(self._recorder.run_id, facts, findings, [[]] * len(findings))
+        run_id = self._recorder.run_id
+        self.last = Diagnosis(run_id, facts, findings, [[]] * len(findings)) if facts else None
         for finding in findings:
             rule = finding.rule
             if rule.cause not in self._warned:

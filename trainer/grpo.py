@@ -12,12 +12,12 @@ These methods of TRL and transformers are overridden:
 - `_generate_and_score_completions`, `_generate` (also in `trainer.vision`): images are decoded only when they are used.
 - `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the think steps are the start of
   the answer. They are trained on if `opening_advantage` is not 0.
-- `train`: records a new run if the trainer has a store and the caller gave no `run_id`.
+- `train` (in `trainer.recorded`): records a new run if the trainer has a store and the caller gave no `run_id`.
 - `_load_from_checkpoint`, `_load_best_model` (in `trainer.resumable`): load all weights of a vision-language model. The
   methods of transformers skip most of them.
 - `_save_checkpoint`, `_load_optimizer_and_scheduler` (in `trainer.resumable`): save and load the live difficulty, the
-  buffered generation if steps on it remain, and the reference model if it follows the policy. The records of the steps
-  before a checkpoint are written first.
+  buffered generation if steps on it remain, and the reference model if it follows the policy.
+- `_save_checkpoint` (also in `trainer.recorded`): writes the records of the steps before the checkpoint first.
 - `_load_rng_state` (in `trainer.resumable`): sets new seeds if the checkpoint was written by another number of
   processes, because it then has no random state for the present ones.
 - `_run_epoch` (in `trainer.resumable`): a resumed run that has already done all its steps does no further step.
@@ -31,12 +31,9 @@ version; `tests/trainer/test_trl_contract.py` lists what we rely on. Departures 
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -45,36 +42,25 @@ import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch.utils.data import Sampler
-from transformers.trainer_utils import TrainOutput
 
-from diva_grpo.pipeline.diagnosis.diagnose import Diagnosis
-from diva_grpo.pipeline.diagnosis.in_memory import FactsInMemory
-from diva_grpo.pipeline.grade import Grade
 from diva_grpo.pipeline.store import Snapshot, VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
-from diva_grpo.schemas.records import DifficultyEvent, Rollout
-from diva_grpo.schemas.records import Prompt as PromptRecord
+from diva_grpo.schemas.records import DifficultyEvent
 from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.data import Layout, Texts, opening_of, rows_of_choice
-from diva_grpo.trainer.diagnosis import DiagnosisCallback
-from diva_grpo.trainer.keeper import WordKeeper
 from diva_grpo.trainer.method.curriculum import BoolArray, Choice, Curriculum, IntArray
 from diva_grpo.trainer.openings import OpenedGRPOTrainer
 from diva_grpo.trainer.plain import PROBLEM_ID, VARIANTS, DatasetVariants, problem_ids_of
-from diva_grpo.trainer.prompts import Prompt, PromptBuilder
-from diva_grpo.trainer.recorder import Recorder, RecorderCallback
-from diva_grpo.trainer.resumable import ResumableGRPOTrainer
-from diva_grpo.trainer.rewards import accuracy_reward, graded
+from diva_grpo.trainer.prompts import PromptBuilder
+from diva_grpo.trainer.recorded import RecordedGRPOTrainer
 from diva_grpo.trainer.rollouts import RolloutBatch
-from diva_grpo.trainer.run_folder import as_json
 from diva_grpo.trainer.sampler import EpochRepeatSampler
 from diva_grpo.trainer.settled import accuracy_function, check_dataset, settled_config
-from diva_grpo.trainer.steps import StepRecorder
 from diva_grpo.trainer.vision import ImageRows
 from diva_grpo.trainer.words import Words
 
 
-class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
+class DivaGRPOTrainer(OpenedGRPOTrainer, RecordedGRPOTrainer):
     """Trains with GRPO on problems and their variants, which it chooses by live difficulty.
 
     It replaces `GRPOTrainer` and works with any map-style dataset.
@@ -118,10 +104,6 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         >>> trainer.train().global_step
         1
     """
-
-    args: DivaGRPOConfig
-    accuracy_from: str
-    """Name of the reward function that decides whether an answer is right or wrong."""
 
     def __init__(
         self,
@@ -168,36 +150,12 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         labels = self._snapshot.labels() if self._snapshot and args.difficulty_init == "labels" else None
         self._check_variants(labels)
         self.curriculum = Curriculum(problem_ids, args.curriculum_settings(), labels)
-        self._run_is_given = run_id is not None
-        self._start_recording(run_id)
+        kinds = self._own_variants.kinds() if self._own_variants else {}
+        self._start_recording(store, run_id, kinds, self._prompts.hint_style)
         self.openings = []
         self._reward_BF = torch.empty(0, len(self.reward_funcs))
 
     # --- start-up
-
-    def _start_recording(self, run_id: str | None) -> None:
-        """Record the run in the store, or keep its facts in memory; only in the main process."""
-        main, args = self.accelerator.is_main_process, self.args
-        own_kinds = self._own_variants.kinds() if self._own_variants else {}
-        self._facts = FactsInMemory(own_kinds) if main and self._store is None else None
-        target = self._store if main and self._store is not None else self._facts
-        self.recorder = Recorder(target, run_id or "", args.store_flush_steps)
-        self.add_callback(RecorderCallback(self.recorder))
-        self._diagnosis = None
-        if target is not None:
-            self._diagnosis = DiagnosisCallback(target, self.recorder, summarise=not self._run_is_given)
-            self.add_callback(self._diagnosis)
-        grade = self._graded if self.reward_funcs[self._accuracy_column] is accuracy_reward else None
-        # Without a store the texts are kept only until they are graded.
-        self.keeper = WordKeeper(
-            args.problems_logged if main and (self._store is not None or grade) else 0,
-            int(args.log_rollouts_mb * 1e6) if self._store is not None else sys.maxsize,
-            self._prompts.hint_style,
-            self._rendered,
-            grade,
-        )
-        if target is not None and not self._run_is_given:
-            self.add_callback(StepRecorder(self.recorder, self, self.accuracy_from))
 
     def _check_variants(self, labels: dict[str, float] | None) -> None:
         source = self._variants()
@@ -297,8 +255,9 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         numbers_P = self.curriculum.replacements(batch.choice, silent_P, self.state.global_step, round_number)
         other = self._generated(self._rows(numbers_P, len(inputs)), tries, "refill")
         take_P = silent_P & ~other.silent_P()
-        self._record(batch, None, take_P)
-        self._record(other, None, ~take_P)
+        for generated, replaced_P in ((batch, take_P), (other, ~take_P)):
+            places = np.flatnonzero(replaced_P).tolist()
+            self._record(generated, self.curriculum.problem_ids, None, places)
         kept = np.flatnonzero(np.repeat(~take_P, self._layout.block))
         for (
             key,
@@ -389,16 +348,6 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         prompts, completions = list(self._logs["prompt"]), list(self._logs["completion"])
         return Words.of_batch(prompts, completions, openings, self._layout.generations)
 
-    def _rendered(self, prompt: Prompt) -> str:
-        if isinstance(prompt, str):
-            return prompt
-        options = {"tokenize": False, "add_generation_prompt": True, **self.chat_template_kwargs}
-        return str(self.processing_class.apply_chat_template(prompt, **options))
-
-    def _graded(self, number: int, text: str) -> Grade:
-        row = self.train_dataset[number]
-        return graded(text, row["answer"], tuple(row.get("options") or ()))
-
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, ids: Any) -> torch.Tensor:
         self._reward_BF = super()._calculate_rewards(inputs, prompts, completions, ids)
         for name, infinite in zip(self.reward_func_names, self._reward_BF.isinf().any(dim=0), strict=True):
@@ -449,79 +398,22 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         if self._snapshot is not None:
             age_s = time.monotonic() - self._snapshot.taken_at
             self._metrics["train"]["diva/snapshot_age_s"].append(age_s)
-        everything_P = np.ones(len(batch.reward_PVN), dtype=bool)
-        self._record(batch, total_B.numpy().reshape(batch.reward_PVN.shape), everything_P)
+        advantage_PVN = total_B.numpy().reshape(batch.reward_PVN.shape)
+        self._record(batch, self.curriculum.problem_ids, advantage_PVN, list(range(len(batch.reward_PVN))))
 
-    def _record(self, batch: RolloutBatch, advantage_PVN: Any, only_P: Any) -> None:
-        if self.recorder.active:
-            places, step = np.flatnonzero(only_P).tolist(), self.state.global_step
-            ids = self.curriculum.problem_ids
-            columns = batch.rollout_columns(ids, self.reward_func_names, advantage_PVN, places)
-            texts, prompts = self.keeper.columns(batch, places, ids)
-            self.recorder.add(Rollout, step, {**columns, **texts})
-            if prompts["prompt"]:
-                self.recorder.add(PromptRecord, step, prompts)
-
-    # --- runs and checkpoints
-
-    @property
-    def diagnosis(self) -> Diagnosis | None:
-        """The latest diagnosis of the run, without examples; `pipeline.diagnosis.text.as_text` formats it.
-
-        None before the first records are flushed, if the last diagnosis failed, and in processes other than the main
-        one.
-        """
-        return self._diagnosis.last if self._diagnosis else None
-
-    def train(
-        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
-    ) -> TrainOutput:
-        """Train as `Trainer.train` does.
-
-        If the trainer has a store and was given no `run_id`, this call creates a run in the table `runs`. A resumed
-        call continues the run of its checkpoint.
-        """
-        if self._facts:
-            self._facts.clear()
-        with self._own_run(resume_from_checkpoint) as run_id:
-            self.recorder.run_id = run_id
-            try:
-                done: TrainOutput = super().train(resume_from_checkpoint, *args, **kwargs)
-                return done
-            finally:
-                self.recorder.flush(self.state.global_step)
-
-    def _own_run(self, resume_from_checkpoint: str | bool | None) -> AbstractContextManager[str]:
-        if self._run_is_given or self._store is None or not self.recorder.active:
-            return nullcontext(self.recorder.run_id)
-        state = self._state_of(resume_from_checkpoint)
-        settings = as_json({**self.args.to_dict(), "rewards": self.reward_func_names})
-        model = str(self.accelerator.unwrap_model(self.model).config._name_or_path)
-        return self._store.run("train", json.dumps(settings), model, state["run_id"] if state else None)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # A resumed run does not repeat the steps before its checkpoint, so their records must be kept.
-        self.recorder.flush(self.state.global_step)
-        super()._save_checkpoint(model, trial)
+    # --- checkpoints
 
     def _own_state(self) -> dict[str, Any]:
         return {
+            **super()._own_state(),
             **self.curriculum.state_dict(),
-            "run_id": self.recorder.run_id,
             "refreshed_at": self._refreshed_at,
-            "logged_bytes": self.keeper.used_bytes,
             "variant_parts": self._snapshot.parts if self._snapshot else None,
-            "facts": self._facts.state_dict() if self._facts else None,
         }
 
     def _restore_own_state(self, state: dict[str, Any]) -> None:
+        super()._restore_own_state(state)
         self.curriculum.load_state_dict(state)
-        if self._run_is_given:
-            self.recorder.run_id = state["run_id"]
         self._refreshed_at = state["refreshed_at"]
-        self.keeper.used_bytes = state["logged_bytes"]
         if state["variant_parts"] is not None:
             self._snapshot = self._take_snapshot(state["variant_parts"])
-        facts = state.get("facts")  # missing in a checkpoint of a run with a store, or of an earlier version
-        if self._facts and facts:
-            self._facts.load_state_dict(facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -142,6 +143,10 @@ def check_dataset(dataset: Any, args: DivaGRPOConfig) -> tuple[Dataset, frozense
             "a transform of the training data drops their column problem_id: keep it, or apply the transform with "
             ".map() instead of .set_transform()"
         )
-    if len(set(problem_ids_of(identified))) != len(identified):
-        raise ConfigError("a problem_id stands twice in the training data: one row a problem")
+    twice = [name for name, count in Counter(problem_ids_of(identified)).items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"a problem_id stands twice in the training data: {len(twice)} of them do, such as {twice[0]}; give each "
+            "problem one row"
+        )
     return identified, hidden

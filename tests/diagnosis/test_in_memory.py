@@ -90,11 +90,12 @@ def test_merged_steps_keep_all_counts_and_means() -> None:
         early = [row for row in apart.groups if row.prompt == prompt and row.step < 8]
         first = next(row for row in merged.groups if row.prompt == prompt)
         means = [row.accuracy for row in early for _ in range(row.judged_groups) if row.accuracy is not None]
-        assert first.accuracy == pytest.approx(sum(means) / len(means))
+        mean = sum(means) / len(means)
+        assert first.accuracy == pytest.approx(mean)
         within = sum(
             row.judged_groups * (row.accuracy_variance + (row.accuracy or 0.0) ** 2) for row in early
         )
-        assert first.accuracy_variance == pytest.approx(within / len(means) - first.accuracy**2)
+        assert first.accuracy_variance == pytest.approx(within / len(means) - mean**2)
     assert merged.gradients[0].entropy == pytest.approx(
         sum(g.entropy or 0.0 for g in apart.gradients[:8]) / 8
     )

@@ -77,7 +77,8 @@ def test_what_is_never_right_is_a_warning_once_and_a_summary(
     model_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trained = trainer(model_path, tmp_path, never_right)
-    assert trained.diagnosis is None
+    before = trained.diagnosis
+    assert before is None
     trained.train()
     *warnings, summary = said(caplog, logging.WARNING)
     # Each at the first records that show it: the last third of them must have eight groups to be called all wrong.

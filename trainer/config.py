@@ -205,7 +205,9 @@ class DivaGRPOConfig(GRPOConfig):
     )
     store_flush_steps: int = field(
         default=50,
-        metadata={"help": "Steps after which rollouts go to the store, at the latest at a checkpoint."},
+        metadata={
+            "help": "Steps after which rollouts go to the store and the run is diagnosed; a checkpoint writes them too."
+        },
     )
     log_rollouts: str = field(
         default="4",

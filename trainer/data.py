@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from datasets import Dataset
 
 from diva_grpo.pipeline.store import VariantStore, VariantText
+from diva_grpo.pipeline.store.files.database import quoted
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Problem
 from diva_grpo.trainer.method.curriculum import Choice
@@ -47,9 +48,7 @@ def training_problems(
     Raises:
         ConfigError: no problem fits, a problem of `only` is missing, or the condition is not valid SQL.
     """
-    problems = store.problems(
-        where=f"split = '{split.replace(chr(39), chr(39) * 2)}' AND ({where or 'true'})"
-    )
+    problems = store.problems(where=f"split = {quoted(split)} AND ({where or 'true'})")
     readable = [problem for problem in problems if reads_images or not problem.images]
     if len(readable) < len(problems):
         logger.warning(

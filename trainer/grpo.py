@@ -12,11 +12,12 @@ These methods of TRL and transformers are overridden:
 - `_generate_and_score_completions`, `_generate` (also in `trainer.vision`): images are decoded only when they are used.
 - `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the think steps are the start of
   the answer. They are trained on if `opening_advantage` is not 0.
-- `train`: records a new run if the trainer has a store and the caller gave no `run_id`.
+- `train` (in `trainer.recorded`): records a new run if the trainer has a store and the caller gave no `run_id`.
 - `_load_from_checkpoint`, `_load_best_model` (in `trainer.resumable`): load all weights of a vision-language model. The
   methods of transformers skip most of them.
 - `_save_checkpoint`, `_load_optimizer_and_scheduler` (in `trainer.resumable`): save and load the live difficulty, the
   buffered generation if steps on it remain, and the reference model if it follows the policy.
+- `_save_checkpoint` (also in `trainer.recorded`): writes the records of the steps before the checkpoint first.
 - `_load_rng_state` (in `trainer.resumable`): sets new seeds if the checkpoint was written by another number of
   processes, because it then has no random state for the present ones.
 - `_run_epoch` (in `trainer.resumable`): a resumed run that has already done all its steps does no further step.
@@ -30,11 +31,9 @@ version; `tests/trainer/test_trl_contract.py` lists what we rely on. Departures 
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -43,34 +42,25 @@ import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch.utils.data import Sampler
-from transformers.trainer_utils import TrainOutput
 
-from diva_grpo.pipeline.grade import Grade
 from diva_grpo.pipeline.store import Snapshot, VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
-from diva_grpo.schemas.records import DifficultyEvent, Rollout
-from diva_grpo.schemas.records import Prompt as PromptRecord
+from diva_grpo.schemas.records import DifficultyEvent
 from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.data import Layout, Texts, opening_of, rows_of_choice
-from diva_grpo.trainer.diagnosis import DiagnosisCallback
-from diva_grpo.trainer.keeper import WordKeeper
 from diva_grpo.trainer.method.curriculum import BoolArray, Choice, Curriculum, IntArray
 from diva_grpo.trainer.openings import OpenedGRPOTrainer
-from diva_grpo.trainer.plain import PROBLEM_ID, DatasetVariants, problem_ids_of
-from diva_grpo.trainer.prompts import Prompt, PromptBuilder
-from diva_grpo.trainer.recorder import Recorder, RecorderCallback
-from diva_grpo.trainer.resumable import ResumableGRPOTrainer
-from diva_grpo.trainer.rewards import accuracy_reward, graded
+from diva_grpo.trainer.plain import PROBLEM_ID, VARIANTS, DatasetVariants, problem_ids_of
+from diva_grpo.trainer.prompts import PromptBuilder
+from diva_grpo.trainer.recorded import RecordedGRPOTrainer
 from diva_grpo.trainer.rollouts import RolloutBatch
-from diva_grpo.trainer.run_folder import as_json
 from diva_grpo.trainer.sampler import EpochRepeatSampler
 from diva_grpo.trainer.settled import accuracy_function, check_dataset, settled_config
-from diva_grpo.trainer.steps import StepRecorder
 from diva_grpo.trainer.vision import ImageRows
 from diva_grpo.trainer.words import Words
 
 
-class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
+class DivaGRPOTrainer(OpenedGRPOTrainer, RecordedGRPOTrainer):
     """Trains with GRPO on problems and their variants, which it chooses by live difficulty.
 
     It replaces `GRPOTrainer` and works with any map-style dataset.
@@ -85,6 +75,8 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
             `trainer.plain`). If a store is given, the rows must be problems of that store
             (`trainer.data.problems_dataset`).
         *others: further arguments of `GRPOTrainer`, in its order.
+        variants_dataset: the variants of the problems, one row per variant, with the columns `problem_id`, `prompt`,
+            `kind` and `delta` (see `trainer.plain`).
         store: the source of the variants, including those accepted during the run, and the place where the run is
             recorded. None if the dataset brings the variants, or there are none.
         prompts: builds the prompts of the store's variants; it must be the builder that made the dataset's prompts.
@@ -113,10 +105,6 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         1
     """
 
-    args: DivaGRPOConfig
-    accuracy_from: str
-    """Name of the reward function that decides whether an answer is right or wrong."""
-
     def __init__(
         self,
         model: Any,
@@ -124,6 +112,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         args: DivaGRPOConfig | None = None,
         train_dataset: Dataset | None = None,
         *others: Any,
+        variants_dataset: Dataset | None = None,
         store: VariantStore | None = None,
         prompts: PromptBuilder | None = None,
         run_id: str | None = None,
@@ -133,7 +122,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         if args is None:
             name = model if isinstance(model, str) else str(model.config._name_or_path)
             args = DivaGRPOConfig(f"{name.split('/')[-1]}-DIVA-GRPO")
-        args = settled_config(args, train_dataset, store)
+        args = settled_config(args, train_dataset, store, variants_dataset)
         train_dataset, self._hidden = check_dataset(train_dataset, args)
         super().__init__(model, reward_funcs, args, train_dataset, *others, **kwargs)
         self.accuracy_from = accuracy_function(self.reward_func_names, args.accuracy_from)
@@ -153,27 +142,18 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         self._store = store
         self._snapshot = self._take_snapshot(None)
         self._refreshed_at = 0
-        self._own_variants = None if store is not None else DatasetVariants.of(train_dataset)
+        self._own_variants: DatasetVariants | None = None
+        if variants_dataset is not None:
+            self._own_variants = DatasetVariants.of_rows(variants_dataset, train_dataset)
+        elif VARIANTS in train_dataset.column_names:
+            self._own_variants = DatasetVariants.of_column(train_dataset)
         labels = self._snapshot.labels() if self._snapshot and args.difficulty_init == "labels" else None
         self._check_variants(labels)
         self.curriculum = Curriculum(problem_ids, args.curriculum_settings(), labels)
-        self._run_is_given = run_id is not None
-        own_store = store if self.accelerator.is_main_process else None
-        self.recorder = Recorder(own_store, run_id or "", args.store_flush_steps)
-        self.add_callback(RecorderCallback(self.recorder))
-        if own_store:
-            self.add_callback(DiagnosisCallback(own_store, self.recorder))
+        kinds = self._own_variants.kinds() if self._own_variants else {}
+        self._start_recording(store, run_id, kinds, self._prompts.hint_style)
         self.openings = []
-        self.keeper = WordKeeper(
-            args.problems_logged if own_store else 0,
-            int(args.log_rollouts_mb * 1e6),
-            self._prompts.hint_style,
-            self._rendered,
-            self._graded if self.reward_funcs[self._accuracy_column] is accuracy_reward else None,
-        )
         self._reward_BF = torch.empty(0, len(self.reward_funcs))
-        if not self._run_is_given and own_store is not None:
-            self.add_callback(StepRecorder(self.recorder, self, self.accuracy_from))
 
     # --- start-up
 
@@ -183,8 +163,8 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
             wanted = f"num_variants={self.args.num_variants} and aim={self.args.aim}, but"
             if self._store is None:
                 raise ConfigError(
-                    f"{wanted} there are no variants: give the training data a column `variants`, give a store, or "
-                    "leave num_variants and aim out"
+                    f"{wanted} there are no variants: give the training data a column `variants`, a variants_dataset "
+                    "or a store, or leave num_variants and aim out"
                 )
             raise ConfigError(
                 f"{wanted} the store {self._store.root} has no accepted variant: run `diva generate` and `diva "
@@ -275,8 +255,9 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         numbers_P = self.curriculum.replacements(batch.choice, silent_P, self.state.global_step, round_number)
         other = self._generated(self._rows(numbers_P, len(inputs)), tries, "refill")
         take_P = silent_P & ~other.silent_P()
-        self._record(batch, None, take_P)
-        self._record(other, None, ~take_P)
+        for generated, replaced_P in ((batch, take_P), (other, ~take_P)):
+            places = np.flatnonzero(replaced_P).tolist()
+            self._record(generated, self.curriculum.problem_ids, None, places)
         kept = np.flatnonzero(np.repeat(~take_P, self._layout.block))
         for (
             key,
@@ -367,16 +348,6 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         prompts, completions = list(self._logs["prompt"]), list(self._logs["completion"])
         return Words.of_batch(prompts, completions, openings, self._layout.generations)
 
-    def _rendered(self, prompt: Prompt) -> str:
-        if isinstance(prompt, str):
-            return prompt
-        options = {"tokenize": False, "add_generation_prompt": True, **self.chat_template_kwargs}
-        return str(self.processing_class.apply_chat_template(prompt, **options))
-
-    def _graded(self, number: int, text: str) -> Grade:
-        row = self.train_dataset[number]
-        return graded(text, row["answer"], tuple(row.get("options") or ()))
-
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, ids: Any) -> torch.Tensor:
         self._reward_BF = super()._calculate_rewards(inputs, prompts, completions, ids)
         for name, infinite in zip(self.reward_func_names, self._reward_BF.isinf().any(dim=0), strict=True):
@@ -427,59 +398,22 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, ResumableGRPOTrainer):
         if self._snapshot is not None:
             age_s = time.monotonic() - self._snapshot.taken_at
             self._metrics["train"]["diva/snapshot_age_s"].append(age_s)
-        everything_P = np.ones(len(batch.reward_PVN), dtype=bool)
-        self._record(batch, total_B.numpy().reshape(batch.reward_PVN.shape), everything_P)
+        advantage_PVN = total_B.numpy().reshape(batch.reward_PVN.shape)
+        self._record(batch, self.curriculum.problem_ids, advantage_PVN, list(range(len(batch.reward_PVN))))
 
-    def _record(self, batch: RolloutBatch, advantage_PVN: Any, only_P: Any) -> None:
-        if self.recorder.active:
-            places, step = np.flatnonzero(only_P).tolist(), self.state.global_step
-            ids = self.curriculum.problem_ids
-            columns = batch.rollout_columns(ids, self.reward_func_names, advantage_PVN, places)
-            texts, prompts = self.keeper.columns(batch, places, ids)
-            self.recorder.add(Rollout, step, {**columns, **texts})
-            if prompts["prompt"]:
-                self.recorder.add(PromptRecord, step, prompts)
-
-    # --- runs and checkpoints
-
-    def train(
-        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
-    ) -> TrainOutput:
-        """Train as `Trainer.train` does.
-
-        If the trainer has a store and was given no `run_id`, this call creates a run in the table `runs`. A resumed
-        call continues the run of its checkpoint.
-        """
-        with self._own_run(resume_from_checkpoint) as run_id:
-            self.recorder.run_id = run_id
-            try:
-                done: TrainOutput = super().train(resume_from_checkpoint, *args, **kwargs)
-                return done
-            finally:
-                self.recorder.flush(self.state.global_step)
-
-    def _own_run(self, resume_from_checkpoint: str | bool | None) -> AbstractContextManager[str]:
-        if self._run_is_given or self._store is None or not self.recorder.active:
-            return nullcontext(self.recorder.run_id)
-        state = self._state_of(resume_from_checkpoint)
-        settings = as_json({**self.args.to_dict(), "rewards": self.reward_func_names})
-        model = str(self.accelerator.unwrap_model(self.model).config._name_or_path)
-        return self._store.run("train", json.dumps(settings), model, state["run_id"] if state else None)
+    # --- checkpoints
 
     def _own_state(self) -> dict[str, Any]:
         return {
+            **super()._own_state(),
             **self.curriculum.state_dict(),
-            "run_id": self.recorder.run_id,
             "refreshed_at": self._refreshed_at,
-            "logged_bytes": self.keeper.used_bytes,
             "variant_parts": self._snapshot.parts if self._snapshot else None,
         }
 
     def _restore_own_state(self, state: dict[str, Any]) -> None:
+        super()._restore_own_state(state)
         self.curriculum.load_state_dict(state)
-        if self._run_is_given:
-            self.recorder.run_id = state["run_id"]
         self._refreshed_at = state["refreshed_at"]
-        self.keeper.used_bytes = state["logged_bytes"]
         if state["variant_parts"] is not None:
             self._snapshot = self._take_snapshot(state["variant_parts"])

@@ -16,13 +16,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.trainer.refusals import first_line
 
 _HUB_TIMEOUT_S = 10
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _check_path(path: str) -> None:
@@ -34,7 +31,7 @@ def _check_path(path: str) -> None:
     try:
         kept = [try_to_load_from_cache(path, name) for name in ("config.json", "adapter_config.json")]
     except ValueError as error:  # an invalid name, such as `a..b`
-        raise ConfigError(f"model {path}: {_first_line(error)}") from error
+        raise ConfigError(f"model {path}: {first_line(error)}") from error
     if any(isinstance(file, str) for file in kept):
         return
     unreachable = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _hub_error()
@@ -67,7 +64,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, padding_side="left")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model {path}: {_first_line(error)}") from error
+        raise ConfigError(f"model {path}: {first_line(error)}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -85,7 +82,7 @@ def reads_images(path: str) -> bool:
         base = json.loads(Path(adapter).read_text("utf-8"))["base_model_name_or_path"] if adapter else path
         config = AutoConfig.from_pretrained(base)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model {path}: {_first_line(error)}") from error
+        raise ConfigError(f"model {path}: {first_line(error)}") from error
     return config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 
@@ -102,7 +99,7 @@ def load_model(path: str, kind: Any) -> Any:
     try:
         return kind.from_pretrained(path)
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"model {path}: {_first_line(error)}") from error
+        raise ConfigError(f"model {path}: {first_line(error)}") from error
 
 
 def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Any:
@@ -122,10 +119,10 @@ def load_processor(path: str, min_pixels: int | None = None, max_pixels: int | N
         processor = auto.from_pretrained(path)
     except ImportError as error:
         raise ConfigError(
-            f"processor of {path}: {_first_line(error)} Install the extra `vision`: pip install 'diva-grpo[vision]'"
+            f"processor of {path}: {first_line(error)} Install the extra `vision`: pip install 'diva-grpo[vision]'"
         ) from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"processor of {path}: {_first_line(error)}") from error
+        raise ConfigError(f"processor of {path}: {first_line(error)}") from error
     if not isinstance(processor, ProcessorMixin):
         raise ConfigError(f"{path} is a vision-language model without a processor: save it beside the model")
     if processor.chat_template is None:

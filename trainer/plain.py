@@ -1,7 +1,8 @@
-"""Any Hugging Face dataset as training data: ids for its rows, and variants from one of its columns.
+"""Any Hugging Face dataset as training data: ids for its rows, and variants from a column or from a second dataset.
 
-    dataset, hidden = with_ids(dataset)         # adds a column `problem_id`, if the dataset has none
-    variants = DatasetVariants.of(dataset)      # reads the column `variants`; None if there is none
+    dataset, hidden = with_ids(dataset)                     # adds a column `problem_id`, if the dataset has none
+    variants = DatasetVariants.of_column(dataset)           # reads the column `variants`
+    variants = DatasetVariants.of_rows(variants, dataset)   # reads a dataset with one row per variant
 
 This module does not need a store.
 """
@@ -9,8 +10,9 @@ This module does not need a store.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import PurePath
@@ -28,6 +30,8 @@ PROBLEM_ID = "problem_id"
 VARIANTS = "variants"
 """Column with the variants of a row: a list of dictionaries with the keys "prompt", "kind" and "delta", and optionally
 "pass_rate", "steps_left" and "share_left" (see `AcceptedVariant`)."""
+
+_NEEDED = ("prompt", "kind", "delta")
 
 _IDENTITY = ("prompt", "image", "images")
 
@@ -100,36 +104,85 @@ class WholePrompt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DatasetVariants:
-    """The variants in the column `variants` of a dataset; a `VariantSource` for the curriculum.
+    """The variants that a dataset brings; a `VariantSource` for the curriculum.
 
     Attributes:
-        variant_count: number of variants of all rows.
+        variant_count: number of variants of all problems.
     """
 
     variant_count: int
-    _dataset: Dataset
     _by_problem: dict[str, list[AcceptedVariant]]
-    _places: list[tuple[int, int]]
+    _read: Callable[[int], Any]
 
     @classmethod
-    def of(cls, dataset: Dataset) -> DatasetVariants | None:
-        """Read the column `variants` of a dataset; return None if it has none.
+    def of_column(cls, dataset: Dataset) -> DatasetVariants:
+        """Read the column `variants` of training data with ids.
 
         Raises:
             ConfigError: a variant has no prompt, kind or delta, or an unknown kind; or one of the prompts of a variant
                 and its row is a text and the other a conversation.
         """
-        if VARIANTS not in dataset.column_names:
-            return None
         by_problem: dict[str, list[AcceptedVariant]] = {}
         places: list[tuple[int, int]] = []
-        for row_number, row in enumerate(_raw_rows(dataset, [PROBLEM_ID, "prompt", VARIANTS])):
+        is_text = _is_text(dataset)
+        for row_number, row in enumerate(_raw_rows(dataset, [PROBLEM_ID, VARIANTS])):
             problem_id, found = str(row[PROBLEM_ID]), []
             for place, variant in enumerate(row[VARIANTS] or ()):
-                found.append(_accepted(variant, f"{problem_id}:{place:03d}", len(places), row["prompt"]))
+                variant_id = f"{problem_id}:{place:03d}"
+                where = f"column {VARIANTS}: {variant_id}"
+                found.append(_accepted(variant, variant_id, len(places), where, is_text=is_text))
                 places.append((row_number, place))
             by_problem[problem_id] = found
-        return cls(len(places), dataset.with_format("arrow"), by_problem, places)
+        stored = dataset.with_format("arrow")
+
+        def read(number: int) -> Any:
+            row_number, place = places[number]
+            [variants] = stored[row_number][VARIANTS].to_pylist()
+            return variants[place]["prompt"]
+
+        return cls(len(places), by_problem, read)
+
+    @classmethod
+    def of_rows(cls, variants: Dataset, dataset: Dataset) -> DatasetVariants:
+        """Read a dataset with one row per variant.
+
+        Args:
+            variants: its columns are `problem_id`, `prompt`, `kind` and `delta`, and optionally the others of a variant
+                (see `VARIANTS`).
+            dataset: the training data, with ids.
+
+        Raises:
+            ConfigError: a column or a value is missing, as for `of_column`; or rows have a `problem_id` that the
+                training data do not have.
+        """
+        if missing := [name for name in (PROBLEM_ID, *_NEEDED) if name not in variants.column_names]:
+            raise ConfigError(
+                f"variants_dataset has no column {missing[0]}: it needs {PROBLEM_ID}, {', '.join(_NEEDED)}, one row a "
+                "variant"
+            )
+        by_problem: dict[str, list[AcceptedVariant]] = {name: [] for name in problem_ids_of(dataset)}
+        is_text = _is_text(dataset)
+        unknown: Counter[str] = Counter()
+        for number, row in enumerate(_raw_rows(variants, variants.column_names)):
+            problem_id = str(row[PROBLEM_ID])
+            if problem_id not in by_problem:
+                unknown[problem_id] += 1
+                continue
+            found = by_problem[problem_id]
+            where = f"variants_dataset: row {number}"
+            found.append(_accepted(row, f"{problem_id}:{len(found):03d}", number, where, is_text=is_text))
+        if unknown:
+            raise ConfigError(
+                f"{unknown.total()} of the {len(variants)} rows of variants_dataset have a {PROBLEM_ID} that the "
+                f"training data do not have, such as {', '.join(list(unknown)[:3])}: correct them, or leave them out "
+                "with .filter()"
+            )
+        stored = variants.with_format("arrow")
+        return cls(len(variants), by_problem, lambda number: stored[number]["prompt"].to_pylist()[0])
+
+    def kinds(self) -> dict[str, str]:
+        """Return the kind of each variant, by variant_id."""
+        return {variant.variant_id: variant.kind for found in self._by_problem.values() for variant in found}
 
     def candidates(self, problem_ids: Sequence[str]) -> AcceptedVariants:
         """Return the variants of the given problems."""
@@ -137,28 +190,37 @@ class DatasetVariants:
 
     def texts(self, numbers: Sequence[int]) -> dict[int, WholePrompt]:
         """Return the prompts of variants, by their numbers (`AcceptedVariant.number`)."""
-        shown = {}
-        for number in set(numbers):
-            row_number, place = self._places[number]
-            [variants] = self._dataset[row_number][VARIANTS].to_pylist()
-            shown[number] = WholePrompt(_without_empty(variants[place]["prompt"]))
-        return shown
+        return {number: WholePrompt(_without_empty(self._read(number))) for number in set(numbers)}
 
 
-def _accepted(variant: Any, variant_id: str, number: int, original: Any) -> AcceptedVariant:
-    wanted = {"prompt", "kind", "delta"}
-    if not isinstance(variant, dict) or any(variant.get(name) is None for name in wanted):
-        raise ConfigError(
-            f"column {VARIANTS}: {variant_id} lacks one of prompt, kind, delta (its difficulty offset in levels)"
-        )
+def _is_text(dataset: Dataset) -> bool:
+    """Whether the prompts of training data are texts; else they are conversations."""
+    return isinstance(dataset[0]["prompt"], str)
+
+
+def _accepted(variant: Any, variant_id: str, number: int, where: str, *, is_text: bool) -> AcceptedVariant:
+    """Return a variant of a dataset as the curriculum takes it.
+
+    Args:
+        variant: its values by name.
+        variant_id: its id.
+        number: its number, see `AcceptedVariant`.
+        where: how an error names it.
+        is_text: whether the prompt of its problem is a text; else it is a conversation.
+
+    Raises:
+        ConfigError: a value is missing or wrong.
+    """
+    if not isinstance(variant, dict) or any(variant.get(name) is None for name in _NEEDED):
+        raise ConfigError(f"{where} lacks one of prompt, kind, delta (its difficulty offset in levels)")
+    if not isinstance(variant["delta"], int | float) or not math.isfinite(variant["delta"]):
+        raise ConfigError(f"{where} has the delta {variant['delta']!r}: give a finite number of levels")
     if variant["kind"] not in set(Kind):
+        raise ConfigError(f"{where} has the kind {variant['kind']!r}: choose one of {', '.join(Kind)}")
+    if isinstance(variant["prompt"], str) != is_text:
         raise ConfigError(
-            f"column {VARIANTS}: {variant_id} has the kind {variant['kind']!r}: choose one of {', '.join(Kind)}"
-        )
-    if isinstance(variant["prompt"], str) != isinstance(original, str):
-        raise ConfigError(
-            f"column {VARIANTS}: of {variant_id} and its row, one prompt is a text and the other a conversation: give "
-            "both alike"
+            f"{where}: of its prompt and that of its problem, one is a text and the other a conversation: give both "
+            "alike"
         )
     share_left = variant.get("share_left")
     return AcceptedVariant(

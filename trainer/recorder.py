@@ -1,4 +1,4 @@
-"""`Recorder` collects the records of a training run and appends them to the store in batches, from the main process."""
+"""`Recorder` collects the records of a training run and writes them in batches, from the main process."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from diva_grpo.pipeline.diagnosis.in_memory import FactsInMemory
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.records import Attempt, DifficultyEvent, Prompt, Record, Rollout, TrainStep
 
 
 class Recorder:
-    """Keeps records in memory until `flush` appends them to the store.
+    """Keeps records until `flush` appends them to the store, or to the facts in memory if the run has no store.
 
     Args:
-        store: the store; None writes nothing (for all processes except the main one).
+        target: the store, or the facts; None writes nothing (for all processes except the main one).
         run_id: id of the training run.
         flush_steps: number of steps after which `maybe_flush` writes.
 
@@ -25,8 +26,8 @@ class Recorder:
         flushed_at: step of the last flush.
     """
 
-    def __init__(self, store: VariantStore | None, run_id: str, flush_steps: int) -> None:
-        self._store, self.run_id, self._flush_steps = store, run_id, flush_steps
+    def __init__(self, target: VariantStore | FactsInMemory | None, run_id: str, flush_steps: int) -> None:
+        self._target, self.run_id, self._flush_steps = target, run_id, flush_steps
         self.attempt = 0
         self._waiting: defaultdict[type[Record], list[Mapping[str, Any]]] = defaultdict(list)
         self.flushed_at = 0
@@ -34,20 +35,23 @@ class Recorder:
     @property
     def active(self) -> bool:
         """Whether this process writes records."""
-        return self._store is not None
+        return self._target is not None
 
     def start_attempt(self, resumed_step: int) -> None:
         """Record that the run starts or resumes at a step.
 
-        Rows that earlier attempts wrote for this step and later ones are superseded.
+        Rows that earlier attempts wrote for this step and later ones are superseded. Facts in memory need no attempts:
+        a checkpoint holds those of the steps before it.
         """
         self.flushed_at = resumed_step
-        if self._store is not None:
-            [(last,)] = self._store.query(
+        if isinstance(self._target, VariantStore):
+            [(last,)] = self._target.query(
                 "SELECT coalesce(max(attempt), -1) FROM attempts WHERE run_id = ?", [self.run_id]
             )
             self.attempt = last + 1
-            self._store.append([Attempt(run_id=self.run_id, attempt=self.attempt, resumed_step=resumed_step)])
+            self._target.append(
+                [Attempt(run_id=self.run_id, attempt=self.attempt, resumed_step=resumed_step)]
+            )
 
     def add(
         self,
@@ -72,11 +76,11 @@ class Recorder:
             self.flush(step)
 
     def flush(self, step: int) -> None:
-        """Append all kept records to the store."""
+        """Append all kept records."""
         self.flushed_at = step
-        if self._store is not None:
+        if self._target is not None:
             for record, batches in self._waiting.items():
-                self._store.append_columns(record, batches)
+                self._target.append_columns(record, batches)
         self._waiting.clear()
 
 

@@ -12,8 +12,8 @@ class EpochRepeatSampler(RepeatSampler):
     """TRL's `RepeatSampler` with an order that depends only on the seed and the epoch.
 
     TRL's sampler draws the orders of all epochs from one generator, so a resumed run starts again with the order of the
-    first epoch. This sampler has the same order in each epoch, and can start at any epoch. The Trainer of transformers
-    calls `set_epoch` through accelerate.
+    first epoch. This sampler has the same orders, one for each epoch, and can start at any epoch. The Trainer of
+    transformers calls `set_epoch` through accelerate.
     """
 
     epoch: int = 0

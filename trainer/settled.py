@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,31 +14,49 @@ from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.plain import PROBLEM_ID, VARIANTS, problem_ids_of, with_ids
 
 
-def settled_config(args: Any, dataset: Any, store: VariantStore | None) -> DivaGRPOConfig:
+def settled_config(
+    args: Any, dataset: Any, store: VariantStore | None, variants_dataset: Any = None
+) -> DivaGRPOConfig:
     """Return the options of a trainer, with values for those that depend on the training data.
 
     Args:
         args: the options as the user gives them.
         dataset: the training data.
         store: the store of the run; None without one.
+        variants_dataset: a dataset of variants; None without one.
 
     Raises:
-        ConfigError: `args` is not a `DivaGRPOConfig`; the options cannot work with the data; or a store is given, and
-            the data has a column `variants` or problems that are not in the store.
+        ConfigError: `args` is not a `DivaGRPOConfig`; the options cannot work with the data; variants come from more
+            than one source; a store is given, and the data have problems that are not in it; or a dataset of variants
+            is given, and the data have no column `problem_id`.
     """
     if not isinstance(args, DivaGRPOConfig):
         raise ConfigError(
             f"args is a {type(args).__name__}: give a DivaGRPOConfig, which takes every field of GRPOConfig"
         )
     columns = set(getattr(dataset, "column_names", None) or ())
-    if store is not None:
-        if VARIANTS in columns:
+    sources = {
+        "a column `variants` of the training data": VARIANTS in columns,
+        "variants_dataset": variants_dataset is not None,
+        "a store": store is not None,
+    }
+    given = [name for name, is_there in sources.items() if is_there]
+    if len(given) > 1:
+        raise ConfigError(
+            f"variants come from one source, and here are {' and '.join(given)}: leave one of them out"
+        )
+    if variants_dataset is not None:
+        if not isinstance(variants_dataset, Dataset):
             raise ConfigError(
-                "the training data have a column `variants`, and a store is given: leave one of them out, since "
-                "variants come from one source"
+                f"variants_dataset is a {type(variants_dataset).__name__}: give a datasets.Dataset, one row a variant"
             )
+        if PROBLEM_ID not in columns:
+            raise ConfigError(
+                f"the rows of variants_dataset name problems by {PROBLEM_ID}: give the training data this column too"
+            )
+    if store is not None:
         _check_known(dataset, store)
-    return args.settled(variants=store is not None or VARIANTS in columns)
+    return args.settled(variants=bool(given))
 
 
 def _check_known(dataset: Dataset, store: VariantStore) -> None:
@@ -124,6 +143,10 @@ def check_dataset(dataset: Any, args: DivaGRPOConfig) -> tuple[Dataset, frozense
             "a transform of the training data drops their column problem_id: keep it, or apply the transform with "
             ".map() instead of .set_transform()"
         )
-    if len(set(problem_ids_of(identified))) != len(identified):
-        raise ConfigError("a problem_id stands twice in the training data: one row a problem")
+    twice = [name for name, count in Counter(problem_ids_of(identified)).items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"a problem_id stands twice in the training data: {len(twice)} of them do, such as {twice[0]}; give each "
+            "problem one row"
+        )
     return identified, hidden

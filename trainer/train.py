@@ -13,6 +13,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -305,14 +306,7 @@ def _train(
     if config.eval_strategy != "no":
         held_out = training_problems(store, split=train_args.eval_split, reads_images=images is not None)
     rewards, weights = load_rewards(train_args.rewards)
-    if weights and config.reward_weights is None:
-        config.reward_weights = weights
-    config.model_init_kwargs = {
-        "revision": model_args.model_revision,
-        "attn_implementation": model_args.attn_implementation,
-        "dtype": model_args.dtype,
-        **(config.model_init_kwargs or {}),
-    }
+    config = _completed(config, model_args, weights)
     kept_policy = policy.model_dump(mode="json")
     kept = json.dumps({**settings, "policy": kept_policy})
     with _recorded(store, kept, model_args.model_name_or_path, start) as run_id:
@@ -344,6 +338,25 @@ def _train(
         trainer.save_model(config.output_dir)
     found = diagnosis_of(store, run_id) if _is_main() else None
     return TrainResult(run_id, trainer.state.global_step, config.output_dir, found)
+
+
+def _completed(
+    config: DivaGRPOConfig, model_args: ModelConfig, weights: list[float] | None
+) -> DivaGRPOConfig:
+    """Return the options of the trainer with those for loading the model, and the usual weights of the rewards.
+
+    Options that the user gives are kept.
+    """
+    loading = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+    }
+    completed = copy(config)
+    completed.model_init_kwargs = {**loading, **(config.model_init_kwargs or {})}
+    if config.reward_weights is None:
+        completed.reward_weights = weights
+    return completed
 
 
 def _recorded(

@@ -24,10 +24,10 @@ _MARKS = {True: "ok", False: "FAILED", None: "-"}
 def check(store_dir: Path | None, as_json: bool, **values: Any) -> None:
     """Check endpoint, store, disk, torch, extras and Prefect, one line each.
 
-    With --model it sends three short requests to the endpoint, as the stages would, and one more for each parameter
-    that it refuses: is it reachable, does it know the model, which output mode does it answer in, what is its price,
-    how long does an answer take. Exits with 1 if something that was asked for fails. The files of a store are
-    `diva doctor`'s.
+    With --model it sends a short request in each of three output modes, as the stages would, and again without each
+    parameter that the endpoint refuses; if the first fails, no other. Is it reachable, does it know the model, which
+    output modes does it answer in, what is its price, how long does an answer take? Exits with 1 if something that was
+    asked for fails. The files of a store are `diva doctor`'s.
 
     \b
     examples: diva check --store runs/store --base-url http://localhost:8000/v1 --model qwen

@@ -35,7 +35,7 @@ class Diagnosis:
     """The result of diagnosing a training run.
 
     Attributes:
-        run_id: id of the training run.
+        run_id: id of the training run; empty if it has no store.
         facts: the facts to which the rules were applied.
         findings: what is wrong, in the order in which a user should look at it.
         examples: for each finding, up to three rollouts as dictionaries by column. Rollouts with a stored completion

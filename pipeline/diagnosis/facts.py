@@ -15,6 +15,27 @@ CONFIDENT = 1.6448536269514722
 errors."""
 
 
+class Part(NamedTuple):
+    """A value of some groups, such as their accuracy.
+
+    Attributes:
+        groups: number of groups.
+        mean: mean over these groups.
+        variance: variance between these groups.
+        rollouts: number of their rollouts.
+    """
+
+    groups: int
+    mean: float
+    variance: float
+    rollouts: int
+
+    @property
+    def error_squared(self) -> float:
+        """Square of the standard error of the mean. The term rollouts**-2 keeps it above 0 if all groups are equal."""
+        return self.variance / self.groups + self.rollouts**-2
+
+
 @dataclass(frozen=True, slots=True)
 class Groups:
     """The groups of one class of prompts at one step; a row of the query `training`.
@@ -40,6 +61,7 @@ class Groups:
         all_wrong: number of groups that are silent because all rollouts are wrong. Groups that are mostly truncated or
             mostly without an answer are not counted.
         silent: number of groups whose rewards are all equal.
+        steps: number of steps that the row stands for, from `step` on; above 1 only in a long run without a store.
     """
 
     step: int
@@ -60,6 +82,21 @@ class Groups:
     all_right: int = 0
     all_wrong: int = 0
     silent: int = 0
+    steps: int = 1
+
+    @property
+    def accuracies(self) -> Part | None:
+        """The accuracies of the groups; None if no rollout was judged."""
+        if self.accuracy is None:
+            return None
+        return Part(self.judged_groups, self.accuracy, self.accuracy_variance, self.rollouts)
+
+    @property
+    def rewards(self) -> Part | None:
+        """The mean rewards of the groups; None if no rollout has a reward."""
+        if self.reward is None:
+            return None
+        return Part(self.rewarded_groups, self.reward, self.reward_variance, self.rollouts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +109,7 @@ class Gradient:
         grad_norm: norm of the gradient before clipping.
         entropy: mean entropy of the policy per token of the completions, in nats; None if it is not known.
         seconds: duration of the step.
+        steps: number of steps that the row stands for, as in `Groups`.
     """
 
     step: int
@@ -79,6 +117,7 @@ class Gradient:
     grad_norm: float
     entropy: float | None
     seconds: float
+    steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +194,15 @@ class Facts:
     scores: Sequence[Scored] = ()
 
     def steps(self) -> list[int]:
-        """Return the steps with rollouts, in ascending order."""
+        """Return the steps with rollouts, in ascending order; of steps that were merged, the first."""
         return sorted({row.step for row in self.groups})
+
+    def step_count(self) -> int:
+        """Return the number of steps with rollouts."""
+        counts: dict[int, int] = {}
+        for row in self.groups:
+            counts[row.step] = max(row.steps, counts.get(row.step, 0))
+        return sum(counts.values())
 
     def last_third(self) -> list[Groups]:
         """Return the groups of the last third of the steps."""
@@ -205,22 +251,6 @@ class Trend(NamedTuple):
         return f"{self.first:.2f} in the first third of the steps, {self.last:.2f} in the last"
 
 
-class Part(NamedTuple):
-    """The groups of one step that count for a trend.
-
-    Attributes:
-        groups: number of groups.
-        mean: mean over these groups.
-        variance: variance between these groups.
-        rollouts: number of their rollouts.
-    """
-
-    groups: int
-    mean: float
-    variance: float
-    rollouts: int
-
-
 def trend(facts: Facts, parts_of: Callable[[Groups], Part | None]) -> Trend | None:
     """Return the trend of a mean over groups.
 
@@ -235,35 +265,30 @@ def trend(facts: Facts, parts_of: Callable[[Groups], Part | None]) -> Trend | No
     if len(facts.steps()) < 3:
         return None
     first, last = (
-        _mean(part for row in facts.groups if row.step in steps and (part := parts_of(row)))
+        pooled(part for row in facts.groups if row.step in steps and (part := parts_of(row)))
         for steps in facts.thirds()
     )
     if first is None or last is None:
         return None
-    return Trend(first[0], last[0], math.sqrt(first[1] + last[1]))
+    return Trend(first.mean, last.mean, math.sqrt(first.error_squared + last.error_squared))
 
 
-def _mean(parts: Iterable[Part]) -> tuple[float, float] | None:
-    """Return the mean over groups and the square of its standard error; None without groups.
-
-    The term rollouts**-2 keeps the standard error above 0 when all groups have the same mean.
-    """
+def pooled(parts: Iterable[Part]) -> Part | None:
+    """Return the groups of several parts as one part; None without groups."""
     found = list(parts)
-    groups, rollouts = sum(part.groups for part in found), sum(part.rollouts for part in found)
+    groups = sum(part.groups for part in found)
     if not groups:
         return None
     mean = sum(part.groups * part.mean for part in found) / groups
-    between = sum(part.groups * (part.variance + (part.mean - mean) ** 2) for part in found) / groups
-    return mean, between / groups + rollouts**-2
+    variance = sum(part.groups * (part.variance + (part.mean - mean) ** 2) for part in found) / groups
+    return Part(groups, mean, variance, sum(part.rollouts for part in found))
 
 
 def accuracy_of(prompt: PromptClass) -> Callable[[Groups], Part | None]:
     """Return a function for `trend` that selects the accuracy on one class of prompts."""
 
     def part(row: Groups) -> Part | None:
-        if row.prompt != prompt or row.accuracy is None:
-            return None
-        return Part(row.judged_groups, row.accuracy, row.accuracy_variance, row.rollouts)
+        return row.accuracies if row.prompt == prompt else None
 
     return part
 
@@ -272,8 +297,6 @@ def reward_of(*prompts: PromptClass) -> Callable[[Groups], Part | None]:
     """Return a function for `trend` that selects the reward on some classes of prompts."""
 
     def part(row: Groups) -> Part | None:
-        if row.prompt not in prompts or row.reward is None:
-            return None
-        return Part(row.rewarded_groups, row.reward, row.reward_variance, row.rollouts)
+        return row.rewards if row.prompt in prompts else None
 
     return part

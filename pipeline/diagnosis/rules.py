@@ -163,7 +163,7 @@ def _all_right(facts: Facts) -> str | None:
 def _silent(facts: Facts, what: str, part: Callable[[Groups], int]) -> str | None:
     rows = facts.last_third()
     share = _share(rows, part, lambda row: row.groups)
-    if share < _MOSTLY:
+    if share < _MOSTLY or sum(row.groups for row in rows) < _FEWEST_GROUPS:
         return None
     of_originals = [row for row in rows if row.prompt == "original"]
     apart = _share(of_originals, part, lambda row: row.groups)
@@ -229,7 +229,8 @@ def _other_reward(facts: Facts) -> str | None:
 def _not_learnt(facts: Facts) -> str | None:
     norms = [row.grad_norm for row in facts.gradients]
     if norms and not any(norms):
-        return f"the gradient was 0 at all {len(norms)} steps, so no weight has changed"
+        steps = sum(row.steps for row in facts.gradients)
+        return f"the gradient was 0 at all {steps} steps, so no weight has changed"
     still = _not_rising(facts)
     if still is None or _copying(facts) or _other_reward(facts):
         return None

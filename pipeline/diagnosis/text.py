@@ -44,7 +44,8 @@ def summary(diagnosis: Diagnosis) -> str:
     titles = "; ".join(finding.rule.title for finding in diagnosis.findings)
     if not titles:
         return headline(diagnosis)
-    return f"{headline(diagnosis)}\nFound: {titles}. `diva diagnose` shows rollouts, and says what to do."
+    more = " `diva diagnose` shows rollouts, and says what to do." if diagnosis.run_id else ""
+    return f"{headline(diagnosis)}\nFound: {titles}.{more}"
 
 
 def headline(diagnosis: Diagnosis) -> str:
@@ -53,8 +54,8 @@ def headline(diagnosis: Diagnosis) -> str:
     rollouts, groups = sum(g.rollouts for g in facts.groups), sum(g.groups for g in facts.groups)
     silent = sum(g.silent for g in facts.groups)
     lines = [
-        f"Run {diagnosis.run_id}: {len(facts.steps())} steps with {rollouts:,} rollouts in {groups:,} groups, "
-        f"{silent / (groups or 1):.0%} of them silent"
+        f"{f'Run {diagnosis.run_id}' if diagnosis.run_id else 'The run'}: {facts.step_count():,} steps with "
+        f"{rollouts:,} rollouts in {groups:,} groups, {silent / (groups or 1):.0%} of them silent"
     ]
     lines += [f"{name}: {value}" for name, value in _trends(facts).items() if value is not None]
     return "\n".join(lines)
@@ -75,7 +76,7 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
     }
     return {
         "run_id": diagnosis.run_id,
-        "steps": len(diagnosis.facts.steps()),
+        "steps": diagnosis.facts.step_count(),
         **trends,
         "scores": [asdict(score) for score in diagnosis.facts.scores],
         "findings": [

@@ -13,6 +13,8 @@ from diva_grpo.schemas.records import Kind, Problem, Prompt, Rollout, Run, Statu
 
 STEPS, PROBLEMS, PER_STEP, SAMPLES = 60, 16, 4, 8
 RUN = "train-planted"
+HINTS = [f"w/{i}:think_step:0" for i in range(PROBLEMS)]
+"""Ids of the hint of each problem."""
 
 
 class Policy(NamedTuple):
@@ -53,29 +55,37 @@ def plant(
         problem: what the ids of the run's problems begin with.
         seed: of the answers.
     """
-    draw = np.random.default_rng(seed)
-    ids = [f"{problem}/{i}" for i in range(PROBLEMS)]
     store.append([
         Problem(problem_id=f"w/{i}", source="w", split="train", text=f"{i} + 1?", answer=str(i + 1))
         for i in range(PROBLEMS)
     ])  # fmt: skip
     store.append([
-        Variant(variant_id=f"w/{i}:think_step:0", problem_id=f"w/{i}", kind=Kind.THINK_STEP, text=f"{i} + 1?",
+        Variant(variant_id=HINTS[i], problem_id=f"w/{i}", kind=Kind.THINK_STEP, text=f"{i} + 1?",
                 hint=["so"], hint_steps=1, hint_total=2, status=Status.ACCEPTED, generator_model="m",
                 prompt_version="1")
         for i in range(PROBLEMS)
     ])  # fmt: skip
     store.append([
         Prompt(run_id=run_id, problem_id=problem_id, variant_id="original", hint_style="prompt", prompt="What is it?")
-        for problem_id in ids
+        for problem_id in (f"{problem}/{i}" for i in range(PROBLEMS))
     ])  # fmt: skip
+    rows, steps = planted(policy, run_id=run_id, problem=problem, seed=seed)
+    store.append(rows)
+    store.append(steps)
+    store.append([Run(run_id=run_id, kind="train", outcome="ok")])
+
+
+def planted(
+    policy: Policy, *, run_id: str = RUN, problem: str = "w", seed: int = 0
+) -> tuple[list[Rollout], list[TrainStep]]:
+    """The rollouts and the steps of a run as of `plant`, in the order of the steps."""
+    draw = np.random.default_rng(seed)
+    ids = [f"{problem}/{i}" for i in range(PROBLEMS)]
     rows, steps = [], []
     for step in range(STEPS):
         time = step / (STEPS - 1)
         chosen = draw.choice(PROBLEMS, PER_STEP, replace=False)
-        prompts = [
-            (ids[i], slot, f"w/{i}:think_step:0" if slot else "original") for i in chosen for slot in (0, 1)
-        ]
+        prompts = [(ids[i], slot, HINTS[i] if slot else "original") for i in chosen for slot in (0, 1)]
         made = [
             _rollout(policy, time, draw, run_id=run_id, step=step, problem_id=problem_id, slot=slot,
                      variant_id=variant_id, sample=sample)
@@ -84,9 +94,7 @@ def plant(
         ]  # fmt: skip
         rows += made
         steps.append(_train_step(made, policy.entropy(time), step, run_id))
-    store.append(rows)
-    store.append(steps)
-    store.append([Run(run_id=run_id, kind="train", outcome="ok")])
+    return rows, steps
 
 
 def _rollout(policy: Policy, time: float, draw: np.random.Generator, *, slot: int, **key: Any) -> Rollout:

@@ -44,6 +44,16 @@ def coin_reward(completions: list[Any], **columns: Any) -> list[float | None]:
     return [float(sum(text.encode()) % 2) for text in texts]
 
 
+def always_wrong() -> Any:
+    """A reward function with the name of `coin_reward` that finds every answer wrong."""
+
+    def coin(completions: list[Any], **columns: Any) -> list[float | None]:
+        return [0.0] * len(completions)
+
+    coin.__name__ = "coin_reward"
+    return coin
+
+
 def make_trainer(
     store: VariantStore,
     model: Path,

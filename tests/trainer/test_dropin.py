@@ -186,7 +186,13 @@ def test_what_needs_no_variants_works(options: dict[str, Any], model_path: Path,
     assert "diva/groups_without_signal/local" in trainer.state.log_history[0]
 
 
-def _with_variants(rows: list[dict[str, Any]]) -> Dataset:
+def _with_variants(rows: list[dict[str, Any]], *, apart: bool = False) -> tuple[Dataset, dict[str, Any]]:
+    """Training data whose rows but the first have two variants each, and arguments of the trainer.
+
+    Args:
+        rows: rows without variants.
+        apart: whether the variants are a dataset of their own; else they are a column.
+    """
     chat = not isinstance(rows[0]["prompt"], str)
 
     def prompt(text: str) -> Any:
@@ -194,12 +200,17 @@ def _with_variants(rows: list[dict[str, Any]]) -> Dataset:
 
     easier = {"prompt": prompt("Hint: count.\n"), "kind": "think_step", "delta": -4.0}
     other = {"prompt": prompt("Say it in other words.\n"), "kind": "reword", "delta": 0.0}
-    return of([{**row, "variants": [other, easier] if i else []} for i, row in enumerate(rows)])
+    if not apart:
+        return of([{**row, "variants": [other, easier] if i else []} for i, row in enumerate(rows)]), {}
+    named = of([{**row, "problem_id": i} for i, row in enumerate(rows)])
+    variants = [{**variant, "problem_id": i} for variant in (other, easier) for i in range(1, len(rows))]
+    return named, {"variants_dataset": of(variants)}
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=["column", "dataset"])
 @pytest.mark.parametrize("rows", [TEXTS, CHATS], ids=["text", "conversation"])
 def test_variants_of_the_dataset_are_chosen_by_live_difficulty(
-    rows: list[dict[str, Any]], model_path: Path, chat_model_path: Path, tmp_path: Path
+    rows: list[dict[str, Any]], apart: bool, model_path: Path, chat_model_path: Path, tmp_path: Path
 ) -> None:
     asked: list[list[Any]] = []
 
@@ -208,9 +219,10 @@ def test_variants_of_the_dataset_are_chosen_by_live_difficulty(
         asked.append([p if isinstance(p, str) else p[0]["content"] for p in prompts])
         return [0.0] * len(prompts)
 
+    data, given = _with_variants(rows, apart=apart)
     trainer = DivaGRPOTrainer(
         str(model_path if rows is TEXTS else chat_model_path), never,
-        config(tmp_path, per_device_train_batch_size=16, max_steps=18), _with_variants(rows),
+        config(tmp_path, per_device_train_batch_size=16, max_steps=18), data, **given,
     )  # fmt: skip
     assert (trainer.args.num_variants, trainer.args.advantage) == (1, "diva")
     trainer.train()
@@ -230,13 +242,14 @@ def test_variants_of_the_dataset_are_chosen_by_live_difficulty(
     [
         ({"prompt": "x", "kind": "reword"}, "lacks one of prompt, kind, delta"),
         ({"prompt": "x", "kind": "other", "delta": 0.0}, "kind 'other': choose one of reword, harder"),
+        ({"prompt": "x", "kind": "reword", "delta": "easy"}, "delta 'easy': give a finite number"),
         ({"prompt": [{"role": "user", "content": "x"}], "kind": "reword", "delta": 0.0}, "both alike"),
     ],
 )
 def test_variants_that_cannot_be_used(variant: dict[str, Any], words: str) -> None:
     data, _ = with_ids(of([{**row, "variants": [variant]} for row in TEXTS]))
     with pytest.raises(ConfigError, match=words):
-        DatasetVariants.of(data)
+        DatasetVariants.of_column(data)
 
 
 def test_ids_are_of_the_content_and_not_of_the_place() -> None:
@@ -314,6 +327,31 @@ def test_a_store_without_a_run_id_gets_a_run_for_each_training(model_path: Path,
     assert json.loads(store.read(Run)[0].config)["num_variants"] == 1
 
 
+def test_a_checkpoint_comes_after_the_records_of_its_steps(model_path: Path, tmp_path: Path) -> None:
+    """Killed right after a checkpoint, a run resumes there, and never makes the earlier rollouts again."""
+    store = planted_store(tmp_path / "store", problems=8)
+    recorded: list[list[Any]] = []
+
+    class Seen(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            recorded.append(store.query("SELECT max(step), count(*) FROM rollouts"))
+            recorded.append(store.query("SELECT max(step), count(*) FROM train_steps"))
+
+    options = {"per_device_train_batch_size": 16, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    data = problems_dataset(store.problems(), PromptBuilder(chat=False))
+    trainer = DivaGRPOTrainer(
+        str(model_path),
+        coin_reward,
+        config(tmp_path / "out", **options),
+        data,
+        store=store,
+        callbacks=[Seen()],
+    )
+    assert trainer.args.store_flush_steps > 4
+    trainer.train()
+    assert recorded == [[(1, 32)], [(1, 2)], [(3, 64)], [(3, 4)]]
+
+
 def test_a_run_that_fails_says_so(model_path: Path, tmp_path: Path) -> None:
     store = planted_store(tmp_path / "store", problems=8)
 
@@ -331,18 +369,31 @@ def test_what_cannot_be_is_said_in_one_line(model_path: Path, tmp_path: Path) ->
     store = planted_store(tmp_path / "store", problems=8)
     named = of([{**row, "problem_id": f"sums/{i:03d}"} for i, row in enumerate(TEXTS)])
     streamed: Any = of(TEXTS).to_iterable_dataset()
+    numbered, apart = _with_variants(TEXTS, apart=True)
+    first = apart["variants_dataset"][0]
     args = config(tmp_path)
     cases: list[tuple[str, Any, Any, dict[str, Any]]] = [
         ("args is a GRPOConfig: give a DivaGRPOConfig", GRPOConfig(**PLAIN, output_dir="x"), of(TEXTS), {}),
         ("map-style dataset as train_dataset, not IterableDataset", args, streamed, {}),
         ("map-style dataset as train_dataset", args, None, {}),
         ("no column `prompt`", args, of(TEXTS).rename_column("prompt", "question"), {}),
-        ("stands twice", args, of([{**row, "problem_id": "a"} for row in TEXTS]), {}),
+        ("stands twice in the training data: 1 of them do, such as a; give", args,
+         of([{**row, "problem_id": "a"} for row in TEXTS]), {}),
         ("drops their column problem_id", args, of(TEXTS).with_transform(lambda b: {"prompt": b["prompt"]}), {}),
         ("4 of the 12 problems of the training data are not in the store, such as sums/008", args, named,
          {"store": store}),
         ("none of the 12 rows of the training data is in the store", args, of(TEXTS), {"store": store}),
-        ("variants come from one source", args, _with_variants(TEXTS), {"store": store}),
+        ("variants come from one source, and here are a column `variants` of the training data and a store", args,
+         _with_variants(TEXTS)[0], {"store": store}),
+        ("the training data and variants_dataset: leave", args, _with_variants(TEXTS)[0], apart),
+        ("22 of the 22 rows of variants_dataset have a problem_id that the training data do not have, such as 1, 2, 3",
+         args, named, apart),
+        ("no column kind: it needs problem_id, prompt, kind, delta", args, named,
+         {"variants_dataset": apart["variants_dataset"].remove_columns("kind")}),
+        ("variants_dataset: row 0 has the kind 'x'", args, numbered,
+         {"variants_dataset": of([{**first, "kind": "x"}])}),
+        ("variants_dataset is a list: give a datasets.Dataset", args, numbered, {"variants_dataset": [first]}),
+        ("name problems by problem_id: give the training data this column", args, of(TEXTS), apart),
         ("there are no variants: give the training data a column", config(tmp_path, num_variants=1), of(TEXTS), {}),
     ]  # fmt: skip
     for words, given, data, options in cases:

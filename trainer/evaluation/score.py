@@ -21,6 +21,7 @@ from tabulate import tabulate
 from diva_grpo.pipeline.difficulty.tiers import tier_of
 from diva_grpo.pipeline.grade import grade
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.files.database import quoted
 from diva_grpo.pipeline.store.label_model import BY_LABEL_MODEL
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.question import Question, question_of
@@ -182,8 +183,7 @@ def select_problems(store: VariantStore, *, split: str, where: str | None = None
     splits = [name for (name,) in store.query("SELECT DISTINCT split FROM problems ORDER BY 1")]
     if split not in splits:
         raise ConfigError(f"no split {split!r}: the store has {', '.join(splits) or 'no problems'}")
-    named = "'" + split.replace("'", "''") + "'"
-    found = store.problems(where=f"split = {named} AND ({where or 'true'})")
+    found = store.problems(where=f"split = {quoted(split)} AND ({where or 'true'})")
     if not found:
         raise ConfigError(f"no problem of split {split!r} fits the condition {where}")
     return found

@@ -48,6 +48,7 @@ from diva_grpo.trainer.run_folder import (
     superseded_checkpoints,
 )
 from diva_grpo.trainer.steps import StepRecorder
+from diva_grpo.trainer.terminal import progress_of
 from diva_grpo.trainer.vision import ImageRows
 
 logger = logging.getLogger(__name__)
@@ -103,12 +104,14 @@ class TrainResult:
         run_id: id of the run in the store; empty in processes other than the main one.
         step: number of optimizer steps done.
         model_path: folder of the trained model.
+        store: folder of the store.
         diagnosis: diagnosis of the run; None if it failed, and in processes other than the main one.
     """
 
     run_id: str
     step: int
     model_path: str
+    store: str
     diagnosis: Diagnosis | None
 
 
@@ -337,13 +340,16 @@ def _train(
                 shutil.rmtree(folder)
             if ignored := unapplied(trainer.accelerator.unwrap_model(trainer.model), policy):
                 logger.warning("the model's generation_config is not applied in training: it has %s", ignored)
-        try:
-            trainer.train(resume_from_checkpoint=str(start.checkpoint.folder) if start.checkpoint else None)
-        finally:
-            trainer.recorder.flush(trainer.state.global_step)
-        trainer.save_model(config.output_dir)
+        with progress_of(trainer):
+            try:
+                trainer.train(
+                    resume_from_checkpoint=str(start.checkpoint.folder) if start.checkpoint else None
+                )
+            finally:
+                trainer.recorder.flush(trainer.state.global_step)
+            trainer.save_model(config.output_dir)
     found = diagnosis_of(store, run_id) if _is_main() else None
-    return TrainResult(run_id, trainer.state.global_step, config.output_dir, found)
+    return TrainResult(run_id, trainer.state.global_step, config.output_dir, train_args.store, found)
 
 
 def _recorded(

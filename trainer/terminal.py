@@ -278,12 +278,12 @@ def _logs_follow(before: Any) -> Iterator[None]:
 def _without_bars() -> Iterator[None]:
     """Hide the progress bars of transformers, such as that of saving, while the context is open."""
     shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     try:
         yield
     finally:
         if shown:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from diva_grpo.pipeline.store import VariantStore
 from tests.conftest import Diva
 from tests.support.planted_runs import RUN, Policy, plant
 from tests.support.prefect_processes import free_port, hear_interrupts, marbles
+from tests.support.short_store import event
 from tests.support.store_records import label
 
 SERVERS = ("teacher", "watch")
@@ -52,10 +53,10 @@ LINES = {
     "show": "--store {store} --limit 2",
     "status": "--store {store}",
     "teacher": "--store {store} --port 0",
-    "top-up": "--store {store} {teacher} --kinds think_step --max-problems 1 --no-labels",
+    "top-up": "--store {store} {teacher} --max-problems 1 --no-labels",
     "train": "--store {store} --model_name_or_path {model} --output_dir {tmp}/out --max_steps 1 --use_cpu True "
     "--per_device_train_batch_size 16 --num_generations 4 --max_completion_length 2 --bf16 False --report_to none "
-    "--gradient_checkpointing False",
+    "--gradient_checkpointing False --dtype float32",
     "verify": "--store {store} {teacher}",
     "watch": "--store {store}",
 }
@@ -72,6 +73,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
     plant(store, Policy())
     store.append([label(problem_id, 1, 4) for problem_id in store.problem_ids()])
     store.put_setting("label_model", "policy")
+    store.append([event("w/0", 2.0, step=1, run_id=RUN)])
     store.append(marbles("marbles", range(3, 7)))
     return store
 
@@ -160,7 +162,7 @@ def test_a_summary_as_json_and_nothing_else(verb: str, line: Callable[[str], lis
     )
     assert process.stderr is not None
     if verb == "serve":
-        next(text for text in process.stderr if "http://" in text)
+        next(text for text in process.stderr if "being served" in text)
         process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert process.returncode == 0

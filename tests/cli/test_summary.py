@@ -22,6 +22,7 @@ from diva_grpo.flows.cli.help import Phases
 from diva_grpo.flows.cli.summary import conclude
 from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.records import Attempt
 from tests.conftest import Diva
 from tests.support.planted_runs import RUN, Policy, plant
 from tests.support.prefect_processes import free_port, hear_interrupts, marbles
@@ -55,8 +56,8 @@ LINES = {
     "teacher": "--store {store} --port 0",
     "top-up": "--store {store} {teacher} --max-problems 1 --no-labels",
     "train": "--store {store} --model_name_or_path {model} --output_dir {tmp}/out --max_steps 1 --use_cpu True "
-    "--per_device_train_batch_size 16 --num_generations 4 --max_completion_length 2 --bf16 False --report_to none "
-    "--gradient_checkpointing False --dtype float32",
+    "--per_device_train_batch_size 16 --num_generations 4 --max_completion_length 4 --bf16 False --report_to none "
+    "--gradient_checkpointing False --dtype float32 --num_variants 0",
     "verify": "--store {store} {teacher}",
     "watch": "--store {store}",
 }
@@ -73,6 +74,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
     plant(store, Policy())
     store.append([label(problem_id, 1, 4) for problem_id in store.problem_ids()])
     store.put_setting("label_model", "policy")
+    store.append([Attempt(run_id=RUN, attempt=0, resumed_step=0)])
     store.append([event("w/0", 2.0, step=1, run_id=RUN)])
     store.append(marbles("marbles", range(3, 7)))
     return store

@@ -62,9 +62,7 @@ class TrainArguments:
 
     store: str = field(metadata={"help": "Folder of the store."})
     split: str = field(default="train", metadata={"help": "Split of the problems."})
-    eval_split: str = field(
-        default="test", metadata={"help": "Split for evaluation during training, with --eval_strategy."}
-    )
+    eval_split: str = field(default="test", metadata={"help": "Split to evaluate on (--eval_strategy)."})
     problem_filter: str | None = field(
         default=None, metadata={"help": "SQL condition on `problems`, such as \"source = 'gsm8k'\"."}
     )

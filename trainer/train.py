@@ -49,6 +49,7 @@ from diva_grpo.trainer.run_folder import (
     superseded_checkpoints,
 )
 from diva_grpo.trainer.steps import StepRecorder
+from diva_grpo.trainer.terminal import progress_of
 from diva_grpo.trainer.vision import ImageRows
 
 logger = logging.getLogger(__name__)
@@ -62,9 +63,7 @@ class TrainArguments:
 
     store: str = field(metadata={"help": "Folder of the store."})
     split: str = field(default="train", metadata={"help": "Split of the problems."})
-    eval_split: str = field(
-        default="test", metadata={"help": "Split for evaluation during training, with --eval_strategy."}
-    )
+    eval_split: str = field(default="test", metadata={"help": "Split to evaluate on (--eval_strategy)."})
     problem_filter: str | None = field(
         default=None, metadata={"help": "SQL condition on `problems`, such as \"source = 'gsm8k'\"."}
     )
@@ -104,12 +103,14 @@ class TrainResult:
         run_id: id of the run in the store; empty in processes other than the main one.
         step: number of optimizer steps done.
         model_path: folder of the trained model.
+        store: folder of the store.
         diagnosis: diagnosis of the run; None if it failed, and in processes other than the main one.
     """
 
     run_id: str
     step: int
     model_path: str
+    store: str
     diagnosis: Diagnosis | None
 
 
@@ -331,13 +332,16 @@ def _train(
                 shutil.rmtree(folder)
             if ignored := unapplied(trainer.accelerator.unwrap_model(trainer.model), policy):
                 logger.warning("the model's generation_config is not applied in training: it has %s", ignored)
-        try:
-            trainer.train(resume_from_checkpoint=str(start.checkpoint.folder) if start.checkpoint else None)
-        finally:
-            trainer.recorder.flush(trainer.state.global_step)
-        trainer.save_model(config.output_dir)
+        with progress_of(trainer):
+            try:
+                trainer.train(
+                    resume_from_checkpoint=str(start.checkpoint.folder) if start.checkpoint else None
+                )
+            finally:
+                trainer.recorder.flush(trainer.state.global_step)
+            trainer.save_model(config.output_dir)
     found = diagnosis_of(store, run_id) if _is_main() else None
-    return TrainResult(run_id, trainer.state.global_step, config.output_dir, found)
+    return TrainResult(run_id, trainer.state.global_step, config.output_dir, train_args.store, found)
 
 
 def _completed(

@@ -49,6 +49,8 @@ PHASES = {
 }
 """The commands by phase, in the order in which they are used."""
 
+WITHOUT_SUMMARY = ("sql",)
+"""Commands without `--quiet` and `--json`: the result of a query is its rows, which `--format json` prints."""
 
 _EXTRAS = {"curate": "flows", "serve": "flows", "top-up": "flows", "demo": "all"}
 """For commands whose packages come from several extras: the one extra that contains them all."""
@@ -57,6 +59,7 @@ _EXTRAS = {"curate": "flows", "serve": "flows", "top-up": "flows", "demo": "all"
 @click.group(
     cls=Phases,
     phases=PHASES,
+    without_summary=WITHOUT_SUMMARY,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(package_name="diva-grpo")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from diva_grpo.flows.cli.label import local_policy
-from diva_grpo.flows.cli.options import filter_option, json_option, store_option
+from diva_grpo.flows.cli.options import filter_option, store_option
+from diva_grpo.flows.cli.summary import conclude
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,9 +45,8 @@ _ROLLOUTS = 8
     show_default=True,
     help="With --policy: only the first problems, by id.",
 )
-@json_option
 def advise(
-    store_dir: Path, rollouts: int, policy: str | None, problem_filter: str | None, limit: int, as_json: bool
+    store_dir: Path, rollouts: int, policy: str | None, problem_filter: str | None, limit: int
 ) -> None:
     """Say from the labels how hard the problems are for the policy, and what follows.
 
@@ -70,10 +69,7 @@ def advise(
         solver, perplexity = _probe(store, policy, rollouts, problem_filter, limit)
     found = spectrum.read_spectrum(store, rollouts, solver, perplexity)
     follows = recommend(found)
-    if as_json:
-        click.echo(json.dumps(spectrum.as_json(found, follows), ensure_ascii=False, indent=1))
-    else:
-        click.echo(spectrum.as_text(found, follows))
+    conclude(spectrum.as_text(found, follows), spectrum.as_json(found, follows))
 
 
 def _probe(

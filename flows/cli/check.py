@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import click
 
 from diva_grpo.flows.cli.help import VerbCommand
-from diva_grpo.flows.cli.options import json_option, teacher_of, verb_options
+from diva_grpo.flows.cli.options import teacher_of, verb_options
+from diva_grpo.flows.cli.summary import conclude
 
 _MARKS = {True: "ok", False: "FAILED", None: "-"}
 
@@ -20,8 +20,7 @@ _MARKS = {True: "ok", False: "FAILED", None: "-"}
     "--store", "store_dir", type=click.Path(path_type=Path), help="Folder of the store, to check it too."
 )
 @verb_options("check")
-@json_option
-def check(store_dir: Path | None, as_json: bool, **values: Any) -> None:
+def check(store_dir: Path | None, **values: Any) -> None:
     """Check endpoint, store, disk, torch, extras and Prefect, one line each.
 
     With --model it sends a short request in each of three output modes, as the stages would, and again without each
@@ -40,11 +39,8 @@ def check(store_dir: Path | None, as_json: bool, **values: Any) -> None:
         found.append(checks.store(store_dir))
     if values["model"] or values["teacher_config"]:
         found += checks.endpoint(teacher_of(values))
-    if as_json:
-        click.echo(json.dumps([one._asdict() for one in found], ensure_ascii=False, indent=1))
-    else:
-        width = max(len(one.name) for one in found)
-        for one in found:
-            click.echo(f"{one.name:<{width}}  {_MARKS[one.passed]:<6}  {one.said}")
+    width = max(len(one.name) for one in found)
+    lines = [f"{one.name:<{width}}  {_MARKS[one.passed]:<6}  {one.said}" for one in found]
+    conclude("\n".join(lines), [one._asdict() for one in found])
     if any(one.passed is False for one in found):
         sys.exit(1)

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from diva_grpo.flows.cli.options import store_option
+from diva_grpo.flows.cli.summary import conclude
 from diva_grpo.schemas.command import diva
 from diva_grpo.schemas.exceptions import StoreError
 
@@ -48,13 +49,14 @@ def compact(store_dir: Path, grace_s: float | None, keep_rollouts: tuple[str, ..
         keep_rollouts=[_age_or_run(keep) for keep in keep_rollouts] or None,
     )
     line = f"{done.merged} parts merged into {done.made}, {done.removed} removed that were merged before"
-    click.echo(line + (f", {done.leftovers} leftovers of crashes removed" if done.leftovers else ""))
+    lines = [line + (f", {done.leftovers} leftovers of crashes removed" if done.leftovers else "")]
     if done.dropped:
-        click.echo(f"{done.dropped} rows of training runs dropped")
+        lines.append(f"{done.dropped} rows of training runs dropped")
     if done.waiting:
-        click.echo(
+        lines.append(
             f"{done.waiting} merged parts stay for those that read them now: a later compaction removes them"
         )
+    conclude("\n".join(lines), done)
     if done.damaged:
         raise StoreError(
             f"{len(done.damaged)} damaged parts were left alone: `{diva('doctor', '--store', store_dir, '--repair')}`"

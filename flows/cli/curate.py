@@ -18,7 +18,8 @@ from diva_grpo.flows.cli.options import (
     teacher_of,
     verb_options,
 )
-from diva_grpo.flows.cli.results import WHY_SHORT, show_stages
+from diva_grpo.flows.cli.results import WHY_SHORT, stages_text
+from diva_grpo.flows.cli.summary import conclude
 from diva_grpo.schemas.command import diva, word
 from diva_grpo.schemas.config import CurateConfig, GenerateConfig, LabelConfig, VerifyConfig
 from diva_grpo.schemas.exceptions import TeacherError
@@ -71,8 +72,9 @@ def curate(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
 
     prefect_api()
     counts = flow(config)
-    show_stages(counts)
+    text = stages_text(counts)
     if "short" in counts:
-        click.echo(f'diva sql "{WHY_SHORT}" --store {word(store_dir)}   says why')
+        text += f'\ndiva sql "{WHY_SHORT}" --store {word(store_dir)}   says why'
+    conclude(text, counts, diva("advise" if config.label else "label", "--store", store_dir))
     if set(counts.get("generated", {})) == {Status.FAILED}:
         raise TeacherError(f"no variant was written: `{diva('status', '--store', store_dir)}` shows why")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from diva_grpo.flows.cli.summary import conclude
+
 
 @click.command()
 @click.option(
@@ -24,4 +26,4 @@ def demo(data_dir: Path | None, store_dir: Path | None, short: bool) -> None:
     """
     from diva_grpo.flows.demo.run import run_demo
 
-    click.echo(run_demo(data_dir, store_dir, short=short))
+    conclude(*run_demo(data_dir, store_dir, short=short))

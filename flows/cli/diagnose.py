@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import click
 
-from diva_grpo.flows.cli.options import json_option, store_option
+from diva_grpo.flows.cli.options import store_option
+from diva_grpo.flows.cli.summary import conclude
 
 EXIT_WITHOUT_GAIN = 3
 """Exit status of `--strict` for a run that did not learn."""
 
-STRICT_HELP = f"Exit with {EXIT_WITHOUT_GAIN} if the originals were not learnt."
-strict_option = click.option("--strict", is_flag=True, help=STRICT_HELP)
+strict_option = click.option(
+    "--strict", is_flag=True, help=f"Exit with {EXIT_WITHOUT_GAIN} if the originals were not learnt."
+)
 
 
 @click.command()
 @store_option
 @click.option("--run", "run_id", metavar="RUN", help="Training run, by id.  [default: the latest]")
 @strict_option
-@json_option
-def diagnose(store_dir: Path, run_id: str | None, strict: bool, as_json: bool) -> None:
+def diagnose(store_dir: Path, run_id: str | None, strict: bool) -> None:
     """Say what keeps a training run from learning, with figures, three rollouts each, and what to do.
 
     It finds silent groups by their cause (all wrong, all right, truncated, no answer, not judged), hints that are
@@ -40,8 +40,6 @@ def diagnose(store_dir: Path, run_id: str | None, strict: bool, as_json: bool) -
 
     store = VariantStore(store_dir)
     found = find(store, training_run(store, run_id))
-    click.echo(
-        json.dumps(text.as_json(found), ensure_ascii=False, indent=1) if as_json else text.as_text(found)
-    )
+    conclude(text.as_text(found), text.as_json(found))
     if strict and found.without_gain:
         sys.exit(EXIT_WITHOUT_GAIN)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from diva_grpo.flows.cli.options import store_option
+from diva_grpo.flows.cli.summary import conclude
 from diva_grpo.schemas.command import diva
 from diva_grpo.schemas.exceptions import StoreError
 
@@ -28,17 +29,17 @@ def doctor(store_dir: Path, repair: bool) -> None:
     from diva_grpo.pipeline.store.doctor import Fault
 
     findings = VariantStore(store_dir).examine(repair=repair)
-    for finding in findings:
-        click.echo(str(finding))
     harmless = (Fault.LEFTOVER, Fault.SUSPECT)
     open_ones = [f for f in findings if f.fault not in harmless and f.moved_to is None]
+    lines = [str(finding) for finding in findings]
+    if not open_ones and any(finding.fault == Fault.SUSPECT for finding in findings):
+        lines.append("every file is intact; see above which records are suspect")
+    elif not open_ones:
+        lines.append("all is well" if not findings else "the store is in order")
+    conclude("\n".join(lines), {"findings": findings, "in_order": not open_ones})
     if any(finding.fault == Fault.DAMAGED for finding in open_ones):
         raise StoreError(
             f"files are damaged: `{diva('doctor', '--store', store_dir, '--repair')}` moves them to quarantine"
         )
     if open_ones:
         raise StoreError("something is missing or garbled: see above what brings it back")
-    if any(finding.fault == Fault.SUSPECT for finding in findings):
-        click.echo("every file is intact; see above which records are suspect")
-    else:
-        click.echo("all is well" if not findings else "the store is in order")

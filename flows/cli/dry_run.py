@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
-import click
+from diva_grpo.flows.cli.summary import conclude
 
 if TYPE_CHECKING:
     from diva_grpo.pipeline.stages.curate import Chosen, Stages
@@ -23,9 +23,10 @@ def rehearse(
     *,
     batch: bool,
     needs: Sequence[Need] = (),
+    head: str = "",
     **chosen: Unpack[Chosen],
 ) -> None:
-    """Print the requests, tokens and cost of stages, assuming that each variant is accepted at the first try.
+    """Conclude with the requests, tokens and cost of stages, assuming that each variant is accepted at the first try.
 
     Args:
         store: the store, which is not changed.
@@ -34,6 +35,7 @@ def rehearse(
         solver: the endpoint that verifies and labels; default the teacher.
         batch: whether the Batch API is to be used.
         needs: the variants that a top-up requests. They replace `chosen`.
+        head: text before the estimate.
         **chosen: which problems to work on.
     """
     from diva_grpo.pipeline.session.rehearsal import Rehearsal, copied
@@ -57,6 +59,16 @@ def rehearse(
         for name, part in stages.apart():
             curate(session, part, **chosen)
             session.note(name)
-        click.echo(session.render())
+        text = f"{head}\n{session.render()}".removeprefix("\n")
     if stages.generate and stages.verify:
-        click.echo("Assumed: each variant is written and accepted at the first try, as long as its original.")
+        text += "\nAssumed: each variant is written and accepted at the first try, as long as its original."
+    conclude(text, {"dry_run": session.lines, "requests": session.requests, "usd": session.usd})
+
+
+def nothing_sent(why: str) -> None:
+    """Conclude a dry run that would send no request.
+
+    Args:
+        why: the reason.
+    """
+    conclude(f"{why}\nNothing would be sent.", {"dry_run": [], "requests": 0, "usd": 0.0})

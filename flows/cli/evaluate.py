@@ -9,6 +9,8 @@ import click
 
 from diva_grpo.flows.cli.help import VerbCommand
 from diva_grpo.flows.cli.options import made, store_option, verb_options
+from diva_grpo.flows.cli.summary import conclude
+from diva_grpo.schemas.command import diva
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.policy import EvaluateConfig
 
@@ -37,10 +39,9 @@ def evaluate(store_dir: Path, output: Path | None, **values: Any) -> None:
 
     done = run_evaluation(config, lambda line: click.echo(line, err=True))
     report = done.report
-    click.echo(
-        f"{config.samples} answers to each question; recorded as run {report.run_id}, step {report.step}\n"
-    )
-    click.echo(report.tables())
     if output is not None:
         text = json.dumps(done.figures(), indent=1, ensure_ascii=False)
         output.write_text(text + "\n", encoding="utf-8")
+    head = f"{config.samples} answers to each question; recorded as run {report.run_id}, step {report.step}"
+    then = diva("report", "--store", store_dir, "--html", "report.html")
+    conclude(f"{head}\n\n{report.tables()}", done.figures(), then)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from diva_grpo.flows.cli.help import VerbCommand
 from diva_grpo.flows.cli.options import made, store_option, verb_options
+from diva_grpo.flows.cli.summary import conclude
 from diva_grpo.pipeline.session.progress import progress_bar
 from diva_grpo.schemas.config import ExportConfig
 from diva_grpo.schemas.exceptions import ConfigError
@@ -49,10 +51,13 @@ def export(out: Path, store_dir: Path, push_to_hub: str | None, public: bool, **
     store = VariantStore(store_dir)
     with progress_bar(None, "rows") as progress:
         report = run(store, out, config, progress)
+    lines, figures = [], asdict(report)
     for written in filter(None, (report, report.control)):
         splits = ", ".join(f"{rows} {split}" for split, rows in written.rows.items())
-        click.echo(f"{written.path}: {splits}" + (f", {written.images} images" if written.images else ""))
+        lines.append(f"{written.path}: {splits}" + (f", {written.images} images" if written.images else ""))
         for note in written.notes:
             click.echo(note, err=True)
     if push_to_hub:
-        click.echo(push(out, push_to_hub, private=not public))
+        figures["pushed"] = push(out, push_to_hub, private=not public)
+        lines.append(figures["pushed"])
+    conclude("\n".join(lines), figures)

@@ -24,7 +24,8 @@ from diva_grpo.flows.cli.options import (
 from diva_grpo.flows.cli.preview import preview as show_preview
 from diva_grpo.flows.cli.preview import preview_option
 from diva_grpo.flows.cli.progress import watched
-from diva_grpo.flows.cli.results import WHY_SHORT, show_stages, show_variants
+from diva_grpo.flows.cli.results import WHY_SHORT, conclude_variants, spent, stages_text, then
+from diva_grpo.flows.cli.summary import conclude
 from diva_grpo.schemas.command import word
 from diva_grpo.schemas.config import (
     IMAGE_KINDS,
@@ -135,12 +136,15 @@ def _run(
         with watched(store, run_id, "generate", meter), session:
             done = curate(session, stages, **chosen)
         if not stages.supplies:
-            show_variants(store, done.generated, meter, written=False)
+            follows = then("verify", store, teacher)
+            conclude_variants(store, done.generated, meter, follows, written=False)
             return
-        show_stages({"written": done.generated, "verified": done.verified})
-        click.echo(done.summary())
+        counts = {"written": done.generated, "verified": done.verified}
+        lines = [stages_text(counts), done.summary()]
         if done.shortages:
-            click.echo(f'diva sql "{WHY_SHORT}" --store {word(store.root)}   says why')
+            lines.append(f'diva sql "{WHY_SHORT}" --store {word(store.root)}   says why')
+        figures = {**counts, "shortages": done.shortages, **spent(meter)}
+        conclude("\n".join(lines), figures, then("label", store, teacher))
         if set(done.generated) == {Status.FAILED} and not done.verified:
             raise TeacherError(
                 "no variant was written: the lines above say why; try again with --retry-failed"

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from diva_grpo.flows.cli.summary import conclude
+from diva_grpo.pipeline.session.progress import progress_bar
 from diva_grpo.schemas.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from diva_grpo.pipeline.grade.files import GradedRow
 
 _SHOWN = 20
 _WIDTH = 60
@@ -69,34 +75,45 @@ def grade(
     output = output or file.with_name(f"{file.stem}.verdicts.jsonl")
     if output.resolve() == file.resolve():
         raise ConfigError(f"--output {output} is the file of responses itself")
-    graded = grade_file(
-        file,
-        response_column=response_column,
-        answer_column=answer_column,
-        options_column=options_column,
-        audit=audit,
-        limit=limit,
-    )
+    with progress_bar(None, "rows") as progress:
+        graded = grade_file(
+            file,
+            response_column=response_column,
+            answer_column=answer_column,
+            options_column=options_column,
+            audit=audit,
+            limit=limit,
+            progress=progress,
+        )
     write_verdicts(graded, output)
     outcomes = counts(graded)
-    click.echo(f"{len(graded)} rows: {_listed(outcomes)}")
-    if graded:
-        click.echo(
-            f"found by: {_listed(counts([row for row in graded if row.grade.answer is not None], 'how'))}"
-        )
-    for row in [row for row in graded if row.grade.outcome == "error"][:_SHOWN]:
-        click.echo(f"error: {_short(row.grade.how)}: {_short(row.grade.answer or '')}")
+    found_by = counts([row for row in graded if row.grade.answer is not None], "how")
+    figures: dict[str, Any] = {
+        "rows": len(graded),
+        "outcomes": outcomes,
+        "found_by": found_by,
+        "verdicts": output,
+    }
+    lines = [f"{len(graded)} rows: {_listed(outcomes)}"]
+    lines += [f"found by: {_listed(found_by)}"] if graded else []
+    lines += [
+        f"error: {_short(row.grade.how)}: {_short(row.grade.answer or '')}"
+        for row in [row for row in graded if row.grade.outcome == "error"][:_SHOWN]
+    ]
     if audit:
         differing = [row for row in graded if row.differs]
         compared = sum(row.math_verify is not None for row in graded)
-        click.echo(f"math-verify alone differs in {len(differing)} of {compared} rows without options")
-        for row in differing[:_SHOWN]:
-            reference = _short(str(row.row[answer_column]))
-            found = _short(str(row.grade.answer))
-            click.echo(f"  {found} for {reference}: {row.grade.outcome}, math-verify {row.math_verify}")
+        figures["math_verify"] = {"compared": compared, "differing": len(differing)}
+        lines.append(f"math-verify alone differs in {len(differing)} of {compared} rows without options")
+        lines += [_difference(row, answer_column) for row in differing[:_SHOWN]]
         if len(differing) > _SHOWN:
-            click.echo(f"  and {len(differing) - _SHOWN} more, in {output}")
-    click.echo(f"verdicts: {output}")
+            lines.append(f"  and {len(differing) - _SHOWN} more, in {output}")
+    conclude("\n".join([*lines, f"verdicts: {output}"]), figures)
+
+
+def _difference(row: GradedRow, answer_column: str) -> str:
+    found, reference = _short(str(row.grade.answer)), _short(str(row.row[answer_column]))
+    return f"  {found} for {reference}: {row.grade.outcome}, math-verify {row.math_verify}"
 
 
 def _listed(numbers: dict[str, int]) -> str:

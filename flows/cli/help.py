@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import click
 
+from diva_grpo.flows.cli.summary import with_summary
 from diva_grpo.flows.verbs import VERBS
 
 
@@ -70,16 +71,25 @@ class Phases(click.Group):
 
     Args:
         phases: for the title of each phase, its commands.
+        without_summary: names of the commands that make no summary. The others get `--quiet` and `--json`.
     """
 
     command_class = VerbCommand
 
-    def __init__(self, *args: Any, phases: Mapping[str, Sequence[click.Command]], **values: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        phases: Mapping[str, Sequence[click.Command]],
+        without_summary: Collection[str] = (),
+        **values: Any,
+    ) -> None:
         super().__init__(*args, **values)
         self._phases = phases
         for commands in phases.values():
             for command in commands:
                 self.add_command(command)
+                if command.name not in without_summary:
+                    with_summary(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands of each phase under the phase's title."""

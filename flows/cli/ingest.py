@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from diva_grpo.flows.cli.options import limit_option
+from diva_grpo.flows.cli.summary import conclude, next_of
 from diva_grpo.pipeline.session.progress import progress_bar
 from diva_grpo.schemas.command import word
 from diva_grpo.schemas.exceptions import SourceError
@@ -94,8 +96,8 @@ def ingest(
     changes |= {"answer_index": answer_index} if answer_index is not None else {}
     where: Any = {"changes": changes, "source_name": source_name, "split": split}
     if preview_rows:
-        for line in preview(source, mapping, preview_rows, **where):
-            click.echo(line)
+        shown = [*preview(source, mapping, preview_rows, **where)]
+        conclude("\n".join(shown), {"preview": shown})
         return
     if store_dir is None:
         raise click.UsageError("Missing option '--store'.")
@@ -127,6 +129,6 @@ def ingest(
         line += f"; {report.variants} variants, to be checked by `diva verify`"
     if report.rejected:
         line += f': diva sql "select row_number, reason from rejects" --store {word(store_dir)}'
-    click.echo(line)
+    conclude(line, {"rows": report.rows, **asdict(report)}, next_of(store))
     if report.rejected == report.rows > 0:
         raise SourceError(f"nothing came in of {source}; most often: {report.commonest}")

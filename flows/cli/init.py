@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from diva_grpo.flows.cli.options import store_option
+from diva_grpo.flows.cli.summary import conclude, next_of
 
 
 @click.command()
@@ -24,5 +25,7 @@ def init(store_dir: Path) -> None:
     from diva_grpo.pipeline.store import VariantStore
     from diva_grpo.pipeline.store.catalog import write_views
 
-    database, script = write_views(VariantStore(store_dir, create=True))
-    click.echo(f"{database} and {script.name} written: `duckdb -readonly {database}` opens the store")
+    store = VariantStore(store_dir, create=True)
+    database, script = write_views(store)
+    text = f"{database} and {script.name} written: `duckdb -readonly {database}` opens the store"
+    conclude(text, {"database": database, "views": script}, next_of(store))

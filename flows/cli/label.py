@@ -22,7 +22,8 @@ from diva_grpo.flows.cli.options import (
     verb_options,
 )
 from diva_grpo.flows.cli.progress import watched
-from diva_grpo.flows.cli.results import counted
+from diva_grpo.flows.cli.results import counted, spent
+from diva_grpo.flows.cli.summary import conclude
 from diva_grpo.schemas.command import diva
 from diva_grpo.schemas.config import MAX_PIXELS, LabelConfig, TeacherConfig
 from diva_grpo.schemas.exceptions import ConfigError, TeacherError
@@ -103,7 +104,8 @@ def label(
     with store.run("label", config.model_dump_json(), model) as run_id:
         with watched(store, run_id, "label", meter), session:
             counts = curate(session, stages, where=problem_filter, limit=limit).labelled
-        click.echo(f"labels: {counted(counts)}")
+        follows = diva("advise", "--store", store_dir)
+        conclude(f"labels: {counted(counts)}", {"labels": counts, **spent(meter)}, follows)
         if set(counts) == {UNJUDGED}:
             raise TeacherError(
                 f"no answer could be judged: `{diva('status', '--store', store_dir)}` shows the calls"

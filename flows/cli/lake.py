@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from diva_grpo.flows.cli.options import store_option
+from diva_grpo.flows.cli.summary import conclude
 
 
 @click.command()
@@ -39,6 +40,7 @@ def lake(store_dir: Path, catalog: str, python: str | None) -> None:
 
     done = sync_lake(VariantStore(store_dir), catalog, python=python)
     if done.added or done.removed:
-        click.echo(f"snapshot {done.snapshot}: {done.added} parts added, {done.removed} left out")
+        text = f"snapshot {done.snapshot}: {done.added} parts added, {done.removed} left out"
     else:
-        click.echo(f"snapshot {done.snapshot} is up to date")
+        text = f"snapshot {done.snapshot} is up to date"
+    conclude(text, done)

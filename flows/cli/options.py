@@ -46,7 +46,6 @@ _teacher_file = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="YAML file with these settings; options win.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 no_labels_option = click.option("--no-labels", is_flag=True, help="Leave the labels to another run.")
 dry_run_option = click.option(
     "--dry-run",

@@ -14,7 +14,8 @@ import click
 from click.core import ParameterSource
 
 from diva_grpo.flows.cli.progress import watched
-from diva_grpo.flows.cli.results import raise_if_all_failed, show_stages
+from diva_grpo.flows.cli.results import raise_if_all_failed, spent, stages_text
+from diva_grpo.flows.cli.summary import conclude
 from diva_grpo.flows.cli.verify import verify
 from diva_grpo.schemas.command import diva
 from diva_grpo.schemas.config import GenerateConfig, TeacherConfig, VerifyConfig, without_secrets
@@ -72,7 +73,8 @@ def preview(
         ids = waiting[:count]
         if not ids:
             matching = store.count_problems(where=chosen.get("where"), limit=chosen.get("limit"))
-            click.echo(f"nothing to preview: none of {matching:,} problems needs a variant of these kinds")
+            text = f"nothing to preview: none of {matching:,} problems needs a variant of these kinds"
+            conclude(text, {"problems": ids, "waiting": 0})
             return
         done: Curated | None = None
         with ExitStack() as stack:
@@ -80,7 +82,9 @@ def preview(
             stack.callback(lambda: _show(store, copy, ids, session.asked(), ended=done is not None))
             with watched(copy, "preview", "preview", meter), session:
                 done = curate(session, stages, problem_ids=ids)
-        show_stages({"written": done.generated, "verified": done.verified})
+        counts = {"written": done.generated, "verified": done.verified}
+        figures = {"problems": ids, "waiting": len(waiting), **counts, **spent(meter)}
+        conclude(stages_text(counts), figures)
         _show_costs(session.asked(), ids, len(waiting), spending, reused=meter.reused)
         raise_if_all_failed(done.generated, meter)
         meter.raise_for_outages()
@@ -182,7 +186,11 @@ def _typed() -> dict[str, list[str]]:
     typed = {}
     for option in context.command.params:
         name, value = str(option.name), context.params.get(str(option.name))
-        if name != "preview" and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if (
+            name != "preview"
+            and name in context.params
+            and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        ):
             shown = without_secrets(str(value)) if name.endswith("base_url") else str(value)
             typed[name] = [option.opts[0]] if value is True else [option.opts[0], shown]
     return typed

@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from diva_grpo.flows.cli.options import store_option
+from diva_grpo.flows.cli.summary import conclude
+from diva_grpo.schemas.command import diva
 
 
 @click.command()
@@ -30,8 +32,10 @@ def remove(run_id: str, store_dir: Path, undo: bool) -> None:
     counts = restore_run(store, run_id) if undo else remove_run(store, run_id)
     rows = ", ".join(f"{count} {table}" for table, count in counts.items())
     if not undo:
-        click.echo(f"{run_id} removed: {rows}; --undo brings them back until the next `diva compact`")
+        text = f"{run_id} removed: {rows}; --undo brings them back until the next `diva compact`"
     elif rows:
-        click.echo(f"{run_id} is back: {rows}")
+        text = f"{run_id} is back: {rows}"
     else:
-        click.echo(f"{run_id} is no longer removed, but a compaction has dropped its rows")
+        text = f"{run_id} is no longer removed, but a compaction has dropped its rows"
+    then = "" if undo else diva("compact", "--store", store_dir)
+    conclude(text, {"run": run_id, "removed": not undo, "rows": counts}, then)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from diva_grpo.flows.cli.options import runs_option, store_option
+from diva_grpo.flows.cli.summary import conclude, next_of
 from diva_grpo.schemas.exceptions import ConfigError
 
 
@@ -33,13 +35,15 @@ def report(store_dir: Path, runs: tuple[str, ...], page: Path | None) -> None:
     if page is None:
         if runs:
             raise ConfigError("--run is for a page: give --html FILE too")
-        from diva_grpo.pipeline.store.report import text_report
+        from diva_grpo.pipeline.store.report import EMPTY, as_rows, as_text, sections
 
-        click.echo(text_report(store))
+        found = [*sections(store)]
+        conclude(as_text(found) or EMPTY, as_rows(found), next_of(store))
         return
     from diva_grpo.flows.pages.page import write_report
 
     written = write_report(store, page, runs)
     left_out = written.problems - written.detailed
     rest = f" ({left_out:,} of them without variants and rollouts: the page is full)" if left_out else ""
-    click.echo(f"{written.problems:,} problems{rest} in {page} ({written.size / 1e6:.1f} MB)")
+    text = f"{written.problems:,} problems{rest} in {page} ({written.size / 1e6:.1f} MB)"
+    conclude(text, {"page": page, **asdict(written)}, next_of(store))

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from diva_grpo.flows.cli.summary import conclude
+from diva_grpo.flows.verbs import command_line
+from diva_grpo.schemas.command import diva
+from diva_grpo.schemas.config import CurateConfig, TeacherConfig
 from diva_grpo.schemas.exceptions import TeacherError
 from diva_grpo.schemas.records import Status
 
@@ -27,10 +31,25 @@ def counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n} {name}" for name, n in sorted(counts.items()) if n) or "nothing to do"
 
 
-def show_stages(stages: Mapping[str, Mapping[str, int]]) -> None:
-    """Print the counts of each stage, one line per stage."""
-    for stage, counts in stages.items():
-        click.echo(f"{stage}: {counted(counts)}")
+def stages_text(stages: Mapping[str, Mapping[str, int]]) -> str:
+    """Format the counts of each stage, one line per stage."""
+    return "\n".join(f"{stage}: {counted(counts)}" for stage, counts in stages.items())
+
+
+def spent(meter: Meter) -> dict[str, float]:
+    """Print on standard error what a run has paid, if anything, and return it with its requests for the summary."""
+    figures = {"requests": meter.sent, "from_journal": meter.reused, "usd": meter.budget.spent}
+    if meter.budget.spent:
+        line = f"{meter.sent:,} requests sent, {meter.reused:,} from the journal, ${meter.budget.spent:.4f}"
+        click.echo(line, err=True)
+    return figures
+
+
+def then(verb: str, store: VariantStore, teacher: TeacherConfig | None) -> str:
+    """The command line of a verb that asks the same endpoint; a placeholder stands for the model if there is none."""
+    if teacher is None:
+        return diva(verb, "--store", store.place.url, "--model", "NAME")
+    return command_line(verb, CurateConfig(store=store.root, teacher=teacher))
 
 
 def _passed_over(store: VariantStore, *, written: bool) -> str:
@@ -56,20 +75,24 @@ def _passed_over(store: VariantStore, *, written: bool) -> str:
     return f", passed over: {failed} that failed before ({kinds}); --retry-failed asks again"
 
 
-def show_variants(store: VariantStore, counts: Mapping[str, int], meter: Meter, *, written: bool) -> None:
-    """Print the counts of the variants that a verb worked on.
+def conclude_variants(
+    store: VariantStore, counts: Mapping[str, int], meter: Meter, follows: str, *, written: bool
+) -> None:
+    """Conclude with the counts of the variants that a verb worked on.
 
     Args:
         store: the store of the run.
         counts: variants by status.
         meter: the run's meter.
+        follows: the next command.
         written: whether the verb works on variants that are already written (`verify`).
 
     Raises:
         TeacherError: all variants failed, or requests failed because of credit, key, model or network. A script that
             calls the verb then stops.
     """
-    click.echo(f"variants: {counted(counts)}{'' if counts else _passed_over(store, written=written)}")
+    text = f"variants: {counted(counts)}{'' if counts else _passed_over(store, written=written)}"
+    conclude(text, {"variants": counts, **spent(meter)}, "" if set(counts) == {Status.FAILED} else follows)
     raise_if_all_failed(counts, meter)
     if counts.get(Status.FAILED):
         click.echo("`diva status` says why some failed; --retry-failed tries them again", err=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from diva_grpo.flows.cli.summary import conclude
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.serving import ServedFlow
 
@@ -53,10 +54,12 @@ def serve(file: Path, only: tuple[str, ...], pause: bool, resume: bool, port: in
     if pause or resume:
         serving.set_active(chosen, active=resume, port=port)
         done = "resumed" if resume else "paused"
-        click.echo("\n".join(f"{done}: {serving.full_name(served)}" for served in chosen))
+        names = [serving.full_name(served) for served in chosen]
+        conclude("\n".join(f"{done}: {name}" for name in names), {done: names})
         return
     serving.serve(chosen, port, lambda line: click.echo(line, err=True), keep_days=whole.keep_days)
-    click.echo("the schedules rest until `diva serve` runs again", err=True)
+    served = [serving.full_name(served) for served in chosen]
+    conclude("the schedules rest until `diva serve` runs again", {"served": served})
 
 
 def _rescheduled(served: ServedFlow, schedule: dict[str, str | None]) -> ServedFlow:

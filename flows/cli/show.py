@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from diva_grpo.flows.cli.options import store_option
+from diva_grpo.flows.cli.summary import conclude
 
 _PAGE = 20
 
@@ -47,13 +49,12 @@ def show(
     chosen = tuple(dict.fromkeys(problem_ids))
     looked = look(store, chosen, where=where, limit=limit or (None if chosen else _PAGE))
     if html is None:
-        click.echo("\n\n".join(map(as_text, looked)))
+        conclude("\n\n".join(map(as_text, looked)), {"problems": looked})
         return
     from diva_grpo.flows.pages.page import write_problems
 
     title = f"Problems and their variants: {store_dir.name}"
     written = write_problems(store, html, title, [one.problem.problem_id for one in looked])
     variants = sum(len(one.variants) for one in looked)
-    click.echo(
-        f"{written.problems} problems with {variants} variants in {html} ({written.size / 1e6:.1f} MB)"
-    )
+    text = f"{written.problems} problems with {variants} variants in {html} ({written.size / 1e6:.1f} MB)"
+    conclude(text, {"page": html, "variants": variants, **asdict(written)})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from diva_grpo.flows.cli.options import store_option
+from diva_grpo.flows.cli.summary import conclude, next_of
 from diva_grpo.schemas.command import diva
 
 if TYPE_CHECKING:
@@ -34,34 +35,35 @@ def status(store_dir: Path) -> None:
     from diva_grpo.pipeline.store import VariantStore, render
     from diva_grpo.pipeline.store.files.liveness import unended_runs
     from diva_grpo.pipeline.store.queries import Query, queries
-    from diva_grpo.pipeline.store.report import sections
+    from diva_grpo.pipeline.store.report import as_rows, sections
     from diva_grpo.pipeline.teacher.wire.batch.book import pending_batches
 
     store = VariantStore(store_dir)
-    if not store.count_problems(limit=1):
-        click.echo(
-            f"The store is empty: `{diva('ingest', 'SOURCE', '--store', store_dir)}` brings problems into it."
-        )
     left = unended_runs(store.root)
-    dead = [run.run_id for run in left if not run.alive]
-    names = ", ".join("'" + name.replace("'", "''") + "'" for name in dead) or "NULL"
+    dead = [run for run in left if not run.alive]
+    working = [run for run in left if run.alive]
+    names = ", ".join("'" + run.run_id.replace("'", "''") + "'" for run in dead) or "NULL"
     last = Query("Last runs", _LAST_RUNS.format(dead=names))
-    for query, table in sections(store, [*(queries()[name] for name in _QUERIES), last]):
-        click.echo(f"\n{query.title}\n{render(table.slice(length=_MOST_ROWS), 'table')}")
-    for batch in pending_batches(store.root):
-        name = batch.batch_id or "not taken yet"
-        click.echo(
-            f"\nBatch {name} of {batch.model}: {batch.status}, {batch.done:,} of {batch.requests:,} done, "
-            f"{batch.failed:,} failed, since {batch.created_at[:16]} UTC"
-        )
-    if working := [run for run in left if run.alive]:
-        click.echo("\nAt work\n" + "\n".join(_progress(run) for run in working))
+    found = [*sections(store, [*(queries()[name] for name in _QUERIES), last])]
+    batches = [*pending_batches(store.root)]
+    blocks = [f"{query.title}\n{render(table.slice(length=_MOST_ROWS), 'table')}" for query, table in found]
+    if not store.count_problems(limit=1):
+        ingest = diva("ingest", "SOURCE", "--store", store_dir)
+        blocks.insert(0, f"The store is empty: `{ingest}` brings problems into it.")
+    else:
+        blocks[0] = f"\n{blocks[0]}"
+    blocks += [
+        f"Batch {batch.batch_id or 'not taken yet'} of {batch.model}: {batch.status}, {batch.done:,} of "
+        f"{batch.requests:,} done, {batch.failed:,} failed, since {batch.created_at[:16]} UTC"
+        for batch in batches
+    ]
+    if working:
+        blocks.append("\n".join(["At work", *map(_progress, working)]))
     if dead:
-        click.echo(
-            "\nKilled\n"
-            + "\n".join(_progress(run) for run in left if not run.alive)
-            + "\nWhat they had done is kept: the same commands continue from there."
-        )
+        kept = "What they had done is kept: the same commands continue from there."
+        blocks.append("\n".join(["Killed", *map(_progress, dead), kept]))
+    figures = {**as_rows(found), "batches": batches, "at_work": working, "killed": dead}
+    conclude("\n\n".join(blocks), figures, next_of(store))
 
 
 def _progress(run: UnendedRun) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 from diva_grpo.flows.cli.options import store_option
+from diva_grpo.flows.cli.summary import conclude
+from diva_grpo.schemas.command import diva
 
 
 @click.command()
@@ -38,14 +40,16 @@ def teacher(store_dir: Path, port: int, wrong_share: float, error_share: float, 
     example: diva teacher --store runs/store --port 8710
              diva generate --store runs/store --base-url http://127.0.0.1:8710/v1 --model scripted-teacher
     """
-    from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
+    from diva_grpo.flows.demo.scripted_teacher import MODEL, ScriptedTeacher, create_app, serve
     from diva_grpo.pipeline.store import VariantStore
 
     problems = VariantStore(store_dir).problems()
     script = ScriptedTeacher(problems, wrong_share=wrong_share, seed=seed)
     try:
         with serve(create_app(script, error_share=error_share, seed=seed), port) as url:
-            click.echo(f"scripted teacher for {len(problems)} problems at {url} (Ctrl-C ends it)")
+            text = f"scripted teacher for {len(problems)} problems at {url} (Ctrl-C ends it)"
+            then = diva("generate", "--store", store_dir, "--base-url", url, "--model", MODEL)
+            conclude(text, {"url": url, "model": MODEL, "problems": len(problems)}, then)
             threading.Event().wait()
     except OSError as error:
         raise click.ClickException(f"port {port}: {error.strerror}; choose another with --port") from error

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from diva_grpo.flows.cli.dry_run import rehearse
+from diva_grpo.flows.cli.dry_run import nothing_sent, rehearse
 from diva_grpo.flows.cli.help import VerbCommand
 from diva_grpo.flows.cli.options import (
     dry_run_option,
@@ -19,8 +19,9 @@ from diva_grpo.flows.cli.options import (
     teacher_of,
     verb_options,
 )
-from diva_grpo.flows.cli.results import show_stages
-from diva_grpo.schemas.command import word
+from diva_grpo.flows.cli.results import stages_text
+from diva_grpo.flows.cli.summary import conclude
+from diva_grpo.schemas.command import diva, word
 from diva_grpo.schemas.config import GenerateConfig, LabelConfig, TeacherConfig, TopUpConfig, VerifyConfig
 from diva_grpo.schemas.records import Kind
 
@@ -59,25 +60,33 @@ def top_up(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
     store = VariantStore(store_dir)
     Spending.of(config).session(store, None, config.teacher, config.solver)
     found = find(config, store)
-    click.echo(found.summary())
     needs = found.planned.needs
     if dry_run and not needs:
-        click.echo("Nothing would be sent.")
+        nothing_sent(found.summary())
         return
     if dry_run:
         lengths = {"rewordings": config.variants, "harder": config.variants}
         stages = Stages.of(config.model_copy(update={"generate": config.generate.model_copy(update=lengths)}))
-        rehearse(store, stages, config.teacher, config.solver, batch=config.batch, needs=needs)
+        rehearse(
+            store,
+            stages,
+            config.teacher,
+            config.solver,
+            batch=config.batch,
+            needs=needs,
+            head=found.summary(),
+        )
         return
     from diva_grpo.flows.runs.server import prefect_api
     from diva_grpo.flows.runs.top_up import top_up as flow
 
     prefect_api()
     counts = flow(config)
-    show_stages(counts)
+    text = f"{found.summary()}\n{stages_text(counts)}"
     if counts["decided"].get("short"):
         query = "select problem_id, kinds, outcome from decisions where outcome like 'short%'"
-        click.echo(f'diva sql "{query}" --store {word(store_dir)}   says why')
+        text += f'\ndiva sql "{query}" --store {word(store_dir)}   says why'
+    conclude(text, {"run": found.shortages.run_id, **counts}, diva("report", "--store", store_dir))
 
 
 def _config(store_dir: Path, no_labels: bool, values: dict[str, Any]) -> TopUpConfig:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import click
 
-from diva_grpo.flows.cli.diagnose import EXIT_WITHOUT_GAIN, STRICT_HELP, strict_option
+from diva_grpo.flows.cli.diagnose import EXIT_WITHOUT_GAIN, strict_option
+from diva_grpo.flows.cli.summary import conclude
+from diva_grpo.schemas.command import diva
 from diva_grpo.trainer.arguments import OWN, Argument, check_names, declared, known
+
+if TYPE_CHECKING:
+    from diva_grpo.trainer.train import TrainResult
 
 _OFTEN = (
     "model_name_or_path",
@@ -46,11 +52,12 @@ class _TrainCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options of this project, and those of TRL that most runs set."""
         every = known()
+        options = [param for param in self.params if isinstance(param, click.Option)]
         with formatter.section("Options"):
             formatter.write_dl(
                 [
                     ("--config FILE", "YAML file with these settings; options win."),
-                    ("--strict", STRICT_HELP),
+                    *(record for option in options if (record := option.get_help_record(ctx))),
                     ("--help-all", "Show all options, TRL's too (takes seconds)."),
                 ]
             )
@@ -101,11 +108,21 @@ def train(context: click.Context, strict: bool, arguments: tuple[str, ...]) -> N
     from diva_grpo.trainer.train import main
 
     result = main(arguments)
-    click.echo(f"run {result.run_id}: {result.step} steps done, the model is in {result.model_path}")
-    if result.diagnosis is None:
-        return
-    from diva_grpo.pipeline.diagnosis.text import summary
-
-    click.echo(summary(result.diagnosis))
-    if strict and result.diagnosis.without_gain:
+    _conclude(result)
+    if strict and result.diagnosis is not None and result.diagnosis.without_gain:
         sys.exit(EXIT_WITHOUT_GAIN)
+
+
+def _conclude(result: TrainResult) -> None:
+    from diva_grpo.pipeline.diagnosis.text import as_json, summary
+
+    text = f"run {result.run_id}: {result.step} steps done, the model is in {result.model_path}"
+    figures = {"run": result.run_id, "steps": result.step, "model": result.model_path}
+    found, at = result.diagnosis, ("--store", result.store)
+    if found is None:
+        conclude(text, {**figures, "diagnosis": None}, diva("diagnose", *at, "--run", result.run_id))
+        return
+    follows = diva("eval", "--model", result.model_path, *at)
+    if found.findings:
+        follows = diva("diagnose", *at, "--run", result.run_id)
+    conclude(f"{text}\n{summary(found)}", {**figures, "diagnosis": as_json(found)}, follows)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from diva_grpo.flows.cli.dry_run import rehearse
+from diva_grpo.flows.cli.dry_run import nothing_sent, rehearse
 from diva_grpo.flows.cli.help import VerbCommand
 from diva_grpo.flows.cli.options import (
     filter_option,
@@ -20,7 +20,7 @@ from diva_grpo.flows.cli.options import (
     verb_options,
 )
 from diva_grpo.flows.cli.progress import watched
-from diva_grpo.flows.cli.results import show_variants
+from diva_grpo.flows.cli.results import conclude_variants, then
 from diva_grpo.schemas.config import VerifyConfig
 
 
@@ -64,11 +64,11 @@ def verify(store_dir: Path, problem_filter: str | None, dry_run: bool, **values:
         rehearse(store, stages, teacher, batch=spending.batch, where=problem_filter)
         return
     if dry_run:
-        click.echo("Nothing would be sent: no written variant waits, and those of images cost nothing.")
+        nothing_sent("No written variant waits, and those of images cost nothing.")
         return
     meter = spending.meter("variants", "verified", total)
     session = spending.session(store, meter, teacher)
     with store.run("verify", config.model_dump_json(), teacher.model if teacher else None) as run_id:
         with watched(store, run_id, "verify", meter), session:
             done = curate(session, stages, where=problem_filter)
-        show_variants(store, done.verified, meter, written=True)
+        conclude_variants(store, done.verified, meter, then("label", store, teacher), written=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from diva_grpo.flows.cli.options import runs_option, store_option
+from diva_grpo.flows.cli.summary import conclude
 
 
 @click.command()
@@ -27,5 +28,5 @@ def watch(store_dir: Path, runs: tuple[str, ...], port: int) -> None:
     from diva_grpo.pipeline.store import VariantStore
 
     with LiveServer(Live(VariantStore(store_dir), runs), port) as server, suppress(KeyboardInterrupt):
-        click.echo(f"open {server.url}")
+        conclude(f"open {server.url}", {"url": server.url})
         server.serve_forever()

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -111,7 +112,7 @@ def _curate(store: VariantStore, condition: str) -> None:
         curate(config)
 
 
-def run_demo(data_dir: Path | None, store_dir: Path | None, *, short: bool) -> str:
+def run_demo(data_dir: Path | None, store_dir: Path | None, *, short: bool) -> tuple[str, dict[str, Any]]:
     """Run the demo: ingest, curate, label with the policy, train and evaluate.
 
     Args:
@@ -120,7 +121,7 @@ def run_demo(data_dir: Path | None, store_dir: Path | None, *, short: bool) -> s
         short: True uses fewer problems and steps.
 
     Returns:
-        The text of the results, see `render_screen`.
+        The results as text (see `render_screen`), and as values by name.
 
     Raises:
         ConfigError: a file of the data folder is missing.
@@ -170,4 +171,13 @@ def run_demo(data_dir: Path | None, store_dir: Path | None, *, short: bool) -> s
     vision = train_on_figures(store, data / "train_demo_vision.yaml", of_figures, size.vision_steps)
     page = root / "report.html"
     write_report(store, page, [result.run_id])
-    return render_screen(store, result.run_id, scores[0], scores[1], str(root), vision, page)
+    screen = render_screen(store, result.run_id, scores[0], scores[1], str(root), vision, page)
+    figures = {
+        "store": root,
+        "run": result.run_id,
+        "before": scores[0],
+        "after": scores[1],
+        "vision": vision,
+        "page": page,
+    }
+    return screen, figures

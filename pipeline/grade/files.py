@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ def grade_file(
     deadline_s: float = DEADLINE_S,
     audit: bool = False,
     limit: int | None = None,
+    progress: Callable[[int], object] = bool,
 ) -> list[GradedRow]:
     """Grade the rows of a JSON Lines file.
 
@@ -69,6 +70,7 @@ def grade_file(
         deadline_s: deadline of each row, in seconds.
         audit: also get the verdict of math-verify alone for each row without options.
         limit: number of rows to grade, from the first; None grades all.
+        progress: called with 1 after each row.
 
     Raises:
         SourceError: the file cannot be read, or a line is not a JSON object.
@@ -81,7 +83,11 @@ def grade_file(
                 f"{path}: no row has a column {column!r}; the first has {', '.join(rows[0]) or 'none'}"
             )
     columns = (response_column, answer_column, options_column)
-    return list(grade_rows(rows, columns=columns, deadline_s=deadline_s, audit=audit))
+    graded = []
+    for row in grade_rows(rows, columns=columns, deadline_s=deadline_s, audit=audit):
+        graded.append(row)
+        progress(1)
+    return graded
 
 
 def grade_rows(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pyarrow as pa
 
 from diva_grpo.pipeline.store import VariantStore, render
 from diva_grpo.pipeline.store.queries import Query, queries
 from diva_grpo.pipeline.store.sql import locked, select
+
+EMPTY = "The store is empty: `diva ingest` brings problems into it."
 
 
 def sections(store: VariantStore, asked: Iterable[Query] | None = None) -> Iterator[tuple[Query, pa.Table]]:
@@ -30,7 +33,14 @@ def sections(store: VariantStore, asked: Iterable[Query] | None = None) -> Itera
                 yield query, table
 
 
-def text_report(store: VariantStore) -> str:
-    """Return the results of all named queries as text for a terminal."""
-    blocks = [f"{query.title}\n{render(table, 'table')}" for query, table in sections(store)]
-    return "\n\n".join(blocks) or "The store is empty: `diva ingest` brings problems into it."
+def as_text(found: Iterable[tuple[Query, pa.Table]]) -> str:
+    """Format the results of queries (see `sections`) as text for a terminal."""
+    return "\n\n".join(f"{query.title}\n{render(table, 'table')}" for query, table in found)
+
+
+def as_rows(found: Iterable[tuple[Query, pa.Table]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of the results of queries (see `sections`), by name or else by title in lower case."""
+    names = {query: name for name, query in queries().items()}
+    return {
+        names.get(query, query.title.lower().replace(" ", "_")): table.to_pylist() for query, table in found
+    }

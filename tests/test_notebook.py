@@ -20,7 +20,7 @@ NOTEBOOK = ROOT / "docs" / "start" / "notebook.ipynb"
 
 @pytest.fixture
 def notebook() -> Any:
-    return nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]  # nbformat leaves it untyped
+    return nbformat.read(NOTEBOOK, as_version=4)
 
 
 def test_no_output_is_kept(notebook: Any) -> None:

@@ -1,10 +1,12 @@
-"""What `make docs` adds to the pages: the reference, made from the code, and formulas as MathML."""
+"""What `make docs` adds: the reference, made from the code; the notebook as a page; formulas as MathML."""
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
@@ -26,14 +28,15 @@ _FENCE = re.compile(r"(^```.*?^```\n|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages of the reference."""
+    """Add the pages of the reference, and the notebook's."""
     for name, lines in {
-        "commands": _commands(),
-        "configuration": _configuration(),
-        "views": _views(),
-        "python": _python(),
+        "reference/commands": _commands(),
+        "reference/configuration": _configuration(),
+        "reference/views": _views(),
+        "reference/python": _python(),
+        "start/notebook": _notebook(Path(config.docs_dir, "start", "notebook.ipynb")),
     }.items():
-        files.append(File.generated(config, f"reference/{name}.md", content="\n".join(lines) + "\n"))
+        files.append(File.generated(config, f"{name}.md", content="\n".join(lines) + "\n"))
     return files
 
 
@@ -47,6 +50,14 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def _mathml(found: re.Match[str]) -> str:
     block, inline = found.groups()
     return convert(block or inline, display="block" if block else "inline")
+
+
+def _notebook(path: Path) -> Iterator[str]:
+    first, *others = json.loads(path.read_text("utf-8"))["cells"]
+    yield f"{''.join(first['source'])}\n\n[Download the notebook]({path.name}){{: download }}\n"
+    for cell in others:
+        text = "".join(cell["source"])
+        yield f"```python\n{text}\n```\n" if cell["cell_type"] == "code" else f"{text}\n"
 
 
 def _commands() -> Iterator[str]:

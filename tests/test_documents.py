@@ -17,7 +17,7 @@ from tests.support.documents import PAGES, ROOT, blocks
 
 pytestmark = pytest.mark.docs
 DOCUMENTS = [*PAGES, "DESIGN.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "data/README.md"]
-_MADE = re.compile(r"reference/(commands|configuration|views|python)\.md")
+_MADE = re.compile(r"reference/(commands|configuration|views|python)\.md|notebook\.md")
 """Pages that `make docs` makes."""
 _PATH = re.compile(r"`((?:schemas|pipeline|trainer|flows|tests|diva_grpo|data)/[\w./-]*)`")
 

@@ -23,13 +23,16 @@ def open_database() -> duckdb.DuckDBPyConnection:
     # DuckDB creates the folder when it first spills, and deletes it with the database. By default it would use `.tmp`
     # in the working folder, and up to nine tenths of the disk.
     spill = quoted(os.path.join(tempfile.gettempdir(), f"diva-spill-{uuid.uuid4().hex}"))
-    # The progress bar is off because it would go to standard output, between the lines of a command. The file cache is
-    # off because the system already caches files. Parquet footers are cached, because parts never change. The time zone
-    # is UTC, because the times of all records are UTC and are compared with now().
+    # The file cache is off because the system already caches files. Parquet footers are cached, because parts never
+    # change. The time zone is UTC, because the times of all records are UTC and are compared with now().
     database.execute(
-        f"SET enable_progress_bar = false; SET enable_external_file_cache = false; SET parquet_metadata_cache = true; "
+        f"SET enable_external_file_cache = false; SET parquet_metadata_cache = true; "
         f"SET TimeZone = 'UTC'; SET temp_directory = {spill}; SET max_temp_directory_size = '{MAX_SPILL_MB}MiB'"
     )
+    # The progress bar would go to standard output, between the lines of a command. In Jupyter without ipywidgets it is
+    # off, and setting it, even to off, is an error.
+    if database.execute("SELECT current_setting('enable_progress_bar')").fetchone() == (True,):
+        database.execute("SET enable_progress_bar = false")
     return database
 
 

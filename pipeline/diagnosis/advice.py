@@ -262,6 +262,5 @@ def _hints(spectrum: Spectrum, never: Sequence[Labelled], why: str) -> Recommend
         why,
         "Where no rollout without a hint was right, this configuration ended at an accuracy of 0.82 (90 % interval "
         f"0.47 to 1.00), GRPO at 0.00; where 4 in 1,000 were right, both ended at 0.99 ({EVIDENCE}, What was "
-        "measured). "
-        + _SMALL,
+        "measured). " + _SMALL,
     )

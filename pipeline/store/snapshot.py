@@ -21,6 +21,7 @@ from diva_grpo.pipeline.store.engine import Engine
 from diva_grpo.pipeline.store.files.parts import Catalogue
 from diva_grpo.pipeline.store.label_model import by_label_model
 from diva_grpo.pipeline.store.monotone import MONOTONE, WEIGHT
+from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.records import Variant
 
 
@@ -136,7 +137,7 @@ def load_snapshot(engine: Engine, catalogue: Catalogue, variant_parts: Sequence[
             from the merged part.
 
     Raises:
-        StoreError: a part is damaged or missing.
+        StoreError: a part is damaged or missing, or an accepted variant has no difficulty offset.
     """
     names = frozenset(variant_parts)
     wanted = catalogue.holding(Variant.table, names)
@@ -157,6 +158,12 @@ def load_snapshot(engine: Engine, catalogue: Catalogue, variant_parts: Sequence[
             )
         )
         labels = dict(connection.execute("SELECT problem_id, difficulty FROM original_labels").fetchall())
+    if without := variants["delta"].null_count:
+        first = variants["variant_id"].filter(variants["delta"].is_null())[0]
+        raise StoreError(
+            f"{without:,} accepted variants have no difficulty offset, {first} for one: write them again with a "
+            "`delta_designed`, in levels"
+        )
     ids, firsts = problems.columns
     kinds = variants["kind"].combine_chunks().dictionary_encode()
     return Snapshot(

@@ -116,7 +116,14 @@ class VariantStore:
         Args:
             records: all of the same type; nothing is written if there are none.
             recorded_at: time that the records get, UTC; default now.
+
+        Raises:
+            TypeError: the records are of several types.
         """
+        if len(kinds := {type(record).__name__ for record in records}) > 1:
+            raise TypeError(
+                f"append records of one type at a time, not {' and '.join(sorted(kinds))} together"
+            )
         if records:
             self._publish(records[0].table, lambda now: to_table(records, recorded_at or now))
 

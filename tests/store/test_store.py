@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import ConfigError, StoreError
-from diva_grpo.schemas.records import RECORDS, JsonText, Problem, Record, Setting, Verdict
+from diva_grpo.schemas.records import RECORDS, JsonText, Problem, Record, Setting, Variant, Verdict
 
 # --- round trips by Hypothesis
 
@@ -105,6 +105,28 @@ def test_time_of_the_append_decides_and_not_the_name_of_the_part(store: VariantS
     store.append([Setting(name="x", value="late")], recorded_at=now + timedelta(seconds=1))
     store.append([Setting(name="x", value="early")], recorded_at=now)
     assert _settings(store) == {"x": "late"}
+
+
+def test_records_of_two_types_are_refused_together(store: VariantStore) -> None:
+    problem = Problem(problem_id="p", source="s", split="train", text="1 + 1?", answer="2")
+    with pytest.raises(TypeError, match="one type at a time, not Problem and Setting together"):
+        store.append([problem, Setting(name="a", value="b")])
+    assert store.query("SELECT count(*) FROM problems WHERE problem_id = 'p'") == [(0,)]
+
+
+def test_accepted_variants_without_an_offset_are_named(store: VariantStore) -> None:
+    """A trainer would make advantages of them that are not numbers."""
+    plain: dict[str, Any] = {
+        "problem_id": "p",
+        "kind": "reword",
+        "text": "One and one?",
+        "generator_model": "m",
+    }
+    plain |= {"prompt_version": "1", "status": "accepted"}
+    store.append([Problem(problem_id="p", source="s", split="train", text="1 + 1?", answer="2")])
+    store.append([Variant(variant_id="v1", delta_designed=0.0, **plain), Variant(variant_id="v2", **plain)])
+    with pytest.raises(StoreError, match="1 accepted variants have no difficulty offset, v2 for one"):
+        store.snapshot()
 
 
 def test_append_of_nothing_writes_nothing(store: VariantStore) -> None:

@@ -31,7 +31,7 @@ def open_database() -> duckdb.DuckDBPyConnection:
     )
     # The progress bar would go to standard output, between the lines of a command. In Jupyter without ipywidgets it is
     # off, and setting it, even to off, is an error.
-    if database.execute("SELECT current_setting('enable_progress_bar')").fetchone() == (True,):
+    if database.execute("SELECT current_setting('enable_progress_bar')").fetchall() == [(True,)]:
         database.execute("SET enable_progress_bar = false")
     return database
 

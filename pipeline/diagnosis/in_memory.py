@@ -127,6 +127,8 @@ class FactsInMemory:
         self, record: type[Record], table: pa.Table, names: Sequence[str]
     ) -> dict[str, list[dict[str, Any]]]:
         with open_database() as connection:
+            # Several threads would add numbers in any order, and a resumed run would differ in the last digit.
+            connection.execute("SET threads = 1")
             connection.register("variants", self._variants)
             connection.register(record.table, table)
             if record is Rollout:

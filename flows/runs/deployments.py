@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -278,7 +278,8 @@ def serve(
                 say(line)
             made = [deployment(served, active=is_active(served)) for served in deployments]
             with upkeep([(name, served.max_waiting) for name, served in by_name.items()], leave):
-                prefect.serve(*made)
+                with suppress(KeyboardInterrupt):  # between Prefect's greeting and its own handling of Ctrl-C
+                    prefect.serve(*made)
 
 
 @contextmanager

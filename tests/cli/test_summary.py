@@ -167,7 +167,7 @@ def test_a_summary_as_json_and_nothing_else(verb: str, line: Callable[[str], lis
         next(text for text in process.stderr if "being served" in text)
         process.send_signal(signal.SIGINT)
     out, err = process.communicate()
-    assert process.returncode == 0
+    assert process.returncode == 0, err
     assert json.loads(out)
     assert verb == "serve" or err == ""
 

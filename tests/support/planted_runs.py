@@ -62,7 +62,7 @@ def plant(
     store.append([
         Variant(variant_id=HINTS[i], problem_id=f"w/{i}", kind=Kind.THINK_STEP, text=f"{i} + 1?",
                 hint=["so"], hint_steps=1, hint_total=2, status=Status.ACCEPTED, generator_model="m",
-                prompt_version="1")
+                prompt_version="1", delta_designed=-2.0)
         for i in range(PROBLEMS)
     ])  # fmt: skip
     store.append([

@@ -277,9 +277,10 @@ def serve(
             for line in moved_deployments(set(by_name)):
                 say(line)
             made = [deployment(served, active=is_active(served)) for served in deployments]
-            with upkeep([(name, served.max_waiting) for name, served in by_name.items()], leave):
-                with suppress(KeyboardInterrupt):  # between Prefect's greeting and its own handling of Ctrl-C
-                    prefect.serve(*made)
+            waiting = [(name, served.max_waiting) for name, served in by_name.items()]
+            # Ctrl-C between Prefect's greeting and its own handling of it comes through.
+            with upkeep(waiting, leave), suppress(KeyboardInterrupt):
+                prefect.serve(*made)
 
 
 @contextmanager

@@ -7,16 +7,18 @@ argument before torch is loaded.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.nearest import unknown
+from diva_grpo.trainer.presets import TRAINING_PRESETS
 
 OWN = (("diva_grpo.trainer.train", "TrainArguments"), ("diva_grpo.trainer.config", "DivaGRPOConfig"))
 """Modules and names of this project's dataclasses."""
@@ -120,7 +122,7 @@ def check_names(arguments: Sequence[str]) -> None:
             flags = [f"--{name}" for name in names]
             raise ConfigError(f"{unknown('option', f'--{flag}', flags)} (`diva train --help`)")
     for file in _config_files(arguments):
-        for key in _keys(file):
+        for key in _settings(file):
             if key not in names and key != "env":
                 raise ConfigError(f"{file}: {unknown('setting', key, names)}")
 
@@ -138,15 +140,46 @@ def _flags(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _config_files(arguments: Sequence[str]) -> Iterator[Path]:
-    for argument, value in pairwise(arguments):
-        if argument == "--config":
-            yield Path(value)
+    yield from (Path(value) for value in _values(arguments, "config"))
 
 
-def _keys(file: Path) -> list[str]:
-    """Return the keys of a YAML file; none if it cannot be read, which the parser reports later."""
+def _values(arguments: Sequence[str], name: str) -> Iterator[str]:
+    """Yield the values that a command line gives to an option, as `--name value` or `--name=value`."""
+    for argument, after in pairwise([*arguments, ""]):
+        flag, sign, value = argument.partition("=")
+        if flag == f"--{name}":
+            yield value if sign else after
+
+
+def preset_of(arguments: Sequence[str]) -> tuple[str | None, list[str], Mapping[str, Any]]:
+    """Find the preset of a command line of `diva train`, or else of its YAML file.
+
+    Returns:
+        Its name; its settings as flags if it is on the command line, where it overrides the file; and its settings as
+        defaults if it is in the file, whose other settings override it.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    by_flag = next(_values(arguments, "preset"), None)
+    in_file = next((_settings(file).get("preset") for file in _config_files(arguments)), None)
+    name = by_flag or in_file
+    if name is None:
+        return None, [], {}
+    if name not in TRAINING_PRESETS:
+        raise ConfigError(f"preset={name!r}: choose one of {', '.join(TRAINING_PRESETS)}")
+    settings = TRAINING_PRESETS[name]
+    return (
+        (name, [f"--{key}={value}" for key, value in settings.items()], {})
+        if by_flag
+        else (name, [], settings)
+    )
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """Return the settings of a YAML file; none if it cannot be read, which the parser reports later."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return []
-    return [str(key) for key in content] if isinstance(content, dict) else []
+        return {}
+    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}

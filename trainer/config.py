@@ -80,9 +80,8 @@ class DivaGRPOConfig(GRPOConfig):
     variant_prior: VariantPrior = field(
         default=_CURRICULUM.variant_prior,
         metadata={
-            "help": "What posterior and signal expect of a variant at first: its label or its delta, or the "
-            "pass rate in this run of all variants with as many steps to go (pooled), or that which all "
-            "rollouts of this run let expect for so many steps (ladder)."
+            "help": "What posterior and signal expect of a variant at first: its label or delta, or the pass rate in "
+            "this run of variants with as many steps to go (pooled), or a curve over these steps (ladder)."
         },
     )
     aim: Aim = field(
@@ -109,8 +108,7 @@ class DivaGRPOConfig(GRPOConfig):
     pool_revisit: float = field(
         default=_CURRICULUM.pool_revisit,
         metadata={
-            "help": "With problem_sampler=pool, the share of the problems of a generation that were silent when they "
-            "last came, 0 to 1."
+            "help": "With problem_sampler=pool, the share of problems that were silent when they last came, 0 to 1."
         },
     )
     difficulty_rule: LiveRule = field(
@@ -140,7 +138,7 @@ class DivaGRPOConfig(GRPOConfig):
         },
     )
     hint_opening: str = field(
-        default="", metadata={"help": "Text before the steps with hint_style=prefix, such as '<think>'."}
+        default="", metadata={"help": "Text before the steps of hint_style=prefix: <think>."}
     )
     opening_advantage: float = field(
         default=0.0,

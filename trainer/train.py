@@ -29,6 +29,7 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import MAX_PIXELS
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.policy import PolicyConfig
+from diva_grpo.trainer.arguments import preset_of
 from diva_grpo.trainer.asking import prompts_of, template_digest, unapplied
 from diva_grpo.trainer.checkpoints import STATE_FILE, Checkpoint
 from diva_grpo.trainer.config import DivaGRPOConfig
@@ -62,6 +63,10 @@ class TrainArguments:
     """Arguments of `diva train` that are not in `DivaGRPOConfig` or TRL's `ModelConfig`."""
 
     store: str = field(metadata={"help": "Folder of the store."})
+    preset: str | None = field(
+        default=None,
+        metadata={"help": "hints (see `diva advise`) or paper (the paper's settings); others override it."},
+    )
     split: str = field(default="train", metadata={"help": "Split of the problems."})
     eval_split: str = field(default="test", metadata={"help": "Split to evaluate on (--eval_strategy)."})
     problem_filter: str | None = field(
@@ -122,21 +127,25 @@ class _Parser(TrlParser):
 
 
 def parse(arguments: Sequence[str]) -> tuple[TrainArguments, DivaGRPOConfig, ModelConfig]:
-    """Read the arguments of `diva train` from a YAML file (`--config`) and flags. Flags override the file.
+    """Read the arguments of `diva train` from flags and a YAML file (`--config`), which flags override.
 
     Raises:
         ConfigError: a name is unknown, or the settings cannot work.
         SystemExit: for `--help`.
     """
+    preset, flags, defaults = preset_of(arguments)
     parser = _Parser((TrainArguments, DivaGRPOConfig, ModelConfig), prog="diva train", epilog=EXAMPLE)
     try:
         with in_one_line():
-            parsed = parser.parse_args_and_config(args=list(arguments), fail_with_unknown_args=True)
+            parser.set_defaults_with_config(**defaults)
+            parsed = parser.parse_args_and_config(args=[*flags, *arguments], fail_with_unknown_args=True)
     except ConfigError:
         raise
     except (ValueError, OSError) as error:
         raise ConfigError(first_line(error)) from error
     train_args, config, model_args = parsed
+    if train_args.preset != preset:
+        raise ConfigError("write --preset in full, once")
     return train_args, config, model_args
 
 

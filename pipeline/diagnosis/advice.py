@@ -257,8 +257,7 @@ def _hints(spectrum: Spectrum, never: Sequence[Labelled], why: str) -> Recommend
         else "; the spectrum has no gap: GRPO may reach them by itself"
     )
     return Recommendation(
-        "DIVA with hints: diva train --num_variants 0 --aim all --selector signal --variant_prior ladder "
-        "--difficulty_rule posterior --global_weight 0 --weight_k 0 --balance none --rescale none",
+        "DIVA with hints: diva train --preset hints",
         why,
         "Where no rollout without a hint was right, this configuration ended at an accuracy of 0.82 (90 % interval "
         f"0.47 to 1.00), GRPO at 0.00; where 4 in 1,000 were right, both ended at 0.99 ({EVIDENCE}, What was "

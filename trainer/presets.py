@@ -1,0 +1,62 @@
+"""Presets: settings of `DivaGRPOConfig` that were measured or published together, by name.
+
+    diva train --preset hints --store runs/store --model_name_or_path MODEL --output_dir runs/model
+    DivaGRPOConfig(**TRAINING_PRESETS["hints"], output_dir="runs/model")    # the same from Python
+
+Other settings of the same place, command line or YAML file, override a preset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+TRAINING_PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        # The settings of the paper's experiments, where a batch has 128 prompts. Its reward is `--rewards paper`.
+        "paper": {
+            "num_variants": 1,
+            "num_generations": 5,
+            "selector": "paper",
+            "variant_prior": "delta",
+            "aim": "variants",
+            "full_solutions": True,
+            "problem_sampler": "epoch",
+            "difficulty_rule": "paper",
+            "difficulty_eta": 4.0,
+            "difficulty_from": "original",
+            "difficulty_init": "paper",
+            "hint_style": "prompt",
+            "advantage": "diva",
+            "weight_k": 0.1,
+            "balance": "zscore",
+            "rescale": "range",
+            "local_weight": 1.0,
+            "global_weight": 1.0,
+            "loss_type": "grpo",
+            "beta": 0.0,
+            "learning_rate": 1e-6,
+            "num_train_epochs": 5,
+        },
+        # One prompt per problem, the original or a hint, of which half of the answers are expected to be right. It was
+        # measured on the testbed `lock`, as the arm `signal` (tests/bench/lock/results/README.md).
+        "hints": {
+            "num_variants": 0,
+            "selector": "signal",
+            "variant_prior": "ladder",
+            "aim": "all",
+            "full_solutions": False,
+            "difficulty_rule": "posterior",
+            "hint_style": "prompt",
+            "advantage": "diva",
+            "advantage_eps": 1e-4,
+            "weight_k": 0.0,
+            "balance": "none",
+            "rescale": "none",
+            "local_weight": 1.0,
+            "global_weight": 0.0,
+        },
+    }
+)
+"""The presets by name."""

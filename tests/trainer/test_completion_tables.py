@@ -16,7 +16,7 @@ from diva_grpo.pipeline.store import VariantStore
 from tests.support.tiny_text_model import planted_store
 from tests.support.tiny_training import coin_reward, make_trainer
 
-SHOWN = {"log_completions": True, "num_variants": 1, "max_steps": 2}
+SHOWN: dict[str, Any] = {"log_completions": True, "num_variants": 1, "max_steps": 2}
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_wandb_gets_them(
 
 def test_trackio_gets_them(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
     pytest.importorskip("trackio")
-    options = {"report_to": "trackio", "project": "tables", **SHOWN}
+    options: dict[str, Any] = {"report_to": "trackio", "project": "tables", **SHOWN}
     make_trainer(sums, model_path, tmp_path / "out", **options).train()
     with closing(sqlite3.connect(Path(os.environ["TRACKIO_DIR"], "tables.db"))) as connection:
         logged = [json.loads(metrics) for (metrics,) in connection.execute("SELECT metrics FROM metrics")]

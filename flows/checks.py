@@ -7,12 +7,12 @@ import os
 import re
 import shutil
 import time
-import urllib.request
 from collections import defaultdict
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from diva_grpo.flows.configured_server import no_answer, unreachable
 from diva_grpo.schemas.exceptions import DivaError
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _EXTRAS = ("curate", "flows", "train", "s3", "ray", "vision")
 _LEAST_FREE_GB = 1.0
-_SERVER_TIMEOUT_S = 3.0
 _PATIENCE_S = 30.0
 _STRUCTURED: tuple[WireMode, ...] = ("json_object", "json_schema")
 _QUESTION = "What is 2 + 2? Answer in one short step."
@@ -117,13 +116,8 @@ def prefect() -> Check:
     url: str | None = PREFECT_API_URL.value()
     if not url:
         return Check("prefect", True, "PREFECT_API_URL is not set: a flow starts a server of its own")
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=_SERVER_TIMEOUT_S):
-            return Check("prefect", True, f"the server at {url} answers")
-    except (OSError, ValueError) as error:
-        return Check(
-            "prefect", False, f"PREFECT_API_URL={url} does not answer ({error}): start it, or unset it"
-        )
+    reason = unreachable(url)
+    return Check("prefect", not reason, no_answer(url, reason) if reason else f"the server at {url} answers")
 
 
 # --- the endpoint

@@ -18,6 +18,7 @@ import pytest
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(
     prefix="prefect-of-tests-"
 )  # two processes must not share its database
+os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio-of-tests-")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -48,6 +49,7 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     gc.unfreeze()  # else DuckDB's classes outlive the interpreter, and nanobind reports each as leaked
     shutil.rmtree(os.environ["PREFECT_HOME"])
+    shutil.rmtree(os.environ["TRACKIO_DIR"], ignore_errors=True)  # its threads may still write
 
 
 @pytest.fixture(scope="session")

@@ -116,6 +116,10 @@ class Layout:
         """Number of rows per problem, n (M + 1)."""
         return self.generations * (self.variants + 1)
 
+    def place_of(self, row: int) -> tuple[int, int]:
+        """Return the place of the problem and the slot of the prompt of a row of the batch."""
+        return row // self.block, row // self.generations % (self.variants + 1)
+
 
 def rows_of_choice(
     inputs: Sequence[dict[str, Any]],
@@ -144,7 +148,7 @@ def rows_of_choice(
     openings: list[str] = []
     built: dict[tuple[int, int], tuple[dict[str, Any], str]] = {}  # shared by the n rows of a prompt
     for position, row in enumerate(inputs, first_row):
-        place, slot = position // layout.block, position // layout.generations % (layout.variants + 1)
+        place, slot = layout.place_of(position)
         if (place, slot) not in built:
             variant = choice.variant_PV[place][slot]
             text = texts[variant.number] if variant else None

@@ -7,8 +7,8 @@ These methods of TRL and transformers are overridden:
 - `_generate_and_score_completions`: draws the problems, unless `problem_sampler` is `epoch`. It chooses variants by
   live difficulty and replaces the prompts before TRL generates. Afterwards it replaces GRPO's advantages by DIVA's and
   updates the live difficulty.
-- `_calculate_rewards`: keeps the rewards of all processes, which TRL gathers in this method, and raises an error for an
-  infinite reward.
+- `_calculate_rewards`: keeps the rewards of all processes, which TRL gathers in this method, raises an error for an
+  infinite reward, and adds columns to TRL's table of completions.
 - `_generate_and_score_completions`, `_generate` (also in `trainer.vision`): images are decoded only when they are used.
 - `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the think steps are the start of
   the answer. They are trained on if `opening_advantage` is not 0.
@@ -45,7 +45,7 @@ from torch.utils.data import Sampler
 
 from diva_grpo.pipeline.store import Snapshot, VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
-from diva_grpo.schemas.records import DifficultyEvent
+from diva_grpo.schemas.records import ORIGINAL, DifficultyEvent
 from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.data import Layout, Texts, opening_of, rows_of_choice
 from diva_grpo.trainer.method.curriculum import BoolArray, Choice, Curriculum, IntArray
@@ -53,7 +53,7 @@ from diva_grpo.trainer.openings import OpenedGRPOTrainer
 from diva_grpo.trainer.plain import PROBLEM_ID, VARIANTS, DatasetVariants, problem_ids_of
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.recorded import RecordedGRPOTrainer
-from diva_grpo.trainer.rollouts import RolloutBatch
+from diva_grpo.trainer.rollouts import FINISHES, RolloutBatch
 from diva_grpo.trainer.sampler import EpochRepeatSampler
 from diva_grpo.trainer.settled import accuracy_function, check_dataset, settled_config
 from diva_grpo.trainer.vision import ImageRows
@@ -154,6 +154,8 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, RecordedGRPOTrainer):
         self._start_recording(store, run_id, kinds, self._prompts.hint_style)
         self.openings = []
         self._reward_BF = torch.empty(0, len(self.reward_funcs))
+        self._described: list[tuple[str, str]] = []
+        """Problem and kind of prompt of each row of this process in the present generation."""
 
     # --- start-up
 
@@ -206,6 +208,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, RecordedGRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
             rows = inputs
+            self._described = [(str(row.get(PROBLEM_ID, "")), ORIGINAL) for row in inputs]
             if self._images:
                 rows = [{**row, **self._images.columns(row, row["prompt"])} for row in inputs]
             return super()._generate_and_score_completions(rows)
@@ -314,6 +317,10 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, RecordedGRPOTrainer):
             inputs, choice, texts, layout, first_row, self._prompts, self._images
         )
         rows = [{name: value for name, value in row.items() if name not in self._hidden} for row in rows]
+        self._described = [
+            (str(row[PROBLEM_ID]), choice.kind(*layout.place_of(position)))
+            for position, row in enumerate(inputs, first_row)
+        ]
         output = super()._generate_and_score_completions(rows)
         self.openings = []
         of_rows = torch.tensor([self.written, self.ended], device=device).T.contiguous()
@@ -350,6 +357,8 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, RecordedGRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, ids: Any) -> torch.Tensor:
         self._reward_BF = super()._calculate_rewards(inputs, prompts, completions, ids)
+        if self.log_completions:
+            self._describe_rollouts()
         for name, infinite in zip(self.reward_func_names, self._reward_BF.isinf().any(dim=0), strict=True):
             if infinite:
                 raise ConfigError(
@@ -357,6 +366,16 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, RecordedGRPOTrainer):
                     "for an answer that cannot be judged"
                 )
         return self._reward_BF
+
+    def _describe_rollouts(self) -> None:
+        """Add columns to TRL's table of completions, which it prints, writes as Parquet and logs to trackio and wandb.
+
+        Columns that a reward function has logged under the same name are kept.
+        """
+        problem_ids, kinds = map(list, zip(*self._described, strict=True))
+        finish = [FINISHES[ended] for ended in self.ended]
+        for name, values in {"problem_id": problem_ids, "kind": kinds, "finish": finish}.items():
+            self._pending_extra_logs.setdefault(name, values)
 
     def _reward_B(self) -> torch.Tensor:
         weighted_BF: torch.Tensor = self._reward_BF.double() * self.reward_weights.to(self._reward_BF.device)

@@ -3,55 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
-from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
-from huggingface_hub import constants, try_to_load_from_cache
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.trainer.model_path import check_path
 from diva_grpo.trainer.refusals import first_line
-
-_HUB_TIMEOUT_S = 10
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-
-
-def _check_path(path: str) -> None:
-    """Raise ConfigError at once if a model cannot be loaded; offline, the hub's client would retry for a minute."""
-    if Path(path).exists():
-        return
-    if not _HUB_NAME.fullmatch(path):
-        raise ConfigError(f"model {path}: there is no such folder, and a name of the hub is owner/name")
-    try:
-        kept = [try_to_load_from_cache(path, name) for name in ("config.json", "adapter_config.json")]
-    except ValueError as error:  # an invalid name, such as `a..b`
-        raise ConfigError(f"model {path}: {first_line(error)}") from error
-    if any(isinstance(file, str) for file in kept):
-        return
-    unreachable = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _hub_error()
-    if unreachable:
-        raise ConfigError(
-            f"model {path}: there is no such folder, and the hub cannot be asked for that name: {unreachable}"
-        )
-
-
-@cache
-def _hub_error() -> str:
-    """Return why the hub cannot be reached; empty if it can."""
-    request = Request(constants.ENDPOINT, method="HEAD")
-    try:
-        urlopen(request, timeout=_HUB_TIMEOUT_S).close()
-    except HTTPError:  # the hub answered
-        return ""
-    except OSError as error:
-        return f"{constants.ENDPOINT}: {getattr(error, 'reason', error)}"
-    return ""
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
@@ -60,7 +21,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     Raises:
         ConfigError: there is no such model.
     """
-    _check_path(path)
+    check_path(path)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, padding_side="left")
     except (OSError, ValueError) as error:
@@ -76,7 +37,7 @@ def reads_images(path: str) -> bool:
     Raises:
         ConfigError: there is no such model.
     """
-    _check_path(path)
+    check_path(path)
     try:
         adapter = find_adapter_config_file(path)
         base = json.loads(Path(adapter).read_text("utf-8"))["base_model_name_or_path"] if adapter else path

@@ -27,6 +27,9 @@ from diva_grpo.trainer.method.curriculum import BoolArray, Choice, Curriculum, I
 from diva_grpo.trainer.rows import joined, picked
 from diva_grpo.trainer.words import Words
 
+FINISHES = {True: "ended", False: "truncated"}
+"""Names of how a rollout finished, by whether the policy ended it."""
+
 
 @dataclass(frozen=True, slots=True)
 class RolloutBatch:
@@ -151,7 +154,7 @@ class RolloutBatch:
             "advantage": advantages[places].reshape(-1),
             "completion_tokens": self.tokens_PVN[places].reshape(-1),
             "reward_parts": _as_json(functions, self.part_PVNF[places].reshape(-1, len(functions))),
-            "finish": np.where(self.ended_PVN[places].reshape(-1), "ended", "truncated"),
+            "finish": np.where(self.ended_PVN[places].reshape(-1), FINISHES[True], FINISHES[False]),
         }
 
     def event_columns(self, visit: Visit, curriculum: Curriculum) -> dict[str, Any]:

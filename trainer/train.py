@@ -37,6 +37,7 @@ from diva_grpo.trainer.data import problems_dataset, training_problems
 from diva_grpo.trainer.diagnosis import diagnosis_of
 from diva_grpo.trainer.grpo import DivaGRPOTrainer
 from diva_grpo.trainer.loading import load_processor, load_tokenizer, reads_images
+from diva_grpo.trainer.model_path import SETTING, beside, config_file
 from diva_grpo.trainer.refusals import first_line, in_one_line
 from diva_grpo.trainer.rewards import load_rewards
 from diva_grpo.trainer.run_folder import (
@@ -120,7 +121,19 @@ class TrainResult:
 
 
 class _Parser(TrlParser):
-    """TRL's parser with errors of one line, without the usage text of several hundred lines."""
+    """TRL's parser with errors of one line, without the usage text of several hundred lines.
+
+    A model folder that a YAML file names is relative to that file (see `model_path.beside`).
+    """
+
+    file: Path | None = None
+
+    def set_defaults_with_config(self, **settings: Any) -> list[str]:
+        """Use the values of the YAML file as defaults."""
+        if self.file and settings.get(SETTING) is not None:
+            settings[SETTING] = beside(self.file, str(settings[SETTING]))
+        remaining: list[str] = super().set_defaults_with_config(**settings)
+        return remaining
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{first_line(ValueError(message))} (`diva train --help`)")
@@ -135,6 +148,7 @@ def parse(arguments: Sequence[str]) -> tuple[TrainArguments, DivaGRPOConfig, Mod
     """
     preset, flags, defaults = preset_of(arguments)
     parser = _Parser((TrainArguments, DivaGRPOConfig, ModelConfig), prog="diva train", epilog=EXAMPLE)
+    parser.file = config_file(arguments)
     try:
         with in_one_line():
             parser.set_defaults_with_config(**defaults)

@@ -37,6 +37,7 @@ from diva_grpo.flows.cli.top_up import top_up
 from diva_grpo.flows.cli.train import train
 from diva_grpo.flows.cli.verify import verify
 from diva_grpo.flows.cli.watch import watch
+from diva_grpo.flows.released import Released
 from diva_grpo.schemas.exceptions import ConfigError, DivaError, MissingExtraError
 
 PHASES = {
@@ -84,7 +85,7 @@ def main() -> None:
     """
     verb = "".join(sys.argv[1:2])  # the first word is the command, since no option of the group takes a value
     try:
-        with MissingExtraError.named_for(f"diva {verb}", _EXTRAS.get(verb)):
+        with MissingExtraError.named_for(f"diva {verb}", _EXTRAS.get(verb)), Released():
             cli.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()

@@ -105,6 +105,9 @@ def train(context: click.Context, strict: bool, arguments: tuple[str, ...]) -> N
     if "--help-all" in arguments:
         arguments = ("--help",)  # TRL's parser shows all
     check_names(arguments)
+    from diva_grpo.trainer.model_path import check_model
+
+    check_model(arguments)
     from diva_grpo.trainer.train import main
 
     result = main(arguments)

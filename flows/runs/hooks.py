@@ -13,9 +13,7 @@ import functools
 import inspect
 import json
 import logging
-import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -33,6 +31,7 @@ from prefect.states import Failed
 
 from diva_grpo.flows.pages.artifacts import Artifact, artifact_key, artifacts, page_link, scores
 from diva_grpo.flows.pages.page import write_problems
+from diva_grpo.flows.released import Released
 from diva_grpo.flows.runs.upkeep import end_with_serve, is_child_of_serve, sign
 from diva_grpo.flows.verbs import VERB_OF_FLOW, command_line
 from diva_grpo.pipeline.stages.shortage import training_run
@@ -136,25 +135,6 @@ class Progress:
 # --- failures
 
 
-@contextmanager
-def released() -> Iterator[None]:
-    """Clear the stack frames of an exception that leaves a flow or a task.
-
-    Prefect keeps exceptions until the process ends. Their frames would keep DuckDB connections open, and DuckDB
-    reports every object that still exists at exit as leaked.
-    """
-    try:
-        yield
-    except BaseException as error:
-        chain: list[BaseException] = []
-        link: BaseException | None = error
-        while link is not None and link not in chain:  # a chain may be circular: `raise error from error`
-            chain.append(link)
-            traceback.clear_frames(link.__traceback__)
-            link = link.__cause__ or link.__context__
-        raise
-
-
 def ends_in_one_line(body: Callable[[C], R]) -> Callable[[C], R]:
     """Decorate a flow so that a `DivaError`, which the user can fix, ends it with a message and without a traceback.
 
@@ -168,7 +148,7 @@ def ends_in_one_line(body: Callable[[C], R]) -> Callable[[C], R]:
             end_with_serve()
             sign()
         try:
-            with released():
+            with Released():
                 return body(config)
         except DivaError as error:
             way_on = how_to_go_on(this_run.flow_name, config, served=bool(deployment.id))

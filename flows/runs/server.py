@@ -22,6 +22,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from diva_grpo.flows.configured_server import no_answer, unreachable
 from diva_grpo.flows.loopback import guarded
 from diva_grpo.schemas.exceptions import ServerError
 
@@ -154,13 +155,15 @@ def prefect_api(port: int = 0, *, services: bool = False, keep_days: float | Non
         The URL of the API.
 
     Raises:
-        ServerError: the port is taken, or the new server did not start.
+        ServerError: the configured server cannot be reached, the port is taken, or the new server did not start.
     """
     from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_API_URL
 
     configured: str | None = PREFECT_API_URL.value()
     if configured:
+        if reason := unreachable(configured):
+            raise ServerError(no_answer(configured, reason))
         return configured
     server = BoundServer(port, services=services, keep_days=keep_days)
     # Exit handlers of threads run before those of `atexit`, so Prefect has sent all its reports by then.

@@ -21,7 +21,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import TaskRun
 from prefect.futures import PrefectFuture, as_completed
 
-from diva_grpo.flows.runs.hooks import Progress, released
+from diva_grpo.flows.released import Released
+from diva_grpo.flows.runs.hooks import Progress
 from diva_grpo.flows.runs.runners import submitting
 from diva_grpo.pipeline.session.references import References
 from diva_grpo.pipeline.session.session import Session, shards
@@ -174,6 +175,11 @@ def worked(config: FlowConfig, order: Order, do: Callable[[Session], Counts] | N
         order: the shard.
         do: the work; the default runs all stages of the configuration.
     """
+    with Released():  # here, where no frame that is still at work holds a session
+        return _worked(config, order, do)
+
+
+def _worked(config: FlowConfig, order: Order, do: Callable[[Session], Counts] | None) -> ShardDone:
     stages = Stages.of(config)
     do = do or (lambda session: counts_of(stages, curate_shard(session, stages, order.problem_ids)))
     here = (_HERE.get() or {}).get(order.run_id)
@@ -190,8 +196,7 @@ def worked(config: FlowConfig, order: Order, do: Callable[[Session], Counts] | N
 
 def _done(session: Session, do: Callable[[Session], Counts]) -> ShardDone:
     try:
-        with released():
-            return ShardDone(do(session))
+        return ShardDone(do(session))
     except BudgetError as error:
         return ShardDone({}, str(error))
 

@@ -13,6 +13,7 @@ import duckdb
 from diva_grpo.pipeline.store.files.database import open_database
 from diva_grpo.pipeline.store.files.parts import Catalogue, Part, damaged, is_whole
 from diva_grpo.pipeline.store.files.places import Place
+from diva_grpo.pipeline.store.query_errors import in_one_line
 from diva_grpo.pipeline.store.views import (
     PREPARED,
     named_views,
@@ -72,13 +73,14 @@ class Engine:
         The database and its prepared views are kept, so that later queries can reuse them.
 
         Raises:
+            QueryError: DuckDB reports an error in the query.
             StoreError: a part file is damaged or missing.
         """
         with self._lock:
             database, known = self._database()
             self._prepare(database, named_views(sql), known)
             cursor = database.cursor()
-        with cursor, self.naming_damage(sql):
+        with cursor, in_one_line(cursor, sql), self.naming_damage(sql):
             return cursor.execute(sql, parameters).fetchall()
 
     @contextmanager

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import json
 import math
-import re
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -21,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diva_grpo.pipeline.store.files.database import literal, quoted
+from diva_grpo.pipeline.store.query_errors import first_line, query_error
 from diva_grpo.pipeline.store.store import VariantStore
-from diva_grpo.pipeline.store.views import view_names
 from diva_grpo.schemas.config import SQL_MEMORY_MB, SQL_TIMEOUT_S
 from diva_grpo.schemas.exceptions import QueryError
 from diva_grpo.schemas.records import RECORDS
@@ -122,32 +120,7 @@ def select(
                 raise QueryError(too_long(timeout_s)) from error
             if isinstance(error, MemoryError) or _OUT_OF_MEMORY in str(error):
                 raise QueryError(too_large(memory_mb)) from error
-            raise QueryError(first_line(error) + _near_names(connection, sql, error)) from error
-
-
-_UNKNOWN_VIEW = re.compile(r"Table with name \"?(\w+)\"? does not exist")
-_UNKNOWN_COLUMN = re.compile(
-    r"(?:Referenced column \"(\w+)\" (?:was )?not found|does not have a column named \"(\w+)\")"
-)
-
-
-def _near_names(connection: duckdb.DuckDBPyConnection, sql: str, error: Exception) -> str:
-    """Return text to add to an error about an unknown view or column: similar names, and a command to see the views.
-
-    The text is empty for other errors.
-    """
-    if found := _UNKNOWN_VIEW.search(str(error)):
-        names, cure = view_names(), " `diva sql --schema` shows the views"
-    elif found := _UNKNOWN_COLUMN.search(str(error)):
-        columns = connection.execute(
-            "SELECT DISTINCT column_name FROM duckdb_columns() WHERE table_name IN (SELECT unnest(?)) ORDER BY 1",
-            [[name for name in view_names() if re.search(rf"\b{name}\b", sql, re.IGNORECASE)]],
-        )
-        names, cure = [name for (name,) in columns.fetchall()], ""
-    else:
-        return ""
-    near = difflib.get_close_matches(found[found.lastindex or 1].lower(), names)
-    return (f"; did you mean {' or '.join(near)}?" if near else "") + cure
+            raise query_error(connection, sql, error) from error
 
 
 def split_statements(sql: str) -> list[str]:
@@ -237,11 +210,6 @@ def _collected(reader: pa.RecordBatchReader) -> pa.Table:
         if size > MAX_RESULT_BYTES:
             raise QueryError(f"the result is larger than {MAX_RESULT_BYTES >> 20} MiB: narrow it by a LIMIT")
     return pa.Table.from_batches(batches, reader.schema)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the error's type if the message is empty."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:

@@ -29,12 +29,13 @@ from diva_grpo.pipeline.store.files.database import quoted
 from diva_grpo.pipeline.store.files.liveness import mark_killed, run_lock
 from diva_grpo.pipeline.store.files.parts import Part
 from diva_grpo.pipeline.store.files.published import Published, rows_of
+from diva_grpo.pipeline.store.query_errors import in_one_line
 from diva_grpo.pipeline.store.retention import given_up
 from diva_grpo.pipeline.store.snapshot import Snapshot, load_snapshot
 from diva_grpo.pipeline.store.views import view_names
 from diva_grpo.schemas.arrow import arrow_schema, columns_to_table, to_table
 from diva_grpo.schemas.command import diva, word
-from diva_grpo.schemas.exceptions import ConfigError, StoreError
+from diva_grpo.schemas.exceptions import ConfigError, QueryError, StoreError
 from diva_grpo.schemas.records import (
     RECORDS,
     Label,
@@ -255,6 +256,7 @@ class VariantStore:
             variant_parts: names of the parts of `variants` to read, see the method `variant_parts`; None reads all.
 
         Raises:
+            QueryError: DuckDB reports an error in the query.
             StoreError: a part file is damaged or missing.
         """
         if variant_parts is None:
@@ -263,6 +265,7 @@ class VariantStore:
         of_variants = (self.catalogue.holding(Variant.table, names), names)
         with (
             self._engine.connect(query=sql, variant_parts=of_variants) as connection,
+            in_one_line(connection, sql),
             self.naming_damage(sql),
         ):
             return connection.execute(sql, parameters).fetchall()
@@ -460,16 +463,16 @@ def _one_of(column: str, values: Sequence[str]) -> str:
 
 @contextmanager
 def _user_condition(where: str | None) -> Iterator[None]:
-    """Turn DuckDB's error about a user's condition into a ConfigError of one line that quotes the condition.
+    """Turn the error about a user's condition into a ConfigError of one line that quotes the condition.
 
     If `where` is None, the error is raised unchanged.
     """
     try:
         yield
-    except duckdb.Error as error:
+    except QueryError as error:
         if where is None:
             raise
-        raise ConfigError(f"problem filter {where!r}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"problem filter {where!r}: {error}") from error
 
 
 def _versions() -> str:

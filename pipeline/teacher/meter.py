@@ -155,8 +155,8 @@ def shown(
         meter: meter of the run.
         store: store of the run.
         run_id: id of the run, from `VariantStore.run`.
-        show: called with a line of text every `every_s` seconds, and at the end of the run if it was called before.
-            None shows nothing.
+        show: called with a line of text every `every_s` seconds, as soon as the run waits for something, and at the
+            end of the run if it was called before. None shows nothing.
         every_s: seconds between two lines.
 
     Yields:
@@ -167,13 +167,15 @@ def shown(
 
     def tick() -> None:
         nonlocal lines
-        shown_at = time.monotonic()
+        shown_at, waited = time.monotonic(), False
         while not ended.wait(min(1.0, every_s)):
             state = meter.state()
             write_state(store.root, run_id, state)
-            if show and time.monotonic() - shown_at >= every_s:
+            waits = bool(state["note"])
+            if show and (time.monotonic() - shown_at >= every_s or (waits and not waited)):
                 shown_at, lines = time.monotonic(), lines + 1
                 show(state_line(state))
+            waited = waits
 
     write_state(store.root, run_id, meter.state())
     ticker = threading.Thread(target=tick, name="meter", daemon=True)

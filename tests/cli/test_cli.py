@@ -26,6 +26,7 @@ from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.records import Problem
 from tests.conftest import Diva
 from tests.support.endpoints import Endpoint, Reply, completion, serving
+from tests.support.planted_variants import WORDING, plant
 from tests.support.prefect_processes import hear_interrupts
 
 DIVA = str(Path(sys.executable).parent / "diva")
@@ -192,8 +193,12 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "Parquet that is none": ("ingest {fake} --store {tmp}/s", 1, "fake.parquet"),
     "unknown column": ("ingest {source} --problem-column q --store {tmp}/s", 1, "no column 'q'"),
     "unknown preset": ("ingest {source} --preset gms8k --store {tmp}/s", 2, "'gms8k' is not one of"),
+    "store is a file to read": ("status --store {source}", 2, "is a file: a store is a folder"),
+    "store is a file to verify": ("verify --store {source} --model m {url}", 2, "is a file: a store is a folder"),
     "no SQL": ("sql nonsense --store {store}", 1, "Parser Error"),
-    "unknown SQL column": ("sql select+nope+from+variants --store {store}", 1, '"nope" not found'),
+    "unknown SQL column": ("sql select+nope+from+variants --store {store}", 1, '"nope" not found .*sql --schema'),
+    "misspelt SQL column": ("sql select+statsu+from+variants --store {store}", 1, "did you mean status"),
+    "misspelt SQL view": ("sql from+varants --store {store}", 1, "did you mean variants"),
     "SQL that writes": ("sql drop+view+variants --store {store}", 1, "only one SELECT"),
     "unknown format": ("sql select+1 --store {store} --format xml", 2, "'xml' is not one of"),
     "Parquet to the screen": ("sql select+1 --store {store} --format parquet", 2, "needs --output FILE"),
@@ -203,6 +208,13 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "curate without a store": ("curate --store {tmp}/none --model m {url}", 1, "no store at"),
     "curate without an endpoint": ("curate --store {store} --model m", 2, "no endpoint"),
     "curate with a bad filter": ("curate --store {store} --model m {url} --problem-filter nope=1", 2, "problem filter"),
+    "no model to train": ("train --store {store}", 2, "no model: give --model_name_or_path"),
+    "no model comes before bf16": ("train --store {store} --bf16 true", 2, "no model: give --model_name_or_path"),
+    "model is no folder": ("train --store {store} --model_name_or_path a/b/c", 2, "a/b/c: there is no such folder"),
+    "model of the hub, offline": ("train --store {store} --model_name_or_path a/b", 2, "the hub cannot be asked"),
+    "misspelt training option": ("train --store {store} --learning_rat 1 --selectr x", 2, "no option '--selectr'"),
+    "run before any training": ("diagnose --store {store} --run nope", 2, "no rollouts: `diva train`"),
+    "run without a page": ("report --store {store} --run nope", 2, "give --html FILE too"),
     "wrong share": ("teacher --store {store} --wrong-share 2", 2, "--wrong-share"),
 }  # fmt: skip
 
@@ -288,6 +300,45 @@ def test_unreachable_endpoint_fails_each_verb_and_keeps_the_reason(diva: Diva, s
     assert "no answer could be judged" in labelled.err
     assert "says why some failed" not in generated.err
     assert store.query("SELECT DISTINCT outcome FROM runs") == [("failed",)]
+
+
+def test_reasons_of_a_run_that_failed_are_those_of_this_run(diva: Diva, store: VariantStore) -> None:
+    refusal = Endpoint(completion(None, refusal="no"))
+    with serving(refusal) as served:
+        earlier = diva(
+            "generate", "--store", store.root, "--base-url", served.url, "--model", "m", "--limit", 4
+        )
+    assert "all failed, most often by 'refusal" in earlier.err
+    nobody = ["--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--max-retries", "0"]
+    outcome = diva("generate", "--store", store.root, *nobody, "--kinds", "harder", "--limit", 1)
+    assert re.fullmatch(r"diva: all failed, most often by 'network: [^']*': check .*\n", outcome.err)
+
+
+@pytest.mark.parametrize("verb", ["generate", "verify", "label"])
+def test_url_where_nobody_listens_is_given_up_within_seconds(
+    diva: Diva, store: VariantStore, verb: str
+) -> None:
+    plant(store, 0, WORDING)
+    outcome = diva(verb, "--store", store.root, "--base-url", "http://127.0.0.1:9/v1", "--model", "m")
+    assert outcome.code == 1
+    assert re.fullmatch(
+        r"diva: http://127\.0\.0\.1:9/v1 refuses every request \(network: .*\): check --base-url .*\n",
+        outcome.err,
+    )
+    assert store.query("SELECT max(attempts) FROM calls") == [(3,)], "not the seven of --max-retries"
+    assert store.query("SELECT count(*) FROM variants WHERE status = 'failed'") == [(0,)]
+
+
+def test_dead_prefect_server_is_one_line(diva: Diva, store: VariantStore) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        outcome = diva("curate", "--store", store.root, "--model", "m", "--base-url", "http://127.0.0.1:9/v1")
+    assert outcome.code == 1
+    assert re.fullmatch(
+        r"diva: PREFECT_API_URL=http://127\.0\.0\.1:9/api does not answer \(.*\): start that server, or unset it\n",
+        outcome.err,
+    )
 
 
 def test_wrong_key_is_given_up_at_once(diva: Diva, store: VariantStore) -> None:

@@ -201,6 +201,20 @@ def test_works_without_any_server_set_up(
     assert "leaked" not in process.stderr, "nothing that DuckDB would miss at the end"
 
 
+def test_url_where_nobody_listens_is_told_once_and_at_once(store: VariantStore, tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    environment["PREFECT_HOME"] = str(tmp_path / "prefect")
+    command = [str(Path(sys.executable).parent / "diva"), "curate", "--store", str(store.root)]
+    command += ["--base-url", "http://127.0.0.1:9/v1", "--model", "m"]
+    process = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    assert "Retry" not in process.stderr, "Prefect would wait for 70 seconds"
+    last = process.stderr.splitlines()[-1]
+    assert last.startswith("diva: http://127.0.0.1:9/v1 refuses every request (network: "), process.stderr
+    assert "check --base-url" in last
+
+
 def _connections() -> list[duckdb.DuckDBPyConnection]:
     gc.collect()
     return [each for each in gc.get_objects() if type(each) is duckdb.DuckDBPyConnection]

@@ -41,7 +41,7 @@ def test_near_names_are_suggested(filled: VariantStore, query: str, suggestion: 
 
 def test_name_that_is_near_to_none_gets_no_suggestion(filled: VariantStore) -> None:
     assert "did you mean" not in _refusal(filled, "SELECT zzz FROM problems")
-    assert _refusal(filled, "SELECT * FROM zzz").endswith("exist! `diva sql --schema` shows the views")
+    assert _refusal(filled, "SELECT * FROM zzz").endswith("exist; `diva sql --schema` shows the views")
 
 
 def _damage_pages(store: VariantStore) -> None:

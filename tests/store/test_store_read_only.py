@@ -74,6 +74,7 @@ def test_reading_commands_read_and_writing_ones_say_why_not(root: Path, tmp_path
                ["sql", "SELECT count(*) FROM variants"], ["export", str(tmp_path / "out")],
                ["generate", *dry_run]]  # fmt: skip
     writing = [["generate", "--kinds", "harder", *teacher], ["verify", *teacher], ["label", *teacher],
+               ["curate", *teacher],
                ["compact"], ["init"]]  # fmt: skip
     said = ask(*reading, *writing)
     for command, (what, _) in zip(reading, said[: len(reading)], strict=True):

@@ -17,7 +17,8 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import ConfigError, TrainingError
-from diva_grpo.trainer.loading import _hub_error, load_tokenizer
+from diva_grpo.trainer.loading import load_tokenizer
+from diva_grpo.trainer.model_path import hub_error
 from diva_grpo.trainer.refusals import in_one_line
 from diva_grpo.trainer.train import TrainResult, main
 from tests.support.tiny_text_model import planted_store
@@ -114,12 +115,12 @@ def test_a_name_of_the_hub_without_a_network_is_refused_at_once(monkeypatch: pyt
         nobody.bind(("127.0.0.1", 0))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{nobody.getsockname()[1]}")
-        _hub_error.cache_clear()
+        hub_error.cache_clear()
         started = time.monotonic()
         with pytest.raises(ConfigError, match=r"owner/model: there is no such folder.*refused"):
             load_tokenizer("owner/model")
         assert time.monotonic() - started < 5
-    _hub_error.cache_clear()
+    hub_error.cache_clear()
 
 
 def _write_bytes(path: str) -> None:

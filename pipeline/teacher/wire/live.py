@@ -42,6 +42,8 @@ _POOL_CONNECTIONS = 32
 _MEMORY_HOLDS_S = 600.0
 _SAID_AFTER_S = 5.0
 """`LiveExchange.note` mentions a wait only if it is longer than this."""
+_UNREACHED_AFTER = 3
+"""A URL to which no connection was ever made is given up when it was tried so often for one request."""
 _IMAGE_TOKENS = 1_000
 """Estimated tokens of an image. The estimate is corrected when the endpoint's count is known."""
 
@@ -101,10 +103,17 @@ _SHORTEST_SECRET = 12
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """The outcome of a request that was sent once, and the seconds that the endpoint asks to wait (None for none)."""
+    """The outcome of a request that was sent once.
+
+    Attributes:
+        outcome: the outcome.
+        retry_after_s: seconds that the endpoint asks to wait; None for none.
+        connected: whether there was a connection to the endpoint; None if unknown.
+    """
 
     outcome: Outcome
     retry_after_s: float | None = None
+    connected: bool | None = True
 
 
 class _Line:
@@ -120,6 +129,8 @@ class _Line:
         self.weight, self.sent = route.weight, 0
         self.is_over = False
         """Whether the route refuses every request."""
+        self.was_reached = False
+        """Whether there has been a connection to the endpoint."""
         self._key = key_for(route.key_env, route.base_url)
         self._timeout_s = config.timeout_s
         requests, tokens = (
@@ -135,6 +146,11 @@ class _Line:
 
     async def attempt(self, parameters: dict[str, Any]) -> _Attempt:
         """Send a request once."""
+        attempt = await self._attempt(parameters)
+        self.was_reached |= attempt.connected is True
+        return attempt
+
+    async def _attempt(self, parameters: dict[str, Any]) -> _Attempt:
         try:
             # The timeout of the client is for each read; this one is for the whole request.
             async with asyncio.timeout(self._timeout_s):
@@ -143,9 +159,11 @@ class _Line:
                     "/chat/completions", cast_to=httpx2.Response, body=parameters
                 )
         except (TimeoutError, openai.APITimeoutError):
-            return _Attempt(Outcome(None, "timeout", f"no answer within {self._timeout_s:g} s"))
+            outcome = Outcome(None, "timeout", f"no answer within {self._timeout_s:g} s")
+            return _Attempt(outcome, connected=None)
         except openai.APIConnectionError as error:
-            return _Attempt(Outcome(None, "network", self._clean(error.__cause__ or error)))
+            outcome = Outcome(None, "network", self._clean(error.__cause__ or error))
+            return _Attempt(outcome, connected=not isinstance(error.__cause__, httpx2.ConnectError))
         except openai.APIStatusError as error:
             body = f"{error.code or ''} {error.type or ''} {error.response.text[:2_000]}"
             # Azure's content filter refuses a prompt with an HTTP status.
@@ -218,8 +236,8 @@ class LiveExchange:
     | parse: a body that is not a chat completion | once |
     | any other status, refusal, length | never |
 
-    If every further request would fail in the same way (no credit, wrong key, unknown model, used-up quota), the route
-    is not used again. After the last route nothing is sent any more.
+    If every further request would fail in the same way (no credit, wrong key, unknown model, used-up quota, a URL where
+    nothing listens), the route is not used again. After the last route nothing is sent any more.
 
     Args:
         config: the endpoint.
@@ -302,7 +320,7 @@ class LiveExchange:
                 since = self._failing[0] if self._failing else time.time()
                 self._failing = since, f"{outcome.outcome}: {outcome.detail}"
             delay = retries.delay_s(attempt, self._accepted_at)
-            if to_do := self._to_do(attempt):
+            if to_do := self._to_do(line, attempt, retries.sent):
                 line.is_over = True
                 if not all(other.is_over for other in self._lines):
                     continue
@@ -313,8 +331,16 @@ class LiveExchange:
                 return replace(outcome, attempts=retries.sent)
             await asyncio.sleep(delay)
 
-    def _to_do(self, attempt: _Attempt) -> str | None:
-        """What the user must do if every further request would fail in the same way; None if it would not."""
+    def _to_do(self, line: _Line, attempt: _Attempt, sent: int) -> str | None:
+        """What the user must do if every further request would fail in the same way; None if it would not.
+
+        Args:
+            line: the route.
+            attempt: the last attempt.
+            sent: how often the request was sent.
+        """
+        if attempt.connected is False and not line.was_reached and sent >= _UNREACHED_AFTER:
+            return "check --base-url (most end in /v1), and that a server listens there"
         wait = attempt.retry_after_s
         if attempt.outcome.outcome == "http_429" and wait and wait > max(60.0, self._config.patience_s):
             return (
@@ -366,9 +392,10 @@ class LiveExchange:
         if time.time() - found["at"] < _MEMORY_HOLDS_S and len(found["lines"]) == len(self._lines):
             for line, state in zip(self._lines, found["lines"], strict=True):
                 line.limits.resume(state)
+                line.was_reached = True
 
     def _remember(self) -> None:
-        if self._memory is not None:
+        if self._memory is not None and any(line.was_reached for line in self._lines):
             found = {"at": time.time(), "lines": [line.limits.state() for line in self._lines]}
             new = self._memory.with_suffix(f".{os.getpid()}")
             new.write_text(json.dumps(self._remembered() | {self._name: found}))

@@ -13,6 +13,7 @@ from trl import GRPOConfig
 
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.policy import HintStyle
+from diva_grpo.trainer.asking import check_generation_kwargs
 from diva_grpo.trainer.method.advantages import (
     ADVANTAGES,
     DEFAULTS,
@@ -362,6 +363,13 @@ class DivaGRPOConfig(GRPOConfig):
         for name, (default, advice) in _NO_EFFECT.items():
             if getattr(self, name) not in (default, str(default)):
                 raise ConfigError(f"{name}={getattr(self, name)}: {advice}")
+        if self.load_best_model_at_end and self.eval_strategy == "no":
+            raise ConfigError(
+                "load_best_model_at_end without evaluations would keep the last model: set --eval_strategy and "
+                "--save_strategy"
+            )
+        if isinstance(self.generation_kwargs, dict) and not self.use_vllm:
+            check_generation_kwargs(self.generation_kwargs)
         for name in ("split_batches", "dispatch_batches"):
             if getattr(self.accelerator_config, name):
                 raise ConfigError(

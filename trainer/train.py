@@ -276,6 +276,10 @@ def _start(resumed: Checkpoint | None, superseded: list[Path], settings: dict[st
     if resumed is None:
         return _Start(None, None, superseded)
     run = read_run_file(resumed.folder)
+    if run is None and _is_main():
+        logger.warning(
+            "%s has no run file that can be read: whether settings have changed is not known", resumed.folder
+        )
     changed = check_resumed_settings(run, settings) if run else ""
     if changed and _is_main():
         logger.warning("the run %s continues with other settings: %s", resumed.run_id, changed)

@@ -475,6 +475,9 @@ def test_lora(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
         ({"num_iterations": 0}, "num_iterations=0: at least 1"),
         ({"num_generations": 0}, "num_generations=0: at least 2"),
         ({"seed": -1}, "seed=-1: at least 0"),
+        ({"load_best_model_at_end": True}, "would keep the last model"),
+        ({"generation_kwargs": {"typical": 0.2}}, "no option 'typical'"),
+        ({"generation_kwargs": {"num_return_sequences": 2}}, "set --num_generations"),
         ({"opening_advantage": 1.0}, "hint_style=prefix"),
         ({"opening_advantage": -1.0, "hint_style": "prefix"}, "not negative"),
         (

@@ -79,7 +79,7 @@ def check_generation_kwargs(given: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: `GenerationConfig` has no such option, or it cannot work here.
     """
-    known = GenerationConfig()
+    known = _make_config()
     for name in given:
         if not hasattr(known, name):
             raise ConfigError(f"generation_kwargs: transformers' GenerationConfig has no option {name!r}")

@@ -43,6 +43,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch.utils.data import Sampler
 
+from diva_grpo.pipeline.difficulty.scale import FloatArray
 from diva_grpo.pipeline.store import Snapshot, VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import DifficultyEvent
@@ -54,7 +55,7 @@ from diva_grpo.trainer.plain import PROBLEM_ID, VARIANTS, DatasetVariants, probl
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.recorded import RecordedGRPOTrainer
 from diva_grpo.trainer.refusals import first_line, refusing_package
-from diva_grpo.trainer.rollouts import FloatArray, RolloutBatch
+from diva_grpo.trainer.rollouts import RolloutBatch
 from diva_grpo.trainer.sampler import EpochRepeatSampler
 from diva_grpo.trainer.settled import accuracy_function, check_dataset, settled_config
 from diva_grpo.trainer.vision import ImageRows

@@ -32,6 +32,7 @@ _PASS_ON = frozenset(
 
 _TO_DO = {
     "Target modules": "--lora_target_modules all-linear fits any language model",
+    "No modules were targeted": "a single name is a pattern of whole names: --lora_target_modules '.*q_proj'",
     "use_vllm": "leave --use_vllm out to generate with transformers",
 }
 """Advice to add to a message, by words that the message contains."""

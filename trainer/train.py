@@ -165,6 +165,12 @@ def train(train_args: TrainArguments, config: DivaGRPOConfig, model_args: ModelC
     """
     if model_args.model_name_or_path is None:
         raise ConfigError("no model: give --model_name_or_path")
+    started = Path(model_args.model_name_or_path)
+    if (started / "adapter_config.json").exists() and not (started / "config.json").exists():
+        raise ConfigError(
+            f"{started} has an adapter and no model: continue its run with --resume true, or merge it into its base "
+            "(peft's `merge_and_unload`) and train the result"
+        )
     config = config.settled(variants=True)
     settings = as_json({**vars(train_args), **config.to_dict(), **vars(model_args)})
     store = VariantStore(train_args.store)
@@ -343,6 +349,10 @@ def _train(
                 )
             finally:
                 trainer.recorder.flush(trainer.state.global_step)
+            if config.load_best_model_at_end and trainer.state.best_model_checkpoint is None and _is_main():
+                logger.warning(
+                    "no checkpoint was evaluated, so the saved model is the last one: lower --eval_steps"
+                )
             trainer.save_model(config.output_dir)
     found = diagnosis_of(store, run_id) if _is_main() else None
     return TrainResult(run_id, trainer.state.global_step, config.output_dir, train_args.store, found)

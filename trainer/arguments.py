@@ -121,8 +121,8 @@ def check_names(arguments: Sequence[str]) -> None:
         if not any(option.startswith(flag) for option in options):
             flags = [f"--{name}" for name in names]
             raise ConfigError(f"{unknown('option', f'--{flag}', flags)} (`diva train --help`)")
-    for file in _config_files(arguments):
-        for key in _settings(file):
+    if file := config_file(arguments):
+        for key in settings_of(file):
             if key not in names and key != "env":
                 raise ConfigError(f"{file}: {unknown('setting', key, names)}")
 
@@ -139,8 +139,10 @@ def _flags(arguments: Sequence[str]) -> Iterator[str]:
             yield argument.removeprefix("--").partition("=")[0]
 
 
-def _config_files(arguments: Sequence[str]) -> Iterator[Path]:
-    yield from (Path(value) for value in _values(arguments, "config"))
+def config_file(arguments: Sequence[str]) -> Path | None:
+    """Return the YAML file that a command line of `diva train` names; None if it names none."""
+    named = next(_values(arguments, "config"), None)
+    return Path(named) if named else None
 
 
 def _values(arguments: Sequence[str], name: str) -> Iterator[str]:
@@ -162,7 +164,8 @@ def preset_of(arguments: Sequence[str]) -> tuple[str | None, list[str], Mapping[
         ConfigError: there is no such preset.
     """
     by_flag = next(_values(arguments, "preset"), None)
-    in_file = next((_settings(file).get("preset") for file in _config_files(arguments)), None)
+    file = config_file(arguments)
+    in_file = settings_of(file).get("preset") if file else None
     name = by_flag or in_file
     if name is None:
         return None, [], {}
@@ -176,7 +179,7 @@ def preset_of(arguments: Sequence[str]) -> tuple[str | None, list[str], Mapping[
     )
 
 
-def _settings(file: Path) -> dict[str, Any]:
+def settings_of(file: Path) -> dict[str, Any]:
     """Return the settings of a YAML file; none if it cannot be read, which the parser reports later."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))

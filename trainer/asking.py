@@ -8,7 +8,7 @@ The sampling settings in the model's own generation_config are never used (see `
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,13 @@ _make_config: Any = GenerationConfig  # Any, because transformers has no types f
 
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 """Fields of a model's generation_config that are not about sampling."""
+
+
+_NOT_HERE = {
+    "num_return_sequences": "set --num_generations (training) or --samples (evaluation)",
+    "stop_strings": "an answer ends at the end tokens of the model",
+}
+"""Options of transformers' `generate` that cannot work, and what to do instead."""
 
 
 def known_policy(path: str) -> PolicyConfig | None:
@@ -66,6 +73,20 @@ def prompts_of(policy: PolicyConfig, *, chat: bool) -> PromptBuilder:
     )
 
 
+def check_generation_kwargs(given: Mapping[str, Any]) -> None:
+    """Check that options for transformers' `generate` have an effect.
+
+    Raises:
+        ConfigError: `GenerationConfig` has no such option, or it cannot work here.
+    """
+    known = _make_config()
+    for name in given:
+        if not hasattr(known, name):
+            raise ConfigError(f"generation_kwargs: transformers' GenerationConfig has no option {name!r}")
+        if name in _NOT_HERE:
+            raise ConfigError(f"generation_kwargs: {name} is not supported: {_NOT_HERE[name]}")
+
+
 def sampling(policy: PolicyConfig, model: Any, tokenizer: Any) -> GenerationConfig:
     """Return the generation settings of a policy, the same as those of TRL's trainer. Use with `plain_generation`.
 
@@ -73,7 +94,11 @@ def sampling(policy: PolicyConfig, model: Any, tokenizer: Any) -> GenerationConf
         policy: sampling options of the policy.
         model: the model. An answer ends at its end tokens and at that of the tokenizer.
         tokenizer: tokenizer of the model.
+
+    Raises:
+        ConfigError: an option has no effect (see `check_generation_kwargs`).
     """
+    check_generation_kwargs(policy.generation_kwargs)
     ends = model.generation_config.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     if tokenizer.eos_token_id not in ends:

@@ -13,6 +13,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 STATE_FILE = "diva_state.pt"
 """File in a checkpoint with the state that TRL does not save: run, live difficulty, and rollouts in use."""
 
+RUN_FILE = "diva_run.json"
+"""File with the id of a run and its settings: in output_dir, and in each checkpoint."""
+
 _END_FILE = "trainer_state.json"
 """File that transformers writes last. If it is missing or cannot be read, the checkpoint is incomplete."""
 
@@ -24,8 +27,8 @@ class Checkpoint:
     Attributes:
         folder: path of the folder.
         step: training step of the checkpoint, from its state, or else from the name of the folder.
-        run_id: id of the run of `diva train` that wrote it; None if another program did, or its state cannot be read.
-        whole: whether the checkpoint is complete.
+        run_id: id of the run of `diva train` that wrote it; None if another program did.
+        whole: whether the checkpoint is complete, and its state can be read.
         torn: whether it is an incomplete checkpoint of `diva train`, such as a crash leaves, or an empty folder.
     """
 
@@ -44,15 +47,23 @@ def read_checkpoint(folder: str | Path) -> Checkpoint | None:
     ended = _ended_at(folder)
     named = folder.name.rpartition("-")[2]
     step = ended if ended is not None else int(named) if named.isdecimal() else 0
-    ours = (folder / STATE_FILE).exists() or not any(folder.iterdir())
-    return Checkpoint(folder, step, _run_id(folder), ended is not None, ours and ended is None)
+    has_state = (folder / STATE_FILE).exists()
+    run_id = _run_id(folder)
+    damaged = has_state and run_id is None
+    return Checkpoint(
+        folder,
+        step,
+        run_id or _named_run(folder),
+        whole=ended is not None and not damaged,
+        torn=ended is None and (has_state or not any(folder.iterdir())),
+    )
 
 
 def _ended_at(folder: Path) -> int | None:
     """Return the step of a complete checkpoint; None if it is incomplete."""
     try:
         return int(json.loads((folder / _END_FILE).read_text("utf-8"))["global_step"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -62,6 +73,14 @@ def _run_id(folder: Path) -> str | None:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):  # missing or incomplete
         return None
     return str(state["run_id"])
+
+
+def _named_run(folder: Path) -> str | None:
+    """Return the id in the run file of a checkpoint; None if it cannot be read."""
+    try:
+        return str(json.loads((folder / RUN_FILE).read_text("utf-8"))["run_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def checkpoints_of(output_dir: str | Path) -> list[Checkpoint]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from copy import copy
 from dataclasses import dataclass, field, fields
@@ -12,6 +13,7 @@ from trl import GRPOConfig
 
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.policy import HintStyle
+from diva_grpo.trainer.asking import check_generation_kwargs
 from diva_grpo.trainer.method.advantages import (
     ADVANTAGES,
     DEFAULTS,
@@ -34,6 +36,15 @@ _SCALING: dict[str, tuple[str, ...]] = {
 _UNSET = {"advantage": (None,)}
 """Values that are allowed besides the choices of an option. `settled` replaces them when the training data is known."""
 _EPS_OF_TRL = 1e-4
+_AT_LEAST = {
+    **dict.fromkeys(("store_refresh_steps", "store_flush_steps", "num_iterations"), 1),
+    **dict.fromkeys(
+        ("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation"), 1
+    ),
+    "num_generations": 2,
+    "seed": 0,
+}
+"""The smallest value of options that are numbers."""
 _NO_EFFECT: dict[str, tuple[Any, str]] = {
     "remove_unused_columns": (
         False,
@@ -232,17 +243,26 @@ class DivaGRPOConfig(GRPOConfig):
         for name, choices in {**literals, **_NAMED}.items():
             if getattr(self, name) not in (*choices, *_UNSET.get(name, ())):
                 raise ConfigError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        self._check_numbers()
         if not 0 <= (self.num_variants or 0) <= 8:
             raise ConfigError(f"num_variants={self.num_variants}: from 0 to 8")
-        for name in ("store_refresh_steps", "store_flush_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}: at least 1")
+        for name, least in _AT_LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name}={value}: at least {least}")
         if self.refill_rounds < 0 or self.variant_warmup_steps < 0:
             raise ConfigError("refill_rounds and variant_warmup_steps are not negative")
         if not 0 <= self.pool_revisit <= 1:
             raise ConfigError(f"pool_revisit={self.pool_revisit}: from 0 to 1")
         if self.dgpo_temperature <= 0:
             raise ConfigError(f"dgpo_temperature={self.dgpo_temperature}: above 0")
+        if (self.advantage_eps or 0) < 0:
+            raise ConfigError(f"advantage_eps={self.advantage_eps}: not negative")
+        if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
+            raise ConfigError(
+                f"max_steps={self.max_steps} and num_train_epochs={self.num_train_epochs:g} leave no step to train: "
+                "set --max_steps to at least 1, or --max_steps -1 and --num_train_epochs above 0"
+            )
         if self.log_rollouts not in ("all", "none") and not str(self.log_rollouts).isdecimal():
             raise ConfigError(f"log_rollouts={self.log_rollouts!r}: a number of problems, all, or none")
         self._check_opening()
@@ -289,6 +309,16 @@ class DivaGRPOConfig(GRPOConfig):
                 f"{max(block, size // block * block)} or {(size // block + 1) * block} would work"
             )
 
+    def _check_numbers(self) -> None:
+        """Raise ConfigError for a field that is NaN, and for one of our own (or a reward weight) that is infinite."""
+        inherited = {f.name for f in fields(GRPOConfig)} - {"reward_weights"}
+        for name, value in vars(self).items():
+            for number in value if isinstance(value, list) else [value]:
+                if not isinstance(number, float) or math.isfinite(number):
+                    continue
+                if math.isnan(number) or name not in inherited:
+                    raise ConfigError(f"{name}={value}: give a finite number")
+
     def _check_opening(self) -> None:
         advantage = f"opening_advantage={self.opening_advantage}"
         if self.opening_advantage < 0:
@@ -331,6 +361,13 @@ class DivaGRPOConfig(GRPOConfig):
         for name, (default, advice) in _NO_EFFECT.items():
             if getattr(self, name) not in (default, str(default)):
                 raise ConfigError(f"{name}={getattr(self, name)}: {advice}")
+        if self.load_best_model_at_end and self.eval_strategy == "no":
+            raise ConfigError(
+                "load_best_model_at_end without evaluations would keep the last model: set --eval_strategy and "
+                "--save_strategy"
+            )
+        if isinstance(self.generation_kwargs, dict) and not self.use_vllm:
+            check_generation_kwargs(self.generation_kwargs)
         for name in ("split_batches", "dispatch_batches"):
             if getattr(self.accelerator_config, name):
                 raise ConfigError(

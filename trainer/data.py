@@ -46,8 +46,11 @@ def training_problems(
         reads_images: whether the model reads images. If not, problems with images are left out with a warning.
 
     Raises:
-        ConfigError: no problem fits, a problem of `only` is missing, or the condition is not valid SQL.
+        ConfigError: no problem fits, a problem of `only` is missing, the condition is not valid SQL, or `limit` is
+            below 1.
     """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"max_problems={limit}: at least 1")
     problems = store.problems(where=f"split = {quoted(split)} AND ({where or 'true'})")
     readable = [problem for problem in problems if reads_images or not problem.images]
     if len(readable) < len(problems):

@@ -23,7 +23,7 @@ class FiniteGRPOTrainer(GRPOTrainer):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         # With fp16, gradients that are not finite are normal: the scaler skips the step and lowers the loss scale.
         if self.accelerator.scaler is None and not math.isfinite(norm):
-            raise self._not_finite("a gradient")
+            raise self._not_finite("gradients")
         return norm
 
     def _check_weights(self) -> None:

@@ -43,6 +43,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch.utils.data import Sampler
 
+from diva_grpo.pipeline.difficulty.scale import FloatArray
 from diva_grpo.pipeline.store import Snapshot, VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import ORIGINAL, DifficultyEvent
@@ -53,6 +54,7 @@ from diva_grpo.trainer.openings import OpenedGRPOTrainer
 from diva_grpo.trainer.plain import PROBLEM_ID, VARIANTS, DatasetVariants, problem_ids_of
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.recorded import RecordedGRPOTrainer
+from diva_grpo.trainer.refusals import first_line, refusing_package
 from diva_grpo.trainer.rollouts import FINISHES, RolloutBatch
 from diva_grpo.trainer.sampler import EpochRepeatSampler
 from diva_grpo.trainer.settled import accuracy_function, check_dataset, settled_config
@@ -156,6 +158,9 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, RecordedGRPOTrainer):
         self._reward_BF = torch.empty(0, len(self.reward_funcs))
         self._described: list[tuple[str, str]] = []
         """Problem and kind of prompt of each row of this process in the present generation."""
+        # Generations for each problem in the current step, which has several if gradients are accumulated over them.
+        self._tries: Counter[int] = Counter()
+        self._tries_step = ("", -1)
 
     # --- start-up
 
@@ -214,19 +219,21 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, RecordedGRPOTrainer):
             return super()._generate_and_score_completions(rows)
         self._check_weights()
         self._refresh_snapshot()
-        tries: Counter[int] = Counter()
+        step = (self.recorder.run_id, self.state.global_step)
+        if self._tries_step != step:
+            self._tries_step, self._tries = step, Counter()
         if self.args.problem_sampler == "epoch":
-            batch = self._generated(inputs, tries, "epoch")
+            batch = self._generated(inputs, "epoch")
         else:
             # Of the data loader's rows only the number is used: they were drawn before the last rewards were known.
             count = self.args.generation_batch_size // self._layout.block
             drawn = self.curriculum.draw(count, self.state.global_step)
-            batch = self._generated(self._rows(drawn.problem_P, len(inputs)), tries, drawn.chosen_P)
+            batch = self._generated(self._rows(drawn.problem_P, len(inputs)), drawn.chosen_P)
         for round_number in range(1, self.args.refill_rounds + 1):
             silent_P = batch.silent_P()
             if not silent_P.any():
                 break
-            batch = self._refilled(batch, silent_P, inputs, tries, round_number)
+            batch = self._refilled(batch, silent_P, inputs, round_number)
         self._put_advantages(batch)
         if self.args.refill_rounds or self.args.opening_advantage:
             self._count_items(batch.output)
@@ -234,12 +241,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, RecordedGRPOTrainer):
         return batch.output
 
     def _refilled(
-        self,
-        batch: RolloutBatch,
-        silent_P: BoolArray,
-        inputs: list[dict[str, Any]],
-        tries: Counter[int],
-        round_number: int,
+        self, batch: RolloutBatch, silent_P: BoolArray, inputs: list[dict[str, Any]], round_number: int
     ) -> RolloutBatch:
         """Generate rollouts for other problems, and put those that are not silent in place of silent ones of the batch.
 
@@ -247,7 +249,6 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, RecordedGRPOTrainer):
             batch: the generated batch.
             silent_P: problems of the batch whose rollouts all have the same reward.
             inputs: this process's rows of the data loader.
-            tries: number of generations in this step so far, by problem; updated.
             round_number: number of this refill in the step, from 1.
 
         Returns:
@@ -256,7 +257,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, RecordedGRPOTrainer):
         logged = {key: list(rows) for key, rows in self._log_columns()}
         first_row = self.accelerator.process_index * len(inputs)
         numbers_P = self.curriculum.replacements(batch.choice, silent_P, self.state.global_step, round_number)
-        other = self._generated(self._rows(numbers_P, len(inputs)), tries, "refill")
+        other = self._generated(self._rows(numbers_P, len(inputs)), "refill")
         take_P = silent_P & ~other.silent_P()
         for generated, replaced_P in ((batch, take_P), (other, ~take_P)):
             places = np.flatnonzero(replaced_P).tolist()
@@ -297,13 +298,12 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, RecordedGRPOTrainer):
             self._snapshot = self._take_snapshot(None)
 
     def _generated(
-        self, inputs: list[dict[str, Any]], tries: Counter[int], chosen_P: npt.NDArray[np.object_] | str
+        self, inputs: list[dict[str, Any]], chosen_P: npt.NDArray[np.object_] | str
     ) -> RolloutBatch:
         """Choose prompts, generate and score rollouts, and update the curriculum with their accuracies.
 
         Args:
             inputs: this process's rows of the training data.
-            tries: number of generations in this step so far, by problem; updated.
             chosen_P: how the problems were chosen: one value for all, or one per problem (see `Choice`).
         """
         layout, device = self._layout, self.accelerator.device
@@ -333,11 +333,11 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, RecordedGRPOTrainer):
             self._accuracy_B().cpu().numpy().reshape(shape),
             written_B.reshape(shape),
             ended_B.reshape(shape).astype(bool),
-            np.array([tries[number] for number in problem_P.tolist()]),
+            np.array([self._tries[number] for number in problem_P.tolist()]),
             dict(output),
             self._words(choice, texts),
         )
-        tries.update(problem_P.tolist())
+        self._tries.update(problem_P.tolist())
         visit = self.curriculum.observe(choice, batch.accuracy_PVN)
         if self.recorder.active:
             columns = batch.event_columns(visit, self.curriculum)
@@ -356,7 +356,15 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, RecordedGRPOTrainer):
         return Words.of_batch(prompts, completions, openings, self._layout.generations)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, ids: Any) -> torch.Tensor:
-        self._reward_BF = super()._calculate_rewards(inputs, prompts, completions, ids)
+        try:
+            self._reward_BF = super()._calculate_rewards(inputs, prompts, completions, ids)
+        except (TypeError, ValueError) as error:
+            if refusing_package(error) is None:
+                raise
+            raise ConfigError(
+                "a reward function takes each column of the data by name (**kwargs takes the rest), and returns one "
+                f"number, or None, per answer: {first_line(error)}"
+            ) from error
         if self.log_completions:
             self._describe_rollouts()
         for name, infinite in zip(self.reward_func_names, self._reward_BF.isinf().any(dim=0), strict=True):
@@ -391,15 +399,28 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, RecordedGRPOTrainer):
             self.args.advantage == "diva" and self.args.rescale == "range"
         )
 
+    def _check_range(self, reward_PVN: FloatArray) -> None:
+        """Check the range of rewards, by which advantages are scaled as a share of `reward_max`.
+
+        Raises:
+            ConfigError: a reward, or the difference between two rewards of the batch, is above `reward_max`.
+        """
+        judged = reward_PVN[~np.isnan(reward_PVN)]
+        if not judged.size:
+            return
+        highest, lowest = float(judged.max()), float(judged.min())
+        if max(highest, highest - lowest) > self._reward_max * (1 + 1e-6):
+            raise ConfigError(
+                f"answers got rewards from {lowest:g} to {highest:g}, and reward_max={self._reward_max:g}: set "
+                "--reward_max to the largest reward that an answer can get, or, if rewards can be negative, to the "
+                "difference between the largest and the smallest"
+            )
+
     def _put_advantages(self, batch: RolloutBatch) -> None:
         """Replace TRL's advantages in the batch and in TRL's log, log metrics, and record the rollouts."""
         settings = self.args.advantage_settings(self._reward_max)
-        highest = float(np.nan_to_num(batch.reward_PVN, nan=-np.inf).max())
-        if highest > self._reward_max * (1 + 1e-6) and self._reward_max_matters():
-            raise ConfigError(
-                f"an answer got a reward of {highest:g}, above reward_max={self._reward_max:g}: set --reward_max "
-                "to the largest reward that an answer can get"
-            )
+        if self._reward_max_matters():
+            self._check_range(batch.reward_PVN)
         by_function = self.args.multi_objective_aggregation == "normalize_then_sum"
         trained = batch.advantages(
             str(self.args.advantage), settings, self.reward_weights if by_function else None

@@ -13,10 +13,10 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-import yaml
 from huggingface_hub import constants, try_to_load_from_cache
 
 from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.trainer.arguments import config_file, settings_of
 
 SETTING = "model_name_or_path"
 """TRL's name of the setting."""
@@ -47,27 +47,14 @@ def named_model(arguments: Sequence[str]) -> str | None:
     A YAML file that cannot be read names none; the parser reports it.
     """
     file = config_file(arguments)
-    named = _of_file(file) if file else None
+    in_file = settings_of(file).get(SETTING) if file else None
+    named = None if in_file is None or file is None else beside(file, str(in_file))
     for argument, following in pairwise([*arguments, ""]):
         flag, equals, value = argument.partition("=")
         spelt = flag.replace("-", "_").replace("__", "--", 1)
         if spelt.startswith(_ABBREVIATION) and f"--{SETTING}".startswith(spelt):
             named = value if equals else following
     return named
-
-
-def config_file(arguments: Sequence[str]) -> Path | None:
-    """Return the YAML file that a command line of `diva train` names; None if it names none."""
-    return next((Path(value) for flag, value in pairwise(arguments) if flag == "--config"), None)
-
-
-def _of_file(file: Path) -> str | None:
-    try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
-    named = settings.get(SETTING) if isinstance(settings, dict) else None
-    return None if named is None else beside(file, str(named))
 
 
 def beside(file: Path, model: str) -> str:

@@ -25,12 +25,14 @@ _COMMAND = {Path(__file__), Path(__file__).with_name("train.py")}
 _STANDARD = ("<frozen", "<string>", sysconfig.get_path("stdlib"))
 
 _PASS_ON = frozenset(
-    "__init__ __post_init__ train _run_epoch _load_from_checkpoint _load_best_model _loaded_whole".split()
+    "__init__ __post_init__ train _run_epoch _load_from_checkpoint _load_best_model _loaded_whole "
+    "_calculate_rewards".split()
 )
 """Names of our functions that only call those of packages. All code in `train.py` and in this file counts too."""
 
 _TO_DO = {
     "Target modules": "--lora_target_modules all-linear fits any language model",
+    "No modules were targeted": "a single name is a pattern of whole names: --lora_target_modules '.*q_proj'",
     "use_vllm": "leave --use_vllm out to generate with transformers",
 }
 """Advice to add to a message, by words that the message contains."""
@@ -52,7 +54,7 @@ def in_one_line() -> Iterator[None]:
         shortage = _shortage(error)
         if shortage:
             raise TrainingError(shortage) from error
-        package = _refusing(error)
+        package = refusing_package(error)
         if package is None:
             raise
         said = first_line(error)
@@ -96,7 +98,7 @@ def _shortage(error: BaseException | None) -> str:
     return ""
 
 
-def _refusing(error: Exception) -> str | None:
+def refusing_package(error: Exception) -> str | None:
     """Return the name of the package that raised an error.
 
     None if the traceback has a function of this project that does more than call a package, or code of the user.

@@ -14,7 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.trainer.finite import FiniteGRPOTrainer
-from diva_grpo.trainer.resume import REFERENCE_FILE, Split, buffered_of, load_state, state_name
+from diva_grpo.trainer.resume import REFERENCE_FILE, Split, buffered_of, load_state, reading, state_name
 
 logger = logging.getLogger(__name__)
 _last_checkpoint: Any = get_last_checkpoint  # Any, because transformers has no types for it
@@ -78,8 +78,9 @@ class ResumableGRPOTrainer(FiniteGRPOTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         model = self.model if model is None else model
-        if not self._loaded_whole(resume_from_checkpoint, model):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        with reading(resume_from_checkpoint):
+            if not self._loaded_whole(resume_from_checkpoint, model):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
         if not self._loaded_whole(str(self.state.best_model_checkpoint), self.model):
@@ -100,7 +101,9 @@ class ResumableGRPOTrainer(FiniteGRPOTrainer):
         return True
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+        self._warn_of_lost_state(checkpoint)
         state = self._state_of(checkpoint)
         if checkpoint is None or state is None:
             return
@@ -137,7 +140,26 @@ class ResumableGRPOTrainer(FiniteGRPOTrainer):
         if self._other_processes:
             set_seed(self.args.seed + self.state.global_step, device_specific=True)
         else:
-            super()._load_rng_state(checkpoint)
+            with reading(checkpoint):
+                super()._load_rng_state(checkpoint)
+
+    def _warn_of_lost_state(self, checkpoint: str | None) -> None:
+        # The Trainer says nothing if files are missing, as they are with save_only_model.
+        if checkpoint is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return
+        patterns = {
+            "optimizer.pt": "optimizer",
+            "scheduler.pt": "learning rate",
+            "rng_state*.pth": "random state",
+        }
+        lost = [what for pattern, what in patterns.items() if not any(Path(checkpoint).glob(pattern))]
+        if lost and self.accelerator.is_main_process:
+            logger.warning(
+                "%s lacks the state of %s (save_only_model leaves it out): the run goes on with new ones, and not as "
+                "it would have gone on",
+                checkpoint,
+                ", ".join(lost),
+            )
 
     @property
     def _split(self) -> Split:

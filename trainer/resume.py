@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.trainer.checkpoints import STATE_FILE
+from diva_grpo.trainer.refusals import first_line
 from diva_grpo.trainer.rows import Side, dealt
 
 REFERENCE_FILE = "diva_reference.pt"
@@ -110,6 +113,26 @@ def buffered_of(
         return own
     buffers = [load_state(checkpoint, number)["buffered"] for number in range(made.processes)]
     return dealt(buffers, split.slices, split.processes, process, pad_id)
+
+
+@contextmanager
+def reading(checkpoint: str | Path | None) -> Iterator[None]:
+    """Turn the error of a damaged file, or of one that does not fit the model, into one that names the checkpoint.
+
+    Raises:
+        ConfigError: a file of the checkpoint cannot be read or used.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        OSError, EOFError, LookupError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError
+    ) as error:  # fmt: skip
+        raise ConfigError(
+            f"the run cannot continue from {checkpoint}: {first_line(error)}; name another checkpoint with "
+            "--resume_from_checkpoint"
+        ) from error
 
 
 @contextmanager

@@ -26,10 +26,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from diva_grpo.schemas.exceptions import ConfigError
-from diva_grpo.trainer.checkpoints import Checkpoint, checkpoints_of, read_checkpoint
-
-RUN_FILE = "diva_run.json"
-"""File with the id of a run and its settings: in output_dir, and in each checkpoint."""
+from diva_grpo.trainer.checkpoints import RUN_FILE, Checkpoint, checkpoints_of, read_checkpoint
 
 LOCK_FILE = ".diva.lock"
 """File in output_dir. A trainer holds a lock on it while it uses the folder."""

@@ -29,7 +29,7 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import MAX_PIXELS
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.policy import PolicyConfig
-from diva_grpo.trainer.arguments import preset_of
+from diva_grpo.trainer.arguments import config_file, preset_of
 from diva_grpo.trainer.asking import prompts_of, template_digest, unapplied
 from diva_grpo.trainer.checkpoints import STATE_FILE, Checkpoint
 from diva_grpo.trainer.config import DivaGRPOConfig
@@ -37,7 +37,7 @@ from diva_grpo.trainer.data import problems_dataset, training_problems
 from diva_grpo.trainer.diagnosis import diagnosis_of
 from diva_grpo.trainer.grpo import DivaGRPOTrainer
 from diva_grpo.trainer.loading import load_processor, load_tokenizer, reads_images
-from diva_grpo.trainer.model_path import SETTING, beside, config_file
+from diva_grpo.trainer.model_path import SETTING, beside
 from diva_grpo.trainer.refusals import first_line, in_one_line
 from diva_grpo.trainer.rewards import load_rewards
 from diva_grpo.trainer.run_folder import (
@@ -188,6 +188,12 @@ def train(train_args: TrainArguments, config: DivaGRPOConfig, model_args: ModelC
     """
     if model_args.model_name_or_path is None:
         raise ConfigError("no model: give --model_name_or_path")
+    started = Path(model_args.model_name_or_path)
+    if (started / "adapter_config.json").exists() and not (started / "config.json").exists():
+        raise ConfigError(
+            f"{started} has an adapter and no model: continue its run with --resume true, or merge it into its base "
+            "(peft's `merge_and_unload`) and train the result"
+        )
     config = config.settled(variants=True)
     settings = as_json({**vars(train_args), **config.to_dict(), **vars(model_args)})
     store = VariantStore(train_args.store)
@@ -299,6 +305,10 @@ def _start(resumed: Checkpoint | None, superseded: list[Path], settings: dict[st
     if resumed is None:
         return _Start(None, None, superseded)
     run = read_run_file(resumed.folder)
+    if run is None and _is_main():
+        logger.warning(
+            "%s has no run file that can be read: whether settings have changed is not known", resumed.folder
+        )
     changed = check_resumed_settings(run, settings) if run else ""
     if changed and _is_main():
         logger.warning("the run %s continues with other settings: %s", resumed.run_id, changed)
@@ -362,6 +372,10 @@ def _train(
                 )
             finally:
                 trainer.recorder.flush(trainer.state.global_step)
+            if config.load_best_model_at_end and trainer.state.best_model_checkpoint is None and _is_main():
+                logger.warning(
+                    "no checkpoint was evaluated, so the saved model is the last one: lower --eval_steps"
+                )
             trainer.save_model(config.output_dir)
     found = diagnosis_of(store, run_id) if _is_main() else None
     return TrainResult(run_id, trainer.state.global_step, config.output_dir, train_args.store, found)

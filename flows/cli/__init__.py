@@ -94,5 +94,7 @@ def main() -> None:
         click.echo("interrupted: what was done is kept; the same command continues from there", err=True)
         sys.exit(130)
     except DivaError as error:
-        click.echo(f"diva: {error}", err=True)
+        from diva_grpo.pipeline.store.sql import visible
+
+        click.echo(visible(f"diva: {error}"), err=True)  # it may quote a value of a data set
         sys.exit(2 if isinstance(error, ConfigError) else 1)

@@ -153,10 +153,10 @@ def _not_utf8(error: UnicodeDecodeError) -> str:
 
 
 class _Twice(dict[str, object]):
-    """A JSON object that contains a key twice. It is rejected, because either value could be the right one.
+    """A JSON object that contains a key twice, itself or in a value. Either value of the key could be the right one.
 
     Attributes:
-        key: the key.
+        key: the key, after those of the objects around it ("a.b").
     """
 
     key: str
@@ -164,11 +164,24 @@ class _Twice(dict[str, object]):
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     made = dict(pairs)
-    if len(made) == len(pairs):
+    if len(made) < len(pairs):
+        twice = next((key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number])), None)
+    else:
+        twice = next((f"{key}.{inner}" for key, value in pairs if (inner := _twice_in(value))), None)
+    if twice is None:
         return made
-    twice = _Twice(made)
-    twice.key = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
-    return twice
+    found = _Twice(made)
+    found.key = twice
+    return found
+
+
+def _twice_in(value: object) -> str | None:
+    """Return the key that an object in a value contains twice; None if there is none."""
+    if isinstance(value, _Twice):
+        return value.key
+    if isinstance(value, list):
+        return next((key for item in value if (key := _twice_in(item))), None)
+    return None
 
 
 def _object(number: int, value: object, line: str) -> Row | Unreadable:

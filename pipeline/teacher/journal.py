@@ -137,6 +137,7 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._connection = _connected(path)
         # Writes use a second connection in a thread of their own, so that the event loop does not wait for the disk.
         self._writing = _connected(path)
@@ -163,7 +164,8 @@ class Journal:
     def close(self) -> None:
         """Write the entries that wait to be written, and release the files."""
         self._writer.shutdown()
-        _insert(self._writing, [entry for entry, _ in self._waiting])
+        with _naming(self._path):
+            _insert(self._writing, [entry for entry, _ in self._waiting])
         self._waiting = []
         self._writing.close()
         self._summing.close()
@@ -208,14 +210,16 @@ class Journal:
         return next(iter(self._entries(f"{condition} LIMIT 1", *values)), None)
 
     def _entries(self, condition: str, *values: str | int) -> list[Entry]:
-        rows = self._connection.execute(
-            f"SELECT {', '.join(_COLUMNS)} FROM entries WHERE {condition}", values
-        ).fetchall()
+        rows = self._rows(f"SELECT {', '.join(_COLUMNS)} FROM entries WHERE {condition}", *values)
         return [Entry(*row[:-2], *map(bool, row[-2:])) for row in rows]
+
+    def _rows(self, statement: str, *values: str | int) -> list[Any]:
+        with _naming(self._path):
+            return self._connection.execute(statement, values).fetchall()
 
     def last_id(self) -> int:
         """Id of the last exchange; 0 if there is none. Later exchanges have larger ids."""
-        return int(self._connection.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()[0])
+        return int(self._rows("SELECT coalesce(max(id), 0) FROM entries")[0][0])
 
     def sums_since(self, last_id: int) -> list[tuple[str, str, int, int, int]]:
         """Sums over the exchanges with an id above `last_id`, for each model and purpose.
@@ -223,15 +227,16 @@ class Journal:
         Returns:
             Rows of model, purpose, number of exchanges, prompt tokens, completion tokens.
         """
-        return self._connection.execute(
+        return self._rows(
             "SELECT model, purpose, count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0) "
             "FROM entries WHERE id > ? GROUP BY model, purpose ORDER BY model, purpose",
-            [last_id],
-        ).fetchall()
+            last_id,
+        )
 
     def commit(self, entry: Entry) -> None:
         """Write an entry to the disk. Earlier entries with the same key stay."""
-        _insert(self._connection, [entry])
+        with _naming(self._path):
+            _insert(self._connection, [entry])
 
     async def keep(self, entry: Entry) -> None:
         """Write an entry to the disk without blocking the event loop. Returns when it has been written.
@@ -275,17 +280,15 @@ class Journal:
             name: name of the property.
             value: its value, which replaces an earlier one.
         """
-        self._connection.execute(
+        self._rows(
             "INSERT OR REPLACE INTO learnt (endpoint, model, name, value) VALUES (?, ?, ?, ?)",
-            [endpoint, model, name, value],
-        )
+            endpoint, model, name, value,
+        )  # fmt: skip
 
     def learnt(self, endpoint: str, model: str) -> dict[str, str]:
         """The stored properties of a model at an endpoint, by name; see `learn`."""
         return dict(
-            self._connection.execute(
-                "SELECT name, value FROM learnt WHERE endpoint = ? AND model = ?", [endpoint, model]
-            )
+            self._rows("SELECT name, value FROM learnt WHERE endpoint = ? AND model = ?", endpoint, model)
         )
 
     def to_ledger(self, store: VariantStore) -> int:
@@ -296,7 +299,7 @@ class Journal:
         again later. This does no harm, because the view shows only one row of each key.
         """
         count = 0
-        with self._summed:
+        with self._summed, _naming(self._path):
             while number := self._slice_to_ledger(store):
                 count += number
         return count
@@ -333,7 +336,8 @@ def _call(row: Sequence[Any]) -> Call:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
+    with _naming(path):
+        connection = sqlite3.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
     try:
         if is_cut_off(connection, path):
             raise StoreError(unusable(path, "its end is cut off"))
@@ -354,6 +358,24 @@ def unusable(path: Path, fault: str) -> str:
     """The error message for a damaged journal."""
     cure = diva("doctor", "--store", path.parent, "--repair")
     return f"the journal {word(path)} cannot be used: {fault}; `{cure}` puts it aside"
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn an error of the file, such as a damaged page, into one that names it.
+
+    Raises:
+        StoreError: the file is damaged, or cannot be read or written.
+    """
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is None:  # raised by Python's module: wrong use of a connection
+            raise
+        if code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise StoreError(unusable(path, str(error))) from error
+        raise StoreError(f"the journal {word(path)} cannot be read or written: {error}") from error
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
@@ -378,7 +400,8 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # SQLite has ended it itself where the file is damaged
+            connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
 

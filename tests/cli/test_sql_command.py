@@ -251,7 +251,7 @@ def test_no_control_character_reaches_a_terminal(
 ) -> None:
     query = (
         "sql",
-        "SELECT chr(27) || '[2J' || chr(155) AS x",
+        "SELECT chr(27) || '[2J' || chr(155) || chr(8238) || chr(8232) AS x",
         "--store",
         store.root,
         "--format",
@@ -260,8 +260,17 @@ def test_no_control_character_reaches_a_terminal(
     assert ("\x9b" in diva(*query).out) == (output_format != "table")  # a file gets what is there
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     shown = diva(*query).out
-    assert "\x1b" not in shown
-    assert "\x9b" not in shown
+    assert not set(shown) & set("\x1b\x9b\u202e\u2028")
+
+
+def test_an_error_that_quotes_a_text_has_no_control_character(store: VariantStore, diva: Diva) -> None:
+    store.append(
+        [Problem(problem_id="e/1", source="e", split="train", text="\x1b[2J\x9bm\u202e", answer="2")]
+    )
+    outcome = diva("sql", "SELECT text::INT FROM problems WHERE source = 'e'", "--store", store.root)
+    assert outcome.code == 1
+    assert "␛[2J" in outcome.err
+    assert not set(outcome.err) & set("\x1b\x9b\u202e")
 
 
 def test_the_present_moment_is_utc(store: VariantStore) -> None:

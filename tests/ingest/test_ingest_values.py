@@ -54,6 +54,27 @@ def test_a_key_that_stands_twice_is_a_reject(name: str, tmp_path: Path, diva: Di
     assert reasons == ["it has the key 'a' twice"]
 
 
+@pytest.mark.parametrize(
+    ("answer", "key"),
+    [
+        ('{"b": "3", "b": "4"}', "a.b"),
+        ('[{"b": {"c": 1, "c": 2}}]', "a.b.c"),
+        ('"3", "other": [[1], [{"x": 1, "x": 1}]]', "other.x"),
+    ],
+)
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "tables.json"])
+def test_a_key_that_stands_twice_inside_is_a_reject(
+    name: str, answer: str, key: str, tmp_path: Path, diva: Diva
+) -> None:
+    rows = ['{"q": "What is 1 + 1?", "a": 2}', f'{{"q": "What is 2 + 1?", "a": {answer}}}']
+    file, joined = tmp_path / name, ", ".join(rows)
+    contents = {"rows.jsonl": "\n".join(rows), "rows.json": f"[{joined}]"}
+    file.write_text(contents.get(name, f'{{"data": [{joined}]}}'))
+    answers, reasons = _ingested(diva, file)
+    assert answers == ["2"]
+    assert reasons == [f"it has the key '{key}' twice"]
+
+
 _READ = """
 import sys
 from pathlib import Path

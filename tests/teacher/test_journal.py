@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -340,6 +342,40 @@ def test_damaged_journal_is_one_line(store: VariantStore) -> None:
     with pytest.raises(StoreError, match=r"journal\.sqlite cannot be used") as caught:
         Journal.of_store(store)
     assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_page_is_one_line_whatever_reads_it(store: VariantStore, tmp_path: Path) -> None:
+    path = store.root / "journal.sqlite"
+    with Journal.of_store(store) as journal:
+        for number in range(300):
+            journal.commit(replace(_entry(), request_hash=f"key {number}", content="x" * 300))
+    whole, size = path.read_bytes(), 4096
+    said: list[str] = []
+    for page in range(1, len(whole) // size):
+        path.write_bytes(whole[: page * size] + bytes(size) + whole[(page + 1) * size :])
+        copy = VariantStore(shutil.copytree(store.root, tmp_path / str(page)))
+        for use in (
+            lambda journal: [journal.exchanges(f"key {number}") for number in range(300)],
+            lambda journal: journal.sums_since(0),
+            lambda journal, to=copy: journal.to_ledger(to),
+            lambda journal: journal.commit(replace(_entry(), request_hash="another")),
+            lambda journal: journal.learn("e", "m", "name", "value"),
+        ):
+            try:
+                with Journal.of_store(copy) as journal:
+                    use(journal)
+            except StoreError as error:
+                said.append(str(error))
+    assert len(said) > 20
+    assert {
+        bool(re.fullmatch(r"the journal \S+ cannot be used: [^\n]+ puts it aside", line)) for line in said
+    } == {True}
+
+
+def test_a_folder_in_place_of_the_journal_is_one_line(store: VariantStore) -> None:
+    (store.root / "journal.sqlite").mkdir()
+    with pytest.raises(StoreError, match=r"journal\.sqlite cannot be read or written: unable to open"):
+        Journal.of_store(store)
 
 
 # --- group commits, sums and old files

@@ -29,7 +29,7 @@ def sums(tmp_path: Path) -> VariantStore:
     return planted_store(tmp_path / "store")
 
 
-@pytest.mark.parametrize("what", ["a gradient", "weights"])
+@pytest.mark.parametrize("what", ["gradients", "weights"])
 def test_the_run_ends_and_the_last_checkpoint_stays(
     what: str, sums: VariantStore, model_path: Path, tmp_path: Path
 ) -> None:

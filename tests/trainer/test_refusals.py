@@ -61,6 +61,7 @@ def _train(store: VariantStore, model: Path, folder: Path, **settings: Any) -> T
             "--lora_target_modules all-linear fits",
             None,
         ),
+        ({"use_peft": "true", "lora_target_modules": "q_proj"}, "--lora_target_modules '.*q_proj'", None),
         ({"use_peft": "true", "lora_task_type": "FOO"}, "Invalid task type: 'FOO'", None),
         ({"use_peft": "true", "lora_r": 0}, "`r` should be a positive integer", None),
     ],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
@@ -155,6 +156,53 @@ def test_a_run_that_is_done_makes_no_step_more(
     again = _train(store, model_path, folder, resume="true")
     assert (again.run_id, again.step) == (ended.run_id, 2)
     assert (folder / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.parametrize("damage", ["text", "empty", "cut"])
+def test_a_damaged_checkpoint_is_named(
+    name: str, damage: str, ended: TrainResult, store: VariantStore, model_path: Path, folder: Path
+) -> None:
+    file = folder / "checkpoint-2" / name
+    file.write_bytes({"text": b"xx", "empty": b"", "cut": file.read_bytes()[:-200]}[damage])
+    with pytest.raises(ConfigError, match=r"cannot continue from .*checkpoint-2: .*--resume_from") as error:
+        _train(store, model_path, folder, resume="true", max_steps=3)
+    assert "\n" not in str(error.value)
+
+
+def test_the_state_of_a_checkpoint_that_cannot_be_read_is_not_passed_over(
+    ended: TrainResult, store: VariantStore, model_path: Path, folder: Path
+) -> None:
+    (folder / "checkpoint-2" / "diva_state.pt").write_bytes(b"xx")
+    with pytest.raises(ConfigError, match="after the one to continue from \\(checkpoint-2\\)"):
+        _train(store, model_path, folder, resume="true", max_steps=3)
+    again = _train(store, model_path, folder, resume="true", max_steps=3, overwrite="true")
+    assert (again.run_id, again.step) == (ended.run_id, 3)
+
+
+def test_what_a_checkpoint_lacks_is_said(
+    ended: TrainResult, store: VariantStore, model_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("optimizer.pt", "rng_state.pth", "diva_run.json"):
+        (folder / "checkpoint-2" / name).unlink()
+    assert _train(store, model_path, folder, resume="true", max_steps=3).step == 3
+    assert "checkpoint-2 lacks the state of optimizer, random state" in caplog.text
+    assert "whether settings have changed is not known" in caplog.text
+    caplog.clear()
+    _train(store, model_path, folder, resume="true", max_steps=4)
+    assert "lacks the state" not in caplog.text
+
+
+def test_a_model_of_another_size_is_one_line(
+    ended: TrainResult, store: VariantStore, model_path: Path, folder: Path, tmp_path: Path
+) -> None:
+    other = AutoModelForCausalLM.from_pretrained(model_path)
+    other.resize_token_embeddings(other.config.vocab_size + 64)
+    shutil.copytree(model_path, tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"cannot continue from .*checkpoint-2: .*size") as error:
+        _train(store, tmp_path / "other", folder, resume="true", max_steps=3)
+    assert "\n" not in str(error.value)
 
 
 def test_a_store_that_grew_does_not_forbid_a_resume(

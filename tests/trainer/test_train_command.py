@@ -90,6 +90,13 @@ def test_mistakes_end_in_one_line(extra: list[str], words: str, arguments: list[
     assert "\n" not in str(error.value)
 
 
+def test_the_folder_of_an_adapter_is_no_model(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"has an adapter and no model: .*merge_and_unload"):
+        main([*arguments, "--model_name_or_path", str(tmp_path / "adapter")])
+
+
 def test_no_store(arguments: list[str], tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="diva ingest"):
         main([*arguments, "--store", str(tmp_path / "elsewhere")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,31 @@ def test_refill_trains_and_records_what_was_generated(
     )
 
 
+def test_a_step_of_several_generations_records_all_of_a_problem(model_path: Path, tmp_path: Path) -> None:
+    store = planted_store(tmp_path / "store", problems=4)
+    generated: list[str] = []
+
+    def flip(completions: list[Any], problem_id: list[str], **columns: Any) -> list[float | None]:
+        """The first generation has no signal, so the refill makes the problems of the second one."""
+        silent = not generated
+        generated.extend(problem_id)
+        return [0.0 if silent else float(i % 2) for i in range(len(problem_id))]
+
+    flip.__name__ = "coin_reward"
+    trainer = make_trainer(
+        store, model_path, tmp_path / "out", rewards=flip, steps_per_generation=1, gradient_accumulation_steps=2,
+        refill_rounds=1, max_steps=1,
+    )  # fmt: skip
+    seen = loss_inputs(trainer)
+    trainer.train()
+    recorded = store.query(
+        "SELECT problem_id, count(*), count(*) FILTER (advantage <> 0) FROM rollouts GROUP BY 1"
+    )
+    assert {problem_id: count for problem_id, count, _ in recorded} == Counter(generated)
+    assert max(Counter(generated).values()) == 16, "a problem comes twice in the step"
+    assert sum(count for *_, count in recorded) == sum(int((b["advantages"] != 0).sum()) for b in seen) == 32
+
+
 def test_tokens_of_truncated_answers_are_counted(
     sums: VariantStore, model_path: Path, tmp_path: Path
 ) -> None:
@@ -239,8 +265,11 @@ def test_tokens_of_truncated_answers_are_counted(
     [
         (float("inf"), {}, "coin_reward returned an infinite reward"),
         (float("-inf"), {"advantage": "dr_grpo"}, "coin_reward returned an infinite reward"),
-        (100.0, {}, "a reward of 100, above reward_max=1: set --reward_max"),
-        (100.0, {"advantage": "dgpo"}, "a reward of 100, above reward_max=1: set --reward_max"),
+        (100.0, {}, "rewards from 0 to 100, and reward_max=1: set --reward_max"),
+        (100.0, {"advantage": "dgpo"}, "rewards from 0 to 100, and reward_max=1: set --reward_max"),
+        (-100.0, {}, "rewards from -100 to 1, and reward_max=1: set --reward_max"),
+        (-1.0, {"reward_max": 2.0}, None),
+        (-100.0, {"advantage": "grpo"}, None),
         (100.0, {"reward_max": 100.0}, None),
         (100.0, {"rescale": "none"}, None),
         (100.0, {"advantage": "dr_grpo"}, None),
@@ -267,6 +296,40 @@ def test_rewards_out_of_range_end_the_first_step(
             trainer.train()
     assert trainer.state.global_step == (words is None)
     assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        ([1.0], "returned 1 rewards, but 16 were expected"),
+        (["a"] * 16, "too many dimensions 'str'"),
+        (None, "'NoneType' object is not iterable"),
+    ],
+    ids=["too few", "texts", "nothing"],
+)
+def test_what_is_no_reward_is_one_line(
+    returned: Any, words: str, sums: VariantStore, model_path: Path, tmp_path: Path
+) -> None:
+    def coin(completions: list[Any], **columns: Any) -> Any:
+        return returned
+
+    coin.__name__ = "coin_reward"
+    with pytest.raises(ConfigError, match=words) as error:
+        make_trainer(sums, model_path, tmp_path / "out", rewards=coin).train()
+    assert "returns one number, or None, per answer" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_in_a_reward_function_keeps_its_traceback(
+    sums: VariantStore, model_path: Path, tmp_path: Path
+) -> None:
+    def coin(completions: list[Any], **columns: Any) -> Any:
+        return [int(completion) for completion in ["x"]]
+
+    coin.__name__ = "coin_reward"
+    with pytest.raises(ValueError, match="invalid literal") as error:
+        make_trainer(sums, model_path, tmp_path / "out", rewards=coin).train()
+    assert not isinstance(error.value, ConfigError)
 
 
 def test_fewer_problems_than_a_generation_batch(model_path: Path, tmp_path: Path) -> None:
@@ -402,6 +465,19 @@ def test_lora(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
             "reward_max=0 (by default the sum of the reward weights) must be above 0",
         ),
         ({"dgpo_temperature": 0.0}, "dgpo_temperature=0.0: above 0"),
+        ({"difficulty_eta": float("nan")}, "difficulty_eta=nan: give a finite number"),
+        ({"epsilon": float("nan")}, "epsilon=nan: give a finite number"),
+        ({"reward_max": float("inf")}, "reward_max=inf: give a finite number"),
+        ({"reward_weights": [float("inf")]}, "reward_weights=[inf]: give a finite number"),
+        ({"advantage_eps": -1.0}, "advantage_eps=-1.0: not negative"),
+        ({"max_steps": 0}, "leave no step to train"),
+        ({"max_steps": -1, "num_train_epochs": 0}, "leave no step to train"),
+        ({"num_iterations": 0}, "num_iterations=0: at least 1"),
+        ({"num_generations": 0}, "num_generations=0: at least 2"),
+        ({"seed": -1}, "seed=-1: at least 0"),
+        ({"load_best_model_at_end": True}, "would keep the last model"),
+        ({"generation_kwargs": {"typical": 0.2}}, "no option 'typical'"),
+        ({"generation_kwargs": {"num_return_sequences": 2}}, "set --num_generations"),
         ({"opening_advantage": 1.0}, "hint_style=prefix"),
         ({"opening_advantage": -1.0, "hint_style": "prefix"}, "not negative"),
         (

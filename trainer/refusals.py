@@ -31,8 +31,8 @@ _PASS_ON = frozenset(
 """Names of our functions that only call those of packages. All code in `train.py` and in this file counts too."""
 
 _TO_DO = {
-    "Target modules": "--lora_target_modules all-linear fits any language model",
-    "No modules were targeted": "a single name is a pattern of whole names: --lora_target_modules '.*q_proj'",
+    "Target modules": "--lora_target_modules all-linear fits any language model; a single name is a pattern of whole "
+    "names: --lora_target_modules '.*q_proj'",
     "use_vllm": "leave --use_vllm out to generate with transformers",
 }
 """Advice to add to a message, by words that the message contains."""

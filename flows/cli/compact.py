@@ -10,6 +10,7 @@ import click
 
 from diva_grpo.flows.cli.options import store_option
 from diva_grpo.flows.cli.summary import conclude
+from diva_grpo.pipeline.session.progress import progress_bar
 from diva_grpo.schemas.command import diva
 from diva_grpo.schemas.exceptions import StoreError
 
@@ -44,10 +45,12 @@ def compact(store_dir: Path, grace_s: float | None, keep_rollouts: tuple[str, ..
     from diva_grpo.pipeline.store import VariantStore
     from diva_grpo.pipeline.store.files.compaction import GRACE_S
 
-    done = VariantStore(store_dir).compact(
-        grace_s=GRACE_S if grace_s is None else grace_s,
-        keep_rollouts=[_age_or_run(keep) for keep in keep_rollouts] or None,
-    )
+    with progress_bar(None, "parts") as progress:
+        done = VariantStore(store_dir).compact(
+            grace_s=GRACE_S if grace_s is None else grace_s,
+            keep_rollouts=[_age_or_run(keep) for keep in keep_rollouts] or None,
+            progress=progress,
+        )
     line = f"{done.merged} parts merged into {done.made}, {done.removed} removed that were merged before"
     lines = [line + (f", {done.leftovers} leftovers of crashes removed" if done.leftovers else "")]
     if done.dropped:

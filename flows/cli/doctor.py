@@ -8,6 +8,7 @@ import click
 
 from diva_grpo.flows.cli.options import store_option
 from diva_grpo.flows.cli.summary import conclude
+from diva_grpo.pipeline.session.progress import progress_bar
 from diva_grpo.schemas.command import diva
 from diva_grpo.schemas.exceptions import StoreError
 
@@ -28,7 +29,8 @@ def doctor(store_dir: Path, repair: bool) -> None:
     from diva_grpo.pipeline.store import VariantStore
     from diva_grpo.pipeline.store.doctor import Fault
 
-    findings = VariantStore(store_dir).examine(repair=repair)
+    with progress_bar(None, "files") as progress:
+        findings = VariantStore(store_dir).examine(repair=repair, progress=progress)
     harmless = (Fault.LEFTOVER, Fault.SUSPECT)
     open_ones = [f for f in findings if f.fault not in harmless and f.moved_to is None]
     lines = [str(finding) for finding in findings]

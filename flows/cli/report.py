@@ -9,6 +9,7 @@ import click
 
 from diva_grpo.flows.cli.options import runs_option, store_option
 from diva_grpo.flows.cli.summary import conclude, next_of
+from diva_grpo.pipeline.session.progress import progress_bar
 from diva_grpo.schemas.exceptions import ConfigError
 
 
@@ -37,12 +38,17 @@ def report(store_dir: Path, runs: tuple[str, ...], page: Path | None) -> None:
             raise ConfigError("--run is for a page: give --html FILE too")
         from diva_grpo.pipeline.store.report import EMPTY, as_rows, as_text, sections
 
-        found = [*sections(store)]
+        with progress_bar(None, "tables") as progress:
+            found = []
+            for section in sections(store):
+                found.append(section)
+                progress(1)
         conclude(as_text(found) or EMPTY, as_rows(found), next_of(store))
         return
     from diva_grpo.flows.pages.page import write_report
 
-    written = write_report(store, page, runs)
+    with progress_bar(None, "problems") as progress:
+        written = write_report(store, page, runs, progress)
     left_out = written.problems - written.detailed
     rest = f" ({left_out:,} of them without variants and rollouts: the page is full)" if left_out else ""
     text = f"{written.problems:,} problems{rest} in {page} ({written.size / 1e6:.1f} MB)"

@@ -28,6 +28,7 @@ from diva_grpo.flows.pages.json_text import as_json
 from diva_grpo.flows.pages.problems import Pictures, details, index
 from diva_grpo.flows.pages.summary import summary, training_runs
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.files.progress import Progress, ignore
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Kind, Status
 
@@ -69,13 +70,16 @@ class Written:
     size: int
 
 
-def write_report(store: VariantStore, path: Path, run_ids: Sequence[str] = ()) -> Written:
+def write_report(
+    store: VariantStore, path: Path, run_ids: Sequence[str] = (), progress: Progress = ignore
+) -> Written:
     """Write the page of a whole store.
 
     Args:
         store: the store.
         path: the file. Pictures that do not fit into it are written to the folder `NAME_images` beside it.
         run_ids: one training run, or two to be compared; empty: the one that was started or resumed last.
+        progress: called with the number of problems that were read since the previous call.
 
     Raises:
         ConfigError: there is no such training run, or the file cannot be written.
@@ -84,7 +88,7 @@ def write_report(store: VariantStore, path: Path, run_ids: Sequence[str] = ()) -
     """
     runs = training_runs(store, run_ids)
     _writable(path)
-    return _write(store, path, runs, summary(store, runs), index(store, runs), IMAGE_PROBLEMS)
+    return _write(store, path, runs, summary(store, runs), index(store, runs), IMAGE_PROBLEMS, progress)
 
 
 def write_problems(store: VariantStore, path: Path, title: str, problem_ids: Sequence[str]) -> Written:
@@ -113,10 +117,12 @@ def _write(
     head: dict[str, Any],
     rows: list[dict[str, Any]],
     image_problems: int | None,
+    progress: Progress = ignore,
 ) -> Written:
     pictures = Pictures(store, path, image_problems)
     packed = pack(head)
-    data = _packed_details(store, rows, runs, pictures, MOST_BYTES - len(packed) - len(pack(rows)))
+    left = MOST_BYTES - len(packed) - len(pack(rows))
+    data = _packed_details(store, rows, runs, pictures, left, progress)
     # The index is packed again, because it now has the numbers of the packs.
     data |= {"summary": packed, "index": pack(rows)}
     path.write_text(page_html(store, data=data), encoding="utf-8")
@@ -136,7 +142,12 @@ def _writable(path: Path) -> None:
 
 
 def _packed_details(
-    store: VariantStore, rows: list[dict[str, Any]], runs: Sequence[str], pictures: Pictures, left: int
+    store: VariantStore,
+    rows: list[dict[str, Any]],
+    runs: Sequence[str],
+    pictures: Pictures,
+    left: int,
+    progress: Progress,
 ) -> dict[str, str]:
     """Pack the details of problems, until `left` bytes are used up.
 
@@ -149,6 +160,7 @@ def _packed_details(
         runs: ids of the training runs.
         pictures: makes the thumbnails.
         left: bytes that the packs may have.
+        progress: called with 1 for each problem that was read.
 
     Returns:
         The packs by name.
@@ -162,6 +174,7 @@ def _packed_details(
         if of_problem := _without_words(problem):
             said.append((row, of_problem))
         left -= variants.add(row, problem)
+        progress(1)
     left -= variants.close()
     for row, of_problem in said:
         if left < 0:

@@ -35,6 +35,7 @@ from diva_grpo.pipeline.store.files.parts import (
     publish_empty,
 )
 from diva_grpo.pipeline.store.files.places import LISTS, sha256_of
+from diva_grpo.pipeline.store.files.progress import Progress, ignore
 from diva_grpo.pipeline.store.files.published import Published
 from diva_grpo.pipeline.store.files.sqlite import fault_of, reading
 from diva_grpo.schemas.arrow import arrow_schema, to_table
@@ -85,13 +86,14 @@ class Finding:
         return f"{self.fault}: {self.path}: {self.held}{where}"
 
 
-def examine(engine: Engine, *, repair: bool = False) -> list[Finding]:
+def examine(engine: Engine, *, repair: bool = False, progress: Progress = ignore) -> list[Finding]:
     """Read every file of a store and return what is wrong.
 
     Args:
         engine: the store's engine.
         repair: move damaged files to quarantine, with a report of what they contained; restore garbled variants;
             and update the lists of published parts (see `Published`).
+        progress: called with the number of files that were read since the previous call.
 
     Returns:
         The findings; none if everything is right.
@@ -99,7 +101,7 @@ def examine(engine: Engine, *, repair: bool = False) -> list[Finding]:
     Raises:
         StoreError: a newer program wrote the store, or a repair cannot write to it.
     """
-    damaged = [*_parts(engine), *_images(engine), *_journal(engine)]
+    damaged = [*_parts(engine, progress), *_images(engine, progress), *_journal(engine)]
     if repair and damaged:
         damaged = _quarantined(engine, damaged)
     # These checks query the store, which fails while a damaged part is in it.
@@ -181,13 +183,14 @@ def _restored(variant: Variant) -> Variant:
 # --- parts
 
 
-def _parts(engine: Engine) -> Iterator[Finding]:
+def _parts(engine: Engine, progress: Progress) -> Iterator[Finding]:
     for record in RECORDS:
         for part in engine.catalogue.parts(record.table):
             try:
                 fine = is_whole(engine.place, record.table, part) and _is_of_table(engine, record, part)
             except FileNotFoundError:  # a compaction has removed it since it was listed
                 continue
+            progress(1)
             if not fine:
                 yield Finding(f"{record.table}/{part.name}", Fault.DAMAGED, _held(engine, record.table, part))
 
@@ -302,14 +305,16 @@ def _by_runs(engine: Engine, written: datetime) -> str:
 # --- images
 
 
-def _images(engine: Engine) -> Iterator[Finding]:
+def _images(engine: Engine, progress: Progress) -> Iterator[Finding]:
     for info in engine.place.files(IMAGES):
         if info.path.endswith(".tmp"):
             continue
         stem = PurePosixPath(info.path).stem
         with engine.place.open(info.path) as file:
-            if sha256_of(file) == stem:
-                continue
+            whole = sha256_of(file) == stem
+        progress(1)
+        if whole:
+            continue
         users = _problems_with(engine, stem)
         yield Finding(info.path, Fault.DAMAGED, f"image of {users}: ingest its source again")
 

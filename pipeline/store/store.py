@@ -28,6 +28,7 @@ from diva_grpo.pipeline.store.files.compaction import GRACE_S, Compacted, compac
 from diva_grpo.pipeline.store.files.database import quoted
 from diva_grpo.pipeline.store.files.liveness import mark_killed, run_lock
 from diva_grpo.pipeline.store.files.parts import Part
+from diva_grpo.pipeline.store.files.progress import Progress, ignore
 from diva_grpo.pipeline.store.files.published import Published, rows_of
 from diva_grpo.pipeline.store.query_errors import in_one_line
 from diva_grpo.pipeline.store.retention import given_up
@@ -406,7 +407,11 @@ class VariantStore:
     # --- upkeep
 
     def compact(
-        self, *, grace_s: float = GRACE_S, keep_rollouts: Sequence[str | timedelta] | None = None
+        self,
+        *,
+        grace_s: float = GRACE_S,
+        keep_rollouts: Sequence[str | timedelta] | None = None,
+        progress: Progress = ignore,
     ) -> Compacted:
         """Merge small parts, and delete old files that are no longer needed.
 
@@ -418,21 +423,23 @@ class VariantStore:
             keep_rollouts: selects the training runs whose rollouts are kept: by run id, or by the maximum time since
                 the run was last active. Rollouts of other runs are dropped, unless the run is still running. None
                 keeps all rollouts.
+            progress: called with the number of parts that were looked at since the previous call.
 
         Raises:
             ConfigError: `keep_rollouts` contains the id of a run that has no rollouts.
             StoreError: the store cannot be written.
         """
         without = given_up(self._engine, keep_rollouts)
-        return compact(self.place, self.catalogue, grace_s=grace_s, without=without)
+        return compact(self.place, self.catalogue, grace_s=grace_s, without=without, progress=progress)
 
-    def examine(self, *, repair: bool = False) -> list[Finding]:
+    def examine(self, *, repair: bool = False, progress: Progress = ignore) -> list[Finding]:
         """Read every file of the store and return what is wrong; see `pipeline.store.doctor`.
 
         Args:
             repair: move damaged files to quarantine, so that the store can be opened again.
+            progress: called with the number of files that were read since the previous call.
         """
-        return examine(self._engine, repair=repair)
+        return examine(self._engine, repair=repair, progress=progress)
 
     def checksums(self) -> dict[str, str]:
         """Return, for each view, the number of its rows and a hash of them that does not depend on their order.

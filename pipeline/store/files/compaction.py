@@ -23,6 +23,7 @@ import pyarrow as pa
 from diva_grpo.pipeline.store.files.database import open_database, parquet, quoted
 from diva_grpo.pipeline.store.files.parts import ORIGIN_FIELD, Catalogue, Part, is_whole, publish_stream
 from diva_grpo.pipeline.store.files.places import Place
+from diva_grpo.pipeline.store.files.progress import Progress, ignore
 from diva_grpo.pipeline.store.files.published import fold
 from diva_grpo.schemas.arrow import arrow_schema
 from diva_grpo.schemas.exceptions import StoreError
@@ -85,6 +86,7 @@ def compact(
     grace_s: float = GRACE_S,
     merged_bytes: int = MERGED_BYTES,
     without: Mapping[str, Collection[str]] = MappingProxyType({}),
+    progress: Progress = ignore,
 ) -> Compacted:
     """Compact every table of a store.
 
@@ -95,6 +97,7 @@ def compact(
         merged_bytes: see `MERGED_BYTES`.
         without: ids of the training runs whose rows are dropped, by table. Parts with such rows are rewritten,
             whatever their size.
+        progress: called with the number of parts that were looked at since the previous call.
 
     Raises:
         StoreError: the store cannot be written, or was written by a newer program.
@@ -103,7 +106,7 @@ def compact(
     fold(place, time.time_ns() - int(max(grace_s, GRACE_S) * 1e9))
     for record in RECORDS:
         done += _remove_replaced(place, catalogue, record.table, time.time_ns() - int(grace_s * 1e9))
-        done += _merge(place, catalogue, record, merged_bytes, without.get(record.table, ()))
+        done += _merge(place, catalogue, record, merged_bytes, without.get(record.table, ()), progress)
     return done
 
 
@@ -151,7 +154,12 @@ def _replaced_at(catalogue: Catalogue, table: str, part: Part, merged: Sequence[
 
 
 def _merge(
-    place: Place, catalogue: Catalogue, record: type[Record], merged_bytes: int, without: Collection[str]
+    place: Place,
+    catalogue: Catalogue,
+    record: type[Record],
+    merged_bytes: int,
+    without: Collection[str],
+    progress: Progress,
 ) -> Compacted:
     table = record.table
     sizes = {file.path: file.size for file in place.files(table)}
@@ -160,18 +168,30 @@ def _merge(
     chosen = [part for part in live if part in holding or sizes.get(f"{table}/{part.name}", 0) < merged_bytes]
     done = Compacted()
     for group in _groups(chosen, [sizes.get(f"{table}/{part.name}", 0) for part in chosen], merged_bytes):
-        if len(group) == 1 and group[0].version == SCHEMA_VERSION and group[0] not in holding:
-            continue
-        # A damaged part is not merged: the merged part would have a valid hash, and hide the damage.
-        there = [
-            part for part in group if place.exists(f"{table}/{part.name}")
-        ]  # another compaction may have removed some
-        whole = [part for part in there if is_whole(place, table, part)]
-        damaged = tuple(f"{table}/{part.name}" for part in there if part not in whole)
-        done += Compacted(damaged=damaged)
-        if len(whole) > 1 or any(part.version < SCHEMA_VERSION or part in holding for part in whole):
-            dropped = _publish_merged(place, catalogue, record, whole, without)
-            done += Compacted(merged=len(whole), made=1, waiting=len(whole), dropped=dropped)
+        if len(group) > 1 or group[0].version < SCHEMA_VERSION or group[0] in holding:
+            done += _merge_group(place, catalogue, record, group, holding, without)
+        progress(len(group))
+    return done
+
+
+def _merge_group(
+    place: Place,
+    catalogue: Catalogue,
+    record: type[Record],
+    group: Sequence[Part],
+    holding: Collection[Part],
+    without: Collection[str],
+) -> Compacted:
+    table = record.table
+    # A damaged part is not merged: the merged part would have a valid hash, and hide the damage.
+    there = [
+        part for part in group if place.exists(f"{table}/{part.name}")
+    ]  # another compaction may remove some
+    whole = [part for part in there if is_whole(place, table, part)]
+    done = Compacted(damaged=tuple(f"{table}/{part.name}" for part in there if part not in whole))
+    if len(whole) > 1 or any(part.version < SCHEMA_VERSION or part in holding for part in whole):
+        dropped = _publish_merged(place, catalogue, record, whole, without)
+        done += Compacted(merged=len(whole), made=1, waiting=len(whole), dropped=dropped)
     return done
 
 

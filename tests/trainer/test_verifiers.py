@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -126,6 +128,35 @@ def test_its_evaluation_gives_the_pass_rates_of_labels(
     assert {len(values) for values in rewards.values()} == {SAMPLES}
     assert labels["sums/1"] == 0.0
     assert labels["sums/1:think_step:0"] == 0.75
+
+
+FOLDER = """
+import sys
+from pathlib import Path
+from diva_grpo.trainer.hosts.verifiers import StoreTaskset, StoreTasksetConfig
+
+class Taskset(StoreTaskset):
+    folder = Path(sys.argv[1])
+
+try:
+    print(len(list(Taskset(StoreTasksetConfig(id="folder")).load())))
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_row_with_more_places_than_images_is_named(
+    verifiers: Environment, store: VariantStore, tmp_path: Path
+) -> None:
+    [file] = (store.root.parent / "small_sums").rglob("train-*.parquet")
+    table = pq.read_table(file)
+    assert verifiers.run("python", "-c", FOLDER, file.parent) == f"{len(table)}\n"
+    rows = table.to_pylist()
+    next(row for row in rows if row["images"])["prompt"] += " <image>"
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), tmp_path / file.name)
+    said = verifiers.run("python", "-c", FOLDER, tmp_path)
+    assert said.startswith("row sums/3: its question has 2 `<image>` for 1 images: ")
+    assert said.count("\n") == 1
 
 
 SELECTED = """

@@ -103,7 +103,8 @@ class StoreTaskset(vf.Taskset[StoreTask, StoreTasksetConfig]):
         """Yield a task for each row that the configuration selects.
 
         Raises:
-            ConfigError: there is no such split, or no row fits the configuration.
+            ConfigError: there is no such split, no row fits the configuration, or a row has not one image for each
+                `<image>`.
         """
         split, found = self.config.split, False
         paths = sorted(self.folder.glob(f"{split}-*.parquet"))
@@ -130,9 +131,16 @@ class StoreTaskset(vf.Taskset[StoreTask, StoreTasksetConfig]):
 
 def _data(row: dict[str, Any]) -> StoreData:
     original = row["kind"] == "original"
+    name = row["problem_id"] if original else row["variant_id"]
+    images = [image["bytes"] for image in row.get("images") or ()]
+    places = row["prompt"].count("<image>")
+    if images and len(images) != places:
+        raise ConfigError(
+            f"row {name}: its question has {places} `<image>` for {len(images)} images: mend its source, export again"
+        )
     return StoreData(
-        id=row["problem_id"] if original else row["variant_id"],
-        prompt=_prompt(row["prompt"], [image["bytes"] for image in row.get("images") or ()]),
+        id=name,
+        prompt=_prompt(row["prompt"], images),
         answer=row["answer"],
         options=row["options"] or [],
         problem_id=row["problem_id"],

@@ -74,6 +74,11 @@ _MODULES = {
     "verify": "pipeline.stages.curate",
 }
 
+# In a clone the other folders stand beside this one. A program in the root of a clone imports this folder, even if the
+# package is installed from a wheel.
+if not os.path.isdir(os.path.join(__path__[0], "schemas")):
+    __path__.append(os.path.dirname(__path__[0]))
+
 # OpenMP's threads spin while they wait: beside busy processes a training step would take many times as long. OpenMP
 # reads this when torch is loaded, and every module of ours that loads torch is imported after this one.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

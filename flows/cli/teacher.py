@@ -44,12 +44,16 @@ def teacher(store_dir: Path, port: int, wrong_share: float, error_share: float, 
     from diva_grpo.pipeline.store import VariantStore
 
     problems = VariantStore(store_dir).problems()
+    unsolved = sum(not problem.solution_steps for problem in problems)
     script = ScriptedTeacher(problems, wrong_share=wrong_share, seed=seed)
     try:
         with serve(create_app(script, error_share=error_share, seed=seed), port) as url:
             text = f"scripted teacher for {len(problems)} problems at {url} (Ctrl-C ends it)"
+            if unsolved:
+                text += f"\nit refuses to solve {unsolved} of them, which have no worked solution"
             then = diva("generate", "--store", store_dir, "--base-url", url, "--model", MODEL)
-            conclude(text, {"url": url, "model": MODEL, "problems": len(problems)}, then)
+            figures = {"url": url, "model": MODEL, "problems": len(problems), "without_solution": unsolved}
+            conclude(text, figures, then)
             threading.Event().wait()
     except OSError as error:
         raise click.ClickException(f"port {port}: {error.strerror}; choose another with --port") from error

@@ -484,6 +484,7 @@ def teacher_process(store: VariantStore) -> Iterator[tuple[subprocess.Popen[str]
     assert process.stdout is not None
     found = re.search(r"scripted teacher for 5 problems at (\S+)", process.stdout.readline())
     assert found
+    assert process.stdout.readline() == "it refuses to solve 1 of them, which have no worked solution\n"
     yield process, found.group(1)
     process.kill()
     process.wait()

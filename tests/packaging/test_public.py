@@ -85,3 +85,19 @@ def test_threads_wait_without_spinning(
         [sys.executable, "-c", f"import {name}"], capture_output=True, text=True, check=True
     )
     assert f"OMP_WAIT_POLICY = '{found}'" in done.stderr
+
+
+IN_A_CLONE = """
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")]
+from diva_grpo import VariantStore, grade
+print(grade("It is \\\\boxed{42}.", "42").outcome, VariantStore.__module__)
+"""
+
+
+def test_the_names_are_there_in_the_root_of_a_clone() -> None:
+    # As if the package were installed from a wheel: there the folder of the clone comes first.
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_CLONE], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "correct diva_grpo.pipeline.store.store\n", done.stderr

@@ -148,7 +148,7 @@ except ValueError as error:
 def test_a_row_with_more_places_than_images_is_named(
     verifiers: Environment, store: VariantStore, tmp_path: Path
 ) -> None:
-    [file] = (store.root.parent / "small_sums").rglob("train-*.parquet")
+    [file] = (store.root.parent / "small_sums" / "small_sums" / "data").glob("train-*.parquet")
     table = pq.read_table(file)
     assert verifiers.run("python", "-c", FOLDER, file.parent) == f"{len(table)}\n"
     rows = table.to_pylist()

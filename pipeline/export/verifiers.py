@@ -1,6 +1,7 @@
 """Write the files of a Python package that is an environment for `verifiers`.
 
-The package contains the exported rows and their path. Its classes are in `diva_grpo.trainer.hosts.verifiers`.
+The package contains the exported rows and their path. Its classes are in `diva_grpo.trainer.hosts.verifiers` (0.4) and
+`verifiers_01`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from pathlib import Path
 from diva_grpo.pipeline.export.card import Tally
 from diva_grpo.schemas.exceptions import ConfigError
 
-REQUIRES = ("diva-grpo>=0.1", "verifiers>=0.4,<0.5")
+REQUIRES = ("diva-grpo>=0.1", "verifiers>=0.1.14,!=0.2.*,!=0.3.*,<0.5")
+"""SkyRL and tinker-cookbook use 0.1, prime-rl 0.4."""
 
 _PROJECT = """\
 [build-system]
@@ -38,17 +40,26 @@ packages = ["{module}"]
 _MODULE = '''\
 """Tasks for `verifiers` from a variant store, written by `diva export --preset verifiers`."""
 
+from importlib.metadata import version
 from pathlib import Path
 
-from diva_grpo.trainer.hosts.verifiers import StoreEnv, StoreHarness, StoreTaskset
+FOLDER = Path(__file__).parent / "data"
 
-__all__ = ["StoreEnv", "StoreHarness", "Taskset"]
+if version("verifiers").startswith("0.1."):
+    from functools import partial
 
+    from diva_grpo.trainer.hosts.verifiers_01 import environment
 
-class Taskset(StoreTaskset):
-    """The rows in the folder `data`."""
+    load_environment = partial(environment, FOLDER)
+else:
+    from diva_grpo.trainer.hosts.verifiers import StoreEnv, StoreHarness, StoreTaskset
 
-    folder = Path(__file__).parent / "data"
+    __all__ = ["StoreEnv", "StoreHarness", "Taskset"]
+
+    class Taskset(StoreTaskset):
+        """The rows in the folder `data`."""
+
+        folder = FOLDER
 '''
 
 _USE = """\
@@ -68,6 +79,10 @@ vf-eval {id} --env.taskset.kinds '["original"]' --model MODEL --client.base-url 
 | `--env.taskset.kinds` | kinds to load: {kinds}; default: all |
 | `--env.taskset.hint-steps` | of the variants with a hint, only those with these numbers of steps; default: all |
 
+The commands are those of verifiers 0.4. For what loads environments by the interface of 0.1 (SkyRL, tinker-cookbook),
+install `verifiers<0.2` first; the options are arguments:
+`vf.load_environment("{id}", split="train", kinds=["original"], hint_steps=[1, 2])`.
+
 In prime-rl:
 
 ```toml
@@ -79,7 +94,8 @@ id = "{id}"
 kinds = ["original"]
 ```
 
-The reward is 1 for a right answer and 0 for a wrong one. A rollout fails where the grader cannot decide.
+The reward is 1 for a right answer and 0 for a wrong one. Where the grader cannot decide, a rollout fails (with
+verifiers 0.1 it counts 0).
 """
 
 

@@ -165,7 +165,7 @@ def test_verifiers_gets_a_package_whose_rows_are_inside_its_module(
     assert project["project"]["name"] == "word-sums"
     assert project["tool"]["setuptools"]["packages"] == ["word_sums"]
     exported = ast.parse((folder / "word_sums" / "__init__.py").read_text("utf-8"))
-    assert any(isinstance(node, ast.ClassDef) and node.name == "Taskset" for node in exported.body)
+    assert any(isinstance(node, ast.ClassDef) and node.name == "Taskset" for node in ast.walk(exported))
     card = (folder / "README.md").read_text("utf-8")
     assert "vf-eval word-sums" in card
     assert "kinds to load: `harder`, `original`, `reword`" in card

@@ -75,8 +75,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
 
 @pytest.fixture(scope="module")
 def verifiers(tmp_path_factory: pytest.TempPathFactory, store: VariantStore) -> Environment:
-    """An environment with `verifiers` and the exported package."""
+    """An environment with `verifiers` 0.4 and the exported package."""
     found = environment(tmp_path_factory.mktemp("env"), "DIVA_VERIFIERS_ENV", ["verifiers==0.4.*"])
+    return installed(found, store)
+
+
+@pytest.fixture(scope="module")
+def verifiers_01(tmp_path_factory: pytest.TempPathFactory, store: VariantStore) -> Environment:
+    """An environment with `verifiers` 0.1 and the exported package."""
+    found = environment(tmp_path_factory.mktemp("env"), "DIVA_VERIFIERS_01_ENV", ["verifiers==0.1.*"])
+    return installed(found, store)
+
+
+def installed(found: Environment, store: VariantStore) -> Environment:
+    """Install the package of a store in an environment."""
     package = store.root.parent / "small_sums"
     arguments = ["export", str(package), "--store", str(store.root), "--preset", "verifiers"]
     done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
@@ -114,20 +126,78 @@ def evaluated(verifiers: Environment, endpoint: Server, out: Path) -> dict[str, 
     return dict(found)
 
 
+def labelled(store: VariantStore, endpoint: Server) -> dict[str, float]:
+    """Pass rates by problem or variant, as `diva label` measures them."""
+    arguments = ["label", "--store", str(store.root), "--model", "m", "--base-url", endpoint.url]
+    done = CliRunner().invoke(cli, [*arguments, "--samples", str(SAMPLES)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return {label.subject_id: label.pass_rate for label in store.read(Label)}
+
+
 def test_its_evaluation_gives_the_pass_rates_of_labels(
     verifiers: Environment, store: VariantStore, endpoint: Server, tmp_path: Path
 ) -> None:
     rewards = evaluated(verifiers, endpoint, tmp_path)
     [shown] = [r["messages"][-1]["content"] for r in endpoint.requests if "corners" in str(r)][:1]
     assert [part["type"] for part in shown] == ["text", "image_url"]
-    arguments = ["label", "--store", str(store.root), "--model", "m", "--base-url", endpoint.url]
-    labelled = CliRunner().invoke(cli, [*arguments, "--samples", str(SAMPLES)], catch_exceptions=False)
-    assert labelled.exit_code == 0, labelled.output
-    labels = {label.subject_id: label.pass_rate for label in store.read(Label)}
+    labels = labelled(store, endpoint)
     assert {task: sum(values) / SAMPLES for task, values in rewards.items()} == labels
     assert {len(values) for values in rewards.values()} == {SAMPLES}
     assert labels["sums/1"] == 0.0
     assert labels["sums/1:think_step:0"] == 0.75
+
+
+def test_that_of_0_1_gives_them_too(
+    verifiers_01: Environment, store: VariantStore, endpoint: Server, tmp_path: Path
+) -> None:
+    command = [
+        "small-sums",
+        "-n",
+        6,
+        "-r",
+        SAMPLES,
+        "-m",
+        "m",
+        "-b",
+        endpoint.url,
+        "-k",
+        "ANY_KEY",
+        "-s",
+        "-o",
+        tmp_path,
+    ]
+    verifiers_01.run("vf-eval", *command, "--disable-tui", "--api-client-type", "openai_chat_completions",
+                     variables={"ANY_KEY": "x"})  # fmt: skip
+    [results] = tmp_path.rglob("results.jsonl")
+    rewards: defaultdict[str, list[float]] = defaultdict(list)
+    for line in results.read_text("utf-8").splitlines():
+        result = json.loads(line)
+        rewards[result["info"]["id"]].append(result["reward"])
+    assert {task: sum(values) / SAMPLES for task, values in rewards.items()} == labelled(store, endpoint)
+    assert {len(values) for values in rewards.values()} == {SAMPLES}
+    [shown] = [r["messages"][-1]["content"] for r in endpoint.requests if "corners" in str(r)][:1]
+    assert [part["type"] for part in shown] == ["text", "image_url"]
+
+
+SELECTED_01 = """
+import json, sys
+import verifiers as vf
+
+def keys(options):
+    try:
+        return [info["id"] for info in vf.load_environment("small-sums", **options).get_dataset()["info"]]
+    except RuntimeError as error:
+        return str(error)
+
+print(json.dumps([keys(json.loads(argument)) for argument in sys.argv[1:]]))
+"""
+
+
+def test_kinds_are_selectable_there(verifiers_01: Environment) -> None:
+    asked: list[dict[str, Any]] = [{"kinds": ["think_step"], "hint_steps": [2]}, {"split": "test"}]
+    found = json.loads(verifiers_01.run("python", "-c", SELECTED_01, *map(json.dumps, asked)))
+    assert found[0] == ["sums/1:think_step:0"]
+    assert "no split 'test': choose from train" in found[1]
 
 
 FOLDER = """

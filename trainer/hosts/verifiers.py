@@ -1,4 +1,4 @@
-"""Environments of `verifiers` 0.4 (prime-rl and others): tasks from an exported store, scored by our grader.
+"""Environments of `verifiers` 0.4 (prime-rl): tasks from an exported store, scored by our grader.
 
 `diva export OUT --preset verifiers` writes a package that subclasses these classes. This module needs `verifiers`
 and the base of `diva_grpo`. The package contains:
@@ -10,22 +10,16 @@ and the base of `diva_grpo`. The package contains:
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pyarrow.parquet as pq
 import verifiers.v1 as vf
 from openai import AsyncOpenAI
-from PIL import Image
 from pydantic import Field
 
 from diva_grpo.pipeline.grade import grade
-from diva_grpo.schemas.exceptions import ConfigError
-
-_BATCH_ROWS = 256
+from diva_grpo.trainer.hosts.exported import Row, rows
 
 
 class StoreData(vf.TaskData):
@@ -106,68 +100,18 @@ class StoreTaskset(vf.Taskset[StoreTask, StoreTasksetConfig]):
             ConfigError: there is no such split, no row fits the configuration, or a row has not one image for each
                 `<image>`.
         """
-        split, found = self.config.split, False
-        paths = sorted(self.folder.glob(f"{split}-*.parquet"))
-        if not paths:
-            splits = sorted({path.name.rpartition("-of-")[0][:-6] for path in self.folder.glob("*.parquet")})
-            raise ConfigError(f"no split {split!r}: choose from {', '.join(splits)}")
-        for path in paths:
-            for batch in pq.ParquetFile(path).iter_batches(_BATCH_ROWS):
-                for row in filter(self._selected, batch.to_pylist()):
-                    found = True
-                    yield StoreTask(_data(row), self.config.task)
-        if not found:
-            raise ConfigError(
-                f"split {split!r} has no row of kinds {self.config.kinds or 'all'} with hint_steps "
-                f"{self.config.hint_steps or 'all'}"
-            )
-
-    def _selected(self, row: dict[str, Any]) -> bool:
-        kinds, hint_steps = self.config.kinds, self.config.hint_steps
-        return (not kinds or row["kind"] in kinds) and (
-            not hint_steps or not row["hint_steps"] or row["hint_steps"] in hint_steps
-        )
+        config = self.config
+        for row in rows(self.folder, config.split, config.kinds, config.hint_steps):
+            yield StoreTask(_data(row), config.task)
 
 
-def _data(row: dict[str, Any]) -> StoreData:
-    original = row["kind"] == "original"
-    name = row["problem_id"] if original else row["variant_id"]
-    images = [image["bytes"] for image in row.get("images") or ()]
-    places = row["prompt"].count("<image>")
-    if images and len(images) != places:
-        raise ConfigError(
-            f"row {name}: its question has {places} `<image>` for {len(images)} images: mend its source, export again"
-        )
-    return StoreData(
-        id=name,
-        prompt=_prompt(row["prompt"], images),
-        answer=row["answer"],
-        options=row["options"] or [],
-        problem_id=row["problem_id"],
-        kind=row["kind"],
-        hint_steps=row["hint_steps"],
-        delta=row["delta"],
-        difficulty=row["difficulty"],
+def _data(row: Row) -> StoreData:
+    prompt = (
+        row.content
+        if isinstance(row.content, str)
+        else [vf.UserMessage.model_validate({"content": row.content})]
     )
-
-
-def _prompt(text: str, images: list[bytes]) -> str | vf.Messages:
-    """Return a prompt for `verifiers`: the text, or a user message with images in place of `<image>`."""
-    if not images:
-        return text
-    parts: list[vf.ContentPart] = []
-    for number, said in enumerate(text.split("<image>")):
-        if number:
-            source = vf.ImageUrlSource(url=_data_url(images[number - 1]))
-            parts.append(vf.ImageUrlContentPart(image_url=source))
-        if said:
-            parts.append(vf.TextContentPart(text=said))
-    return [vf.UserMessage(content=parts)]
-
-
-def _data_url(content: bytes) -> str:
-    with Image.open(io.BytesIO(content)) as image:
-        return f"data:{image.get_format_mimetype()};base64,{base64.b64encode(content).decode()}"
+    return StoreData(id=row.id, prompt=prompt, answer=row.answer, **row.facts)
 
 
 class StoreHarness(vf.Harness[vf.HarnessConfig]):

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from PIL import Image
 from transformers import BatchFeature
 from transformers.image_utils import make_flat_list_of_images
@@ -110,6 +111,8 @@ class ImageRows:
 class SeeingGRPOTrainer(GRPOTrainer):
     """`GRPOTrainer` whose batches may have prompts with `ShownImage`s and prompts without images."""
 
+    log_multimodal: bool
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for model in (self.model, self.ref_model):
@@ -122,8 +125,23 @@ class SeeingGRPOTrainer(GRPOTrainer):
         return (*generated, images and [group or [] for group in images], tool_images)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        with each_image_once(self.processing_class):
-            return dict(super()._generate_and_score_completions(inputs))
+        # TRL gathers the images for its table of completions only where rows have any: a process with prompts of text
+        # alone would leave the others waiting, and the table would keep the images of an earlier batch.
+        logs_images, self.log_multimodal = self.log_multimodal, False
+        try:
+            with each_image_once(self.processing_class):
+                output = dict(super()._generate_and_score_completions(inputs))
+        finally:
+            self.log_multimodal = logs_images
+        if self._is_vlm and logs_images and self.log_completions:
+            self._logs["images"].extend(gather_object([_images_of(row) for row in inputs]))
+        return output
+
+
+def _images_of(row: Mapping[str, Any]) -> list[Any]:
+    """Return the images of a row of the training data, from the column `images` or `image`."""
+    images = row.get("images") or [row.get("image")]
+    return [image for image in images if image is not None]
 
 
 def _without_empty_pixels(

@@ -166,7 +166,10 @@ def run_demo(data_dir: Path | None, store_dir: Path | None, *, short: bool) -> t
             evaluate(store, solver, test, samples=size.test_samples, run_id=result.run_id, step=step)
         )
 
-    _say(f"Train a tiny vision-language model on the figures, {size.vision_steps} steps")
+    _say(
+        f"Train a tiny vision-language model on the figures, {size.vision_steps} steps "
+        "(random and too small to solve any, as its diagnosis finds)"
+    )
     of_figures = f"source = 'figures' AND {condition}"
     vision = train_on_figures(store, data / "train_demo_vision.yaml", of_figures, size.vision_steps)
     page = root / "report.html"

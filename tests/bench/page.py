@@ -1,9 +1,10 @@
 """How large the page of a large store is, how long it takes to write, and to open in a real browser.
 
-    python -m tests.bench.page [FOLDER]
+    python -m tests.bench.page [FOLDER [STORE]]
 
-The store has 10,000 problems with 50,000 variants and two training runs, with texts made from those of GSM8K
-(DIVA_REAL_DATA) or of the demo. With a folder, the store and its page stay there, and the store is made once.
+With STORE, it is the page of that store with its last training run, such as that of the demo. Else the store has
+10,000 problems with 50,000 variants and two training runs, with texts made from those of GSM8K (DIVA_REAL_DATA) or of
+the demo. With FOLDER, the store and its page stay there, and the store is made once.
 """
 
 from __future__ import annotations
@@ -137,14 +138,20 @@ def _cpu_s(tab: Browser) -> float:
     )
 
 
-def main(folder: Path) -> None:
-    """Print the measurements."""
+def main(folder: Path, root: Path | None = None) -> None:
+    """Print the measurements.
+
+    Args:
+        folder: where the page is written.
+        root: of the store; None: the large one in the folder, which is made if it is not there.
+    """
     began = time.perf_counter()
-    root, page = folder / "store", folder / "page.html"
+    runs = ("train-a", "train-b") if root is None else ()
+    root, page = root or folder / "store", folder / "page.html"
     store = VariantStore(root) if root.exists() else make_store(root)
     print(f"store made in {time.perf_counter() - began:.0f} s")
     began = time.perf_counter()
-    written = write_report(store, page, ("train-a", "train-b"))
+    written = write_report(store, page, runs)
     print(f"page written in {time.perf_counter() - began:.1f} s: {written.size / 1e6:.2f} MB")
     print(f"{written.problems:,} problems, {written.detailed:,} of them with variants and rollouts")
     with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as tab:
@@ -165,7 +172,7 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
+        main(*map(Path, sys.argv[1:3]))
     else:
         with tempfile.TemporaryDirectory() as made:
             main(Path(made))

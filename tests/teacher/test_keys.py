@@ -11,7 +11,7 @@ from diva_grpo.pipeline.teacher.wire.keys import KEY_HOSTS, key_for, key_host
 from diva_grpo.schemas.config import VerifyConfig
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Variant
-from tests.support.endpoints import Endpoint, serving
+from tests.support.endpoints import Endpoint, Reply, serving
 from tests.support.planted_variants import REWORD, plant, teacher_of
 from tests.support.sessions import generate
 
@@ -82,6 +82,16 @@ def test_no_request_is_sent_to_a_host_that_is_not_allowed(
         with pytest.raises(ConfigError, match="A_KEY may not be sent to"):
             generate(store, config, REWORD)
         assert thief.requests == []
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_to_another_host_takes_no_key_along(store: VariantStore, status: int) -> None:
+    with serving(Endpoint()) as thief:
+        there = Reply(status=status, headers={"Location": f"{thief.url}/chat/completions"})
+        with serving(Endpoint(there)) as endpoint:
+            generate(store, teacher_of(endpoint, key_env="A_KEY"), REWORD)
+        assert f"Bearer {KEY}" in endpoint.keys
+    assert not any(thief.keys)
 
 
 def test_a_judge_elsewhere_gets_no_key(store: VariantStore, monkeypatch: pytest.MonkeyPatch) -> None:

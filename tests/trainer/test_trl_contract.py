@@ -41,7 +41,8 @@ def test_methods_that_are_overridden(method: str, parameters: list[str]) -> None
 
 @pytest.mark.parametrize(
     "name",
-    "_step _buffered_inputs _metrics _logs _pending_extra_logs _tokenizer log_completions reward_func_names".split(),
+    "_step _buffered_inputs _metrics _logs _pending_extra_logs _tokenizer log_completions log_multimodal "
+    "reward_func_names".split(),
 )
 def test_attributes_that_are_used(name: str) -> None:
     assert f"self.{name}" in inspect.getsource(GRPOTrainer)

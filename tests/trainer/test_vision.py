@@ -136,6 +136,30 @@ def test_options_train(
     assert {r.problem_id for r in seen.read(Rollout)} <= {p.problem_id for p in seen.problems()}
 
 
+@pytest.mark.parametrize("logged", [True, False])
+def test_the_table_of_completions_has_the_images_of_its_rows(
+    logged: bool, vision_path: Path, tmp_path: Path
+) -> None:
+    """Also where the rows of a batch have no images at all, as half of the batches here."""
+    store = vision_store(tmp_path / "store", one=2, two=0, text=2)
+    options: dict[str, Any] = {"log_completions": logged, "num_variants": 0, "per_device_train_batch_size": 4}
+    trainer: Any = make_trainer(store, vision_path, tmp_path / "out", **options)
+    tables: list[list[bool]] = []
+    log = trainer.log
+
+    def keep(*args: Any, **kwargs: Any) -> None:
+        rows = zip(trainer._logs["prompt"], trainer._logs["images"], strict=logged)
+        tables.append(
+            [any(part["type"] == "image" for part in prompt[-1]["content"]) == bool(i) for prompt, i in rows]
+        )
+        log(*args, **kwargs)
+
+    trainer.log = keep
+    trainer.train()
+    assert trainer.log_multimodal
+    assert tables[:4] == [[True] * 4 if logged else []] * 4
+
+
 def test_refill_keeps_pixels_with_their_rows(vision_path: Path, tmp_path: Path) -> None:
     store = vision_store(tmp_path / "store", one=5, two=3, text=4)
     dead = {f"see/{number:03d}" for number in (0, 2, 5, 8, 9)}

@@ -18,6 +18,9 @@ NAMES = ("reword", "harder", "think_step", "solve", "judge")
 _MARK = re.compile(r"^(</?)(\w+)>$", re.MULTILINE)
 """A mark: a line of a prompt before or after an inserted text, such as `<problem>` or `</problem>`."""
 
+_ALIKE = str.maketrans("аеорсхіѕгԝοριντα∕⁄⧸╱‹〈⟨❮", "aeopcxisrwopivta////<<<<")
+"""Characters of other alphabets that look like those of a mark."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -51,11 +54,11 @@ class Prompt:
 
 
 def _looks_like(mark: str, text: str) -> bool:
-    """Whether a text contains something that a model may read as this mark, ignoring case, width and spaces."""
+    """Whether a text contains something that a model may read as this mark, ignoring case, width and accents."""
     shown = "".join(
         character
-        for character in unicodedata.normalize("NFKC", text).casefold()
-        if not character.isspace() and unicodedata.category(character) != "Cf"
+        for character in unicodedata.normalize("NFKD", text).casefold().translate(_ALIKE)
+        if not character.isspace() and unicodedata.category(character) not in ("Cf", "Mn")
     )
     return f"<{mark}" in shown or f"/{mark}" in shown
 

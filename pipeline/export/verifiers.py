@@ -80,7 +80,7 @@ vf-eval {id} --env.taskset.kinds '["original"]' --model MODEL --client.base-url 
 | `--env.taskset.hint-steps` | of the variants with a hint, only those with these numbers of steps; default: all |
 
 The commands are those of verifiers 0.4. For what loads environments by the interface of 0.1 (SkyRL, tinker-cookbook),
-install `verifiers<0.2` first; the options are arguments:
+install `verifiers>=0.1.14,<0.2` first; the options are arguments:
 `vf.load_environment("{id}", split="train", kinds=["original"], hint_steps=[1, 2])`.
 
 In prime-rl:

@@ -74,25 +74,31 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
 
 
 @pytest.fixture(scope="module")
-def verifiers(tmp_path_factory: pytest.TempPathFactory, store: VariantStore) -> Environment:
-    """An environment with `verifiers` 0.4 and the exported package."""
-    found = environment(tmp_path_factory.mktemp("env"), "DIVA_VERIFIERS_ENV", ["verifiers==0.4.*"])
-    return installed(found, store)
+def package(store: VariantStore) -> Path:
+    """The exported package."""
+    folder = store.root.parent / "small_sums"
+    arguments = ["export", str(folder), "--store", str(store.root), "--preset", "verifiers"]
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert f"pip install {folder}" in done.stderr
+    return folder
 
 
 @pytest.fixture(scope="module")
-def verifiers_01(tmp_path_factory: pytest.TempPathFactory, store: VariantStore) -> Environment:
+def verifiers(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Environment:
+    """An environment with `verifiers` 0.4 and the exported package."""
+    found = environment(tmp_path_factory.mktemp("env"), "DIVA_VERIFIERS_ENV", ["verifiers==0.4.*"])
+    return installed(found, package)
+
+
+@pytest.fixture(scope="module")
+def verifiers_01(tmp_path_factory: pytest.TempPathFactory, package: Path) -> Environment:
     """An environment with `verifiers` 0.1 and the exported package."""
-    found = environment(tmp_path_factory.mktemp("env"), "DIVA_VERIFIERS_01_ENV", ["verifiers==0.1.*"])
-    return installed(found, store)
+    found = environment(tmp_path_factory.mktemp("env"), "DIVA_VERIFIERS_01_ENV", ["verifiers>=0.1.14,<0.2"])
+    return installed(found, package)
 
 
-def installed(found: Environment, store: VariantStore) -> Environment:
-    """Install the package of a store in an environment."""
-    package = store.root.parent / "small_sums"
-    arguments = ["export", str(package), "--store", str(store.root), "--preset", "verifiers"]
-    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
-    assert f"pip install {package}" in done.stderr
+def installed(found: Environment, package: Path) -> Environment:
+    """Install the exported package in an environment."""
     found.install("--reinstall-package", "small-sums", package)
     return found
 

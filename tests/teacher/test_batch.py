@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from diva_grpo.pipeline.teacher.wire.batch.exchange import Pace, by_batch
 from diva_grpo.pipeline.teacher.wire.batch.lines import read_line
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome
 from diva_grpo.schemas.config import TeacherConfig
-from diva_grpo.schemas.exceptions import BudgetError, ConfigError, TeacherError
+from diva_grpo.schemas.exceptions import BudgetError, ConfigError, StoreError, TeacherError
 from diva_grpo.schemas.replies import Answer, Rewordings
 from diva_grpo.schemas.replies import Reply as StructuredReply
 from tests.conftest import Diva
@@ -318,6 +319,32 @@ def test_two_runs_at_once_are_refused(store: VariantStore) -> None:
         BatchBook(store.root)
     book.close()
     BatchBook(store.root).close()
+
+
+def test_damaged_pages_are_named(store: VariantStore) -> None:
+    book = BatchBook(store.root)
+    for number in range(200):
+        book.open(f"batch {number}", "test", "m", [f"{number} {at}" for at in range(20)])
+    book.close()
+    content = bytearray(book.path.read_bytes())
+    content[3 * 4096 :] = bytes(len(content) - 3 * 4096)
+    book.path.write_bytes(content)
+    message = r"the batches in .*batches\.sqlite cannot be"
+    with pytest.raises(StoreError, match=message):
+        pending_batches(store.root)
+    damaged = BatchBook(store.root)
+    calls: list[Callable[[], object]] = [
+        damaged.pending,
+        lambda: damaged.outcome("7 1"),
+        lambda: damaged.batch_of("7 1"),
+        lambda: damaged.open("another", "test", "m", ["a"]),
+        lambda: damaged.forget(["7 1"]),
+        lambda: damaged.end("batch 7"),
+    ]
+    for call in calls:
+        with pytest.raises(StoreError, match=message):
+            call()
+    damaged.close()
 
 
 def test_another_endpoints_requests_are_kept(store: VariantStore) -> None:

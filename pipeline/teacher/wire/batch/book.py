@@ -5,13 +5,15 @@ from __future__ import annotations
 import fcntl
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from diva_grpo.pipeline.store.files.sqlite import reading
 from diva_grpo.pipeline.teacher.journal import now_text
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome
+from diva_grpo.schemas.command import word
 from diva_grpo.schemas.exceptions import ConfigError, StoreError
 
 _FILE = "batches.sqlite"
@@ -60,7 +62,7 @@ class BatchBook:
 
     Raises:
         ConfigError: another run has it open.
-        StoreError: the file is damaged.
+        StoreError: the file is damaged; also raised by the methods.
     """
 
     def __init__(self, root: Path) -> None:
@@ -77,11 +79,26 @@ class BatchBook:
         self.path = root / _FILE
         self._connection = sqlite3.connect(self.path, isolation_level=None)
         try:
-            for statement in _SET_UP:
-                self._connection.execute(statement)
-        except sqlite3.Error as error:
+            with self._named_errors():
+                for statement in _SET_UP:
+                    self._connection.execute(statement)
+        except StoreError:
             self.close()
-            raise StoreError(f"the batches in {self.path} cannot be used: {error}") from error
+            raise
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(f"the batches in {word(self.path)} cannot be used: {error}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: all statements take effect or, after an exception, none."""
+        with self._named_errors(), self._connection:
+            self._connection.execute("BEGIN")
+            yield self._connection
 
     def close(self) -> None:
         """Release the files."""
@@ -101,67 +118,66 @@ class BatchBook:
             model: name of the model.
             keys: keys of its requests.
         """
-        with self._connection:
-            self._connection.execute("BEGIN")
-            self._connection.execute(
+        with self._transaction() as connection:
+            connection.execute(
                 "INSERT INTO batches VALUES (?, ?, ?, NULL, 'unsent', ?, 0, 0, ?)",
                 [name, endpoint, model, len(keys), now_text()],
             )
-            self._connection.executemany(
+            connection.executemany(
                 "INSERT OR REPLACE INTO requests VALUES (?, ?, NULL)", [(key, name) for key in keys]
             )
 
     def update(self, name: str, batch_id: str, status: str, done: int, failed: int) -> None:
         """Record the id, the status and the counts that the API reports for a batch."""
-        self._connection.execute(
-            "UPDATE batches SET batch_id = ?, status = ?, done = ?, failed = ? WHERE name = ?",
-            [batch_id, status, done, failed, name],
-        )
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE batches SET batch_id = ?, status = ?, done = ?, failed = ? WHERE name = ?",
+                [batch_id, status, done, failed, name],
+            )
 
     def keep(self, outcomes: Mapping[str, Outcome]) -> None:
         """Record the outcomes of requests, by key."""
-        with self._connection:
-            self._connection.execute("BEGIN")
-            self._connection.executemany(
+        with self._transaction() as connection:
+            connection.executemany(
                 "UPDATE requests SET outcome = ? WHERE key = ?",
                 [(json.dumps(asdict(outcome)), key) for key, outcome in outcomes.items()],
             )
 
     def end(self, name: str) -> list[str]:
         """Delete a batch that has ended, and its requests without an outcome; returns the keys of these requests."""
-        with self._connection:
-            self._connection.execute("BEGIN")
-            left = self._connection.execute(
+        with self._transaction() as connection:
+            left = connection.execute(
                 "DELETE FROM requests WHERE batch = ? AND outcome IS NULL RETURNING key", [name]
             ).fetchall()
-            self._connection.execute("DELETE FROM batches WHERE name = ?", [name])
+            connection.execute("DELETE FROM batches WHERE name = ?", [name])
         return [key for (key,) in left]
 
     def outcome(self, key: str) -> Outcome | None:
         """The recorded outcome of a request that is not in the journal yet; None if there is none."""
-        row = self._connection.execute(
-            "SELECT outcome FROM requests WHERE key = ? AND outcome IS NOT NULL", [key]
-        ).fetchone()
+        row = self._row("SELECT outcome FROM requests WHERE key = ? AND outcome IS NOT NULL", key)
         return Outcome(**json.loads(row[0])) if row else None
 
     def batch_of(self, key: str) -> str | None:
         """The name of the batch that contains a request without an outcome; None if there is none."""
-        row = self._connection.execute(
-            "SELECT batch FROM requests WHERE key = ? AND outcome IS NULL", [key]
-        ).fetchone()
+        row = self._row("SELECT batch FROM requests WHERE key = ? AND outcome IS NULL", key)
         return row[0] if row else None
+
+    def _row(self, query: str, *values: str) -> tuple[str, ...] | None:
+        with self._named_errors():
+            row: tuple[str, ...] | None = self._connection.execute(query, values).fetchone()
+        return row
 
     def forget(self, keys: Iterable[str]) -> None:
         """Delete the outcomes of requests, because the journal has them."""
-        with self._connection:
-            self._connection.execute("BEGIN")
-            self._connection.executemany("DELETE FROM requests WHERE key = ?", [(key,) for key in keys])
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM requests WHERE key = ?", [(key,) for key in keys])
 
     def pending(self, endpoint: str | None = None) -> list[Batch]:
         """The batches of an endpoint that have not ended, oldest first; None gives those of all endpoints."""
-        if endpoint is None:
-            return _batches(self._connection, "", [])
-        return _batches(self._connection, "WHERE endpoint = ?", [endpoint])
+        with self._named_errors():
+            if endpoint is None:
+                return _batches(self._connection, "", [])
+            return _batches(self._connection, "WHERE endpoint = ?", [endpoint])
 
 
 def pending_batches(root: Path) -> list[Batch]:
@@ -177,7 +193,7 @@ def pending_batches(root: Path) -> list[Batch]:
             made = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'batches'").fetchone()
             return _batches(connection, "", []) if made else []
     except sqlite3.Error as error:
-        raise StoreError(f"the batches in {root / _FILE} cannot be read: {error}") from error
+        raise StoreError(f"the batches in {word(root / _FILE)} cannot be read: {error}") from error
 
 
 def _batches(connection: sqlite3.Connection, where: str, values: Sequence[str]) -> list[Batch]:

@@ -48,12 +48,12 @@ def read_checkpoint(folder: str | Path) -> Checkpoint | None:
     named = folder.name.rpartition("-")[2]
     step = ended if ended is not None else int(named) if named.isdecimal() else 0
     has_state = (folder / STATE_FILE).exists()
-    run_id = _run_id(folder)
-    damaged = has_state and run_id is None
+    run_id, named_run = _run_id(folder), _named_run(folder)
+    damaged = run_id is None and (has_state or named_run is not None)
     return Checkpoint(
         folder,
         step,
-        run_id or _named_run(folder),
+        run_id or named_run,
         whole=ended is not None and not damaged,
         torn=ended is None and (has_state or not any(folder.iterdir())),
     )

@@ -170,10 +170,15 @@ def test_a_damaged_checkpoint_is_named(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("damage", ["unreadable", "missing"])
 def test_the_state_of_a_checkpoint_that_cannot_be_read_is_not_passed_over(
-    ended: TrainResult, store: VariantStore, model_path: Path, folder: Path
+    damage: str, ended: TrainResult, store: VariantStore, model_path: Path, folder: Path
 ) -> None:
-    (folder / "checkpoint-2" / "diva_state.pt").write_bytes(b"xx")
+    state = folder / "checkpoint-2" / "diva_state.pt"
+    if damage == "missing":
+        state.unlink()
+    else:
+        state.write_bytes(b"xx")
     with pytest.raises(ConfigError, match="after the one to continue from \\(checkpoint-2\\)"):
         _train(store, model_path, folder, resume="true", max_steps=3)
     again = _train(store, model_path, folder, resume="true", max_steps=3, overwrite="true")

@@ -355,11 +355,20 @@ def running(verb: str, config: FlowConfig, problems: int, shown_stage: str = "ve
 def chosen_problems(config: ProblemsConfig) -> list[str]:
     """Ids of the problems that a flow works on, by its filter and limit.
 
+    Problems without variants and without a label come first, then those that have one of the two. So a run that is
+    stopped has not spent its time on what earlier runs did.
+
     Raises:
         ConfigError: the filter is not valid SQL.
     """
     store = VariantStore(config.store)
-    return store.problem_ids(where=config.problem_filter, limit=config.limit)
+    ids = store.problem_ids(where=config.problem_filter, limit=config.limit)
+    subjects = (
+        "SELECT DISTINCT problem_id FROM variants UNION ALL "
+        "SELECT DISTINCT subject_id FROM labels WHERE subject_kind = 'original'"
+    )
+    done = Counter(problem_id for (problem_id,) in store.query(subjects))
+    return sorted(ids, key=done.__getitem__)
 
 
 def _finished(task: ShardTask[Any], config: FlowConfig, order: Order) -> Finished:

@@ -28,8 +28,9 @@ from diva_grpo.schemas.config import (
     VerifyFlowConfig,
 )
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError
-from diva_grpo.schemas.records import Kind
+from diva_grpo.schemas.records import Kind, Variant
 from tests.conftest import Diva
+from tests.support import store_records
 from tests.support.endpoints import Endpoint, completion, serving
 from tests.support.planted_variants import plant, teacher_of
 
@@ -272,6 +273,22 @@ def test_batches_and_workers_are_one_line(store: VariantStore, diva: Diva) -> No
         2,
         "diva: one task at a time uses batches: leave workers out\n",
     )
+
+
+def test_what_earlier_runs_did_comes_last(store: VariantStore, endpoint: TeacherConfig) -> None:
+    from diva_grpo.flows.runs.shards import chosen_problems
+
+    ids = store.problem_ids()
+    config = _generate_config(store, endpoint)
+    assert chosen_problems(config) == ids
+    made: dict[str, Any] = {"text": "t", "status": "rejected", "generator_model": "m", "prompt_version": "1"}
+    store.append(
+        [Variant(variant_id=f"{i}:reword:0", problem_id=i, kind=Kind.REWORD, **made) for i in ids[:2]]
+    )
+    measured = store_records.label(ids[0], 1, 4)
+    store.append([measured.model_copy(update={"subject_kind": "original"})])
+    assert chosen_problems(config) == [*ids[2:], ids[1], ids[0]]
+    assert chosen_problems(config.model_copy(update={"limit": 3})) == [ids[2], ids[1], ids[0]]
 
 
 def test_wrong_filter_is_one_line(store: VariantStore, endpoint: TeacherConfig) -> None:

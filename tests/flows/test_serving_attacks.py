@@ -211,7 +211,7 @@ async function attack() {
   await new Promise(done => setTimeout(done, 1000));
   return said.join(", ");
 }
-</script>"""
+</script><p>An innocent page"""
 
 
 @pytest.mark.skipif(chromium() is None, reason="there is no Chromium")
@@ -225,7 +225,7 @@ def test_a_page_in_a_browser_gives_no_orders(served: Served, tmp_path: Path, nam
         listening(_page(text)) as url,
         browser(tmp_path, "--host-resolver-rules=MAP *.example 127.0.0.1") as tab,
     ):
-        tab.open(url.replace("127.0.0.1", "evil.example"), "")
+        tab.open(url.replace("127.0.0.1", "evil.example"), "An innocent page")
         said = tab.evaluate("attack()")
     assert (
         said == "read: refused, get: refused, json: refused, plain: refused, opaque: opaque, socket: refused"

@@ -146,7 +146,8 @@ def endpoint(config: TeacherConfig) -> list[Check]:
 
 
 async def _asked(config: TeacherConfig) -> list[Check]:
-    from diva_grpo.pipeline.teacher.wire.live import LiveExchange, endpoint_name
+    from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_name
+    from diva_grpo.pipeline.teacher.wire.live import LiveExchange
 
     patience_s = min(config.patience_s, _PATIENCE_S)
     exchange = LiveExchange(config.model_copy(update={"max_retries": 0, "patience_s": patience_s}))
@@ -195,7 +196,7 @@ async def _outcome(
         shape: the requested shape of the answer; None for plain text.
     """
     from diva_grpo.pipeline.teacher.request import Dialect, Request
-    from diva_grpo.pipeline.teacher.wire.live import endpoint_name, speaks_openai
+    from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_name, speaks_openai
 
     request = Request(
         endpoint=endpoint_name(config),

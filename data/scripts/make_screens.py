@@ -26,7 +26,7 @@ from PIL import Image
 
 DATA = Path(__file__).parents[1]
 sys.path.insert(0, str(DATA.parent))
-from tests.support.chromium import Browser, browser, log_in  # noqa: E402  # of the checkout
+from tests.support.chromium import Browser, browser, log_in  # noqa: E402  # after sys.path: a module of this checkout, which is not installed
 
 STORE = "textbook"
 PROMPT_PRICE, COMPLETION_PRICE = 0.40, 1.60

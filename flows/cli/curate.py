@@ -42,7 +42,7 @@ def curate(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
     from diva_grpo.pipeline.session.spending import Spending
     from diva_grpo.pipeline.stages.curate import Chosen, Stages
     from diva_grpo.pipeline.store import VariantStore
-    from diva_grpo.pipeline.teacher.wire.live import endpoint_url
+    from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_url
 
     retry_failed = values["retry_failed"]
     config = made(

@@ -52,7 +52,7 @@ def top_up(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
     from diva_grpo.pipeline.session.spending import Spending
     from diva_grpo.pipeline.stages.curate import Stages
     from diva_grpo.pipeline.store import VariantStore
-    from diva_grpo.pipeline.teacher.wire.live import endpoint_url
+    from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_url
 
     config = _config(store_dir, no_labels, values)
     # Checked here, so that an error is one line. Within the flow it would be a log with a traceback.

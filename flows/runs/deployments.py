@@ -8,15 +8,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 import yaml
 from pydantic import ValidationError
 
 from diva_grpo.flows.runs.server import auth_file, prefect_api
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_url, routes_of
 from diva_grpo.pipeline.teacher.wire.keys import KEY_HOSTS, key_host
-from diva_grpo.pipeline.teacher.wire.live import endpoint_url, routes_of
 from diva_grpo.schemas.config import Config
 from diva_grpo.schemas.exceptions import ConfigError, ServerError
 from diva_grpo.schemas.serving import ServeConfig, ServedFlow
@@ -133,7 +133,7 @@ def deployment(served: ServedFlow, *, active: bool) -> RunnerDeployment:
             schedules = [Cron(served.cron, served.timezone, active=active, slug=_SLUG)]
         elif served.interval:
             schedules = [Interval(served.interval, active=active, slug=_SLUG)]
-        return flow_named(served.flow).to_deployment(  # type: ignore[return-value, unused-ignore]  # or a coroutine, in a loop
+        made = flow_named(served.flow).to_deployment(
             served.name,
             schedules=schedules,
             parameters={"config": config.model_dump(mode="json", exclude_unset=True)},
@@ -143,6 +143,9 @@ def deployment(served: ServedFlow, *, active: bool) -> RunnerDeployment:
         )
     except ValueError as error:
         raise ConfigError(f"{served.name}: {' '.join(str(error).split())}") from error
+    return cast(
+        "RunnerDeployment", made
+    )  # Prefect's type is also that of a coroutine, which is made inside a loop
 
 
 def full_name(served: ServedFlow) -> str:

@@ -33,7 +33,7 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.meter import Meter, shown
 from diva_grpo.pipeline.teacher.prices import Budget
 from diva_grpo.pipeline.teacher.wire.batch.exchange import SHARD_SIZE as BATCH_SHARD_SIZE
-from diva_grpo.pipeline.teacher.wire.live import endpoint_name
+from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_name
 from diva_grpo.schemas.config import FlowConfig, ProblemsConfig, TeacherConfig, VerifyConfig
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError, OutageError
 from diva_grpo.schemas.records import Variant

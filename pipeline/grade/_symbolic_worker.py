@@ -27,6 +27,7 @@ import signal
 import socket
 import sys
 from fractions import Fraction
+from importlib import import_module
 from typing import Any, NoReturn
 
 from diva_grpo.pipeline.grade._answer_text import closing
@@ -322,7 +323,7 @@ def main() -> NoReturn:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
     sys.setrecursionlimit(_RECURSION_LIMIT)
-    import math_verify  # noqa: F401 - loaded once, for all children
+    import_module("math_verify")  # loaded once, for all children
 
     logging.disable(logging.CRITICAL)  # math-verify warns that its time-outs are off
     channel = socket.socket(fileno=os.dup(0))

@@ -10,7 +10,8 @@ from typing import Any
 from diva_grpo.pipeline.teacher.meter import Meter
 from diva_grpo.pipeline.teacher.prices import PriceTable
 from diva_grpo.pipeline.teacher.tokens import TokenCounter
-from diva_grpo.pipeline.teacher.wire.live import endpoint_name, outage
+from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_name
+from diva_grpo.pipeline.teacher.wire.live import outage
 from diva_grpo.pipeline.teacher.wire.outcome import Exchange, Outcome
 from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.exceptions import OutageError

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
 
 from diva_grpo.pipeline.images.shown import shown_images
 from diva_grpo.pipeline.session.session import Endpoint
+from diva_grpo.pipeline.store.files.progress import Progress
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.prompts import Prompt, load_prompt
 from diva_grpo.schemas.policy import PolicyConfig, PolicyOptions
 from diva_grpo.schemas.question import Question
 from diva_grpo.schemas.replies import Answer, Reply
-
-Progress = Callable[[int], None]
-"""Called with the number of newly finished answers."""
 
 
 class Solver(Protocol):

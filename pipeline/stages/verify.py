@@ -23,8 +23,9 @@ from diva_grpo.pipeline.session.references import References
 from diva_grpo.pipeline.session.session import Session
 from diva_grpo.pipeline.stages.image_variants import check_recipe
 from diva_grpo.pipeline.stages.judge import Judge
-from diva_grpo.pipeline.stages.solve import VERIFICATION, Progress, Solver, TeacherSolver
+from diva_grpo.pipeline.stages.solve import VERIFICATION, Solver, TeacherSolver
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.files.progress import Progress
 from diva_grpo.schemas.config import IMAGE_KINDS, CheckName, VerifyConfig
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.question import question_of

@@ -21,7 +21,8 @@ from diva_grpo.pipeline.teacher.prices import PriceTable
 from diva_grpo.pipeline.teacher.prompts import Prompt
 from diva_grpo.pipeline.teacher.request import Dialect, Request
 from diva_grpo.pipeline.teacher.structured import ShapeError, read_mended, read_reply
-from diva_grpo.pipeline.teacher.wire.live import LiveExchange, endpoint_name, outage, speaks_openai
+from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_name, speaks_openai
+from diva_grpo.pipeline.teacher.wire.live import LiveExchange, outage
 from diva_grpo.pipeline.teacher.wire.outcome import OUTAGE, Exchange, Outcome
 from diva_grpo.pipeline.teacher.wire.refusal import names_mode, names_role
 from diva_grpo.schemas.config import TeacherConfig

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image as Picture
@@ -25,9 +26,9 @@ def scripted(word_problems: list[Problem]) -> Iterator[Server]:
     """The scripted teacher behind an endpoint that keeps the requests."""
     teacher = ScriptedTeacher(word_problems, wrong_share=0.3)
 
-    def answer(asked: dict[str, object]) -> Reply:
-        messages = [Message.model_validate(message) for message in asked["messages"]]  # type: ignore[attr-defined]
-        return completion(teacher.answer(messages, int(str(asked.get("seed", 0)))))
+    def answer(asked: dict[str, Any]) -> Reply:
+        messages = [Message.model_validate(message) for message in asked["messages"]]
+        return completion(teacher.answer(messages, int(asked.get("seed", 0))))
 
     with serving(Server(answer)) as endpoint:
         yield endpoint

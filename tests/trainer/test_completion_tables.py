@@ -13,15 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from diva_grpo.pipeline.store import VariantStore
-from tests.support.tiny_text_model import planted_store
 from tests.support.tiny_training import coin_reward, make_trainer
 
 SHOWN: dict[str, Any] = {"log_completions": True, "num_variants": 1, "max_steps": 2}
-
-
-@pytest.fixture
-def sums(tmp_path: Path) -> VariantStore:
-    return planted_store(tmp_path / "store")
 
 
 def _recorded(store: VariantStore, step: int) -> list[tuple[Any, ...]]:

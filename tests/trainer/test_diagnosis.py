@@ -15,15 +15,9 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import QueryError
 from diva_grpo.trainer import diagnosis
 from diva_grpo.trainer.steps import StepRecorder
-from tests.support.tiny_text_model import planted_store
 from tests.support.tiny_training import make_trainer
 
 TITLES = {rule.cause: rule.title for rule in RULES}
-
-
-@pytest.fixture
-def sums(tmp_path: Path) -> VariantStore:
-    return planted_store(tmp_path / "store")
 
 
 def never_right(completions: list[Any], **columns: Any) -> list[float | None]:

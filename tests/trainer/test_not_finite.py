@@ -24,11 +24,6 @@ class _Overflow(TrainerCallback):
             next(kwargs["model"].parameters()).data.view(-1)[0] = torch.inf
 
 
-@pytest.fixture
-def sums(tmp_path: Path) -> VariantStore:
-    return planted_store(tmp_path / "store")
-
-
 @pytest.mark.parametrize("what", ["gradients", "weights"])
 def test_the_run_ends_and_the_last_checkpoint_stays(
     what: str, sums: VariantStore, model_path: Path, tmp_path: Path

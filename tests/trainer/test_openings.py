@@ -20,11 +20,6 @@ def keep_hints_alone(store: VariantStore) -> None:
     store.append([v.model_copy(update={"status": "rejected"}) for v in wordings])
 
 
-@pytest.fixture
-def sums(tmp_path: Path) -> VariantStore:
-    return planted_store(tmp_path / "store")
-
-
 @pytest.mark.parametrize("style", ["prompt", "prefix"])
 @pytest.mark.parametrize("chat", [False, True])
 def test_hints_in_both_styles(

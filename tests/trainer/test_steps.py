@@ -19,15 +19,9 @@ from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.recorder import Recorder, RecorderCallback
 from diva_grpo.trainer.steps import StepRecorder
 from tests.bench.convergence.noise import NoiseRecorder
-from tests.support.tiny_text_model import planted_store
 from tests.support.tiny_training import SETTINGS, coin_reward, make_trainer
 
 CLIPPED: dict[str, Any] = {"max_grad_norm": 1e-3, "gradient_accumulation_steps": 2}
-
-
-@pytest.fixture
-def sums(tmp_path: Path) -> VariantStore:
-    return planted_store(tmp_path / "store")
 
 
 def gradients(trainer: Any) -> list[torch.Tensor]:

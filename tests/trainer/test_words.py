@@ -24,11 +24,6 @@ JOIN prompts p USING (run_id, problem_id, variant_id) ORDER BY step, problem_id,
 """
 
 
-@pytest.fixture
-def sums(tmp_path: Path) -> VariantStore:
-    return planted_store(tmp_path / "store")
-
-
 def rows(store: VariantStore, sql: str) -> list[dict[str, Any]]:
     with store.connect() as connection:
         found: list[dict[str, Any]] = connection.sql(sql).to_arrow_table().to_pylist()

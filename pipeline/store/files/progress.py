@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-Progress = Callable[[int], object]
+Progress = Callable[[int], None]
 """Called with the number of units that were done since the previous call."""
 
 

@@ -22,20 +22,19 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 import openai
 
 from diva_grpo.pipeline.teacher.wire.completion import read_completion
-from diva_grpo.pipeline.teacher.wire.keys import api_key, key_for
+from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_name, routes_of
+from diva_grpo.pipeline.teacher.wire.keys import key_for
 from diva_grpo.pipeline.teacher.wire.limits import Limits
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome, one_line
 from diva_grpo.pipeline.teacher.wire.refusal import cannot_pass, moderated, names_mode, names_role, too_long
 from diva_grpo.schemas.config import Route, TeacherConfig
-from diva_grpo.schemas.exceptions import ConfigError, OutageError
+from diva_grpo.schemas.exceptions import OutageError
 
-_OPENAI = "https://api.openai.com/v1"
 _RETRIED_STATUS = frozenset({408, 409, *range(500, 600)})
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 8.0
 _POOL_CONNECTIONS = 32
@@ -46,55 +45,6 @@ _UNREACHED_AFTER = 3
 """A URL to which no connection was ever made is given up when it was tried so often for one request."""
 _IMAGE_TOKENS = 1_000
 """Estimated tokens of an image. The estimate is corrected when the endpoint's count is known."""
-
-
-def endpoint_url(config: TeacherConfig) -> str | None:
-    """The URL of the endpoint, from the configuration or else from OPENAI_BASE_URL; None for OpenAI's own URL.
-
-    Raises:
-        ConfigError: neither a URL nor an API key is set, or the URL does not begin with http:// or https://.
-    """
-    url = config.base_url or os.environ.get("OPENAI_BASE_URL") or None
-    if url is None and not api_key(config.key_env):
-        raise ConfigError(
-            f"no endpoint: set {config.key_env}, or give --base-url (`diva demo` needs no endpoint)"
-        )
-    if url is not None and not url.startswith(("http://", "https://")):
-        raise ConfigError(f"base URL {url!r}: it must begin with http:// or https://")
-    return url
-
-
-def endpoint_name(config: TeacherConfig) -> str:
-    """The name of the endpoint in the journal: the configured one, else its URL without user, password and query.
-
-    Raises:
-        ConfigError: as `endpoint_url`; or routes are configured without a name.
-    """
-    if config.routes and not config.endpoint:
-        raise ConfigError("routes need a name for the journal: give --endpoint NAME")
-    if config.endpoint:
-        return config.endpoint
-    parts = urlsplit(endpoint_url(config) or _OPENAI)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
-
-
-def speaks_openai(config: TeacherConfig) -> bool:
-    """Whether the endpoint is that of OpenAI or Azure, and not another server with the same interface."""
-    urls = [route.base_url for route in routes_of(config)]
-    hosts = {urlsplit(url).hostname or "" for url in urls}
-    return config.api_version is not None or all(h.endswith((".openai.com", ".azure.com")) for h in hosts)
-
-
-def routes_of(config: TeacherConfig) -> tuple[Route, ...]:
-    """The routes of an endpoint (pairs of URL and key); a single one if no routes are configured.
-
-    Raises:
-        ConfigError: as `endpoint_url`.
-    """
-    single = (
-        Route(base_url=endpoint_url(config) or _OPENAI, key_env=config.key_env) if not config.routes else None
-    )
-    return (single,) if single else config.routes
 
 
 _SHORTEST_SECRET = 12

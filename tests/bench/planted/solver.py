@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from diva_grpo.pipeline.stages.solve import Progress
+from diva_grpo.pipeline.store.files.progress import Progress
 from diva_grpo.schemas.question import HINT_OPENING, Question
 from diva_grpo.schemas.replies import Answer, Reply
 from tests.bench.planted.rules import facts_and_question, number_words

@@ -13,8 +13,8 @@ import openai
 from openai.types import Batch
 
 from diva_grpo.pipeline.teacher.wire.batch.lines import ENDPOINT
+from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_name, routes_of
 from diva_grpo.pipeline.teacher.wire.keys import key_for
-from diva_grpo.pipeline.teacher.wire.live import endpoint_name, routes_of
 from diva_grpo.pipeline.teacher.wire.outcome import one_line
 from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.exceptions import TeacherError

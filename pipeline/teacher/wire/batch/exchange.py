@@ -30,7 +30,7 @@ from diva_grpo.pipeline.teacher.tokens import TokenCounter
 from diva_grpo.pipeline.teacher.wire.batch.api import BatchApi, RefusedError, message_of
 from diva_grpo.pipeline.teacher.wire.batch.book import BatchBook
 from diva_grpo.pipeline.teacher.wire.batch.lines import Allowance, Line, read_line, request_line
-from diva_grpo.pipeline.teacher.wire.live import endpoint_name
+from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_name
 from diva_grpo.pipeline.teacher.wire.outcome import Connect, Exchange, Outcome, one_line
 from diva_grpo.schemas.config import BATCH_SIZE, TeacherConfig
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError, TeacherError

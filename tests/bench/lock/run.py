@@ -58,6 +58,7 @@ ARMS: Final[Mapping[str, Mapping[str, Any] | None]] = MappingProxyType(
         "paper_ladder_no_weight": {**_PAPER, "weight_k": 0.0},
         "paper_ladder_no_balance": {**_PAPER, "balance": "none"},
         "signal": {**_ONE_PROMPT, "selector": "signal", "variant_prior": "ladder"},
+        "response": {**_ONE_PROMPT, "selector": "signal", "variant_prior": "item_response"},
         "signal_pooled": {**_ONE_PROMPT, "selector": "signal"},
         "posterior": {**_ONE_PROMPT, "selector": "posterior"},
         "uniform": {**_ONE_PROMPT, "selector": "uniform"},

@@ -57,8 +57,9 @@ class LadderCurve:
         if not len(steps_V):
             return np.zeros(0)
         slope_G, threshold_G, weight_G = self._posterior(float(steps_V.max()))
-        rate_V: FloatArray = expit(slope_G * (threshold_G - steps_V[:, None])) @ weight_G
-        return rate_V
+        steps_S, place_V = np.unique(steps_V, return_inverse=True)  # a batch has a few distinct numbers of steps
+        rate_S: FloatArray = expit(slope_G * (threshold_G - steps_S[:, None])) @ weight_G
+        return rate_S[place_V]
 
     def threshold(self, longest: float) -> tuple[float, float]:
         """Return mean and standard deviation of t, in steps, over its posterior.

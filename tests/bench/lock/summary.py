@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -36,6 +36,12 @@ def collect(out: Path, file: Path) -> None:
         rates = json.loads(path.read_text())
         lines.append({"kind": "start", "length": int(length), "seed": int(seed), "rates": rates})
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_page(out: Path, folder: Path) -> None:
+    """Gather a folder's runs into the results, and make the page of them."""
+    collect(out, folder / RESULTS)
+    (folder / "README.md").write_text(page(folder / RESULTS), "utf-8")
 
 
 def read(file: Path) -> tuple[Runs, dict[int, list[dict[str, float]]]]:
@@ -87,7 +93,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return drawn[edge], drawn[-edge - 1]
 
 
-def difference(runs: Runs, length: int, one: str, other: str) -> tuple[float, float, float, int]:
+def difference(
+    runs: Mapping[tuple[Any, str], Mapping[int, dict[str, Any]]], length: Any, one: str, other: str
+) -> tuple[float, float, float, int]:
     """Mean difference of final accuracies at equal tokens, seed by seed, its interval, and the number of seeds.
 
     Each pair of runs is compared at the tokens that the cheaper of the two had generated at its end.

@@ -362,14 +362,12 @@ class Curriculum:
         judged_PV = (~np.isnan(accuracy_PVN)).sum(axis=2).astype(np.float64)
         counted_PV = np.ones_like(judged_PV, dtype=bool)
         if self.settings.variant_prior == "item_response":
-            steps_PV = np.array(
-                [
-                    [choice.steps_left(p, v) for v in range(len(slots))]
-                    for p, slots in enumerate(choice.variant_PV)
-                ]
-            )
-            row_PV = np.broadcast_to(choice.problem_P[:, None], steps_PV.shape)
-            self.live.curves.visit(*(x.ravel() for x in (row_PV, steps_PV, right_PV, judged_PV - right_PV)))
+            steps_PV = np.full_like(judged_PV, np.nan)
+            for problem, slot in _prompts(choice):
+                steps_PV[problem, slot] = choice.steps_left(problem, slot)
+            row_V = np.repeat(choice.problem_P, steps_PV.shape[1])
+            wrong_PV = judged_PV - right_PV
+            self.live.curves.visit(row_V, steps_PV.ravel(), right_PV.ravel(), wrong_PV.ravel())
         for problem, slot in _prompts(choice):
             variant = choice.variant_PV[problem][slot]
             counted_PV[problem, slot] = self.settings.difficulty_from == "group" or variant is None

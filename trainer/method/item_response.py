@@ -101,8 +101,9 @@ class ProblemCurves:
         for place, problem in enumerate(problem_P.tolist()):
             if problem in self.log_likelihood:
                 log_weight_PG[place] += self.log_likelihood[problem]
-        weight_PG = np.exp(log_weight_PG - log_weight_PG.max(axis=1, keepdims=True))
-        return weight_PG / weight_PG.sum(axis=1, keepdims=True)
+        weight_PG: FloatArray = np.exp(log_weight_PG - log_weight_PG.max(axis=1, keepdims=True))
+        weight_PG /= weight_PG.sum(axis=1, keepdims=True)
+        return weight_PG
 
     def state(self) -> dict[str, Any]:
         """Return the state for a checkpoint, as copies."""

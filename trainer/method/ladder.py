@@ -57,7 +57,9 @@ class LadderCurve:
         if not len(steps_V):
             return np.zeros(0)
         slope_G, threshold_G, weight_G = self._posterior(float(steps_V.max()))
-        steps_S, place_V = np.unique(steps_V, return_inverse=True)  # a batch has a few distinct numbers of steps
+        steps_S, place_V = np.unique(
+            steps_V, return_inverse=True
+        )  # a batch has a few distinct numbers of steps
         rate_S: FloatArray = expit(slope_G * (threshold_G - steps_S[:, None])) @ weight_G
         return rate_S[place_V]
 

@@ -26,7 +26,13 @@ def bed_of(spectrum: str) -> Bed:
     """The testbed whose training problems have this spectrum."""
     tokens = TOKENS_PER_STEP * max(HARD) + 1
     return Bed(
-        spectrum, {"spectrum": spectrum}, accuracy_reward, tokens, rollouts=128, splits=("test", "middle")
+        spectrum,
+        {"spectrum": spectrum},
+        accuracy_reward,
+        tokens,
+        rollouts=128,
+        steps=60,
+        splits=("test", "middle"),
     )
 
 

@@ -1,10 +1,10 @@
 """The task `gap`: running totals, of problems that are all too easy or all too hard.
 
 A problem is a start and terms to add. The answer names each term and the total after it, and is right if all totals
-are. The warm model has seldom written more than a few steps, from the start or after totals that a hint states. Half of
-the training problems have 1 or 2 steps, which it gets right, and half have 14 to 16, which it does not: the groups of
-either half are silent. Only variants lie between: of an easy problem those with more steps to the same answer, and of a
-hard one those whose first totals are given. `smooth` is the control: problems of all lengths.
+are. The warm model works out all steps, but is the less sure the later a step is. Half of the training problems have 1 or
+2 steps, which it gets right, and half have 10 to 12, which it does not: the groups of either half are silent. Only
+variants lie between: of an easy problem those with more steps to the same answer, and of a hard one those whose first
+totals are given. `smooth` is the control: problems of all lengths.
 """
 
 from __future__ import annotations
@@ -26,27 +26,29 @@ from diva_grpo.schemas.question import HINT_CLOSING, HINT_OPENING, render_questi
 from diva_grpo.schemas.records import Kind, Problem, Status, Variant
 from tests.bench.ladders import hint_ladder
 
-HIGHEST: Final = 19
+HIGHEST: Final = 9
 """Totals are 0 to this."""
-EASY, HARD = range(1, 3), range(14, 17)
+EASY, HARD = range(1, 3), range(10, 13)
 """Steps of the two halves."""
 SPECTRA: Final[Mapping[str, tuple[range, range]]] = MappingProxyType(
-    {"gap": (EASY, HARD), "smooth": (range(1, 9), range(9, 17))}
+    {"gap": (EASY, HARD), "smooth": (range(1, 7), range(7, 13))}
 )
 """Steps of the training problems, half of each range."""
 SIZES: Final[Mapping[str, tuple[int, range]]] = MappingProxyType(
-    {"test": (128, HARD), "middle": (128, range(5, 11))}
+    {"test": (128, HARD), "middle": (128, range(4, 8))}
 )
 """Held-out splits: how many problems, and their steps."""
-TRAIN_SIZE, MORE_STEPS = 256, range(1, 7)
+TRAIN_SIZE, MORE_STEPS = 256, range(1, 6)
 """Training problems, and by how many steps the variants of easy ones are longer."""
 LAYERS, HIDDEN_SIZE, MAX_LENGTH, RAMP = 2, 64, 256, 50
-WARM_STEPS, WARM_BATCH, WARM_LEARNING_RATE = 900, 64, 2e-3
+WARM_STEPS, WARM_BATCH, WARM_LEARNING_RATE = 1_200, 64, 2e-3
 EMBEDDING_STD: Final = 1.0
 SHARE_PLAIN: Final = 0.3
 """Share of the warm-up examples without a hint."""
-FADE: Final = 0.45
-"""In the warm-up, n + 1 steps to write come so many times as often as n."""
+SLIPS: Final[Mapping[int, float]] = MappingProxyType({1: 0.0, 2: 0.0, 3: 0.2, 4: 0.45})
+MOST_SLIPS: Final = 0.7
+"""Share of the warm-up examples in which a step has a total by chance, by the step's number; `MOST_SLIPS` from the
+fifth. So the warm model is the less sure the longer an answer is, but works out all steps."""
 _STEP = re.compile(r":(\d+)")
 _QUESTION = re.compile(r"Start (\d+) add((?: \d+ [+-]\d)+)")
 _TERM = re.compile(r" \d+ ([+-]\d)")
@@ -123,7 +125,7 @@ def warm_up(folder: Path, seed: int) -> None:
     """Train a model from nothing, and save it with its tokenizer."""
     torch.manual_seed(seed)
     words = ["Start ", " add", " total", HINT_OPENING, HINT_CLOSING]
-    words += [f"{before}{number}" for before in " \n" for number in range(HIGHEST + 1)]
+    words += [f"{before}{number}" for before in " \n" for number in range(max(HARD) + 1)]
     words += [f" {term:+d}" for term in range(-9, 10) if term] + [f":{total}" for total in range(HIGHEST + 1)]
     tokenizer = build_tokenizer(sorted(words), MAX_LENGTH)
     model = build_model(tokenizer, LAYERS, hidden_size=HIDDEN_SIZE, tie_word_embeddings=False)
@@ -142,17 +144,24 @@ def warm_up(folder: Path, seed: int) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def slipped(rng: random.Random, drawn: Sum, given: int) -> list[str]:
+    """The steps after those given, by somebody who slips at later ones and goes on from the wrong total."""
+    total, lines = [drawn.start, *drawn.totals][given], []
+    for number, term in enumerate(drawn.terms[given:], given + 1):
+        total += term
+        if not 0 <= total <= HIGHEST or rng.random() < SLIPS.get(number, MOST_SLIPS):
+            total = rng.randint(0, HIGHEST)
+        lines.append(f"{number} {term:+d}:{total}")
+    return lines
+
+
 def _examples(rng: random.Random) -> Iterator[Example]:
-    """Mostly a few steps to write, from the start or from what a hint gives."""
-    numbers = range(1, max(HARD) + 1)
-    weights = [FADE**number for number in numbers]
+    """Problems of all lengths, without a hint or with one of any length."""
     while True:
-        (written,) = rng.choices(numbers, weights)
-        most = max(HARD) - written
-        given = 0 if rng.random() < SHARE_PLAIN or not most else rng.randint(1, most)
-        drawn = draw(rng, given + written)
+        drawn = draw(rng, rng.randint(1, max(HARD)))
+        given = 0 if rng.random() < SHARE_PLAIN else rng.randrange(len(drawn.terms))
         prompt = render_question(drawn.question, hint=drawn.hints[:given])
-        yield Example(f"{prompt}\n", "\n".join(drawn.worked[given:]))
+        yield Example(f"{prompt}\n", "\n".join(slipped(rng, drawn, given)))
 
 
 def fill_store(root: Path, spectrum: str, seed: int) -> None:

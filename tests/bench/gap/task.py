@@ -1,8 +1,8 @@
 """The task `gap`: running totals, of problems that are all too easy or all too hard.
 
 A problem is a start and terms to add. The answer names each term and the total after it, and is right if all totals
-are. The warm model works out all steps, but is the less sure the later a step is. Half of the training problems have 1 or
-2 steps, which it gets right, and half have 10 to 12, which it does not: the groups of either half are silent. Only
+are. The warm model works out all steps, but is the less sure the later a step is. Half of the training problems have 1
+or 2 steps, which it gets right, and half have 10 to 12, which it does not: the groups of either half are silent. Only
 variants lie between: of an easy problem those with more steps to the same answer, and of a hard one those whose first
 totals are given. `smooth` is the control: problems of all lengths.
 """

@@ -17,8 +17,8 @@ TARGET = 0.5
 """Accuracy on originals without hints that an arm must reach."""
 NOTES = (
     "One learning rate (7e-4), not tuned by arm; 100 steps of 256 rollouts; hints in the question; five seeds. The",
-    "settings of testbed and selector were chosen on seeds 101 and 102, which are not among these. The runs of `response`",
-    "were made later and on another machine than the others: its warm models' pass rates differ by up to 2 in 256.",
+    "settings of testbed and selector were chosen on seeds 101 and 102, which are not among these. The runs of the arm",
+    "`response` were made later and on another machine: the pass rates of its warm models differ by up to 2 in 256.",
 )
 """What a reader must know of these figures."""
 _DRAWS, _LEVEL = 10_000, 0.9

@@ -2,7 +2,7 @@
 
 A problem is a start and terms to add. The answer names each term and the total after it, and is right if all totals
 are. The warm model works out all steps, but is the less sure the later a step is. Half of the training problems have 1
-or 2 steps, which it gets right, and half have 10 to 12, which it does not: the groups of either half are silent. Only
+or 2 steps, which it gets right, and half have 13 to 15, which it does not: the groups of either half are silent. Only
 variants lie between: of an easy problem those with more steps to the same answer, and of a hard one those whose first
 totals are given. `smooth` is the control: problems of all lengths.
 """
@@ -28,10 +28,10 @@ from tests.bench.ladders import hint_ladder
 
 HIGHEST: Final = 9
 """Totals are 0 to this."""
-EASY, HARD = range(1, 3), range(10, 13)
+EASY, HARD = range(1, 3), range(13, 16)
 """Steps of the two halves."""
 SPECTRA: Final[Mapping[str, tuple[range, range]]] = MappingProxyType(
-    {"gap": (EASY, HARD), "smooth": (range(1, 7), range(7, 13))}
+    {"gap": (EASY, HARD), "smooth": (range(1, 8), range(8, 16))}
 )
 """Steps of the training problems, half of each range."""
 SIZES: Final[Mapping[str, tuple[int, range]]] = MappingProxyType(

@@ -53,7 +53,7 @@ def page(file: Path) -> str:
         "# Gap: what the runs show",
         "",
         f"Made by `python -m tests.bench.gap` from `{RESULTS}`. Seeds: {', '.join(map(str, seeds))}. One learning rate",
-        "(7e-4), not tuned by arm; 60 steps of 128 rollouts; hints in the question. The testbed was chosen on seed 101,",
+        "(7e-4), not tuned by arm; 60 steps of 128 rollouts; hints in the question. Settings were chosen on seed 101,",
         "with hard problems of 10 to 12 steps.",
         "",
     ]

@@ -91,8 +91,9 @@ class DivaGRPOConfig(GRPOConfig):
     variant_prior: VariantPrior = field(
         default=_CURRICULUM.variant_prior,
         metadata={
-            "help": "What posterior and signal expect of a variant at first: its label or delta, or the pass rate in "
-            "this run of variants with as many steps to go (pooled), or a curve over these steps (ladder)."
+            "help": "What posterior and signal expect of a variant: its label or delta, the pass rate in this run of "
+            "those with as many steps to go (pooled), a curve over these (ladder), or one per problem "
+            "(item_response)."
         },
     )
     aim: Aim = field(

@@ -13,7 +13,7 @@ import pytest
 
 from diva_grpo.pipeline.difficulty.variants import AcceptedVariant, AcceptedVariants
 from diva_grpo.schemas.exceptions import ConfigError
-from diva_grpo.trainer.method.curriculum import Choice, Curriculum, CurriculumSettings, VariantPrior
+from diva_grpo.trainer.method.curriculum import Choice, Curriculum, CurriculumSettings, VariantPrior, pool_of
 from diva_grpo.trainer.method.selection import SELECTORS
 
 
@@ -195,7 +195,7 @@ def test_in_a_pool_a_hint_is_expected_to_do_what_others_have_done() -> None:
     def share_of_whole_solutions(**options: Any) -> float:
         ours = curriculum(selector="posterior", **options)
         # In this run hints with all steps were right half of the time, and all else was wrong.
-        for pool, right in (("think_step/0", 50), ("think_step/1", 0), ("reword", 0), ("harder", 0)):
+        for pool, right in (("think_step/0", 50), ("think_step/1", 0), ("reword/+0", 0), ("harder/+2", 0)):
             ours.live.visit_prompt("elsewhere", pool, right, 100 - right)
         chosen = [ours.choose(np.arange(11), Source(), step).variant_PV for step in range(20)]
         whole = [slots[1] is not None and slots[1].steps_left == 0 for batch in chosen for slots in batch]
@@ -203,6 +203,20 @@ def test_in_a_pool_a_hint_is_expected_to_do_what_others_have_done() -> None:
 
     assert share_of_whole_solutions(variant_prior="pooled") > 0.5
     assert share_of_whole_solutions() < 0.3, "by design a whole solution makes a problem far too easy"
+
+
+@pytest.mark.parametrize(
+    ("variant", "pool"),
+    [
+        (None, "original"),
+        (AcceptedVariant(0, "a", "think_step", -2.0, steps_left=3, share_left=0.75), "think_step/3"),
+        (AcceptedVariant(0, "a", "harder", 2.4), "harder/+2"),
+        (AcceptedVariant(0, "a", "composite", 6.0), "composite/+6"),
+        (AcceptedVariant(0, "a", "reword", -0.2), "reword/+0"),
+    ],
+)
+def test_pools_hold_prompts_that_are_as_hard(variant: AcceptedVariant | None, pool: str) -> None:
+    assert pool_of(variant) == pool
 
 
 def test_aimed_at_all_slots_the_original_is_one_of_the_candidates() -> None:

@@ -11,7 +11,7 @@ from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.presets import TRAINING_PRESETS
 from diva_grpo.trainer.train import parse
-from tests.bench.lock.run import ARMS
+from tests.bench.bed import ARMS
 
 ONE_STEP = ["--store", "s", "--model_name_or_path", "m", "--output_dir", "o", "--bf16", "false"]
 TEN_AT_ONCE = ["--per_device_train_batch_size", "40"]

@@ -324,10 +324,11 @@ def test_without_a_variant_the_original_comes_again_and_is_counted(model_path: P
     assert sorted(shortage) == [0, 1]
 
 
+@pytest.mark.parametrize("prior", ["pooled", "item_response"])
 def test_rollouts_of_aimed_slots_are_recorded_as_what_they_are(
-    sums: VariantStore, model_path: Path, tmp_path: Path
+    sums: VariantStore, model_path: Path, tmp_path: Path, prior: str
 ) -> None:
-    options: dict[str, Any] = {"aim": "all", "variant_prior": "pooled", "selector": "posterior"}
+    options: dict[str, Any] = {"aim": "all", "variant_prior": prior, "selector": "posterior"}
     trainer = make_trainer(sums, model_path, tmp_path / "out", **options)
     trainer.train()
     kinds = sums.query("SELECT slot, variant_id = 'original', count(*) FROM rollouts GROUP BY ALL")

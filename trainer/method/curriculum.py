@@ -39,7 +39,7 @@ _LADDER_ROLLOUTS: Final = 32.0
 of one prompt may be old: with 8, a problem whose original once failed kept its hint when the policy had learnt to solve
 it."""
 
-VariantPrior = Literal["delta", "pooled", "ladder"]
+VariantPrior = Literal["delta", "pooled", "ladder", "item_response"]
 Aim = Literal["variants", "all"]
 DifficultyFrom = Literal["original", "group"]
 
@@ -55,7 +55,8 @@ class CurriculumSettings:
     variant_prior: VariantPrior = "delta"
     """Pass rate expected of a variant before its first rollouts. `delta`: from its label, or else from its offset.
     `pooled`: from the rollouts of its pool in this run (see `pool_of`). `ladder`: from all rollouts of this run with a
-    known number of remaining steps (see `trainer.method.ladder`); for other prompts as `pooled`."""
+    known number of remaining steps (see `trainer.method.ladder`); for other prompts as `pooled`. `item_response`: the
+    same, with an offset for each problem (see `trainer.method.item_response`)."""
     aim: Aim = "variants"
     """`variants`: slot 0 is always the original. `all`: the original is one of the candidates for all M + 1 slots."""
     difficulty_rule: LiveRule = "paper"
@@ -297,13 +298,18 @@ class Curriculum:
             pools = filled(_pools(found), ORIGINAL)[there_PK].tolist()
             prior = np.where(np.isnan(pass_rate_PK), by_delta_PK, pass_rate_PK)[there_PK]
             pass_rate_PK[there_PK] = self.live.pooled(pools, prior)
-        if self.settings.variant_prior == "ladder":
+        counts_PK2 = np.zeros((*shape, 2))
+        counts_PK2[there_PK] = self.live.counts_of(variant_id_PK[there_PK].tolist())
+        if self.settings.variant_prior in ("ladder", "item_response"):
             steps_PK = filled(found.steps_left_V, np.nan)
             steps_PK[:, :first] = _solution_steps(found)[:, None]
             known_PK = there_PK & ~np.isnan(steps_PK)
-            pass_rate_PK[known_PK] = self.live.ladder.pass_rates(steps_PK[known_PK])
-        counts_PK2 = np.zeros((*shape, 2))
-        counts_PK2[there_PK] = self.live.counts_of(variant_id_PK[there_PK].tolist())
+            if self.settings.variant_prior == "ladder":
+                pass_rate_PK[known_PK] = self.live.ladder.pass_rates(steps_PK[known_PK])
+            else:
+                row_PK = np.broadcast_to(problem_P[:, None], shape)
+                pass_rate_PK[known_PK] = self.live.curves.pass_rates(row_PK[known_PK], steps_PK[known_PK])
+                counts_PK2[known_PK] = 0.0  # the pass rate includes them
         return Candidates(
             there_PK,
             variant_id_PK,
@@ -355,6 +361,13 @@ class Curriculum:
         right_PV = np.nansum(accuracy_PVN, axis=2)
         judged_PV = (~np.isnan(accuracy_PVN)).sum(axis=2).astype(np.float64)
         counted_PV = np.ones_like(judged_PV, dtype=bool)
+        if self.settings.variant_prior == "item_response":
+            steps_PV = np.full_like(judged_PV, np.nan)
+            for problem, slot in _prompts(choice):
+                steps_PV[problem, slot] = choice.steps_left(problem, slot)
+            row_V = np.repeat(choice.problem_P, steps_PV.shape[1])
+            wrong_PV = judged_PV - right_PV
+            self.live.curves.visit(row_V, steps_PV.ravel(), right_PV.ravel(), wrong_PV.ravel())
         for problem, slot in _prompts(choice):
             variant = choice.variant_PV[problem][slot]
             counted_PV[problem, slot] = self.settings.difficulty_from == "group" or variant is None
@@ -438,23 +451,23 @@ class Curriculum:
 def pool_of(variant: AcceptedVariant | None) -> str:
     """Return the pool of a prompt. The prompts of one pool are expected to have similar pass rates.
 
-    Pools are `original`, one for each kind of variant without a hint, and one for each kind and number of remaining
-    steps of variants with a hint.
+    Pools are `original`, one for each kind and number of remaining steps of variants with a hint, and one for each kind
+    and offset, in whole levels, of variants without.
 
     Args:
         variant: the variant; None for an original.
     """
-    return _pool(variant.kind, variant.steps_left) if variant else ORIGINAL
+    return _pool(variant.kind, variant.steps_left, variant.delta) if variant else ORIGINAL
 
 
-def _pool(kind: str, steps_left: int | None) -> str:
-    return kind if steps_left is None else f"{kind}/{steps_left}"
+def _pool(kind: str, steps_left: int | None, delta: float) -> str:
+    return f"{kind}/{round(delta):+d}" if steps_left is None else f"{kind}/{steps_left}"
 
 
 def _pools(found: AcceptedVariants) -> npt.NDArray[np.object_]:
     """Return (V,) names of the pools of variants, as objects."""
     steps = [None if math.isnan(left) else int(left) for left in found.steps_left_V.tolist()]
-    return np.array([*map(_pool, found.kind_V.tolist(), steps)], object)
+    return np.array([*map(_pool, found.kind_V.tolist(), steps, found.delta_V.tolist())], object)
 
 
 def _solution_steps(found: AcceptedVariants) -> FloatArray:

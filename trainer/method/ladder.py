@@ -34,9 +34,9 @@ class LadderCurve:
             any prompt fades all of them, since they are about one policy, which changes.
     """
 
-    counts: dict[int, BetaCounts] = field(default_factory=dict)
+    counts: dict[float, BetaCounts] = field(default_factory=dict)
 
-    def visit(self, steps: int, right: float, wrong: float) -> None:
+    def visit(self, steps: float, right: float, wrong: float) -> None:
         """Add the rollouts of one prompt.
 
         Args:
@@ -56,7 +56,26 @@ class LadderCurve:
         """
         if not len(steps_V):
             return np.zeros(0)
-        longest = max(float(steps_V.max()), *self.counts, 1)
+        slope_G, threshold_G, weight_G = self._posterior(float(steps_V.max()))
+        steps_S, place_V = np.unique(
+            steps_V, return_inverse=True
+        )  # a batch has a few distinct numbers of steps
+        rate_S: FloatArray = expit(slope_G * (threshold_G - steps_S[:, None])) @ weight_G
+        return rate_S[place_V]
+
+    def threshold(self, longest: float) -> tuple[float, float]:
+        """Return mean and standard deviation of t, in steps, over its posterior.
+
+        Args:
+            longest: number of steps of the longest solution that is asked about.
+        """
+        _, threshold_G, weight_G = self._posterior(longest)
+        mean = float(threshold_G @ weight_G)
+        return mean, float(np.sqrt((threshold_G - mean) ** 2 @ weight_G))
+
+    def _posterior(self, longest: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return (G,) values of b and of t, and how likely each pair is."""
+        longest = max(longest, *self.counts, 1)
         slope_G, threshold_G = (
             values.ravel() for values in np.meshgrid(_SLOPES, _THRESHOLDS * longest, indexing="ij")
         )
@@ -65,14 +84,13 @@ class LadderCurve:
             logit_G = slope_G * (threshold_G - steps)
             log_weight_G += right * log_expit(logit_G) + wrong * log_expit(-logit_G)
         weight_G = np.exp(log_weight_G - log_weight_G.max())
-        rate_V: FloatArray = expit(slope_G * (threshold_G - steps_V[:, None])) @ (weight_G / weight_G.sum())
-        return rate_V
+        return slope_G, threshold_G, weight_G / weight_G.sum()
 
-    def state(self) -> dict[int, tuple[float, float]]:
+    def state(self) -> dict[float, tuple[float, float]]:
         """Return the state for a checkpoint."""
         return {steps: (counts.right, counts.wrong) for steps, counts in self.counts.items()}
 
     @classmethod
-    def restored(cls, state: Mapping[int, tuple[float, float]]) -> LadderCurve:
+    def restored(cls, state: Mapping[float, tuple[float, float]]) -> LadderCurve:
         """Return the curve whose `state` this is."""
         return cls({steps: BetaCounts(*counts) for steps, counts in state.items()})

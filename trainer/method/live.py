@@ -24,6 +24,7 @@ from diva_grpo.trainer.method.difficulty import (
     posterior_difficulty,
     updated_difficulty,
 )
+from diva_grpo.trainer.method.item_response import ProblemCurves
 from diva_grpo.trainer.method.ladder import LadderCurve
 
 LiveRule = Literal["paper", "bands", "posterior"]
@@ -44,6 +45,7 @@ class LiveDifficulty:
         variants: counts of right and wrong rollouts by variant_id, or by problem_id for an original.
         pools: counts of right and wrong rollouts by pool (see `trainer.method.curriculum.pool_of`).
         ladder: what all rollouts of prompts with a known number of remaining steps say about them.
+        curves: what the rollouts of each problem say about it; used with `variant_prior: item_response` only.
         rule: `paper`, `bands` or `posterior`.
         eta: step of the rule `paper`, in levels per unit of accuracy.
     """
@@ -57,6 +59,7 @@ class LiveDifficulty:
     variants: dict[str, BetaCounts] = field(default_factory=dict)
     pools: dict[str, BetaCounts] = field(default_factory=dict)
     ladder: LadderCurve = field(default_factory=LadderCurve)
+    curves: ProblemCurves = field(default_factory=ProblemCurves)
 
     def __post_init__(self) -> None:
         self.uncertainty = np.full(len(self.difficulty), np.nan)
@@ -144,6 +147,7 @@ class LiveDifficulty:
             "variants": {name: tuple(counts) for name, counts in self.variants.items()},
             "pools": {name: tuple(counts) for name, counts in self.pools.items()},
             "ladder": self.ladder.state(),
+            "curves": self.curves.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -154,9 +158,9 @@ class LiveDifficulty:
         self.counts = np.asarray(state["counts"]).copy()
         self.variants = {name: BetaCounts(*counts) for name, counts in state["variants"].items()}
         self.pools = {name: BetaCounts(*counts) for name, counts in state.get("pools", {}).items()}
-        self.ladder = LadderCurve.restored(
-            state.get("ladder", {})
-        )  # checkpoints of earlier versions have none
+        # Checkpoints of earlier versions have neither.
+        self.ladder = LadderCurve.restored(state.get("ladder", {}))
+        self.curves = ProblemCurves.restored(state.get("curves", {}))
 
 
 def _counts(known: Mapping[str, BetaCounts], keys: Sequence[str]) -> FloatArray:

@@ -1,0 +1,112 @@
+"""What the runs of `gap` show: recomputed from one file of figures, with intervals over seeds."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from tabulate import tabulate
+
+from tests.bench.lock.summary import (
+    RESULTS,
+    difference,
+    final_accuracy,
+    interval,
+    silent_share,
+    tokens_before,
+)
+
+COMPARED = (("response", "grpo"), ("signal", "grpo"), ("response", "uniform"), ("response", "signal"))
+"""Pairs of arms whose difference is asked for."""
+
+Runs = dict[tuple[str, str], dict[int, dict[str, Any]]]
+"""By spectrum and arm, the run of each seed."""
+
+
+def write_page(out: Path, folder: Path) -> None:
+    """Gather a folder's runs and preconditions into the results, a line each, and make the page of them."""
+    lines = [
+        {"kind": "run", **json.loads(path.read_text())} for path in sorted((out / "runs").glob("*.json"))
+    ]
+    for path in sorted(out.glob("*/preconditions.json")):
+        spectrum, seed = path.parent.name.split("-s")
+        rates = json.loads(path.read_text())
+        lines.append({"kind": "start", "spectrum": spectrum, "seed": int(seed), "rates": rates})
+    (folder / RESULTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "README.md").write_text(page(folder / RESULTS), "utf-8")
+
+
+def page(file: Path) -> str:
+    """The page, in Markdown."""
+    runs: Runs = defaultdict(dict)
+    starts: dict[str, list[dict[str, dict[str, float]]]] = defaultdict(list)
+    for line in map(json.loads, file.read_text().splitlines()):
+        if line["kind"] == "run":
+            runs[line["spectrum"], line["arm"]][line["seed"]] = line
+        else:
+            starts[line["spectrum"]].append(line["rates"])
+    seeds = sorted({seed for by_seed in runs.values() for seed in by_seed})
+    lines = [
+        "# Gap: what the runs show",
+        "",
+        f"Made by `python -m tests.bench.gap` from `{RESULTS}`. Seeds: {', '.join(map(str, seeds))}. One learning rate",
+        "(7e-4), not tuned by arm; 60 steps of 128 rollouts; hints in the question. Settings were chosen on seed 101,",
+        "with hard problems of 10 to 12 steps.",
+        "",
+    ]
+    for spectrum in sorted({key[0] for key in runs}):
+        lines += [f"## {spectrum}", "", *_starts(starts[spectrum]), "", *_table(runs, spectrum), ""]
+        lines += [*_differences(runs, spectrum), ""]
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def _starts(starts: list[dict[str, dict[str, float]]]) -> list[str]:
+    def told(name: str) -> str:
+        return ", ".join(f"{n}: {fmean(rates[name][n] for rates in starts):.3f}" for n in starts[0][name])
+
+    return [
+        f"Warm model's pass rate on originals, by their steps: {told('originals')}.",
+        "",
+        f"On hard ones, by the steps that a hint leaves: {told('left')}.",
+    ]
+
+
+def _table(runs: Runs, spectrum: str) -> list[str]:
+    rows = []
+    for (at, arm), by_seed in sorted(runs.items()):
+        if at != spectrum:
+            continue
+        finals = [final_accuracy(run) for run in by_seed.values()]
+        middles = [final_accuracy({**run, "accuracy": run["accuracy_middle"]}) for run in by_seed.values()]
+        rows.append(
+            (
+                arm,
+                _with_interval(finals),
+                " ".join(f"{a:.2f}" for a in finals),
+                _with_interval(middles),
+                f"{fmean(silent_share(run) for run in by_seed.values()):.2f}",
+                f"{fmean(tokens_before(run, 10**9) for run in by_seed.values()):,.0f}",
+                f"{fmean(run['seconds'] for run in by_seed.values()):.0f}",
+            )
+        )
+    head = ("arm", "hard, 90 % interval", "by seed", "middle, 90 % interval", "silent", "tokens", "s")
+    return [tabulate(rows, headers=head, tablefmt="github")]
+
+
+def _with_interval(values: list[float]) -> str:
+    low, high = interval(values)
+    return f"{fmean(values):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _differences(runs: Runs, spectrum: str) -> list[str]:
+    rows = []
+    for one, other in COMPARED:
+        if runs.get((spectrum, one)) and runs.get((spectrum, other)):
+            mean, low, high, seeds = difference(runs, spectrum, one, other)
+            verdict = "not told apart" if low <= 0 <= high else "told apart"
+            rows.append((f"{one} - {other}", f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]", seeds, verdict))
+    head = ("difference on hard problems, at equal tokens", "mean, 90 % interval", "seeds", "0 in it?")
+    return [tabulate(rows, headers=head, tablefmt="github")]

@@ -17,6 +17,7 @@ from diva_grpo.pipeline.store.query_errors import in_one_line
 from diva_grpo.pipeline.store.sources import Source, source
 from diva_grpo.pipeline.store.views import (
     PREPARED,
+    any_left_out,
     named_views,
     names_offsets,
     prepared,
@@ -216,7 +217,9 @@ class Engine:
             # The condition leaves few rows. They are copied once, so that the views need not search the parts again.
             connection.execute(f"CREATE OR REPLACE TABLE {PREPARED}.rows_{name} AS FROM {rows.rows}")
             rows = Source(f"{PREPARED}.rows_{name}")
-        tables, view = prepared(name, rows, without_rows, offsets=offsets)
+        ask = any_left_out(name)
+        left_out = ask is not None and connection.execute(ask).fetchall() == [(True,)]
+        tables, view = prepared(name, rows, without_rows, offsets=offsets, left_out=left_out)
         for table, select in tables.items():
             connection.execute(f"CREATE OR REPLACE TABLE {PREPARED}.{table} AS {select}")
         connection.execute(f"CREATE OR REPLACE VIEW {name} AS {view}")

@@ -109,11 +109,14 @@ def superseded(of: Source, record: type[Record], left_out: str | None) -> str:
     if left_out:
         rows = f"(SELECT * FROM {rows} t WHERE NOT {left_out})"
     key = key_of(record)
+    among, few = rows, ""
+    if of.settled:
+        among, few = "among", f"among AS MATERIALIZED (SELECT * FROM {rows}), "
     # In most tables few keys have several rows. Grouping by the hash of the key finds them with a tenth of the memory
     # that grouping by the key needs.
     return (
-        f"WITH repeated AS (SELECT hash({key}) AS code FROM {rows} GROUP BY code HAVING count(*) > 1) "
-        f"{first} UNION ALL SELECT {PLACE} FROM (SELECT {PLACE} FROM {rows} r SEMI JOIN repeated ON code = hash({key}) "
+        f"WITH {few}repeated AS (SELECT hash({key}) AS code FROM {among} GROUP BY code HAVING count(*) > 1) "
+        f"{first} UNION ALL SELECT {PLACE} FROM (SELECT {PLACE} FROM {among} r SEMI JOIN repeated ON code = hash({key}) "
         f"QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {latest_first(record)}) > 1)"
     )
 

@@ -117,6 +117,22 @@ def _left_out(record: type[Record]) -> str | None:
     return f"({_REMOVED})" if record in OF_RUNS else None
 
 
+def any_left_out(name: str) -> str | None:
+    """Return a SELECT of whether a view may leave rows out regardless of their key; None if it never does.
+
+    Most stores have no removed run and no resumed one. Their rows need not be searched.
+    """
+    record = next((record for record in OF_RUNS if record.table == name), None)
+    if record is None:
+        return None
+    removed = f"EXISTS (FROM settings WHERE starts_with(name, '{REMOVED_SETTING}') AND value = 'yes')"
+    return (
+        f"SELECT {removed} OR EXISTS (FROM attempts WHERE attempt > 0)"
+        if record in _OF_A_RUN
+        else f"SELECT {removed}"
+    )
+
+
 # The measured offset with its variance, and the offset in use. The variance is the sum of the variances of the Beta
 # posteriors Beta(c + 1, s - c + 1) of both labels, on the difficulty scale. For the offset in use, the designed offset
 # counts as a measurement with the standard deviation DESIGN_SD.
@@ -194,7 +210,12 @@ def view_statements(url: str, sources: Mapping[str, str] | None = None) -> dict[
 
 
 def prepared(
-    name: str, source: Source, without_rows: Collection[str] = (), *, offsets: bool = True
+    name: str,
+    source: Source,
+    without_rows: Collection[str] = (),
+    *,
+    offsets: bool = True,
+    left_out: bool = True,
 ) -> tuple[dict[str, str], str]:
     """Return the SQL that prepares a view. The views that it reads must be prepared before.
 
@@ -203,6 +224,7 @@ def prepared(
         source: the rows of its table; not used for a derived view.
         offsets: whether to prepare the measured offsets of variants, see `names_offsets`. Otherwise each query that
             reads them computes them again.
+        left_out: whether the view may leave rows out regardless of their key, see `any_left_out`.
         without_rows: tables that are known to have no rows. Queries that depend on them are replaced by empty
             results, because only planning them takes longer than reading a small store.
 
@@ -218,7 +240,8 @@ def prepared(
     hidden = f"superseded_{name}"
     columns = _column_list(record) + (f", t.{PLACE}" if record is Variant else "")
     latest = f"SELECT {columns} FROM {source.rows} t ANTI JOIN {PREPARED}.{hidden} s ON s.{PLACE} = t.{PLACE}"
-    tables = {hidden: NO_PLACE if name in without_rows else superseded(source, record, _left_out(record))}
+    where = _left_out(record) if left_out else None
+    tables = {hidden: NO_PLACE if name in without_rows else superseded(source, record, where)}
     if record is Variant:
         measured = f"({_MEASURED.format(latest=latest, key=PLACE)})"
         if not {name, *_READS[name]}.isdisjoint(without_rows):

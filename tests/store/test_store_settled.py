@@ -110,6 +110,24 @@ def test_current_rows_come_first(store: VariantStore) -> None:
     assert store.query(by_status) == [("accepted", 2), ("candidate", 1)]
 
 
+def test_a_key_may_be_in_several_merged_parts(store: VariantStore, tmp_path: Path) -> None:
+    folder, aside = store.root / "rollouts", tmp_path / "aside"
+    aside.mkdir()
+    for steps in ((0, 1), (1, 2)):
+        for step in steps:
+            store.append([rollout(step, 0).model_copy(update={"reward": float(steps[0])})])
+        store.compact(grace_s=0)
+        store.compact(grace_s=0)
+        for part in store.catalogue.live("rollouts"):
+            if not part.is_empty:  # so that it is not merged again
+                (folder / part.name).rename(aside / part.name)
+    for path in aside.iterdir():
+        path.rename(folder / path.name)
+    parts = [part for part in store.catalogue.live("rollouts") if not part.is_empty]
+    assert [store.catalogue.current("rollouts", part) for part in parts] == [2, 2]
+    assert store.query("SELECT step, reward FROM rollouts ORDER BY ALL") == [(0, 0.0), (1, 1.0), (2, 1.0)]
+
+
 def test_an_old_snapshot_reads_the_rows_that_were_current_then(store: VariantStore) -> None:
     store.append([variant(1), variant(2)])
     then = store.snapshot()

@@ -116,7 +116,8 @@ def superseded(of: Source, record: type[Record], left_out: str | None) -> str:
     # that grouping by the key needs.
     return (
         f"WITH {few}repeated AS (SELECT hash({key}) AS code FROM {among} GROUP BY code HAVING count(*) > 1) "
-        f"{first} UNION ALL SELECT {PLACE} FROM (SELECT {PLACE} FROM {among} r SEMI JOIN repeated ON code = hash({key}) "
+        f"{first} UNION ALL SELECT {PLACE} FROM (SELECT {PLACE} FROM {among} r "
+        f"SEMI JOIN repeated ON code = hash({key}) "
         f"QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {latest_first(record)}) > 1)"
     )
 

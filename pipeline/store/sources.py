@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from diva_grpo.pipeline.store.files.database import key_of, latest_first, parquet, quoted
 from diva_grpo.pipeline.store.files.parts import Catalogue, Part
-from diva_grpo.schemas.migrations import SCHEMA_VERSION, migrated
+from diva_grpo.schemas.migrations import migrated
 from diva_grpo.schemas.records import Record
 
 PLACE = "diva_place"
@@ -81,7 +81,7 @@ def source(
         first += len(group)
         return migrated(table, version, rows)
 
-    of_settled = [select(group, SCHEMA_VERSION, where) for where, group in settled.items()]
+    of_settled = [select(group, group[0].version, where) for where, group in settled.items()]
     number = first
     of_others = [select(group, version, where) for (version, where), group in sorted(others.items())]
     loose = any(not part.is_empty for group in others.values() for part in group)

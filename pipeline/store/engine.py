@@ -14,11 +14,13 @@ from diva_grpo.pipeline.store.files.database import open_database
 from diva_grpo.pipeline.store.files.parts import Catalogue, Part, damaged, is_whole
 from diva_grpo.pipeline.store.files.places import Place
 from diva_grpo.pipeline.store.query_errors import in_one_line
+from diva_grpo.pipeline.store.sources import Source, source
 from diva_grpo.pipeline.store.views import (
     PREPARED,
+    any_left_out,
     named_views,
+    names_offsets,
     prepared,
-    source,
     view_names,
     view_statements,
 )
@@ -78,7 +80,7 @@ class Engine:
         """
         with self._lock:
             database, known = self._database()
-            self._prepare(database, named_views(sql), known)
+            self._prepare(database, named_views(sql), known, offsets=names_offsets(sql))
             cursor = database.cursor()
         with cursor, in_one_line(cursor, sql), self.naming_damage(sql):
             return cursor.execute(sql, parameters).fetchall()
@@ -149,7 +151,8 @@ class Engine:
             if memory_mb is not None:
                 connection.execute(f"SET memory_limit = '{memory_mb}MiB'")
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}; SET schema = '{schema}'")
-            self._prepare(connection, needed, {}, variant_parts)
+            offsets = query is None or names_offsets(query)
+            self._prepare(connection, needed, {}, variant_parts, offsets=offsets)
             self._make_live(connection, needed)
             connection.execute("SET schema = 'main'")
         except (StoreError, duckdb.Error):
@@ -163,6 +166,8 @@ class Engine:
         views: Sequence[str],
         known: dict[str, str],
         variant_parts: tuple[Sequence[Part], Collection[str]] | None = None,
+        *,
+        offsets: bool,
     ) -> None:
         """Prepare the views whose sources differ from those in `known`, and update `known`.
 
@@ -171,6 +176,7 @@ class Engine:
             views: names of the views, each after those that it reads.
             known: the sources from which each view was last prepared, by view.
             variant_parts: see `connect`.
+            offsets: whether to prepare the measured offsets of variants, see `names_offsets`.
         """
         parts = {table: self.catalogue.live(table) for table in _TABLES if table in views}
         without_rows = {table for table in parts if all(part.is_empty for part in parts[table])}
@@ -178,14 +184,17 @@ class Engine:
         if variant_parts is not None and Variant.table in views:
             sources[Variant.table] = self._source(Variant.table, *variant_parts)
         for name in views:
-            read = "\n".join(sources[view] for view in named_views(name) if view in sources)
-            if known.get(name) != read:
+            read = "\n".join(sources[view].rows for view in named_views(name) if view in sources)
+            if name == Variant.table and offsets:
+                read += "\noffsets"
+            if known.get(name) not in (read, f"{read}\noffsets"):
                 known.pop(name, None)
-                rows = sources.get(name, "")
                 try:
                     # One transaction, so that other threads never see a view that is prepared only in part.
                     connection.begin()
-                    self._make_prepared(connection, name, rows, without_rows)
+                    self._make_prepared(
+                        connection, name, sources.get(name, Source("")), without_rows, offsets
+                    )
                     connection.commit()
                 except duckdb.OutOfMemoryException:
                     connection.rollback()
@@ -196,14 +205,21 @@ class Engine:
                 known[name] = read
 
     def _make_prepared(
-        self, connection: duckdb.DuckDBPyConnection, name: str, rows: str, without_rows: Collection[str]
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        name: str,
+        rows: Source,
+        without_rows: Collection[str],
+        offsets: bool,
     ) -> None:
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {PREPARED}")
         if name in self._only:
             # The condition leaves few rows. They are copied once, so that the views need not search the parts again.
-            connection.execute(f"CREATE OR REPLACE TABLE {PREPARED}.rows_{name} AS FROM {rows}")
-            rows = f"{PREPARED}.rows_{name}"
-        tables, view = prepared(name, rows, without_rows)
+            connection.execute(f"CREATE OR REPLACE TABLE {PREPARED}.rows_{name} AS FROM {rows.rows}")
+            rows = Source(f"{PREPARED}.rows_{name}")
+        ask = any_left_out(name)
+        left_out = ask is not None and connection.execute(ask).fetchall() == [(True,)]
+        tables, view = prepared(name, rows, without_rows, offsets=offsets, left_out=left_out)
         for table, select in tables.items():
             connection.execute(f"CREATE OR REPLACE TABLE {PREPARED}.{table} AS {select}")
         connection.execute(f"CREATE OR REPLACE VIEW {name} AS {view}")
@@ -214,7 +230,7 @@ class Engine:
         A query may use them although its text does not name them.
         """
         sources = {
-            table: "" if table in there else self._source(table, self.catalogue.live(table))
+            table: "" if table in there else self._source(table, self.catalogue.live(table)).rows
             for table in _TABLES
         }
         for name, statement in view_statements(self.place.url, sources).items():
@@ -244,15 +260,17 @@ class Engine:
             StoreError: a part file is damaged or missing.
         """
         with self._lock, self._database()[0].cursor() as cursor:
-            source = self._source(table, self.catalogue.live(table))
+            rows = self._source(table, self.catalogue.live(table)).rows
             with self.naming_damage(table):
-                rows = cursor.execute(f"SELECT DISTINCT {column} FROM {source}").fetchall()
-        return [value for (value,) in rows]
+                found = cursor.execute(f"SELECT DISTINCT {column} FROM {rows}").fetchall()
+        return [value for (value,) in found]
 
-    def _source(self, table: str, parts: Sequence[Part], origins: Collection[str] | None = None) -> str:
+    def _source(self, table: str, parts: Sequence[Part], origins: Collection[str] | None = None) -> Source:
         self.place.fetch([f"{table}/{part.name}" for part in parts])
-        rows = source(str(self.place.local), table, parts, origins)
-        return f"(SELECT * FROM {rows} WHERE {self._only[table]})" if table in self._only else rows
+        found = source(self.catalogue, str(self.place.local), table, parts, origins)
+        if table in self._only:
+            return Source(f"(SELECT * FROM {found.rows} WHERE {self._only[table]})")
+        return found
 
 
 def _unreadable(place: Place, error: Exception) -> StoreError:

@@ -21,10 +21,9 @@ from typing import Any
 from diva_grpo.pipeline.difficulty.design import DESIGN_SD
 from diva_grpo.pipeline.difficulty.scale import LEVELS
 from diva_grpo.pipeline.store.derived import DERIVED_SQL, SCORES
-from diva_grpo.pipeline.store.files.database import literal, parquet, parquet_glob, quoted
-from diva_grpo.pipeline.store.files.parts import Part
+from diva_grpo.pipeline.store.files.database import key_of, latest_first, literal, parquet_glob, quoted
 from diva_grpo.pipeline.store.label_model import JOIN_LABEL_MODEL
-from diva_grpo.schemas.migrations import migrated
+from diva_grpo.pipeline.store.sources import NO_PLACE, PLACE, Source, superseded
 from diva_grpo.schemas.records import (
     OF_RUNS,
     RECORDS,
@@ -49,10 +48,6 @@ _DESIGN = 1 / DESIGN_SD**2
 
 _OF_A_RUN = (Rollout, DifficultyEvent, TrainStep)
 
-# A column that identifies a row of a source: the number of its file in the high bits, and the number of the row within
-# the file in the low bits.
-_PLACE, _ROW_BITS = "diva_place", 40
-
 _READS: Mapping[str, Sequence[str]] = MappingProxyType(
     {Variant.table: [Label.table, Setting.table], Run.table: [Evaluation.table]}
     | {record.table: [Setting.table] for record in OF_RUNS}
@@ -63,35 +58,6 @@ _READS: Mapping[str, Sequence[str]] = MappingProxyType(
 
 PREPARED = "prepared"
 """Name of the schema with the tables that a connection computes for its prepared views."""
-
-
-def source(url: str, table: str, parts: Sequence[Part], origins: Collection[str] | None = None) -> str:
-    """Return a FROM clause over the rows of some parts of a table.
-
-    The rows have the columns of the present schema version, and the column `_PLACE`.
-
-    Args:
-        url: path or URL of the store.
-        table: name of the table.
-        parts: parts to read.
-        origins: names of parts; only rows that were first written in one of them are read. None reads all rows.
-    """
-    groups: dict[tuple[int, bool], list[str]] = {}
-    for part in parts:
-        some_only = part.merged and origins is not None
-        groups.setdefault((part.version, some_only), []).append(f"{url}/{table}/{part.name}")
-    selects = []
-    first = 0
-    for (version, some_only), files in sorted(groups.items()):
-        rows = (
-            f"SELECT *, (file_index::BIGINT + {first} << {_ROW_BITS}) + file_row_number AS {_PLACE} "
-            f"FROM {parquet(files)}"
-        )
-        first += len(files)
-        if some_only and origins is not None:
-            rows = f"{rows} WHERE part IN ({', '.join(map(quoted, sorted(origins)))})"
-        selects.append(migrated(table, version, rows))
-    return "(" + " UNION ALL BY NAME ".join(selects) + ")"
 
 
 def every_file(url: str, table: str) -> str:
@@ -121,20 +87,10 @@ def _literal(value: str | int | float | list[Any]) -> str:
     return quoted(value) if isinstance(value, str) else str(value)
 
 
-def _order(record: type[Record]) -> str:
-    """Return the ORDER BY terms that put the valid record of a key first.
-
-    A record that meets the condition `Record.holds` comes before the others, then the latest record.
-    """
-    known = f"({record.holds}) DESC, " if record.holds else ""
-    return f"{known}recorded_at DESC, record_no DESC"
-
-
 def _latest(rows: str, record: type[Record], where: str = "true") -> str:
-    key = ", ".join(f'"{name}"' for name in record.key)
     return (
         f"SELECT {_column_list(record)} FROM {rows} t WHERE {where} "
-        f"QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {_order(record)}) = 1"
+        f"QUALIFY row_number() OVER (PARTITION BY {key_of(record)} ORDER BY {latest_first(record)}) = 1"
     )
 
 
@@ -161,11 +117,29 @@ def _left_out(record: type[Record]) -> str | None:
     return f"({_REMOVED})" if record in OF_RUNS else None
 
 
+def any_left_out(name: str) -> str | None:
+    """Return a SELECT of whether a view may leave rows out regardless of their key; None if it never does.
+
+    Most stores have no removed run and no resumed one. Their rows need not be searched.
+    """
+    record = next((record for record in OF_RUNS if record.table == name), None)
+    if record is None:
+        return None
+    removed = f"EXISTS (FROM settings WHERE starts_with(name, '{REMOVED_SETTING}') AND value = 'yes')"
+    return (
+        f"SELECT {removed} OR EXISTS (FROM attempts WHERE attempt > 0)"
+        if record in _OF_A_RUN
+        else f"SELECT {removed}"
+    )
+
+
 # The measured offset with its variance, and the offset in use. The variance is the sum of the variances of the Beta
 # posteriors Beta(c + 1, s - c + 1) of both labels, on the difficulty scale. For the offset in use, the designed offset
 # counts as a measurement with the standard deviation DESIGN_SD.
 # These views contain no CTE and no scalar sub-query: with one of them, DuckDB computes a correlated sub-query over the
 # view as a cross product with the outer rows.
+# The measured offsets are grouped by their key, although it is unique: so DuckDB knows that the join adds no rows, and
+# leaves it out of queries that read no offset.
 _VARIANCE = f"{LEVELS**2:g} * (l.correct + 1) * (l.samples - l.correct + 1) / ((l.samples + 2) ** 2 * (l.samples + 3))"
 _LABEL = f"(SELECT l.subject_id, l.difficulty, {_VARIANCE} AS variance FROM labels l {JOIN_LABEL_MODEL})"
 _MEASURED = f"""
@@ -184,7 +158,9 @@ SELECT v.variant_id, v.problem_id, v.kind, v.text, v.hint_steps::INTEGER AS hint
                 v.delta_designed, m.delta) AS delta,
        v.status, v.reason, v.generator_model, v.prompt_version, v.created_at,
        v.hint_total::INTEGER AS hint_total, v.solution_answer, v.aspect, coalesce(v.sample, 0)::INTEGER AS sample
-FROM ({latest}) v LEFT JOIN {measured} m USING ({key})
+FROM ({latest}) v LEFT JOIN (
+    SELECT {key}, any_value(delta) AS delta, any_value(variance) AS variance FROM {measured} GROUP BY {key}
+) m USING ({key})
 """
 
 # The view `runs` adds columns to its records: the seconds, and the last score of the run.
@@ -213,7 +189,7 @@ def view_statements(url: str, sources: Mapping[str, str] | None = None) -> dict[
 
     Args:
         url: path or URL of the store.
-        sources: FROM clauses by table, see `source`; by default all files of the store, see `every_file`.
+        sources: FROM clauses by table, see `sources.Source.rows`; by default all files of the store, see `every_file`.
     """
     bodies = {}
     for record in sorted(RECORDS, key=lambda record: (record.table in _READS, record is Run)):
@@ -233,12 +209,22 @@ def view_statements(url: str, sources: Mapping[str, str] | None = None) -> dict[
     return {name: f"CREATE OR REPLACE VIEW {name} AS {body}" for name, body in bodies.items()}
 
 
-def prepared(name: str, rows: str, without_rows: Collection[str] = ()) -> tuple[dict[str, str], str]:
+def prepared(
+    name: str,
+    source: Source,
+    without_rows: Collection[str] = (),
+    *,
+    offsets: bool = True,
+    left_out: bool = True,
+) -> tuple[dict[str, str], str]:
     """Return the SQL that prepares a view. The views that it reads must be prepared before.
 
     Args:
         name: name of the view.
-        rows: FROM clause of its table, see `source`; not used for a derived view.
+        source: the rows of its table; not used for a derived view.
+        offsets: whether to prepare the measured offsets of variants, see `names_offsets`. Otherwise each query that
+            reads them computes them again.
+        left_out: whether the view may leave rows out regardless of their key, see `any_left_out`.
         without_rows: tables that are known to have no rows. Queries that depend on them are replaced by empty
             results, because only planning them takes longer than reading a small store.
 
@@ -251,38 +237,30 @@ def prepared(name: str, rows: str, without_rows: Collection[str] = ()) -> tuple[
     if name in DERIVED_SQL:
         return {}, DERIVED_SQL[name]
     record = next(record for record in RECORDS if record.table == name)
-    superseded = f"superseded_{name}"
-    columns = _column_list(record) + (f", t.{_PLACE}" if record is Variant else "")
-    latest = f"SELECT {columns} FROM {rows} t ANTI JOIN {PREPARED}.{superseded} s ON s.{_PLACE} = t.{_PLACE}"
-    tables = {superseded: _NO_PLACE if name in without_rows else _superseded(rows, record)}
+    hidden = f"superseded_{name}"
+    columns = _column_list(record) + (f", t.{PLACE}" if record is Variant else "")
+    latest = f"SELECT {columns} FROM {source.rows} t ANTI JOIN {PREPARED}.{hidden} s ON s.{PLACE} = t.{PLACE}"
+    where = _left_out(record) if left_out else None
+    tables = {hidden: NO_PLACE if name in without_rows else superseded(source, record, where)}
     if record is Variant:
-        measured = f"{PREPARED}.measured"
-        unmeasured = not {name, *_READS[name]}.isdisjoint(without_rows)
-        tables["measured"] = _NO_MEASUREMENT if unmeasured else _MEASURED.format(latest=latest, key=_PLACE)
-        return tables, _VARIANTS.format(latest=latest, measured=measured, key=_PLACE, z=_Z90, design=_DESIGN)
+        measured = f"({_MEASURED.format(latest=latest, key=PLACE)})"
+        if not {name, *_READS[name]}.isdisjoint(without_rows):
+            measured = f"({_NO_MEASUREMENT})"
+        elif offsets:
+            tables["measured"] = measured
+            measured = f"{PREPARED}.measured"
+        return tables, _VARIANTS.format(latest=latest, measured=measured, key=PLACE, z=_Z90, design=_DESIGN)
     return tables, _RUNS.format(latest=latest) if record is Run else latest
 
 
-_NO_PLACE = f"SELECT NULL::BIGINT AS {_PLACE} WHERE false"
 _NO_MEASUREMENT = (
-    f"SELECT NULL::BIGINT AS {_PLACE}, NULL::DOUBLE AS delta, NULL::DOUBLE AS variance WHERE false"
+    f"SELECT NULL::BIGINT AS {PLACE}, NULL::DOUBLE AS delta, NULL::DOUBLE AS variance WHERE false"
 )
 
 
-def _superseded(rows: str, record: type[Record]) -> str:
-    """Return a SELECT of the `_PLACE` of each row that a record's view leaves out."""
-    key = ", ".join(f'"{name}"' for name in record.key)
-    first, rest = "", rows
-    if left_out := _left_out(record):
-        first = f"SELECT {_PLACE} FROM {rows} t WHERE {left_out} UNION ALL "
-        rest = f"(SELECT * FROM {rows} t WHERE NOT {left_out})"
-    # In most tables few keys have several rows. Grouping by the hash of the key finds them with a tenth of the memory
-    # that grouping by the key needs.
-    return (
-        f"WITH repeated AS (SELECT hash({key}) AS code FROM {rest} GROUP BY code HAVING count(*) > 1) "
-        f"{first}SELECT {_PLACE} FROM (SELECT {_PLACE} FROM {rest} r SEMI JOIN repeated ON code = hash({key}) "
-        f"QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {_order(record)}) > 1)"
-    )
+def names_offsets(text: str) -> bool:
+    """Whether a query names one of the columns that are computed from the measured offsets of variants."""
+    return re.search(r"\bdelta(_measured|_low|_high)?\b", text.lower()) is not None
 
 
 def named_views(text: str) -> list[str]:

@@ -9,8 +9,6 @@ way is timed beside it.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,26 +18,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.lake.catalogue import sync_lake
+from tests.support.lake_reader import ask_lake
 from tests.support.store_records import variant
 
 _KEY = "SELECT count(*) FROM variants WHERE problem_id = 'w/7'"
-_READER = f"""
-import json, sys, time
-sys.path.insert(0, sys.argv[1])
-from lake_worker import _load
-import duckdb
-started = time.perf_counter()
-with duckdb.connect() as connection:
-    connection.execute("SET enable_progress_bar = false")
-    for extension in ("ducklake", "sqlite_scanner"):
-        _load(connection, extension)
-    opened = time.perf_counter()
-    connection.execute(f"ATTACH '{{sys.argv[2]}}' AS other (READ_ONLY); USE other")
-    for _ in range(2):
-        connection.execute({_KEY!r}).fetchall()
-        print(time.perf_counter() - opened)
-        opened = time.perf_counter()
-"""
 
 
 def _timed(what: str, started: float) -> None:
@@ -78,17 +60,9 @@ def main() -> None:
             started = time.perf_counter()
             sync_lake(store, catalog, python=given.python)
             _timed(f"{kind}: sync of one part", started)
-            worker = Path(sync_lake.__code__.co_filename).parent
-            out = subprocess.run(
-                [given.python, "-c", _READER, str(worker), catalog],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            for what, seconds in zip(
-                ("attach and count by key", "again"), map(json.loads, out.stdout.split()), strict=True
-            ):
-                print(f"  {f'{kind}: {what}':42s} {seconds:8.2f} s", flush=True)
+            attached, again = ask_lake(given.python, catalog, _KEY, _KEY)
+            for what, answer in (("attach and count by key", attached), ("again", again)):
+                print(f"  {f'{kind}: {what}':42s} {answer.seconds:8.2f} s", flush=True)
         started = time.perf_counter()
         store.compact()
         _timed("store: compact", started)

@@ -1,9 +1,10 @@
 """Natural queries on a store's views, and on plain DuckDB tables of the same rows.
 
-    python -m tests.bench.bench_sql [--sizes 10000,100000,1000000] [--memory 4096]
+    python -m tests.bench.bench_sql [--sizes 10000,100000,1000000] [--memory 4096] [--as-written]
 
 A size is a number of variants, see `tests.support.sized`. Each query is run on a connection of
-`VariantStore.connect`, then on tables; the figures are processor seconds, of all threads. A slope is the exponent
+`VariantStore.connect`, then on tables. The store is compacted before, unless `--as-written` is given: then each variant
+is in two parts, as candidate and as decided. The figures are processor seconds, of all threads. A slope is the exponent
 of growth between the first and the last size. Prints figures, and never fails on time.
 """
 
@@ -111,9 +112,11 @@ def _cpu_s(connection: duckdb.DuckDBPyConnection, sql: str) -> float:
     return min(times)
 
 
-def bench_size(root: Path, variants: int, memory_mb: int) -> dict[str, tuple[float, float]]:
+def bench_size(root: Path, variants: int, memory_mb: int, as_written: bool) -> dict[str, tuple[float, float]]:
     """Seconds by query, on the views and on tables; 0 for what tables have none of."""
     store = sized_store(root, variants)
+    if not as_written:
+        store.compact()
     started = time.process_time()
     with store.connect(memory_mb=memory_mb) as views:
         figures = {"connect, all views": (time.process_time() - started, 0.0)}
@@ -136,12 +139,13 @@ def main() -> None:
         "--sizes", type=lambda text: [int(n) for n in text.split(",")], default=[10_000, 100_000, 1_000_000]
     )
     parser.add_argument("--memory", type=int, default=4_096, help="MiB for the engine")
+    parser.add_argument("--as-written", action="store_true", help="do not compact the store")
     options = parser.parse_args(sys.argv[1:])
     sizes: list[int] = options.sizes
     found: dict[int, dict[str, tuple[float, float]]] = {}
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            found[size] = bench_size(Path(folder) / "store", size, options.memory)
+            found[size] = bench_size(Path(folder) / "store", size, options.memory, options.as_written)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         print(f"{size:,} variants: peak memory of the process so far {peak:,} MiB", flush=True)
     print("processor seconds, views / tables:")

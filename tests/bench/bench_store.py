@@ -19,16 +19,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store import VariantStore, VariantText
 from diva_grpo.schemas.records import DifficultyEvent, Problem, Record, Variant
-from diva_grpo.trainer.method.curriculum import Curriculum, CurriculumSettings
+from diva_grpo.trainer.data import Layout, rows_of_choice
+from diva_grpo.trainer.method.curriculum import Choice, Curriculum, CurriculumSettings
 from diva_grpo.trainer.method.live import LiveDifficulty
+from diva_grpo.trainer.prompts import PromptBuilder
 
 BATCH = 512
 CHUNK = 200_000
@@ -109,12 +111,14 @@ def _timed(act: Callable[[], object], times: int) -> list[float]:
     return sorted(found)
 
 
-def _cpu(act: Callable[[], object], times: int) -> float:
-    """Milliseconds of processor time each, of all threads: what a busy machine does not blur."""
-    started = time.process_time()
+def _cpu(act: Callable[[], object], times: int) -> list[float]:
+    """Milliseconds of processor time, of all threads: what a busy machine does not blur."""
+    found = []
     for _ in range(times):
+        started = time.process_time()
         act()
-    return 1000 * (time.process_time() - started) / times
+        found.append(1000 * (time.process_time() - started))
+    return sorted(found)
 
 
 _OPEN = """
@@ -143,22 +147,33 @@ def bench_size(root: Path, variants: int, rounds: int) -> Figures:
         ids, CurriculumSettings(), dict(zip(ids, rng.uniform(1, 9, problems), strict=True))
     )
     batches: Iterator[Any] = iter(
-        [rng.choice(problems, BATCH, replace=False) for _ in range(3 * rounds + 20)]
+        [rng.choice(problems, BATCH, replace=False) for _ in range(6 * rounds + 20)]
     )
 
     def candidates() -> None:
         snapshot.candidates([ids[i] for i in next(batches)])
 
-    def selection() -> None:
+    def selection() -> tuple[Choice, Mapping[int, VariantText]]:
         choice = curriculum.choose(next(batches), snapshot, step=0)
-        snapshot.texts(choice.variant_numbers())
+        return choice, snapshot.texts(choice.variant_numbers())
+
+    prompts, layout = PromptBuilder(chat=True), Layout(generations=1, variants=1)
+    inputs: list[dict[str, Any]] = [
+        {"problem_id": "bench/0", "prompt": prompts.prompt(TEXT), "answer": "1"} for _ in range(2 * BATCH)
+    ]
+
+    def rows() -> None:
+        rows_of_choice(inputs, *selection(), layout, 0, prompts)
 
     _timed(candidates, 10)
-    for name, act in (("candidates of 512 prompts", candidates), ("selection for 512 prompts", selection)):
-        times = _timed(act, rounds)
-        figures[f"{name}, p50"] = statistics.median(times)
-        figures[f"{name}, p99"] = times[int(0.99 * len(times))]
-        figures[f"{name}, CPU"] = _cpu(act, rounds // 3)
+    for name, act in (
+        ("candidates of 512 problems", candidates),
+        ("choice and texts for 512 problems", selection),
+        ("the same with the trainer's rows", rows),
+    ):
+        for unit, times in (("", _timed(act, rounds)), (", CPU", _cpu(act, rounds))):
+            figures[f"{name}, p50{unit}"] = statistics.median(times)
+            figures[f"{name}, p99{unit}"] = times[int(0.99 * len(times))]
     steps = iter(range(10**6, 10**7))
 
     def append() -> None:

@@ -113,8 +113,9 @@ def test_order_of_the_records_of_a_key_is_kept(store: VariantStore) -> None:
     assert store.setting("x") == "c"
     [part] = _files(store, "settings")
     rows = pq.read_table(store.root / "settings" / part).to_pylist()
-    assert [(row["value"], row["record_no"]) for row in rows] == [("a", 0), ("b", 0), ("c", 0)]
-    assert rows[0]["recorded_at"] < rows[1]["recorded_at"] < rows[2]["recorded_at"]
+    # The current record of each key comes first, then the others.
+    assert [(row["value"], row["record_no"]) for row in rows] == [("c", 0), ("a", 0), ("b", 0)]
+    assert rows[1]["recorded_at"] < rows[2]["recorded_at"] < rows[0]["recorded_at"]
     store.put_setting("x", "d")
     store.compact()
     assert store.setting("x") == "d"

@@ -20,20 +20,8 @@ from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.lake.catalogue import FOLDER, Synced, sync_lake
 from diva_grpo.pipeline.store.views import view_names
 from diva_grpo.schemas.exceptions import ConfigError, DivaError, StoreError
+from tests.support.lake_reader import ask_lake
 from tests.support.store_records import fill, variant
-
-_QUERY = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-from lake_worker import _load
-import duckdb
-catalog, statements = json.load(sys.stdin)
-with duckdb.connect() as connection:
-    for extension in ("ducklake", "sqlite_scanner", "postgres_scanner"):
-        _load(connection, extension)
-    connection.execute(f"SET TimeZone = 'UTC'; ATTACH '{catalog}' AS other; USE other")
-    print(json.dumps([connection.execute(statement).fetchall() for statement in statements]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +38,7 @@ def ask(python: str) -> Callable[..., list[Any]]:
     """Runs statements on a catalogue in a reader of its own, which has no more than DuckDB."""
 
     def run(catalog: str, *statements: str) -> list[Any]:
-        folder = Path(sync_lake.__code__.co_filename).parent
-        out = subprocess.run(
-            [python, "-c", _QUERY, str(folder)],
-            input=json.dumps([catalog, statements]),
-            capture_output=True,
-            text=True,
-        )
-        assert out.returncode == 0, out.stderr
-        return list(json.loads(out.stdout))
+        return [answer.rows for answer in ask_lake(python, catalog, *statements)]
 
     return run
 

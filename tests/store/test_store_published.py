@@ -165,6 +165,22 @@ def test_what_is_written_in_answer_to_a_part_from_the_future_holds(
     assert [(f.fault, f.path) for f in ahead.examine()] == [(Fault.SUSPECT, "variants")]
 
 
+def test_two_machines_whose_clocks_are_a_minute_apart_answer_each_other(
+    store: VariantStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time_ns
+    statuses = ("candidate", "failed", "candidate", "rejected", "candidate", "accepted")
+    for turn, status in enumerate(statuses):
+        with monkeypatch.context() as patched:
+            patched.setattr(time, "time_ns", lambda behind=turn % 2: now() - behind * 60 * 10**9)
+            machine = VariantStore(store.root)
+            assert [v.status for v in machine.read(Variant)] == list(statuses[:turn][-1:])
+            machine.append([variant(1, status=status)])
+            if turn in (2, 3):
+                machine.compact(grace_s=0)
+            assert [v.status for v in machine.read(Variant)] == [status]
+
+
 @pytest.mark.parametrize("first", ["ok", "timeout"])
 def test_an_answer_holds_over_a_failure_whatever_the_clocks_say(first: str, store: VariantStore) -> None:
     for hour, outcome in enumerate([first, "timeout" if first == "ok" else "ok"]):

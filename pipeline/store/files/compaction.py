@@ -20,7 +20,7 @@ from types import MappingProxyType
 import duckdb
 import pyarrow as pa
 
-from diva_grpo.pipeline.store.files.database import open_database, parquet, quoted
+from diva_grpo.pipeline.store.files.database import key_of, latest_first, open_database, parquet, quoted
 from diva_grpo.pipeline.store.files.parts import ORIGIN_FIELD, Catalogue, Part, is_whole, publish_stream
 from diva_grpo.pipeline.store.files.places import Place
 from diva_grpo.pipeline.store.files.progress import Progress, ignore
@@ -256,23 +256,42 @@ def _publish_merged(
                 ).fetchall()
                 rows = f"SELECT * FROM ({rows}) WHERE run_id NOT IN ({runs})"
             schema = _merged_schema(record, connection.sql(f"{rows} LIMIT 0").to_arrow_table().schema)
-            groups = _row_groups(connection, f"FROM ({rows}) ORDER BY {_order(record)}", schema)
+            rows, current = _current_first(connection, record, rows)
+            groups = _row_groups(connection, rows, schema)
             origins = frozenset[str]().union(*(catalogue.origins(record.table, part) for part in group))
             newest = max(Part.named(name).written_ns or 0 for name in origins)
-            publish_stream(place, record.table, schema, groups, origins, not_before_ns=newest)
+            publish_stream(
+                place, record.table, schema, groups, origins, current=current, not_before_ns=newest
+            )
         except duckdb.Error as error:
             line = str(error).strip().splitlines()[0]
             raise StoreError(f"{record.table} cannot be compacted: {line}") from error
     return dropped
 
 
-def _order(record: type[Record]) -> str:
-    """Return the columns by which merged rows are sorted: the problem, then the key, then the time.
+def _current_first(
+    connection: duckdb.DuckDBPyConnection, record: type[Record], rows: str
+) -> tuple[str, int | None]:
+    """Return a SELECT of merged rows in their order, and the number of current rows (`parts.Catalogue.current`).
 
-    The rows of one problem are then in few row groups, which a lookup finds by the row groups' statistics.
+    The current rows come first, in the order of the problem, then of the key. So the rows of one problem are in few row
+    groups, which a lookup finds by the row groups' statistics.
     """
     by_problem = ["problem_id"] if "problem_id" in record.model_fields else []
-    return ", ".join(f'"{name}"' for name in [*by_problem, *record.key, "recorded_at", "record_no"])
+    order = ", ".join(f'"{name}"' for name in [*by_problem, *record.key, "recorded_at", "record_no"])
+    plain, key = f"FROM ({rows}) ORDER BY {order}", key_of(record)
+    [(total, keys)] = connection.execute(
+        f"SELECT coalesce(sum(n), 0)::BIGINT, count(*) FROM (SELECT count(*) AS n FROM ({rows}) GROUP BY {key})"
+    ).fetchall()
+    if keys == total:
+        return plain, keys
+    if "attempt" in record.model_fields and "attempt" not in record.key:
+        return plain, None  # which attempt is valid depends on the table `attempts`, which may still change
+    dead = f"row_number() OVER (PARTITION BY {key} ORDER BY {latest_first(record)}) > 1"
+    return (
+        f"SELECT * EXCLUDE (dead) FROM (SELECT *, {dead} AS dead FROM ({rows})) ORDER BY dead, {order}",
+        keys,
+    )
 
 
 def _selects(place: Place, catalogue: Catalogue, table: str, group: Sequence[Part]) -> list[str]:

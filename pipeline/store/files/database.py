@@ -1,4 +1,4 @@
-"""In-memory DuckDB databases, and functions that write paths and texts in DuckDB's SQL."""
+"""In-memory DuckDB databases, and functions that write paths, texts and keys in DuckDB's SQL."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import duckdb
 
 from diva_grpo.schemas.command import word
 from diva_grpo.schemas.exceptions import StoreError
+from diva_grpo.schemas.records import Record
 
 MAX_SPILL_MB = 20_000
 """MiB that a connection may spill to disk."""
@@ -60,6 +61,20 @@ def literal(path: str, more: str = "") -> str:
             f"DuckDB cannot read patterns in a folder whose path has a backslash: rename {word(path)}"
         )
     return escaped
+
+
+def key_of(record: type[Record]) -> str:
+    """Return the columns of a record's key, for SQL."""
+    return ", ".join(f'"{name}"' for name in record.key)
+
+
+def latest_first(record: type[Record]) -> str:
+    """Return the ORDER BY terms that put the valid record of a key first.
+
+    A record that meets the condition `Record.holds` comes before the others, then the latest record.
+    """
+    known = f"({record.holds}) DESC, " if record.holds else ""
+    return f"{known}recorded_at DESC, record_no DESC"
 
 
 def parquet(files: Sequence[str], *, names: bool = False) -> str:

@@ -8,6 +8,8 @@ The time is in nanoseconds since 1970, by the writer's clock. The hash is the st
 a change of any byte is detected. In a part that was merged by compaction, the column `part` names for each row the
 part in which the row was first written (its *origin*). The metadata of the merged part lists all origins. A reader
 therefore knows which parts a merged part replaces, and can still read the rows of a snapshot whose parts were merged.
+The metadata also has the number of *current* rows: the first rows of the part, one for each key. The rows after them
+are of the same keys and older, so that no view shows them.
 """
 
 from __future__ import annotations
@@ -103,7 +105,7 @@ def as_time(ns: int) -> datetime:
 
 
 class Catalogue:
-    """Lists the parts of a store. Each call lists the files again; only the origins of merged parts are cached.
+    """Lists the parts of a store. Each call lists the files again; only the metadata of merged parts is cached.
 
     Args:
         place: location of the store's files.
@@ -111,7 +113,7 @@ class Catalogue:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._origins: dict[str, frozenset[str]] = {}
+        self._facts: dict[str, tuple[frozenset[str], int | None]] = {}
         self._newest_ns: dict[str, int] = {}
 
     def now_ns(self, table: str) -> int:
@@ -208,21 +210,38 @@ class Catalogue:
             StoreError: the part is damaged.
             FileNotFoundError: the part does not exist any more; a compaction deletes replaced parts.
         """
-        if not part.merged:
-            return frozenset([part.name])
+        return self._merged(table, part)[0] if part.merged else frozenset([part.name])
+
+    def current(self, table: str, part: Part) -> int | None:
+        """Return the number of rows at the start of a part of which no two have the same key; None if it is not known.
+
+        No view shows the rows after them. The number is known for parts that were merged under the present schema.
+
+        Raises:
+            StoreError, FileNotFoundError: see `origins`.
+        """
+        known = part.merged and part.version == SCHEMA_VERSION
+        return self._merged(table, part)[1] if known else None
+
+    def _merged(self, table: str, part: Part) -> tuple[frozenset[str], int | None]:
+        """Return the origins of a merged part and the number of its current rows."""
         path = f"{table}/{part.name}"
-        if path not in self._origins:
+        if path not in self._facts:
             try:
-                self._origins[path] = frozenset(about(self._place, table, part)["origins"])
+                facts = about(self._place, table, part)
+                self._facts[path] = frozenset(facts["origins"]), facts.get("current")
             except FileNotFoundError:
                 raise
             except (OSError, pa.ArrowException, KeyError, ValueError) as error:
                 raise StoreError(damaged(self._place, path)) from error
-        return self._origins[path]
+        return self._facts[path]
 
 
 def about(place: Place, table: str, part: Part) -> dict[str, Any]:
-    """Read the metadata of a part: its `table`, its `origins` (if merged), and `listed` (if its writer lists parts).
+    """Read the metadata of a part.
+
+    These are its `table`, its `origins` (if merged), `current` (if merged, see `Catalogue.current`), and `listed` (if
+    its writer lists parts).
 
     Raises:
         KeyError: the part has no such metadata, as in version 1.
@@ -273,6 +292,7 @@ def publish_stream(
     batches: Iterable[pa.Table],
     origins: Iterable[str] = (),
     *,
+    current: int | None = None,
     not_before_ns: int = 0,
 ) -> Part:
     """Write a part one row group at a time. Unlike `publish`, this does not add it to the list of published parts.
@@ -283,11 +303,12 @@ def publish_stream(
         schema: schema of the rows.
         batches: the row groups.
         origins: for a merged part, the names of the parts in which its rows were first written; otherwise empty.
+        current: for a merged part, the number of its current rows, see `Catalogue.current`.
         not_before_ns: see `publish`.
     """
     merged = sorted(origins)
     said: dict[str, object] = {"table": table, "schema_version": SCHEMA_VERSION}
-    said |= {"origins": merged} if merged else {"listed": True}
+    said |= {"origins": merged, "current": current} if merged else {"listed": True}
     rows = 0
     with place.draft(table) as draft:
         with pq.ParquetWriter(draft, schema.with_metadata(_about(said)), compression="zstd") as writer:

@@ -25,7 +25,7 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _load(connection: duckdb.DuckDBPyConnection, extension: str) -> None:
+def load_extension(connection: duckdb.DuckDBPyConnection, extension: str) -> None:
     """Load an extension from its PyPI package. Without the package, DuckDB searches for it or downloads it."""
     package = importlib.util.find_spec(f"duckdb_extension_{extension}")
     for folder in package.submodule_search_locations or () if package else ():
@@ -109,10 +109,10 @@ def sync(plan: dict[str, Any]) -> dict[str, int]:
     """
     with duckdb.connect() as connection:
         connection.execute("SET enable_progress_bar = false")  # the bar would go to standard output
-        _load(connection, "ducklake")
+        load_extension(connection, "ducklake")
         kind = str(plan["catalog"]).split(":")[1]
         if kind in _BACKENDS:
-            _load(connection, _BACKENDS[kind])
+            load_extension(connection, _BACKENDS[kind])
         # If deletions were stored inside the catalogue, a file without rows would stay listed.
         connection.execute(
             f"ATTACH {_quoted(plan['catalog'])} AS lake "

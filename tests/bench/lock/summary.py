@@ -191,6 +191,7 @@ def times_fewer_tokens(runs: Runs, length: int, arm: str) -> str:
 def _answers(runs: Runs) -> list[str]:
     asked = [
         ("F1 mechanism: (signal - grpo); refuted below 0.3", "signal", "grpo"),
+        ("F1 mechanism with a curve for each problem: (response - grpo)", "response", "grpo"),
         ("F1 with the paper's method on a ladder: (paper_ladder - grpo)", "paper_ladder", "grpo"),
         ("The paper's method as published: (paper - grpo)", "paper", "grpo"),
         ("F2 choice: (signal - uniform)", "signal", "uniform"),

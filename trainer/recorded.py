@@ -19,6 +19,7 @@ from diva_grpo.schemas.records import Prompt as PromptRecord
 from diva_grpo.schemas.records import Rollout
 from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.diagnosis import DiagnosisCallback
+from diva_grpo.trainer.heap import settled_heap
 from diva_grpo.trainer.keeper import WordKeeper
 from diva_grpo.trainer.prompts import Prompt
 from diva_grpo.trainer.recorder import Recorder, RecorderCallback
@@ -123,7 +124,8 @@ class RecordedGRPOTrainer(ResumableGRPOTrainer):
         with self._own_run(resume_from_checkpoint) as run_id:
             self.recorder.run_id = run_id
             try:
-                done: TrainOutput = super().train(resume_from_checkpoint, *args, **kwargs)
+                with settled_heap():
+                    done: TrainOutput = super().train(resume_from_checkpoint, *args, **kwargs)
                 return done
             finally:
                 self.recorder.flush(self.state.global_step)

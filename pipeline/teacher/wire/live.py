@@ -7,19 +7,16 @@ implemented here, because a 429 must delay all requests and must not use up the 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import math
 import os
 import random
-import ssl
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ import openai
 
 from diva_grpo.pipeline.teacher.wire.completion import read_completion
 from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_name, routes_of
+from diva_grpo.pipeline.teacher.wire.http import http_client
 from diva_grpo.pipeline.teacher.wire.keys import key_for
 from diva_grpo.pipeline.teacher.wire.limits import Limits
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome, one_line
@@ -37,7 +35,6 @@ from diva_grpo.schemas.exceptions import OutageError
 
 _RETRIED_STATUS = frozenset({408, 409, *range(500, 600)})
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 8.0
-_POOL_CONNECTIONS = 32
 _MEMORY_HOLDS_S = 600.0
 _SAID_AFTER_S = 5.0
 """`LiveExchange.note` mentions a wait only if it is longer than this."""
@@ -88,11 +85,7 @@ class _Line:
         )
         most = max(1, round(config.concurrency * share))
         self.limits = Limits(most, requests, tokens)
-        # For each request the HTTP client looks at every connection of its pool. With hundreds of connections this
-        # takes a third of the time, so there are several small pools.
-        number = math.ceil(most / _POOL_CONNECTIONS)
-        self._clients = itertools.cycle([_client(config, route, self._key) for _ in range(number)])
-        self._number = number
+        self._client = _client(config, route, self._key)
 
     async def attempt(self, parameters: dict[str, Any]) -> _Attempt:
         """Send a request once."""
@@ -105,7 +98,7 @@ class _Line:
             # The timeout of the client is for each read; this one is for the whole request.
             async with asyncio.timeout(self._timeout_s):
                 # Not `chat.completions.create`: it validates all parameters and the answer, which doubles the time.
-                response = await next(self._clients).post(
+                response = await self._client.post(
                     "/chat/completions", cast_to=httpx2.Response, body=parameters
                 )
         except (TimeoutError, openai.APITimeoutError):
@@ -150,14 +143,7 @@ class _Line:
         return text.replace(self._key, "[key]") if is_secret else text
 
     async def close(self) -> None:
-        for client in itertools.islice(self._clients, self._number):
-            await client.close()
-
-
-@cache
-def _trust() -> ssl.SSLContext:
-    """The certificates of the system. Cached for all clients of the process, because reading them takes 60 ms."""
-    return httpx2.create_ssl_context()
+        await self._client.close()
 
 
 def _client(config: TeacherConfig, route: Route, key: str) -> openai.AsyncOpenAI:
@@ -165,10 +151,7 @@ def _client(config: TeacherConfig, route: Route, key: str) -> openai.AsyncOpenAI
         "api_key": key or "none",  # the client needs a key, even for a local server that ignores it
         "max_retries": 0,
         "timeout": config.timeout_s,
-        # No limits: no request waits for a connection, and connections stay open for the next request.
-        "http_client": openai.DefaultAsyncHttpxClient(
-            verify=_trust(), limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-        ),
+        "http_client": http_client(route.base_url),
     }
     if config.api_version is None:
         return openai.AsyncOpenAI(base_url=route.base_url, **options)

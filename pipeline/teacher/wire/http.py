@@ -7,7 +7,8 @@ import ipaddress
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -32,7 +33,7 @@ def http_client(url: str) -> httpx2.AsyncClient:
         ConfigError: the environment names a proxy that cannot be used.
     """
     if not _has_proxy(url):
-        return openai.DefaultAsyncHttpxClient(transport=AiohttpTransport())
+        return _DirectClient(transport=AiohttpTransport())
     try:
         return openai.DefaultAsyncHttpxClient(
             # No limits: no request waits for a connection, and connections stay open for the next request.
@@ -48,6 +49,19 @@ def http_client(url: str) -> httpx2.AsyncClient:
         raise ConfigError(
             f"{url}: the environment names a proxy that cannot be used: {one_line(error)}"
         ) from error
+
+
+class _DirectClient(openai.DefaultAsyncHttpxClient):
+    """A client that parses each URL once; to parse one takes as long as to send a request."""
+
+    def build_request(self, method: str, url: httpx2.URL | str, **options: Any) -> httpx2.Request:
+        """See `httpx2.AsyncClient.build_request`."""
+        return super().build_request(method, _parsed(str(url)), **options)
+
+
+@lru_cache(64)
+def _parsed(url: str) -> httpx2.URL:
+    return httpx2.URL(url)
 
 
 def _has_proxy(url: str) -> bool:

@@ -29,7 +29,14 @@ from diva_grpo.pipeline.teacher.wire.http import http_client
 from diva_grpo.pipeline.teacher.wire.keys import key_for
 from diva_grpo.pipeline.teacher.wire.limits import Limits
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome, one_line
-from diva_grpo.pipeline.teacher.wire.refusal import cannot_pass, moderated, names_mode, names_role, too_long
+from diva_grpo.pipeline.teacher.wire.refusal import (
+    cannot_pass,
+    moderated,
+    names_mode,
+    names_role,
+    said_wait_s,
+    too_long,
+)
 from diva_grpo.schemas.config import Route, TeacherConfig
 from diva_grpo.schemas.exceptions import OutageError
 
@@ -61,6 +68,13 @@ class _Attempt:
     outcome: Outcome
     retry_after_s: float | None = None
     connected: bool | None = True
+
+    @property
+    def wait_s(self) -> float | None:
+        """Seconds to wait after a 429: by the header, else by the text of the error; None if neither says it."""
+        if self.retry_after_s is not None or self.outcome.outcome != "http_429":
+            return self.retry_after_s
+        return said_wait_s(f"{self.outcome.detail} {self.outcome.said}")
 
 
 class _Line:
@@ -110,14 +124,17 @@ class _Line:
         except openai.APIStatusError as error:
             body = f"{error.code or ''} {error.type or ''} {error.response.text[:2_000]}"
             # Azure's content filter refuses a prompt with an HTTP status.
-            is_refusal = moderated(error.status_code, body)
-            failure = "refusal" if is_refusal else f"http_{error.status_code}"
+            failure = f"http_{error.status_code}"
+            if moderated(error.status_code, body):
+                failure = "refusal"
+            elif error.code == "json_validate_failed":  # Groq's word for an answer that is no JSON
+                failure = "parse"
             # The message of the client omits everything outside an `error` object, such as a list of validation errors.
             said = isinstance(error.body, dict) and isinstance(error.body.get("message"), str)
             message = error.message if said else f"{error.message}: {error.response.text}"
             parameter = error.param if isinstance(error.param, str) else None  # the package does not check it
             detail = self._clean(message)
-            if long := too_long(body):
+            if error.status_code != 429 and (long := too_long(body)):
                 detail = one_line(f"{long}: {detail}")
             outcome = Outcome(None, failure, detail, parameter=parameter, said=body)
             return _Attempt(outcome, _retry_after_s(error.response.headers))
@@ -243,7 +260,7 @@ class LiveExchange:
                 line.limits.leave(over)
                 self._changed.set()
             if outcome.outcome == "http_429":
-                line.limits.limited(sent_at, attempt.retry_after_s)
+                line.limits.limited(sent_at, attempt.wait_s)
             elif outcome.outcome not in ("network", "timeout"):
                 line.limits.accepted(sent_at)
                 self._accepted_at = time.monotonic()
@@ -274,12 +291,12 @@ class LiveExchange:
         """
         if attempt.connected is False and not line.was_reached and sent >= _UNREACHED_AFTER:
             return "check --base-url (most end in /v1), and that a server listens there"
-        wait = attempt.retry_after_s
+        wait = attempt.wait_s
         if attempt.outcome.outcome == "http_429" and wait and wait > max(60.0, self._config.patience_s):
             return (
                 f"it asks to wait until {_clock(time.time() + wait)}: run again then, or raise --patience-s"
             )
-        return cannot_pass(attempt.outcome, comes_back=wait is not None)
+        return cannot_pass(attempt.outcome, comes_back=attempt.retry_after_s is not None)
 
     async def _admitted(self, tokens: float, not_again: _Line | None) -> tuple[_Line, float]:
         """Wait until a request may be sent.
@@ -369,7 +386,7 @@ class _Retries:
         if failure == "http_429":
             waited = time.monotonic() - max(self._started, accepted_at)
             # No delay here, because `Limits` makes all requests pause.
-            return None if waited + (attempt.retry_after_s or 0) > self._patience_s else 0.0
+            return None if waited + (attempt.wait_s or 0) > self._patience_s else 0.0
         if failure == "parse":
             self._garbled -= 1
             return 0.0 if self._garbled >= 0 else None

@@ -211,8 +211,10 @@ class Teacher:
 
     async def _send(self, asked: _Asked) -> Outcome:
         parameters = asked.parameters()
+        # With `fresh` in it, so that such a run does not get what a batch of an earlier, crashed run has brought.
+        fresh = {"fresh": True} if self.config.fresh else {}
         outcome = await self._exchange.send(
-            parameters, request_hash({"key": asked.request.key, **parameters})
+            parameters, request_hash({"key": asked.request.key, **fresh, **parameters})
         )
         self._keeping += 1  # until the journal has it, because an interrupted run waits for that
         return outcome
@@ -239,6 +241,7 @@ class Teacher:
             created_at=now_text(),
             settled=settled,
             fresh=self.config.fresh,
+            reasoning_tokens=outcome.reasoning_tokens,
         )
         try:
             await self._journal.keep(entry)

@@ -203,6 +203,17 @@ def test_tokens_by_other_names_are_counted() -> None:
     assert (outcome.prompt_tokens, outcome.completion_tokens) == (5, 7)
 
 
+def test_thoughts_are_counted_in_the_ledger(store: VariantStore) -> None:
+    counts = {
+        "prompt_tokens": 5,
+        "completion_tokens": 9,
+        "completion_tokens_details": {"reasoning_tokens": 7},
+    }
+    with serving(Endpoint(Reply(_changed(usage=counts)))) as endpoint:
+        _ask(store, endpoint)
+    assert store.query("SELECT completion_tokens, reasoning_tokens FROM calls") == [(9, 7)]
+
+
 @pytest.mark.parametrize("reason", ["error", "abort", "insufficient_system_resource"])
 def test_answer_that_was_broken_off_is_requested_again(store: VariantStore, reason: str) -> None:
     broken = Reply(_changed('{"rewordings": ["a', choice={"finish_reason": reason}))

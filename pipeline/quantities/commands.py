@@ -26,10 +26,11 @@ rmfamily rmoustache root rotatebox rtimes rule rVert rvert
 """
 _BEGINNING_WITH_T = """
 tabular tabularnewline tag tan tanh tau tbinom tdots text textasciicircum textasciitilde textbackslash textbf
-textbullet textcircled textcolor textdegree textdollar textgreater textit textless textmd textnormal textquotesingle textrm
-textsc textsf textsl textstyle textsubscript textsuperscript texttt textup tfrac tg th therefore theta thetasym thickapprox
-thicksim thickspace thinspace tilde times tiny to top toprule triangle triangledown triangleleft trianglelefteq
-triangleq triangleright trianglerighteq tt twoheadleftarrow twoheadrightarrow
+textbullet textcircled textcolor textdegree textdollar textgreater textit textless textmd textnormal
+textquotesingle textrm textsc textsf textsl textstyle textsubscript textsuperscript texttt textup tfrac tg th
+therefore theta thetasym thickapprox thicksim thickspace thinspace tilde times tiny to top toprule triangle
+triangledown triangleleft trianglelefteq triangleq triangleright trianglerighteq tt twoheadleftarrow
+twoheadrightarrow
 """
 _OTHERS = """
 aleph Alpha amalg and angle approx approxeq arccos arcsin arctan arg array arrow ast asymp atop backslash bar

@@ -214,7 +214,7 @@ class Journal:
 
     def _entries(self, condition: str, *values: str | int) -> list[Entry]:
         rows = self._rows(f"SELECT {', '.join(_COLUMNS)} FROM entries WHERE {condition}", *values)
-        return [Entry(*row[:-3], *map(bool, row[-3:-1]), row[-1]) for row in rows]
+        return [Entry(*row[:-3], *map(bool, row[-3:-1]), *row[-1:]) for row in rows]
 
     def _rows(self, statement: str, *values: str | int) -> list[Any]:
         with _naming(self._path):

@@ -206,6 +206,10 @@ class Call(Record):
     completion_tokens: int | None = Field(
         default=None, description="tokens answered, as the endpoint counts them"
     )
+    reasoning_tokens: int | None = Field(
+        default=None,
+        description="tokens of thoughts among those answered; NULL if the endpoint does not tell",
+    )
     cost_usd: float | None = Field(
         default=None, description="dollars; NULL if the price of the model is unknown"
     )

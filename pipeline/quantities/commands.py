@@ -11,24 +11,26 @@ pi Pi Psi psi rho sigma Sigma tau theta Theta upsilon Upsilon varepsilon varphi 
 Xi xi zeta
 """
 _BEGINNING_WITH_N = """
-nabla natural ncong ne nearrow neg neq nequiv newcommand newline nexists ngeq ngeqslant ngtr ni nleftarrow
+nabla natural ncong ne nearrow neg negmedspace negthickspace negthinspace neq nequiv newcommand newline newpage
+nexists ngeq ngeqslant ngtr ni nicefrac nleftarrow
 nLeftarrow nLeftrightarrow nleftrightarrow nleq nleqslant nless nmid nobreak nobreakspace noindent nolimits
 nonumber norm normalfont normalsize not notag notin nparallel nprec npreceq nrightarrow nRightarrow nsim
 nsubset nsubseteq nsucc nsucceq nsupset nsupseteq ntriangleleft ntrianglelefteq ntriangleright
 ntrianglerighteq nu num nVdash nvdash nwarrow
 """
 _BEGINNING_WITH_R = """
-raggedleft raggedright raise raisebox rangle rank rbrace rbrack rceil ref relax renewcommand restriction
+raggedleft raggedright raise raisebox rangle rank rbrace rbrack rceil ref relax renewcommand resizebox restriction
 rfloor rgroup rhd rho right rightangle rightarrow rightarrowtail rightharpoondown rightharpoonup
 rightleftarrows rightleftharpoons rightrightarrows rightsquigarrow rightthreetimes risingdotseq rlap rm
 rmfamily rmoustache root rotatebox rtimes rule rVert rvert
 """
 _BEGINNING_WITH_T = """
-tabular tag tan tanh tau tbinom tdots text textasciicircum textasciitilde textbackslash textbf textbullet
-textcircled textcolor textdegree textdollar textgreater textit textless textmd textnormal textrm textsc textsf
-textsl textstyle textsubscript textsuperscript texttt textup tfrac tg th therefore theta thetasym thickapprox
-thicksim thickspace thinspace tilde times tiny to top triangle triangledown triangleleft trianglelefteq
-triangleq triangleright trianglerighteq tt twoheadleftarrow twoheadrightarrow
+tabular tabularnewline tag tan tanh tau tbinom tdots text textasciicircum textasciitilde textbackslash textbf
+textbullet textcircled textcolor textdegree textdollar textgreater textit textless textmd textnormal
+textquotesingle textrm textsc textsf textsl textstyle textsubscript textsuperscript texttt textup tfrac tg th
+therefore theta thetasym thickapprox thicksim thickspace thinspace tilde times tiny to top toprule triangle
+triangledown triangleleft trianglelefteq triangleq triangleright trianglerighteq tt twoheadleftarrow
+twoheadrightarrow
 """
 _OTHERS = """
 aleph Alpha amalg and angle approx approxeq arccos arcsin arctan arg array arrow ast asymp atop backslash bar

@@ -214,7 +214,9 @@ def _is_escaped_again(text: str) -> bool:
         return True
     signs = [run[2] for run in even]
     in_pairs = signs.count("(") == signs.count(")") and signs.count("[") == signs.count("]")
-    return bool(signs) and in_pairs and len(even) == len(runs) and set(signs) <= set("()[]{}$%#&_")
+    in_rows = any(_in_rows(text, run.start()) for run in even)
+    known = set("()[]{}$%#&_") if in_rows else set(_PUNCTUATION)
+    return bool(signs) and in_pairs and len(even) == len(runs) and set(signs) <= known
 
 
 def _without_doubled(text: str, otherwise: list[str]) -> str:

@@ -24,7 +24,7 @@ from diva_grpo.pipeline.teacher.structured import ShapeError, read_mended, read_
 from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_name, speaks_openai
 from diva_grpo.pipeline.teacher.wire.live import LiveExchange, outage
 from diva_grpo.pipeline.teacher.wire.outcome import OUTAGE, Exchange, Outcome
-from diva_grpo.pipeline.teacher.wire.refusal import names_mode, names_role
+from diva_grpo.pipeline.teacher.wire.refusal import FORM_REFUSED, names_mode, names_role
 from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.exceptions import TeacherError
 from diva_grpo.schemas.replies import Answer, Reply
@@ -37,9 +37,6 @@ GIVE_UP_AFTER = 16
 
 UNENFORCED_AFTER = 3
 """Number of structured answers after which the output mode `auto` uses a simpler mode, if none had the asked shape."""
-
-_REFUSED = frozenset({"http_400", "http_404", "http_415", "http_422"})
-"""Failures with which endpoints refuse a parameter that they do not support."""
 
 _PAID = frozenset({"refusal", "length", "no_answer", "parse", "schema"})
 """Failures of requests that were paid for. Without `retry_failed` they are not sent again."""
@@ -214,8 +211,10 @@ class Teacher:
 
     async def _send(self, asked: _Asked) -> Outcome:
         parameters = asked.parameters()
+        # With `fresh` in it, so that such a run does not get what a batch of an earlier, crashed run has brought.
+        fresh = {"fresh": True} if self.config.fresh else {}
         outcome = await self._exchange.send(
-            parameters, request_hash({"key": asked.request.key, **parameters})
+            parameters, request_hash({"key": asked.request.key, **fresh, **parameters})
         )
         self._keeping += 1  # until the journal has it, because an interrupted run waits for that
         return outcome
@@ -242,6 +241,7 @@ class Teacher:
             created_at=now_text(),
             settled=settled,
             fresh=self.config.fresh,
+            reasoning_tokens=outcome.reasoning_tokens,
         )
         try:
             await self._journal.keep(entry)
@@ -268,13 +268,15 @@ class Teacher:
     def _other_dialect(self, dialect: Dialect, outcome: Outcome) -> Dialect | None:
         if not self._is_refusal(outcome):
             return None
-        cause = outcome.parameter or outcome.detail or ""
-        return dialect.after_refusal(cause, may_change_mode=self.config.output_mode == "auto")
+        may_change_mode = self.config.output_mode == "auto"
+        causes = filter(None, (outcome.parameter, outcome.detail))
+        found = (dialect.after_refusal(cause, may_change_mode=may_change_mode) for cause in causes)
+        return next(filter(None, found), None)
 
     def _is_refusal(self, outcome: Outcome) -> bool:
         """Whether an endpoint may have refused the form of the request. Some answer with a status of 500 or more."""
         words = outcome.detail or ""
-        return outcome.outcome in _REFUSED or (
+        return outcome.outcome in FORM_REFUSED or (
             outcome.outcome.startswith("http_5") and (names_mode(words) or names_role(words))
         )
 

@@ -54,6 +54,7 @@ class Entry:
         created_at: time of the entry, see `now_text`.
         settled: whether this is the final outcome of the request. If not, the same run sent it again in another form.
         fresh: whether a new answer was requested although there was one. The new answer then replaces the old one.
+        reasoning_tokens: how many of the completion tokens were thoughts; None if unknown.
     """
 
     request_hash: str
@@ -73,6 +74,7 @@ class Entry:
     created_at: str
     settled: bool = True
     fresh: bool = False
+    reasoning_tokens: int | None = None
 
 
 def request_hash(identity: dict[str, Any]) -> str:
@@ -100,13 +102,13 @@ _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",  # a commit survives a crash of the machine
 )
-_VERSION = 1
+_VERSION = 2
 _TABLES = (
     "CREATE TABLE entries (id INTEGER PRIMARY KEY, request_hash TEXT, purpose TEXT, endpoint TEXT, "
     "model TEXT, problem_id TEXT, content TEXT, outcome TEXT, detail TEXT, prompt_tokens INTEGER, "
     "completion_tokens INTEGER, cost_usd REAL, latency_s REAL, attempts INTEGER, output_mode TEXT, "
     "created_at TEXT, settled INTEGER NOT NULL DEFAULT 1, fresh INTEGER NOT NULL DEFAULT 0, "
-    "in_ledger INTEGER NOT NULL DEFAULT 0)",
+    "in_ledger INTEGER NOT NULL DEFAULT 0, reasoning_tokens INTEGER)",
     "CREATE INDEX entries_by_key ON entries (request_hash)",
     # Only few entries are not in the ledger yet. Without this index, each shard would read all entries.
     "CREATE INDEX entries_not_in_ledger ON entries (id) WHERE in_ledger = 0",
@@ -117,10 +119,11 @@ _FROM_VERSION_0 = (
     "ALTER TABLE entries RENAME TO entries_0",
     "DROP INDEX IF EXISTS not_in_ledger",
     *_TABLES,
-    f"INSERT INTO entries ({', '.join(_COLUMNS[:-2])}, in_ledger) "
-    f"SELECT {', '.join(_COLUMNS[:-2])}, in_ledger FROM entries_0 ORDER BY created_at",
+    f"INSERT INTO entries ({', '.join(_COLUMNS[:-3])}, in_ledger) "
+    f"SELECT {', '.join(_COLUMNS[:-3])}, in_ledger FROM entries_0 ORDER BY created_at",
     "DROP TABLE entries_0",
 )
+_FROM_VERSION_1 = ("ALTER TABLE entries ADD COLUMN reasoning_tokens INTEGER",)
 
 _LEDGER_SLICE = 5_000
 """Number of rows that are added to the ledger at once, so that memory does not grow with the length of a run."""
@@ -211,7 +214,7 @@ class Journal:
 
     def _entries(self, condition: str, *values: str | int) -> list[Entry]:
         rows = self._rows(f"SELECT {', '.join(_COLUMNS)} FROM entries WHERE {condition}", *values)
-        return [Entry(*row[:-2], *map(bool, row[-2:])) for row in rows]
+        return [Entry(*row[:-3], *map(bool, row[-3:-1]), *row[-1:]) for row in rows]
 
     def _rows(self, statement: str, *values: str | int) -> list[Any]:
         with _naming(self._path):
@@ -323,7 +326,7 @@ class Journal:
         return len(rows)
 
 
-_SUMS = ("prompt_tokens", "completion_tokens", "cost_usd", "attempts")
+_SUMS = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cost_usd", "attempts")
 _CALL = {
     name: f"sum({name})" if name in _SUMS else f"max({name}) FILTER (WHERE place = 1)"
     for name in Call.model_fields
@@ -385,7 +388,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
             raise StoreError(f"the journal {path} is of a later version: update diva-grpo")
         if version < _VERSION:
             old = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'entries'").fetchone()
-            for statement in _FROM_VERSION_0 if old else _TABLES:
+            for statement in (_FROM_VERSION_1 if version else _FROM_VERSION_0) if old else _TABLES:
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {_VERSION}")
 

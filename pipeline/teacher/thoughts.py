@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 
 _NAMES = (
-    r"(?:think|thinking|thoughts?|thought_process|reasoning|reflection|scratchpad|analysis|inner_monologue"
+    r"(?:think|thinking|thoughts?|thought_process|reasoning|reflection|scratch_?pad|analysis|(?:inner|internal)_monologue"
     r"|[a-z]+:think(?:ing)?)"
 )
 _OPENING = (
-    rf"(?:<{_NAMES}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>"
+    rf"(?:<\s*{_NAMES}(?:\s[^<>]*)?>|\[THINK\]|◁think▷|<\|begin_of_thought\|>"
     r"|<\|START_THINKING\|>|<\|think(?:ing)?\|>|<unused94>)"
 )
 _CLOSING = (
-    rf"(?:</{_NAMES}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>"
+    rf"(?:</\s*{_NAMES}\s*>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>"
     r"|<\|END_THINKING\|>|<\|/think(?:ing)?\|>|<unused95>)"
 )
 _PAIR = re.compile(rf"{_OPENING}.*?{_CLOSING}", re.DOTALL | re.IGNORECASE)
@@ -26,8 +26,13 @@ _FINAL = re.compile(
     r"<\|channel\|?>\s*final\b.*?(?:<\|message\|>|\n)(.*?)(?:<\|(?:end|return|start|call|channel)\|?>|\Z)",
     re.DOTALL,
 )
-_FINAL_WITHOUT_MARKS = re.compile(r"\Aanalysis.*assistantfinal", re.DOTALL)
-"""The thoughts of gpt-oss, in the text of a server that has removed the special tokens."""
+_CHANNEL_CLOSED = "<channel|>"
+"""End of a channel of Gemma 4; the answer follows it without a mark."""
+_WITHOUT_MARKS = re.compile(
+    r"\A(?:analysis.*assistantfinal|Here(?: is|'s) my thought process:.*Here(?: is|'s) my response:)",
+    re.DOTALL,
+)
+"""The thoughts of gpt-oss, in the text of a server that has removed the special tokens, and those of Granite."""
 
 
 def without_thoughts(text: str) -> str:
@@ -39,8 +44,10 @@ def without_thoughts(text: str) -> str:
     """
     if _CHANNEL.search(text):
         finals = _FINAL.findall(text)
-        return finals[-1].strip() if finals else ""
-    text = _FINAL_WITHOUT_MARKS.sub("", text)
+        return (
+            finals[-1] if finals else text.rpartition(_CHANNEL_CLOSED)[2] if _CHANNEL_CLOSED in text else ""
+        ).strip()
+    text = _WITHOUT_MARKS.sub("", text)
     text = _PAIR.sub("", text)
     closed = [*_CLOSED.finditer(text)]
     if closed:

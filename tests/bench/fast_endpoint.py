@@ -23,7 +23,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-CONTENT = '{"rewordings": ["one", "two"]}'
+_NUMBER = "NUMBER"
+CONTENT = f'{{"rewordings": ["one {_NUMBER}", "two {_NUMBER}"]}}'
+"""An answer; each has a number of its own, since the same text would be solved only once."""
 
 FAULTS = {
     "429 with Retry-After": 0.1,
@@ -124,7 +126,8 @@ class Behaviour:
                 return 200, bytes(range(256)), {}, self.delay_s
         self.counts["answers"] += 1
         self.by_second[int(now - self._started)] += 1
-        answer = self._answer if b"json_schema" in request else self._solved
+        numbered = self._answer.replace(_NUMBER.encode(), b"%d" % self.counts["answers"])
+        answer = numbered if b"json_schema" in request else self._solved
         return 200, answer, {}, self._drawn_s(now)
 
     def _limited(self, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str], float]:

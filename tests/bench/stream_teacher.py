@@ -5,14 +5,17 @@
 
 Ideal is the concurrency over the mean latency. `steady` is the share of it from the moment the window is full to the
 last request, `whole` that of the whole run with its beginning and its end; both from the endpoint's own records, so
-that neither the start of Python nor the reading of the store counts. Prints a table.
+that neither the start of Python nor the reading of the store counts. `steady` is empty if the window was never full.
+The CPU time is that of the run without the endpoint's. Prints a table.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
+from itertools import accumulate
 from pathlib import Path
 
 from tabulate import tabulate
@@ -59,25 +62,27 @@ def _problems(store: VariantStore, number: int, *, with_candidates: bool) -> Non
         )
 
 
-def figures(spans: list[tuple[float, float]], at_once: int) -> dict[str, float]:
+def figures(spans: list[tuple[float, float]], at_once: int) -> dict[str, float | None]:
     """Shares of the ideal rate, from when each request came and how long it took."""
     spans = sorted(spans)
     mean = sum(delay for _, delay in spans) / len(spans)
     events = sorted([(at, 1) for at, _ in spans] + [(at + delay, -1) for at, delay in spans])
-    in_flight, full_at = 0, spans[-1][0]
-    for at, step in events:
-        in_flight += step
-        if in_flight >= 0.98 * at_once:
-            full_at = at
-            break
+    in_flight = list(accumulate(step for _, step in events))
+    full_at = next(
+        (at for (at, _), n in zip(events, in_flight, strict=True) if n >= 0.98 * at_once), math.inf
+    )
     first, last, end = spans[0][0], spans[-1][0], max(at + delay for at, delay in spans)
     busy = sum(max(0.0, min(at + delay, last) - max(at, full_at)) for at, delay in spans)
     span = last - full_at
+    was_full = span > 0
     return {
         "mean latency, s": round(mean, 2),
         "ideal, requests/s": round(at_once / mean, 1),
-        "in the steady state, requests/s": round(sum(full_at <= at < last for at, _ in spans) / span, 1),
-        "steady": round(busy / span / at_once, 3),
+        "most at once": max(in_flight),
+        "in the steady state, requests/s": round(sum(full_at <= at < last for at, _ in spans) / span, 1)
+        if was_full
+        else None,
+        "steady": round(busy / span / at_once, 3) if was_full else None,
         "whole": round(len(spans) / (end - first) * mean / at_once, 3),
         "from first to last request, s": round(last - first, 1),
         "to the last answer, s": round(end - first, 1),
@@ -91,14 +96,15 @@ def run(verb: str, latency: str, mean_s: float, at_once: int, requests: int) -> 
     with tempfile.TemporaryDirectory() as folder, fast_endpoint(*options) as url:
         store = VariantStore(Path(folder) / "store", create=True)
         _problems(store, max(1, requests // a_problem), with_candidates=verb == "verify")
-        started = time.monotonic()
+        started, cpu_s = time.monotonic(), time.process_time()
         with Session(store, TeacherConfig(model="m", base_url=url, concurrency=at_once)) as session:
             curate(session, stages)
-        took = time.monotonic() - started
+        took, cpu_s = time.monotonic() - started, time.process_time() - cpu_s
         spans = counts_of(url)["spans"]
     return {"verb": verb, "latency": latency, "at once": at_once, "requests": len(spans)} | {
         **figures(spans, at_once),
         "run, s": round(took, 1),
+        "CPU, ms a request": round(1e3 * cpu_s / len(spans), 2),
     }
 
 

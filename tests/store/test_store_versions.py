@@ -52,8 +52,8 @@ SCHEMA = {
     """,
     "calls": """
         request_hash:string purpose:string endpoint:string model:string problem_id:string
-        prompt_tokens:int64 completion_tokens:int64 cost_usd:double latency_s:double attempts:int64
-        outcome:string output_mode:string created_at:timestamp[us] recorded_at:timestamp[us]
+        prompt_tokens:int64 completion_tokens:int64 reasoning_tokens:int64 cost_usd:double latency_s:double
+        attempts:int64 outcome:string output_mode:string created_at:timestamp[us] recorded_at:timestamp[us]
         record_no:int32
     """,
     "runs": """

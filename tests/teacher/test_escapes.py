@@ -175,6 +175,20 @@ def test_ends_of_rows_stay(writer: str) -> None:
     assert read_string(WRITERS[writer](ROWS)).text == ROWS
 
 
+NORMS = [
+    r"$\|v\|$",
+    r"$a\,b\;c\:d\!e$",
+    r"$\negthinspace x \nicefrac{1}{2}$",
+    r"\resizebox{1cm}{!}{\tabularnewline}",
+]
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("text", NORMS)
+def test_signs_and_rarer_commands_come_through(text: str, writer: str) -> None:
+    assert read_string(WRITERS[writer](text)).text == text
+
+
 def test_what_was_mended_is_told() -> None:
     _, told = read_mended(r'{"rewordings": ["$\beta \times 3$"]}', Rewordings)
     assert told == r"mended: 2 backslashes read as LaTeX (\beta \times)"

@@ -424,6 +424,19 @@ def test_journal_of_the_first_version_keeps_its_answers(store: VariantStore) -> 
         assert journal.to_ledger(store) == 1
 
 
+def test_journal_of_version_1_gets_the_column_of_thoughts(store: VariantStore) -> None:
+    with Journal.of_store(store) as journal:
+        asyncio.run(journal.keep(_entry(content="paid")))
+    with sqlite3.connect(store.root / "journal.sqlite") as connection:
+        connection.execute("ALTER TABLE entries DROP COLUMN reasoning_tokens")
+        connection.execute("PRAGMA user_version = 1")
+    with Journal.of_store(store) as journal:
+        assert journal.answer("k") == _entry(content="paid")
+        asyncio.run(journal.keep(_entry("l", reasoning_tokens=7)))
+        journal.to_ledger(store)
+    assert store.query("SELECT reasoning_tokens FROM calls ORDER BY request_hash") == [(None,), (7,)]
+
+
 @pytest.mark.parametrize("values", [{"detail": "\ud800"}, {"prompt_tokens": 10**30}])
 def test_entry_that_cannot_be_written_is_an_error_and_holds_up_nothing(
     journal: Journal, values: dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import threading
 from typing import Any
@@ -125,15 +126,14 @@ def test_failures_on_the_way_are_no_success_and_are_asked_again(
 
 
 def test_curate_ends_too_and_goes_on(diva: Diva, store: VariantStore) -> None:
-    curate = ("curate", *GENERATE[1:], *VERIFY[1:], *LABEL[1:])
     with serving(Failing(FOR_GOOD["credit"][0], after=7)) as endpoint:
-        ended = _run(diva, store, curate, endpoint)
+        ended = _run(diva, store, CURATE, endpoint)
         assert ended.code == 1
         assert len(endpoint.requests) == 8
         assert "add credit" in ended.err
         assert store.query("SELECT outcome FROM runs") == [("failed",)]
         endpoint.failure = None
-        assert _run(diva, store, curate, endpoint).code == 0
+        assert _run(diva, store, CURATE, endpoint).code == 0
 
 
 def test_other_routes_go_on_without_the_one_that_has_no_credit(store: VariantStore) -> None:
@@ -182,3 +182,37 @@ def test_endless_429s_say_what_is_waited_for(store: VariantStore, monkeypatch: p
         lines
     )
     assert meter.sent == len(endpoint.requests)
+
+
+PASSING: dict[str, Reply] = {
+    "network": Reply(drop=True),
+    "cut": Reply(b"{", cut=True),
+    "503": Reply(b"", 503),
+    "502": Reply(b"<html>", 502),
+    "429s without end": _error(429, "slow down"),
+    "500 inside 200": json_reply({"error": {"message": "upstream", "code": 500}}),
+}
+CURATE = ("curate", *GENERATE[1:], *VERIFY[1:], *LABEL[1:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", [*VERBS, "curate"])
+@pytest.mark.parametrize("kind", [*PASSING, "credit", "key", "model", "quota"])
+def test_outage_at_any_moment(diva: Diva, store: VariantStore, kind: str, verb: str) -> None:
+    failure = PASSING[kind] if kind in PASSING else FOR_GOOD[kind][0]
+    arguments = {**VERBS, "curate": CURATE}[verb]
+    _plant(store)
+    after = random.Random(f"{kind} {verb}").randint(0, 3)  # fewer than any verb sends
+    options = {"concurrency": 4, "max-retries": 1, "patience-s": 1}
+    with serving(Failing(failure, after)) as endpoint:
+        ended = _run(diva, store, arguments, endpoint, **options)
+        assert ended.code == 1, ended.err
+        assert store.query("SELECT outcome FROM runs") == [("failed",)]
+        if kind not in PASSING:
+            assert len(endpoint.requests) <= after + 4, "only what was in flight"
+        endpoint.failure = None
+        again = _run(diva, store, arguments, endpoint, **options)
+        assert again.code == 0, again.err
+        sent = len(endpoint.requests)
+        assert _run(diva, store, arguments, endpoint, **options).code == 0
+        assert len(endpoint.requests) == sent, "nothing is left to do"

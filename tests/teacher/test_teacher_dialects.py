@@ -156,7 +156,7 @@ def test_configured_output_mode_is_kept_whatever_the_endpoint_says(store: Varian
 @pytest.mark.parametrize(
     "message",
     [
-        "no such model",
+        "no such voice",
         "Invalid image",
     ],
 )

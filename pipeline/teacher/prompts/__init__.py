@@ -48,19 +48,21 @@ class Prompt:
         texts = {name: str(value) for name, value in values.items()}
         names = {name for _, name in _MARK.findall(self.user)}
         user = self.user
-        if any(_looks_like(name, text) for name in names for text in texts.values()):
+        shown = [_shown(text) for text in texts.values()]
+        if any(f"<{name}" in text or f"/{name}" in text for name in names for text in shown):
             user = _MARK.sub(rf"\1\2-{_suffix(texts.values())}>", user)
         return Template(user).substitute(texts)
 
 
-def _looks_like(mark: str, text: str) -> bool:
-    """Whether a text contains something that a model may read as this mark, ignoring case, width and accents."""
-    shown = "".join(
+def _shown(text: str) -> str:
+    """A text as a model may read the marks in it: without case, width, accents and spaces. Empty if it has no marks."""
+    if text.isascii() and "<" not in text and "/" not in text:
+        return ""
+    return "".join(
         character
         for character in unicodedata.normalize("NFKD", text).casefold().translate(_ALIKE)
         if not character.isspace() and unicodedata.category(character) not in ("Cf", "Mn")
     )
-    return f"<{mark}" in shown or f"/{mark}" in shown
 
 
 def _suffix(texts: Iterable[str]) -> str:

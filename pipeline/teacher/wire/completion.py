@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 import re
 from dataclasses import replace
 from typing import Any
@@ -19,6 +21,8 @@ def _text_of(content: object) -> tuple[str | None, bool]:
     """The text of a message's content (None if there is none), and whether the content has parts with thoughts."""
     if content is None or isinstance(content, str):
         return content, False
+    if isinstance(content, dict) and not {"type", "text"} & content.keys():
+        return json.dumps(content, ensure_ascii=False), False  # the answer as an object
     parts = content if isinstance(content, list) else [content]
     texts, thought = [], False
     for part in parts:
@@ -33,7 +37,21 @@ def _text_of(content: object) -> tuple[str | None, bool]:
     return "".join(texts) if texts or thought else None, thought
 
 
-_CUT = frozenset({"length", "max_tokens", "max_output_tokens", "max_length", "model_length", "token_limit"})
+_CUT = frozenset(
+    {
+        "incomplete",
+        "length",
+        "max_length",
+        "max_new_tokens",
+        "max_output_tokens",
+        "max_tokens",
+        "model_length",
+        "token_limit",
+    }
+)
+_BROKEN_OFF = frozenset(
+    {"abort", "aborted", "cancelled", "canceled", "error", "insufficient_system_resource"}
+)
 _FILTERED = frozenset(
     {
         "content_filter",
@@ -62,7 +80,7 @@ def read_completion(body: bytes, *, attempts: int = 1, price_share: float = 1.0)
     """
     try:
         # This parser refuses unpaired surrogates, which cannot be written to a file.
-        value = from_json(body)
+        value = from_json(body.removeprefix(codecs.BOM_UTF8))
     except ValueError as error:
         return _unread(body, f"Invalid JSON: {error}", attempts)
     if not isinstance(value, dict):
@@ -75,18 +93,20 @@ def read_completion(body: bytes, *, attempts: int = 1, price_share: float = 1.0)
         return replace(failure, attempts=attempts)
     if choices == []:
         made = Outcome(None, "parse", "the answer has no choices")
-    elif not isinstance(first, dict) or not isinstance(first.get("message"), dict):
+    elif not isinstance(first, dict) or (message := _message_of(first)) is None:
         return _unread(body, "choices: no message", attempts)
     else:
-        made = _read_choice(first)
+        made = _read_choice(first | {"message": message})
     usage = value.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     details = usage.get("completion_tokens_details")
     # A server that reports 0 tokens for a prompt, or for an answer with text, does not count tokens.
     return replace(
         made,
-        prompt_tokens=_count(usage.get("prompt_tokens"), least=1),
-        completion_tokens=_count(usage.get("completion_tokens"), least=1 if made.content else 0),
+        prompt_tokens=_count(usage.get("prompt_tokens", usage.get("input_tokens")), least=1),
+        completion_tokens=_count(
+            usage.get("completion_tokens", usage.get("output_tokens")), least=1 if made.content else 0
+        ),
         reasoning_tokens=_count(details.get("reasoning_tokens")) if isinstance(details, dict) else None,
         attempts=attempts,
         price_share=price_share,
@@ -98,11 +118,29 @@ def _unread(body: bytes, why: str, attempts: int) -> Outcome:
     return Outcome(evidence, "parse", f"no chat completion: {one_line(why)}", attempts=attempts)
 
 
+def _message_of(choice: dict[str, Any]) -> dict[str, Any] | None:
+    """The message of an entry of `choices`. Some servers send it as `delta`, or only its text."""
+    found = choice.get("message") or choice.get("delta")
+    if isinstance(found, dict):
+        return found
+    return {"content": choice["text"]} if isinstance(choice.get("text"), str) else None
+
+
+def _arguments_of(message: dict[str, Any]) -> str | None:
+    """The arguments of the first call of a tool: servers that emulate JSON schemas by tools put the answer there."""
+    calls = message.get("tool_calls")
+    call = calls[0] if isinstance(calls, list) and calls else None
+    function = call.get("function") if isinstance(call, dict) else message.get("function_call")
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    return arguments if isinstance(arguments, str) else None
+
+
 def _read_choice(choice: dict[str, Any]) -> Outcome:
     """The outcome of an entry of `choices` that has a message."""
     message, reason = choice["message"], choice.get("finish_reason")
     content, thought = _text_of(message.get("content"))
     thought = thought or any(message.get(name) for name in _RESTS)
+    content = content or _arguments_of(message) or content
     refusal = message.get("refusal")
     ended = reason.lower() if isinstance(reason, str) else ""
     if isinstance(refusal, str) and refusal.strip():
@@ -114,6 +152,8 @@ def _read_choice(choice: dict[str, Any]) -> Outcome:
         if thought and not content:
             detail = "cut within its thoughts: raise --max-tokens, or lower --reasoning-effort"
         return Outcome(content, "length", detail)
+    if ended in _BROKEN_OFF:
+        return Outcome(content, "http_503", f"the answer was broken off (finish_reason {ended})")
     if not content and thought:
         return Outcome(content, "no_answer", f"only thoughts came: {_THOUGHTS_ONLY}")
     if content is None:

@@ -33,6 +33,13 @@ becomes faster the longer no 429 has come, so that a pace that is much too low r
 """
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
 """Pause after a 429 without `Retry-After`. It doubles with each further 429 until a request is accepted."""
+_SHORT_RUN, _SHORT_RUNS = 8, 4
+"""A 429 is independent of the pace if it came after fewer accepted requests than the first, so often in a row."""
+_SLOWEST = 0.25
+"""The smallest pace after a 429, in requests per second. An endpoint may refuse nine of ten at any pace."""
+_TRIAL, _MOST_BEFORE, _MOST_DURING = 40, 0.35, 0.5
+"""Number of outcomes over which the share of 429s is measured, its largest value at which twice the pace is tried, and
+the largest one at which the higher pace is kept."""
 _PROBE_S = 1.0
 """Seconds within which an endpoint usually refuses a request. An answer may take much longer."""
 _HEADROOM, _BURST_S = 0.98, 0.9
@@ -108,8 +115,12 @@ class Limits:
         self._in_flight = 0
         self._started = clock()
         self._accepted: deque[float] = deque()
-        self._most_accepted = 0
-        """Largest number of requests that were accepted within a minute."""
+        self._outcomes: deque[bool] = deque(maxlen=_TRIAL)
+        """Whether each of the last requests was refused."""
+        self._short_runs = 0
+        """Number of 429s in a row that came soon after the one before; negative after a trial that failed."""
+        self._is_trying = False
+        """Whether requests are sent although 429s come, see `_is_independent_of_the_pace`."""
         self._refused_at = self._paced_at = -math.inf
         """Times of the last 429 that had an effect, and of the last cut of the pace.
 
@@ -174,9 +185,11 @@ class Limits:
         self._accepted.append(now)
         while self._accepted[0] < now - _RECENT_S:
             self._accepted.popleft()
-        self._most_accepted = max(self._most_accepted, len(self._accepted))
         if sent_at > self._refused_at:
             self._refused_in_a_row = 0
+            self._outcomes.append(False)
+            if self._is_trying and len(self._outcomes) == _TRIAL:
+                self._try_twice_the_pace()
         self._window = min(self._most, self._window + (1 if self._pace is None else 1 / self._window))
 
     def limited(self, sent_at: float, retry_after_s: float | None) -> None:
@@ -188,33 +201,64 @@ class Limits:
         """
         now = self._clock()
         if sent_at > self._refused_at:
+            self._outcomes.append(True)
+            if self._is_independent_of_the_pace():
+                if retry_after_s is not None:
+                    self._pause(now + retry_after_s)
+                return
             # If nothing was accepted since the last 429, the endpoint refuses everything for a time. Then a lower pace
             # does not help, only waiting does.
             if self._refused_in_a_row == 0:
                 self._paced_at, self._since_cut = now, 0
                 self._window = max(1.0, self._window / 2)
-                self._set_pace(self._pace_below(now))
+                self._set_pace(self._pace_below())
             self._refused_at, self._probe_until = now, None
             # If requests are still refused after the time in `Retry-After`, that time was too short.
             if retry_after_s is None or self._refused_in_a_row:
-                pause = min(_FIRST_PAUSE_S * 2**self._refused_in_a_row, _LONGEST_PAUSE_S)
+                # After 429s at any pace, the next request is no more likely to be refused than one after a long pause.
+                longest = _LONGEST_PAUSE_S if self._short_runs < _SHORT_RUNS else 2 * _FIRST_PAUSE_S
+                pause = min(_FIRST_PAUSE_S * 2**self._refused_in_a_row, longest)
                 # A random part, so that the clients of an endpoint do not all continue at the same moment.
                 self._pause(now + pause * random.uniform(0.75, 1.0))
             self._refused_in_a_row += 1
         if retry_after_s is not None:
             self._pause(now + retry_after_s)
 
-    def _pace_below(self, now: float) -> float:
-        """The pace after a 429, in requests per second: below the previous pace and below the accepted rate.
+    def _is_independent_of_the_pace(self) -> bool:
+        """Whether 429s come at any pace, so that neither a lower one nor a pause helps; called for each 429.
 
-        It is at least `_FLOOR` of the largest accepted rate.
+        This is tried when several 429s came soon after the one before although the pace was cut each time: the pace is
+        doubled for `_TRIAL` outcomes. If few of them are 429s it is doubled again, else it is cut as usual.
         """
+        if self._is_trying:
+            self._is_trying = sum(self._outcomes) <= _MOST_DURING * _TRIAL
+            self._short_runs = _SHORT_RUNS if self._is_trying else -_TRIAL
+            return self._is_trying
+        if self._refused_in_a_row or self._pace is None:
+            return False
+        self._short_runs = self._short_runs + 1 if self._since_cut < _SHORT_RUN else min(0, self._short_runs)
+        few = sum(self._outcomes) <= _MOST_BEFORE * len(self._outcomes)
+        if self._short_runs >= _SHORT_RUNS and few:
+            self._is_trying = True
+            self._try_twice_the_pace()
+        return self._is_trying
+
+    def _try_twice_the_pace(self) -> None:
+        assert self._pace
+        self._outcomes.clear()
+        self._set_pace(2 * self._pace.rate)
+
+    def _accepted_rate(self) -> float:
+        """Requests per second that were accepted within the last minute."""
+        now = self._clock()
         recent = sum(at > now - _RECENT_S for at in self._accepted)
-        rate = max(1, recent) / min(_RECENT_S, max(1.0, now - self._started))
+        return max(1, recent) / min(_RECENT_S, max(1.0, now - self._started))
+
+    def _pace_below(self) -> float:
+        """The pace after a 429, in requests per second: below the previous pace and below the accepted rate."""
+        rate = self._accepted_rate()
         tried = self._pace.rate if self._pace else math.inf
-        # Some endpoints answer 429 at any pace. Without a lower bound, repeated cuts would stop the work.
-        floor = _FLOOR * max(rate, self._most_accepted / _RECENT_S)
-        return max(floor, min(_BELOW * rate, _CUT * tried))
+        return max(_SLOWEST, _FLOOR * rate, min(_BELOW * rate, _CUT * tried))
 
     def state(self) -> list[float | None]:
         """The window and the pace, as input for `resume` of a later `Limits` object; the pace may be None."""

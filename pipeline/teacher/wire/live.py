@@ -7,19 +7,16 @@ implemented here, because a 429 must delay all requests and must not use up the 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import math
 import os
 import random
-import ssl
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +25,23 @@ import openai
 
 from diva_grpo.pipeline.teacher.wire.completion import read_completion
 from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_name, routes_of
+from diva_grpo.pipeline.teacher.wire.http import http_client
 from diva_grpo.pipeline.teacher.wire.keys import key_for
 from diva_grpo.pipeline.teacher.wire.limits import Limits
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome, one_line
-from diva_grpo.pipeline.teacher.wire.refusal import cannot_pass, moderated, names_mode, names_role, too_long
+from diva_grpo.pipeline.teacher.wire.refusal import (
+    cannot_pass,
+    moderated,
+    names_mode,
+    names_role,
+    said_wait_s,
+    too_long,
+)
 from diva_grpo.schemas.config import Route, TeacherConfig
 from diva_grpo.schemas.exceptions import OutageError
 
 _RETRIED_STATUS = frozenset({408, 409, *range(500, 600)})
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 8.0
-_POOL_CONNECTIONS = 32
 _MEMORY_HOLDS_S = 600.0
 _SAID_AFTER_S = 5.0
 """`LiveExchange.note` mentions a wait only if it is longer than this."""
@@ -65,6 +69,13 @@ class _Attempt:
     retry_after_s: float | None = None
     connected: bool | None = True
 
+    @property
+    def wait_s(self) -> float | None:
+        """Seconds to wait after a 429: by the header, else by the text of the error; None if neither says it."""
+        if self.retry_after_s is not None or self.outcome.outcome != "http_429":
+            return self.retry_after_s
+        return said_wait_s(f"{self.outcome.detail} {self.outcome.said}")
+
 
 class _Line:
     """A route (one URL and key) with its own limits and connections.
@@ -88,11 +99,9 @@ class _Line:
         )
         most = max(1, round(config.concurrency * share))
         self.limits = Limits(most, requests, tokens)
-        # For each request the HTTP client looks at every connection of its pool. With hundreds of connections this
-        # takes a third of the time, so there are several small pools.
-        number = math.ceil(most / _POOL_CONNECTIONS)
-        self._clients = itertools.cycle([_client(config, route, self._key) for _ in range(number)])
-        self._number = number
+        self._client = _client(config, route, self._key)
+        # Relative where the package makes the path of the deployment from it; else absolute, which is parsed faster.
+        self._path = "/chat/completions" if config.api_version else f"{self._client.base_url}chat/completions"
 
     async def attempt(self, parameters: dict[str, Any]) -> _Attempt:
         """Send a request once."""
@@ -105,9 +114,7 @@ class _Line:
             # The timeout of the client is for each read; this one is for the whole request.
             async with asyncio.timeout(self._timeout_s):
                 # Not `chat.completions.create`: it validates all parameters and the answer, which doubles the time.
-                response = await next(self._clients).post(
-                    "/chat/completions", cast_to=httpx2.Response, body=parameters
-                )
+                response = await self._client.post(self._path, cast_to=httpx2.Response, body=parameters)
         except (TimeoutError, openai.APITimeoutError):
             outcome = Outcome(None, "timeout", f"no answer within {self._timeout_s:g} s")
             return _Attempt(outcome, connected=None)
@@ -117,14 +124,17 @@ class _Line:
         except openai.APIStatusError as error:
             body = f"{error.code or ''} {error.type or ''} {error.response.text[:2_000]}"
             # Azure's content filter refuses a prompt with an HTTP status.
-            is_refusal = moderated(error.status_code, body)
-            failure = "refusal" if is_refusal else f"http_{error.status_code}"
+            failure = f"http_{error.status_code}"
+            if moderated(error.status_code, body):
+                failure = "refusal"
+            elif error.code == "json_validate_failed":  # Groq's word for an answer that is no JSON
+                failure = "parse"
             # The message of the client omits everything outside an `error` object, such as a list of validation errors.
             said = isinstance(error.body, dict) and isinstance(error.body.get("message"), str)
             message = error.message if said else f"{error.message}: {error.response.text}"
             parameter = error.param if isinstance(error.param, str) else None  # the package does not check it
             detail = self._clean(message)
-            if long := too_long(body):
+            if error.status_code != 429 and (long := too_long(body)):
                 detail = one_line(f"{long}: {detail}")
             outcome = Outcome(None, failure, detail, parameter=parameter, said=body)
             return _Attempt(outcome, _retry_after_s(error.response.headers))
@@ -150,14 +160,7 @@ class _Line:
         return text.replace(self._key, "[key]") if is_secret else text
 
     async def close(self) -> None:
-        for client in itertools.islice(self._clients, self._number):
-            await client.close()
-
-
-@cache
-def _trust() -> ssl.SSLContext:
-    """The certificates of the system. Cached for all clients of the process, because reading them takes 60 ms."""
-    return httpx2.create_ssl_context()
+        await self._client.close()
 
 
 def _client(config: TeacherConfig, route: Route, key: str) -> openai.AsyncOpenAI:
@@ -165,10 +168,7 @@ def _client(config: TeacherConfig, route: Route, key: str) -> openai.AsyncOpenAI
         "api_key": key or "none",  # the client needs a key, even for a local server that ignores it
         "max_retries": 0,
         "timeout": config.timeout_s,
-        # No limits: no request waits for a connection, and connections stay open for the next request.
-        "http_client": openai.DefaultAsyncHttpxClient(
-            verify=_trust(), limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-        ),
+        "http_client": http_client(route.base_url),
     }
     if config.api_version is None:
         return openai.AsyncOpenAI(base_url=route.base_url, **options)
@@ -260,7 +260,7 @@ class LiveExchange:
                 line.limits.leave(over)
                 self._changed.set()
             if outcome.outcome == "http_429":
-                line.limits.limited(sent_at, attempt.retry_after_s)
+                line.limits.limited(sent_at, attempt.wait_s)
             elif outcome.outcome not in ("network", "timeout"):
                 line.limits.accepted(sent_at)
                 self._accepted_at = time.monotonic()
@@ -291,12 +291,12 @@ class LiveExchange:
         """
         if attempt.connected is False and not line.was_reached and sent >= _UNREACHED_AFTER:
             return "check --base-url (most end in /v1), and that a server listens there"
-        wait = attempt.retry_after_s
+        wait = attempt.wait_s
         if attempt.outcome.outcome == "http_429" and wait and wait > max(60.0, self._config.patience_s):
             return (
                 f"it asks to wait until {_clock(time.time() + wait)}: run again then, or raise --patience-s"
             )
-        return cannot_pass(attempt.outcome, comes_back=wait is not None)
+        return cannot_pass(attempt.outcome, comes_back=attempt.retry_after_s is not None)
 
     async def _admitted(self, tokens: float, not_again: _Line | None) -> tuple[_Line, float]:
         """Wait until a request may be sent.
@@ -386,7 +386,7 @@ class _Retries:
         if failure == "http_429":
             waited = time.monotonic() - max(self._started, accepted_at)
             # No delay here, because `Limits` makes all requests pause.
-            return None if waited + (attempt.retry_after_s or 0) > self._patience_s else 0.0
+            return None if waited + (attempt.wait_s or 0) > self._patience_s else 0.0
         if failure == "parse":
             self._garbled -= 1
             return 0.0 if self._garbled >= 0 else None

@@ -10,7 +10,7 @@ from diva_grpo.pipeline.teacher.wire.outcome import Outcome, one_line
 
 _STATUS_OF_WORDS: tuple[tuple[int, str], ...] = (
     (402, r"insufficient.?(?:balance|credit|fund)|payment.required|billing"),
-    (429, r"rate.?limit|too.many.requests|throttl|quota|resource.?exhausted"),
+    (429, r"rate.?limit|too.many.requests|throttl|quota|resource.?exhausted|allocation"),
     (401, r"unauthori[sz]ed|authenticat|(?:invalid|incorrect|wrong).{0,10}api.?key"),
     (404, r"model.{0,60}(?:not found|does not exist)|no such model|model_not_found"),
     (403, r"forbidden|permission.?denied"),
@@ -24,7 +24,8 @@ def error_within(value: dict[str, Any]) -> Outcome | None:
 
     Its outcome is `http_<status>`, with a status that the body names or its words imply, else 500.
     """
-    error = value.get("error")
+    errors = value.get("errors")
+    error = value.get("error") or (errors[0] if isinstance(errors, list) and errors else None)
     if not error:
         names = [
             n for n in ("message", "msg", "detail", "error_msg", "status_msg", "base_resp") if value.get(n)
@@ -46,15 +47,25 @@ def error_within(value: dict[str, Any]) -> Outcome | None:
     return Outcome(None, f"http_{status}", f"an error with status 200: {detail}", said=words)
 
 
+FORM_REFUSED = frozenset({"http_400", "http_404", "http_415", "http_422"})
+"""Failures with which endpoints refuse a parameter that they do not support."""
+
+_MAY_BE_USED_UP = frozenset({"http_400", "http_403", "http_412", "http_429"})
+"""Failures with which endpoints say that credit or a quota is used up. Others may quote the prompt."""
+
 _USED_UP = re.compile(
     r"insufficient[._ ]?quota|exceeded[_ ](?:your[_ ])?current[_ ]quota|quota.{0,20}(?:exhausted|used up)"
     r"|allocation.?quota|free.?(?:tier|quota|allocation).{0,20}(?:exhausted|only)|arrearage|overdue|余额不足|欠费"
     r"|(?:insufficient|not enough|negative|low).{0,12}(?:balance|credit|fund)|credit balance"
     r"|balance.{0,20}(?:insufficient|not enough|exhausted|too low)|(?:account|organization).{0,40}suspended"
-    r"|(?:spending|monthly|hard).limit",
+    r"|(?:have any|no more|all available) credits|(?:spending|monthly|hard|key|credit).limit"
+    r"|limit of your account has been reached|set_?limit_?exceeded",
     re.IGNORECASE,
 )
-_DAILY = re.compile(r"per[-_ ]?(?:day|month)|\b(?:daily|monthly)\b.{0,20}(?:limit|quota)", re.IGNORECASE)
+_DAILY = re.compile(
+    r"per[-_ ]?(?:day|month)|(?:by|/ ?)(?:day|month)\b|\b(?:daily|monthly)\b.{0,20}(?:limit|quota|allocation)",
+    re.IGNORECASE,
+)
 _PASSING = re.compile(
     r"per[-_ ]?(?:min|second)|\b[RT]PM\b|(?:try again|retry) (?:in|after) \d|retry_?delay", re.IGNORECASE
 )
@@ -66,6 +77,11 @@ _WHAT_TO_DO = {
     "http_403": "check what the key may use (--key-env, --model)",
     "http_404": "check --base-url (most end in /v1) and --model",
 }
+_NO_MODEL = re.compile(
+    r"model_?not_?found|invalid_model\b|no such model|(?:invalid|unknown) model(?: id| name)?\b(?! out)"
+    r"|not a valid model|model.{0,60}(?:not exist|not found|decommissioned|no longer (?:supported|available))",
+    re.I,
+)
 _NO_KEY = re.compile(
     r"api.?key.{0,20}(?:not valid|invalid|expired)|(?:invalid|incorrect|expired) api.?key", re.I
 )
@@ -98,17 +114,21 @@ def cannot_pass(outcome: Outcome, *, comes_back: bool = False) -> str | None:
         comes_back: see `used_up`.
     """
     words = f"{outcome.detail} {outcome.said}"
-    if names_mode(outcome.detail or "") or outcome.parameter:
+    of_form = outcome.outcome in FORM_REFUSED
+    if of_form and (names_mode(outcome.detail or "") or (outcome.parameter and outcome.parameter != "model")):
         return None  # only the form of this request was refused
-    if outcome.outcome in ("http_400", "http_403", "http_429") and used_up(words, comes_back=comes_back):
+    if outcome.outcome in _MAY_BE_USED_UP and used_up(words, comes_back=comes_back):
         return _CREDIT
     if outcome.outcome == "http_400" and _NO_KEY.search(words):
         return _WHAT_TO_DO["http_401"]
+    if outcome.outcome == "http_400" and _NO_MODEL.search(words):
+        return "check --model"
     return _WHAT_TO_DO.get(outcome.outcome)
 
 
 _MODE = re.compile(
-    r"response_?format|json_?(?:schema|object|mode)|structured.?output|grammar|guided|invalid schema|xgrammar|outlines",
+    r"response[ _]?format|json[ _]?(?:schema|object|mode)|structured.?output|output_(?:config|format)|grammar|guided"
+    r"|invalid schema|xgrammar|outlines|requested parameters",
     re.IGNORECASE,
 )
 
@@ -122,7 +142,8 @@ _ROLE = re.compile(
     r"system.{0,20}(?:role|message|instruction|prompt).{0,40}(?:not (?:supported|allowed|enabled)|unsupported)"
     r"|(?:developer|system) instruction is not enabled|roles must alternate|only user and assistant roles"
     r"|(?:not|un)support(?:ed)?.{0,30}system.{0,5}(?:role|message|prompt)"
-    r"|(?:invalid|unknown|unexpected).{0,20}role.{0,20}system",
+    r"|(?:invalid|unknown|unexpected).{0,20}role.{0,20}system|role.{0,20}not support.{0,5}system"
+    r"|should be 'user' or 'assistant'|first message must be.{0,10}user",
     re.IGNORECASE,
 )
 
@@ -133,9 +154,20 @@ def names_role(words: str) -> bool:
 
 
 _TOO_LONG = re.compile(
-    r"context.?(?:length|window|size)|maximum context|exceeds? (?:the )?(?:available )?context"
-    r"|prompt is too long|too many (?:input )?tokens|input.{0,20}too long|max_model_len|n_ctx",
+    r"context.?(?:length|window|size|limit)|maximum context|exceeds? (?:the )?(?:available )?context"
+    r"|prompt is too long|too many (?:input )?tokens|input.{0,20}too long|max_model_len|n_ctx"
+    r"|token count.{0,20}exceeds|range of input length"
+    r"|max_(?:completion_|new_)?tokens`?.{0,5}(?:is too large|must be <=)",
     re.IGNORECASE,
+)
+_CONTEXT_SIZE = tuple(
+    re.compile(pattern, re.I)
+    for pattern in (
+        r"(\d[\d,]+\d)(?: tokens)? maximum",  # "210000 tokens > 200000 maximum"
+        r"> ?(\d[\d,]+\d)",  # "199000 + 2048 > 200000"
+        r"(?:context (?:length|window|size)|max_model_len|n_ctx)\D{0,40}?(\d[\d,]+\d)",
+        r"(?:maximum|at most|cannot exceed|<=|allowed|\[1,)\D{0,40}?(\d[\d,]+\d)",
+    )
 )
 
 
@@ -146,10 +178,20 @@ def too_long(words: str) -> str | None:
     """
     if not _TOO_LONG.search(words):
         return None
-    limit = re.search(
-        r"(?:context (?:length|window|size)|max_model_len|maximum|n_ctx\W+|limit)\D{0,40}?(\d[\d,]{2,})",
-        words,
-        re.I,
-    )
+    limit = next(filter(None, (pattern.search(words) for pattern in _CONTEXT_SIZE)), None)
     size = f" of {limit[1]} tokens" if limit else ""
     return f"prompt and --max-tokens do not fit into the model's context{size}: lower --max-tokens"
+
+
+_DURATION = r"\d+(?:\.\d+)? ?(?:ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hours?|d|days?)(?=\d|\b)"
+_WAIT = re.compile(rf"(?:try again|retry|wait)\b.{{0,25}}?\b((?:{_DURATION} ?)+)", re.IGNORECASE)
+_UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def said_wait_s(words: str) -> float | None:
+    """Seconds that the text of an error asks to wait, such as "try again in 5m45s"; None if it does not say."""
+    found = _WAIT.search(words)
+    if found is None:
+        return None
+    parts = re.findall(r"(\d+(?:\.\d+)?) ?([a-z]+)", found[1].lower())
+    return sum(float(n) * (1e-3 if unit.startswith(("ms", "mil")) else _UNIT_S[unit[0]]) for n, unit in parts)

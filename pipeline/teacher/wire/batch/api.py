@@ -14,6 +14,7 @@ from openai.types import Batch
 
 from diva_grpo.pipeline.teacher.wire.batch.lines import ENDPOINT
 from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_name, routes_of
+from diva_grpo.pipeline.teacher.wire.http import http_client
 from diva_grpo.pipeline.teacher.wire.keys import key_for
 from diva_grpo.pipeline.teacher.wire.outcome import one_line
 from diva_grpo.schemas.config import TeacherConfig
@@ -36,7 +37,7 @@ class BatchApi:
         pause_s: unit of the delays before retries, in seconds.
 
     Raises:
-        ConfigError: see `routes_of`.
+        ConfigError: see `routes_of` and `http_client`.
     """
 
     def __init__(self, config: TeacherConfig, pause_s: float) -> None:
@@ -47,6 +48,7 @@ class BatchApi:
             base_url=route.base_url,
             timeout=max(config.timeout_s, 600.0),  # the upload of a file of 200 MB takes long
             max_retries=config.max_retries,
+            http_client=http_client(route.base_url),
         )
 
     async def create(self, name: str, path: Path) -> Batch:

@@ -157,7 +157,8 @@ def test_small_rate_that_is_not_told_is_used_at_the_cost_of_429s(
 
 @pytest.mark.parametrize("tells", [True, False], ids=["Retry-After", "no Retry-After"])
 @pytest.mark.parametrize("latency_s", [0.2, 2.0])
-def test_429s_at_any_pace_do_not_slow_the_work(tells: bool, latency_s: float) -> None:
+def test_429s_at_any_pace_do_not_slow_the_work_for_ever(tells: bool, latency_s: float) -> None:
+    """In the tenth minute. Before it the pace is cut, and found again: that takes minutes where answers are slow."""
     clock = Clock()
     traffic = _traffic(Limits(32, clock=clock), clock, Server(0, "by chance", tells), latency_s, 10)
     assert traffic.taken_by_minute[-1] >= 0.5 * 60 * 32 / latency_s, traffic

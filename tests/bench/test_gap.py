@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.question import render_question
+from tests.bench.gap.summary import page
 from tests.bench.gap.task import (
     EASY,
     HARD,
@@ -24,6 +25,8 @@ from tests.bench.gap.task import (
     fill_store,
     longer,
 )
+
+RESULTS = Path(__file__).parent / "gap" / "results"
 
 SEEDS = st.integers(0, 2**32).map(random.Random)
 
@@ -77,3 +80,7 @@ def test_only_variants_lie_in_the_gap(spectrum: str, tmp_path: Path) -> None:
         )
     )
     assert kinds == {"think_step": TRAIN_SIZE, "harder": TRAIN_SIZE // 2}
+
+
+def test_the_page_is_made_of_the_figures() -> None:
+    assert (RESULTS / "README.md").read_text("utf-8") == page(RESULTS / "runs.jsonl")

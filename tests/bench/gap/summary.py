@@ -21,6 +21,8 @@ from tests.bench.lock.summary import (
 
 COMPARED = (("response", "grpo"), ("signal", "grpo"), ("response", "uniform"), ("response", "signal"))
 """Pairs of arms whose difference is asked for."""
+ENOUGH_SEEDS = 5
+"""For a verdict: the interval over two seeds is that between them."""
 
 Runs = dict[tuple[str, str], dict[int, dict[str, Any]]]
 """By spectrum and arm, the run of each seed."""
@@ -107,6 +109,7 @@ def _differences(runs: Runs, spectrum: str) -> list[str]:
         if runs.get((spectrum, one)) and runs.get((spectrum, other)):
             mean, low, high, seeds = difference(runs, spectrum, one, other)
             verdict = "not told apart" if low <= 0 <= high else "told apart"
+            verdict = verdict if seeds >= ENOUGH_SEEDS else f"fewer than {ENOUGH_SEEDS} seeds"
             rows.append((f"{one} - {other}", f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]", seeds, verdict))
     head = ("difference on hard problems, at equal tokens", "mean, 90 % interval", "seeds", "0 in it?")
     return [tabulate(rows, headers=head, tablefmt="github")]

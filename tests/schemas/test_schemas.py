@@ -114,6 +114,7 @@ ARROW = {
         problem_id: string
         prompt_tokens: int64
         completion_tokens: int64
+        reasoning_tokens: int64
         cost_usd: double
         latency_s: double
         attempts: int64
@@ -251,8 +252,8 @@ CONTRACT = {
     "verdicts": "variant_id check_name model sample passed detail created_at",
     "labels": "subject_id solver_model subject_kind samples correct pass_rate difficulty difficulty_low "
     "difficulty_high created_at",
-    "calls": "request_hash purpose endpoint model problem_id prompt_tokens completion_tokens cost_usd latency_s "
-    "attempts outcome output_mode created_at",
+    "calls": "request_hash purpose endpoint model problem_id prompt_tokens completion_tokens reasoning_tokens cost_usd "
+    "latency_s attempts outcome output_mode created_at",
     "runs": "run_id kind model config versions started_at ended_at outcome seconds scored_step accuracy",
     "costs": "run_id kind model purpose calls failures prompt_tokens completion_tokens cost_usd",
     "ladders": "problem_id solution_steps hints accepted steps pass_rates original_pass_rate",

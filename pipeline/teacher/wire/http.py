@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import ipaddress
+import os
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -144,6 +145,16 @@ def _httpx_errors() -> Iterator[None]:
     except aiohttp.ServerTimeoutError as error:
         raise httpx2.TimeoutException(str(error)) from error
     except aiohttp.ClientConnectorError as error:
-        raise httpx2.ConnectError(str(error)) from error
+        raise httpx2.ConnectError(f"{_cause(error)}: {error.host}:{error.port}") from error
     except aiohttp.ClientError as error:
         raise httpx2.ReadError(str(error) or type(error).__name__) from error
+
+
+def _cause(error: aiohttp.ClientConnectorError) -> str:
+    """Why there is no connection, in the words of the system. Those of aiohttp begin with its own settings."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return str(error.certificate_error)
+    cause = error.os_error
+    if isinstance(cause, ssl.SSLError) or not isinstance(cause.errno, int) or cause.errno <= 0:
+        return cause.strerror or str(cause)
+    return os.strerror(cause.errno)

@@ -165,8 +165,8 @@ def test_by_default_it_computes_what_grpo_trainer_computes(
     for ours, theirs in zip(seen["ours"], seen["theirs"], strict=True):
         assert torch.equal(ours["completion_ids"], theirs["completion_ids"])
         assert torch.allclose(ours["advantages"], theirs["advantages"], rtol=0, atol=1e-6)
-    # Our advantages are computed in float64, TRL's in float32. Adam divides each gradient by its size, so a weight whose
-    # gradient is next to nothing may differ by more than rounding; weights move by up to 12 steps of 1e-3 here.
+    # Our advantages are computed in float64, TRL's in float32. Adam divides each gradient by its size, so a weight
+    # whose gradient is next to nothing may differ by more than rounding; weights move by up to 12 steps of 1e-3 here.
     assert torch.allclose(ends["ours"], ends["theirs"], rtol=0, atol=1e-5)
     ours, theirs = (trainers[name].state.log_history for name in ("ours", "theirs"))
     for mine, other in zip(ours, theirs, strict=True):

@@ -135,6 +135,7 @@ def in_terminal(command: list[str], interrupt_at: str | None = None) -> tuple[in
     process, terminal = pty.fork()
     if process == 0:
         os.environ.update(TERM="xterm-256color", COLUMNS="100", LINES="40")
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests that a shell runs in the background ignore it
         os.execv(command[0], command)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     shown = b""

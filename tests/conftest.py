@@ -14,6 +14,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.support.other_environments import environment
+
 # Before anything imports them: no network, no telemetry, one thread, so that runs are quiet and repeatable.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(
     prefix="prefect-of-tests-"
@@ -57,8 +59,23 @@ def real_data() -> Path:
     """The folder of real problems, by the variable DIVA_REAL_DATA; its tests are skipped without it."""
     folder = os.environ.get("DIVA_REAL_DATA")
     if folder is None:
-        pytest.skip("DIVA_REAL_DATA is not set")
+        pytest.skip("DIVA_REAL_DATA is not set")  # the problems are not ours to keep in the repository
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def lake_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An interpreter with DuckLake: the one that DIVA_LAKE_PYTHON names, or that of a new environment.
+
+    An extension is built for one release of DuckDB, and there is none yet for the release that this project needs.
+    """
+    ready = os.environ.get("DIVA_LAKE_PYTHON")
+    if ready:
+        return ready
+    packages = ["ducklake", "sqlite-scanner", "postgres-scanner"]
+    names = [f"duckdb-extension-{package}" for package in packages]
+    folder = tmp_path_factory.mktemp("lake")
+    return str(environment(folder, "DIVA_LAKE_PYTHON", names, with_project=False).bin / "python")
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -47,7 +46,7 @@ LINES = {
     "ingest": "{tmp}/problems.jsonl --store {store}",
     "init": "--store {store}",
     "label": "--store {store} {teacher} --samples 1 --limit 2",
-    "lake": "--store {store} --catalog ducklake:sqlite:{tmp}/lake.sqlite",
+    "lake": "--store {store} --catalog ducklake:sqlite:{tmp}/lake.sqlite --python {lake_python}",
     "remove": f"{RUN} --store {{store}}",
     "report": "--store {store}",
     "serve": "{tmp}/serve.yaml --port {port}",
@@ -108,6 +107,7 @@ def line(
             "port": free_port(),
             "teacher": f"--base-url {url} --model scripted-teacher",
             "model": request.getfixturevalue("model_path") if "{model}" in LINES[verb] else "",
+            "lake_python": request.getfixturevalue("lake_python") if verb == "lake" else "",
         }
         return [verb, *LINES[verb].format(**places).split()]
 
@@ -130,10 +130,14 @@ def interrupted_after(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in SLOW])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        *(verb for verb in VERBS if verb not in (*SLOW, "lake")),
+        pytest.param("lake", marks=pytest.mark.slow),  # in another environment, which takes time to make
+    ],
+)
 def test_a_summary_in_words_and_as_json(verb: str, line: Callable[[str], list[str]], diva: Diva) -> None:
-    if verb == "lake" and "DIVA_LAKE_PYTHON" not in os.environ:
-        pytest.skip("DIVA_LAKE_PYTHON is not set")
     ends, outcomes = (0, 130) if verb in SERVERS else (0,), []
     for flag in ("--json", "--quiet"):
         arguments = line(verb)

@@ -24,21 +24,12 @@ from tests.support.lake_reader import ask_lake
 from tests.support.store_records import fill, variant
 
 
-@pytest.fixture(scope="module")
-def python() -> str:
-    """An interpreter with DuckLake, by the variable DIVA_LAKE_PYTHON; its tests are skipped without it."""
-    found = os.environ.get("DIVA_LAKE_PYTHON")
-    if found is None:
-        pytest.skip("DIVA_LAKE_PYTHON is not set")
-    return found
-
-
 @pytest.fixture
-def ask(python: str) -> Callable[..., list[Any]]:
+def ask(lake_python: str) -> Callable[..., list[Any]]:
     """Runs statements on a catalogue in a reader of its own, which has no more than DuckDB."""
 
     def run(catalog: str, *statements: str) -> list[Any]:
-        return [answer.rows for answer in ask_lake(python, catalog, *statements)]
+        return [answer.rows for answer in ask_lake(lake_python, catalog, *statements)]
 
     return run
 
@@ -48,7 +39,7 @@ def postgres() -> Iterator[str]:
     """Connection of a PostgreSQL of this machine."""
     found = shutil.which("initdb")
     if found is None:
-        pytest.skip("PostgreSQL is not installed")
+        pytest.skip("PostgreSQL is not installed")  # a server of the system, which a test cannot install
     binaries = Path(found).resolve().parent
     as_root = os.geteuid() == 0
     user = "postgres" if as_root else pwd.getpwuid(os.geteuid()).pw_name  # it does not run as root
@@ -103,25 +94,25 @@ _ALL = [f"SELECT to_json(v)::VARCHAR FROM {view} v ORDER BY 1" for view in view_
 
 @pytest.mark.slow
 def test_the_lake_says_what_the_store_says(
-    store: VariantStore, catalog: str, python: str, ask: Callable[..., list[Any]]
+    store: VariantStore, catalog: str, lake_python: str, ask: Callable[..., list[Any]]
 ) -> None:
     fill(store)
-    first = sync_lake(store, catalog, python=python)
+    first = sync_lake(store, catalog, python=lake_python)
     assert first.added > 10
     assert first.removed == 0
     before = _rows(store)
     assert ask(catalog, *_ALL) == before
-    assert sync_lake(store, catalog, python=python) == Synced(0, 0, first.snapshot)
+    assert sync_lake(store, catalog, python=lake_python) == Synced(0, 0, first.snapshot)
 
     store.append([variant(number, "w/1") for number in range(5)])
-    assert sync_lake(store, catalog, python=python) == Synced(1, 0, first.snapshot + 1)
+    assert sync_lake(store, catalog, python=lake_python) == Synced(1, 0, first.snapshot + 1)
     after = _rows(store)
     assert ask(catalog, *_ALL) == after != before
 
     # Parts that were merged, and then removed from the store, stay in the older snapshots.
     store.compact()
     store.compact(grace_s=0)
-    merged = sync_lake(store, catalog, python=python)
+    merged = sync_lake(store, catalog, python=lake_python)
     assert merged.removed > merged.added > 0
     assert merged.snapshot == first.snapshot + 2
     assert ask(catalog, *_ALL) == after
@@ -142,26 +133,26 @@ def test_the_lake_says_what_the_store_says(
     assert _rows(store) == after == ask(catalog, *_ALL)
     store.append([variant(20, "w/1")])
     store.append([variant(21, "w/1")])
-    sync_lake(store, catalog, python=python)
+    sync_lake(store, catalog, python=lake_python)
     ask(catalog, counted.format("merge_adjacent_files('other')"), clean)
-    sync_lake(store, catalog, python=python)
+    sync_lake(store, catalog, python=lake_python)
     assert _rows(store) == ask(catalog, *_ALL)
     assert not [finding for finding in store.examine() if FOLDER in str(finding)]
 
 
 @pytest.mark.slow
 def test_two_syncs_at_once_register_a_part_once(
-    store: VariantStore, python: str, tmp_path: Path, ask: Callable[..., list[Any]], postgres: str
+    store: VariantStore, lake_python: str, tmp_path: Path, ask: Callable[..., list[Any]], postgres: str
 ) -> None:
     catalog = f"ducklake:postgres:{postgres}"
     fill(store)
-    sync_lake(store, catalog, python=python)
+    sync_lake(store, catalog, python=lake_python)
     for number in range(20):
         store.append([variant(number, "w/1")])
 
     def sync(_: int) -> str:
         try:
-            return str(sync_lake(store, catalog, python=python).added)
+            return str(sync_lake(store, catalog, python=lake_python).added)
         except DivaError as error:
             return str(error)
 
@@ -169,7 +160,7 @@ def test_two_syncs_at_once_register_a_part_once(
         said = sorted(pool.map(sync, range(3)))
     assert "20" in said
     assert all(line in ("0", "20") or "the lake was not changed" in line for line in said), said
-    sync_lake(store, catalog, python=python)
+    sync_lake(store, catalog, python=lake_python)
     listing = "ducklake_list_files('other', 'variants', schema => 'parts')"
     files = f"SELECT count(*), count(DISTINCT data_file) FROM {listing}"
     [[[listed, distinct]]] = ask(catalog, files)

@@ -41,7 +41,7 @@ def ask(tmp_path: Path) -> Ask:
         shutil.which("unshare") is None
         or subprocess.run([*made, mount, folder], capture_output=True).returncode
     ):
-        pytest.skip("no mount can be made here")
+        pytest.skip("no mount can be made here")  # needs a user namespace, or root
 
     def run(*commands: list[str]) -> list[list[str]]:
         lines = "".join("\t".join([*command, "--store", str(folder / "s")]) + "\n" for command in commands)

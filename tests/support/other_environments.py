@@ -22,7 +22,7 @@ _SETTINGS = {
 
 
 class Environment:
-    """An environment with some packages and the base of this project.
+    """An environment with some packages, and mostly the base of this project.
 
     Args:
         folder: of the environment.
@@ -50,7 +50,9 @@ class Environment:
         )
 
 
-def environment(folder: Path, variable: str, requirements: Sequence[str], extra: str = "") -> Environment:
+def environment(
+    folder: Path, variable: str, requirements: Sequence[str], extra: str = "", *, with_project: bool = True
+) -> Environment:
     """The environment that a variable names, or a new one.
 
     Args:
@@ -58,6 +60,7 @@ def environment(folder: Path, variable: str, requirements: Sequence[str], extra:
         variable: names the folder of a ready environment with these packages, uv and this project.
         requirements: packages beside this project.
         extra: of this project.
+        with_project: whether this project is installed too; some packages exclude its requirements.
     """
     ready = os.environ.get(variable)
     if ready:
@@ -67,9 +70,11 @@ def environment(folder: Path, variable: str, requirements: Sequence[str], extra:
     pip: list[str | Path] = [made.bin / "python", "-m", "pip", "install", "--quiet", "uv"]
     asked = subprocess.run(pip, capture_output=True, text=True, env=_clean(os.environ))
     if asked.returncode and "No matching distribution found for uv" in asked.stderr:
+        # Without an index nothing can be installed; the other tests run all the same.
         pytest.skip(f"the package index cannot be reached, and {variable} names no ready environment")
     assert asked.returncode == 0, asked.stderr
-    made.install(*requirements, "-e", f"{ROOT}[{extra}]" if extra else ROOT)
+    project = ["-e", f"{ROOT}[{extra}]" if extra else ROOT] if with_project else []
+    made.install(*requirements, *project)
     return made
 
 

@@ -75,7 +75,7 @@ def test_refused_settings_are_one_line(
     tmp_path: Path,
 ) -> None:
     if package and find_spec(package):
-        pytest.skip(f"{package} is installed")
+        pytest.skip(f"{package} is installed")  # then nothing is refused
     with pytest.raises(ConfigError) as refused:
         _train(store, model_path, tmp_path / "out", **settings)
     assert words in str(refused.value)
@@ -84,7 +84,7 @@ def test_refused_settings_are_one_line(
 
 def test_deepspeed_that_is_not_installed(store: VariantStore, model_path: Path, tmp_path: Path) -> None:
     if find_spec("deepspeed"):
-        pytest.skip("deepspeed is installed")
+        pytest.skip("deepspeed is installed")  # then nothing is refused
     try:
         with pytest.raises(ConfigError, match=r"deepspeed.*not found") as refused:
             _train(store, model_path, tmp_path / "out", deepspeed="ds.json")

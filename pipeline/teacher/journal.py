@@ -115,12 +115,14 @@ _TABLES = (
     "CREATE TABLE learnt (endpoint TEXT, model TEXT, name TEXT, value TEXT, "
     "PRIMARY KEY (endpoint, model, name))",
 )
+_COLUMNS_0 = ", ".join(
+    _COLUMNS[:-3]
+)  # the first version had neither `settled`, `fresh` nor `reasoning_tokens`
 _FROM_VERSION_0 = (
     "ALTER TABLE entries RENAME TO entries_0",
     "DROP INDEX IF EXISTS not_in_ledger",
     *_TABLES,
-    f"INSERT INTO entries ({', '.join(_COLUMNS[:-3])}, in_ledger) "
-    f"SELECT {', '.join(_COLUMNS[:-3])}, in_ledger FROM entries_0 ORDER BY created_at",
+    f"INSERT INTO entries ({_COLUMNS_0}, in_ledger) SELECT {_COLUMNS_0}, in_ledger FROM entries_0 ORDER BY created_at",
     "DROP TABLE entries_0",
 )
 _FROM_VERSION_1 = ("ALTER TABLE entries ADD COLUMN reasoning_tokens INTEGER",)
@@ -214,7 +216,8 @@ class Journal:
 
     def _entries(self, condition: str, *values: str | int) -> list[Entry]:
         rows = self._rows(f"SELECT {', '.join(_COLUMNS)} FROM entries WHERE {condition}", *values)
-        return [Entry(*row[:-3], *map(bool, row[-3:-1]), *row[-1:]) for row in rows]
+        # SQLite has no type of truth values.
+        return [Entry(*row[:-3], bool(row[-3]), bool(row[-2]), row[-1]) for row in rows]
 
     def _rows(self, statement: str, *values: str | int) -> list[Any]:
         with _naming(self._path):

@@ -43,10 +43,9 @@ def without_thoughts(text: str) -> str:
     closing one.
     """
     if _CHANNEL.search(text):
-        finals = _FINAL.findall(text)
-        return (
-            finals[-1] if finals else text.rpartition(_CHANNEL_CLOSED)[2] if _CHANNEL_CLOSED in text else ""
-        ).strip()
+        after_last = text.rpartition(_CHANNEL_CLOSED)[2] if _CHANNEL_CLOSED in text else ""
+        answers: list[str] = [after_last, *_FINAL.findall(text)]
+        return answers[-1].strip()
     text = _WITHOUT_MARKS.sub("", text)
     text = _PAIR.sub("", text)
     closed = [*_CLOSED.finditer(text)]

@@ -55,7 +55,9 @@ def run(testbed: Testbed) -> None:
         "--device", choices=("cpu", "cuda"), default="cpu", help="of the training (default: cpu)"
     )
     parser.add_argument(
-        "--until", type=float, help="start no stage after so many seconds; the same command goes on"
+        "--until",
+        type=float,
+        help="start no further stage after this many seconds; the same command continues",
     )
     parser.add_argument("--results", type=Path, help="write figures and page into this folder")
     options = parser.parse_args()

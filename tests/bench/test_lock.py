@@ -9,15 +9,8 @@ from typing import Any
 import pytest
 
 from diva_grpo.pipeline.store import VariantStore
-from tests.bench.lock.summary import (
-    RESULTS,
-    final_accuracy,
-    page,
-    read,
-    times_fewer_tokens,
-    tokens_before,
-    tokens_to_target,
-)
+from tests.bench.bed_results import RESULTS, final_accuracy, tokens_before, tokens_to_target
+from tests.bench.lock.summary import page, read, times_fewer_tokens
 from tests.bench.lock.task import RULES, SIZES, Lock, accuracy_reward, fill_store, found, hint_lines, worked
 
 FOLDER = Path(__file__).parent / "lock" / "results"

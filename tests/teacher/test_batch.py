@@ -26,7 +26,6 @@ from diva_grpo.pipeline.teacher.prompts import Prompt
 from diva_grpo.pipeline.teacher.wire.batch import exchange as module
 from diva_grpo.pipeline.teacher.wire.batch.book import BatchBook, pending_batches
 from diva_grpo.pipeline.teacher.wire.batch.exchange import Pace, by_batch
-from diva_grpo.pipeline.teacher.wire.batch.lines import read_line
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome
 from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError, StoreError, TeacherError
@@ -232,24 +231,6 @@ def test_answer_of_the_wrong_shape_is_mended_by_a_second_batch(store: VariantSto
         answers = _ask(store, _by_batch(batches), range(2), Rewordings)
     assert [answer.value for answer in answers] == [Rewordings(rewordings=["a"])] * 2
     assert len(batches.batches) == 2
-
-
-@pytest.mark.parametrize(
-    ("line", "outcome"),
-    [
-        (b"", None),
-        (b"not json", None),
-        (b"[1]", None),
-        (b'{"no": "id"}', None),
-        (b'{"custom_id": "k", "response": null, "error": {"code": "batch_expired"}}', ("timeout", True)),
-        (b'{"custom_id": "k", "response": {"status_code": 429, "body": null}}', ("http_429", True)),
-        (b'{"custom_id": "k", "response": {"status_code": 404, "body": "x"}}', ("http_404", False)),
-        (b'{"custom_id": "k"}', ("timeout", True)),
-    ],
-)
-def test_lines_of_all_kinds(line: bytes, outcome: tuple[str, bool] | None) -> None:
-    told = read_line(line)
-    assert (told and (told[1].outcome, told[2])) == outcome
 
 
 # --- batches that are not taken

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from diva_grpo.pipeline.teacher.wire.limits import Bucket, Limits
 
-Counting = Literal["sliding minute", "fixed minute", "bucket of a second", "bucket of a minute", "by chance"]
+Counting = Literal["sliding minute", "fixed minute", "bucket of a second", "bucket of a minute", "at random"]
 
 
 @dataclass
@@ -28,7 +28,10 @@ class Clock:
 
 @dataclass
 class Server:
-    """Lets `per_minute` requests through; how it counts them is what servers differ in."""
+    """Lets `per_minute` requests through; how it counts them is what servers differ in.
+
+    With `at random` it refuses each request with the probability `share`, at any pace.
+    """
 
     per_minute: float
     counting: Counting
@@ -41,7 +44,7 @@ class Server:
 
     def takes(self, now: float) -> tuple[bool, float | None]:
         """Whether a request is let through, and what Retry-After would say."""
-        if self.counting == "by chance":
+        if self.counting == "at random":
             return self.luck.random() >= self.share, 0.05
         if self.counting.startswith("bucket"):
             most = self.per_minute if "minute" in self.counting else max(1.0, self.per_minute / 60)
@@ -160,7 +163,7 @@ def test_small_rate_that_is_not_told_is_used_at_the_cost_of_429s(
 def test_429s_at_any_pace_do_not_slow_the_work_for_ever(tells: bool, latency_s: float) -> None:
     """In the tenth minute. Before it the pace is cut, and found again: that takes minutes where answers are slow."""
     clock = Clock()
-    traffic = _traffic(Limits(32, clock=clock), clock, Server(0, "by chance", tells), latency_s, 10)
+    traffic = _traffic(Limits(32, clock=clock), clock, Server(0, "at random", tells), latency_s, 10)
     assert traffic.taken_by_minute[-1] >= 0.5 * 60 * 32 / latency_s, traffic
 
 
@@ -168,7 +171,7 @@ def test_429s_at_any_pace_do_not_slow_the_work_for_ever(tells: bool, latency_s: 
 def test_nine_429s_of_ten_slow_the_work_and_do_not_stop_it(tells: bool) -> None:
     """NeMo DataDesigner stalled here."""
     clock = Clock()
-    server = Server(0, "by chance", tells, share=0.9)
+    server = Server(0, "at random", tells, share=0.9)
     by_minute = _traffic(Limits(32, clock=clock), clock, server, 0.2, 60).taken_by_minute
     assert sum(by_minute) >= 60
     assert all(sum(by_minute[i : i + 10]) > 0 for i in range(50))

@@ -18,7 +18,7 @@ STEPS = np.arange(1.0, 11.0)
 
 
 def true_rates(threshold: float, steps: FloatArray) -> FloatArray:
-    """Of a policy that does so many steps half of the time."""
+    """Pass rates by steps left, of a policy that is right half of the time with `threshold` steps left."""
     rates: FloatArray = 1 / (1 + np.exp(-1.5 * (threshold - steps)))
     return rates
 

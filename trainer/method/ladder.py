@@ -40,7 +40,7 @@ class LadderCurve:
         """Add the rollouts of one prompt.
 
         Args:
-            steps: number of steps that its hint leaves, or that the solution has if there is no hint; at least 1.
+            steps: number of steps that its hint leaves, or that the solution has if there is no hint.
             right: number of right rollouts.
             wrong: number of wrong rollouts.
         """
@@ -57,9 +57,8 @@ class LadderCurve:
         if not len(steps_V):
             return np.zeros(0)
         slope_G, threshold_G, weight_G = self._posterior(float(steps_V.max()))
-        steps_S, place_V = np.unique(
-            steps_V, return_inverse=True
-        )  # a batch has a few distinct numbers of steps
+        # The prompts of a batch have few different numbers of steps.
+        steps_S, place_V = np.unique(steps_V, return_inverse=True)
         rate_S: FloatArray = expit(slope_G * (threshold_G - steps_S[:, None])) @ weight_G
         return rate_S[place_V]
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from tests.bench.lock.summary import (
+from tests.bench.bed_results import (
     RESULTS,
+    collect,
     difference,
     final_accuracy,
     interval,
@@ -29,15 +30,8 @@ Runs = dict[tuple[str, str], dict[int, dict[str, Any]]]
 
 
 def write_page(out: Path, folder: Path) -> None:
-    """Gather a folder's runs and preconditions into the results, a line each, and make the page of them."""
-    lines = [
-        {"kind": "run", **json.loads(path.read_text())} for path in sorted((out / "runs").glob("*.json"))
-    ]
-    for path in sorted(out.glob("*/preconditions.json")):
-        spectrum, seed = path.parent.name.split("-s")
-        rates = json.loads(path.read_text())
-        lines.append({"kind": "start", "spectrum": spectrum, "seed": int(seed), "rates": rates})
-    (folder / RESULTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    """Gather a folder's runs into the results, and make the page of them."""
+    collect(out, folder / RESULTS, lambda bed: {"spectrum": bed})
     (folder / "README.md").write_text(page(folder / RESULTS), "utf-8")
 
 

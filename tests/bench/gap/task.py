@@ -47,8 +47,8 @@ SHARE_PLAIN: Final = 0.3
 """Share of the warm-up examples without a hint."""
 SLIPS: Final[Mapping[int, float]] = MappingProxyType({1: 0.0, 2: 0.0, 3: 0.2, 4: 0.45})
 MOST_SLIPS: Final = 0.7
-"""Share of the warm-up examples in which a step has a total by chance, by the step's number; `MOST_SLIPS` from the
-fifth. So the warm model is the less sure the longer an answer is, but works out all steps."""
+"""Probability that a step of the warm-up examples has a random total, by the number of the step; from the fifth step on
+it is `MOST_SLIPS`. So the warm model can work out every step, and is less sure of later ones."""
 _STEP = re.compile(r":(\d+)")
 _QUESTION = re.compile(r"Start (\d+) add((?: \d+ [+-]\d)+)")
 _TERM = re.compile(r" \d+ ([+-]\d)")
@@ -90,7 +90,7 @@ class Sum:
 
 
 def draw(rng: random.Random, steps: int) -> Sum:
-    """A sum of so many steps whose totals are all within 0 to `HIGHEST`."""
+    """Return a random sum with this number of steps; every total is between 0 and `HIGHEST`."""
     start = total = rng.randint(0, HIGHEST)
     terms = []
     for _ in range(steps):
@@ -101,7 +101,7 @@ def draw(rng: random.Random, steps: int) -> Sum:
 
 
 def longer(rng: random.Random, easy: Sum, more: int) -> Sum:
-    """Another sum with the same last total, in so many more steps."""
+    """Return a sum that has the same last total as `easy`, and `more` steps more."""
     while True:
         other = draw(rng, len(easy.terms) + more - 1)
         last = easy.totals[-1] - [other.start, *other.totals][-1]

@@ -28,7 +28,7 @@ class PreconditionError(Exception):
 
 
 def bed_of(length: int) -> Bed:
-    """The testbed with problems of so many steps."""
+    """The testbed whose problems have `length` steps."""
     return Bed(f"L{length}", {"length": length}, accuracy_reward, TOKENS_PER_STEP * length)
 
 

@@ -3,45 +3,39 @@
 from __future__ import annotations
 
 import json
-import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from tabulate import tabulate
 
-RESULTS = "runs.jsonl"
-TARGET = 0.5
-"""Accuracy on originals without hints that an arm must reach."""
+from tests.bench.bed_results import (
+    RESULTS,
+    TARGET,
+    collect,
+    difference,
+    final_accuracy,
+    interval,
+    silent_share,
+    tokens_before,
+    tokens_to_target,
+)
+
 NOTES = (
     "One learning rate (7e-4), not tuned by arm; 100 steps of 256 rollouts; hints in the question; five seeds. The",
     "settings of testbed and selector were chosen on seeds 101 and 102, which are not among these. The runs of the arm",
     "`response` were made later and on another machine: the pass rates of its warm models differ by up to 2 in 256.",
 )
 """What a reader must know of these figures."""
-_DRAWS, _LEVEL = 10_000, 0.9
 
 Runs = dict[tuple[int, str], dict[int, dict[str, Any]]]
 """By length and arm, the run of each seed."""
 
 
-def collect(out: Path, file: Path) -> None:
-    """Gather the runs and the preconditions of a folder into one file, a line each."""
-    lines = [
-        {"kind": "run", **json.loads(path.read_text())} for path in sorted((out / "runs").glob("*.json"))
-    ]
-    for path in sorted(out.glob("L*/preconditions.json")):
-        length, seed = path.parent.name.removeprefix("L").split("-s")
-        rates = json.loads(path.read_text())
-        lines.append({"kind": "start", "length": int(length), "seed": int(seed), "rates": rates})
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
 def write_page(out: Path, folder: Path) -> None:
     """Gather a folder's runs into the results, and make the page of them."""
-    collect(out, folder / RESULTS)
+    collect(out, folder / RESULTS, lambda bed: {"length": int(bed.removeprefix("L"))})
     (folder / "README.md").write_text(page(folder / RESULTS), "utf-8")
 
 
@@ -55,58 +49,6 @@ def read(file: Path) -> tuple[Runs, dict[int, list[dict[str, float]]]]:
         else:
             starts[line["length"]].append(line["rates"])
     return runs, starts
-
-
-def final_accuracy(run: dict[str, Any], tokens: int | None = None) -> float:
-    """Accuracy at the last evaluation, or at the last one within so many generated tokens."""
-    reached = 0.0
-    for step, accuracy in sorted((int(s), a) for s, a in run["accuracy"].items()):
-        if tokens is None or tokens_before(run, step) <= tokens:
-            reached = accuracy
-    return reached
-
-
-def tokens_before(run: dict[str, Any], step: int) -> int:
-    """Tokens generated in the steps before an evaluation."""
-    return sum(row[2] for row in run["steps"] if row[0] < step)
-
-
-def tokens_to_target(run: dict[str, Any]) -> int | None:
-    """Generated tokens up to the first evaluation at the target; None where it was not reached."""
-    for step, accuracy in sorted((int(s), a) for s, a in run["accuracy"].items()):
-        if accuracy >= TARGET:
-            return tokens_before(run, step)
-    return None
-
-
-def silent_share(run: dict[str, Any]) -> float:
-    """Share of groups with equal rewards."""
-    groups: int = sum(row[3] for row in run["steps"])
-    silent: int = sum(row[4] for row in run["steps"])
-    return silent / max(1, groups)
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """90 % bootstrap interval of the mean over seeds (percentiles of resampled seeds)."""
-    rng = random.Random(0)
-    drawn = sorted(fmean(rng.choices(values, k=len(values))) for _ in range(_DRAWS))
-    edge = int(_DRAWS * (1 - _LEVEL) / 2)
-    return drawn[edge], drawn[-edge - 1]
-
-
-def difference(
-    runs: Mapping[tuple[Any, str], Mapping[int, dict[str, Any]]], length: Any, one: str, other: str
-) -> tuple[float, float, float, int]:
-    """Mean difference of final accuracies at equal tokens, seed by seed, its interval, and the number of seeds.
-
-    Each pair of runs is compared at the tokens that the cheaper of the two had generated at its end.
-    """
-    pairs = []
-    for seed in sorted(runs[length, one].keys() & runs[length, other].keys()):
-        a, b = runs[length, one][seed], runs[length, other][seed]
-        tokens = min(tokens_before(run, 10**9) for run in (a, b))
-        pairs.append(final_accuracy(a, tokens) - final_accuracy(b, tokens))
-    return fmean(pairs), *interval(pairs), len(pairs)
 
 
 def page(file: Path) -> str:

@@ -1,0 +1,85 @@
+"""Figures of the testbeds of hints: gathered from the files of runs, and measured, with intervals over seeds."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+RESULTS = "runs.jsonl"
+TARGET = 0.5
+"""Accuracy on originals without hints that an arm must reach."""
+_DRAWS, _LEVEL = 10_000, 0.9
+
+
+def collect(out: Path, file: Path, facts: Callable[[str], dict[str, Any]]) -> None:
+    """Gather the runs and the preconditions of a folder into one file, a line each.
+
+    Args:
+        out: folder of the runs.
+        file: where the lines go.
+        facts: returns what the lines of preconditions say of a testbed, from its name (`Bed.name`).
+    """
+    lines = [
+        {"kind": "run", **json.loads(path.read_text())} for path in sorted((out / "runs").glob("*.json"))
+    ]
+    for path in sorted(out.glob("*/preconditions.json")):
+        name, seed = path.parent.name.split("-s")
+        rates = json.loads(path.read_text())
+        lines.append({"kind": "start", **facts(name), "seed": int(seed), "rates": rates})
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def final_accuracy(run: dict[str, Any], tokens: int | None = None) -> float:
+    """Accuracy at the last evaluation, or at the last one within so many generated tokens."""
+    reached = 0.0
+    for step, accuracy in sorted((int(s), a) for s, a in run["accuracy"].items()):
+        if tokens is None or tokens_before(run, step) <= tokens:
+            reached = accuracy
+    return reached
+
+
+def tokens_before(run: dict[str, Any], step: int) -> int:
+    """Tokens generated in the steps before an evaluation."""
+    return sum(row[2] for row in run["steps"] if row[0] < step)
+
+
+def tokens_to_target(run: dict[str, Any]) -> int | None:
+    """Generated tokens up to the first evaluation at the target; None where it was not reached."""
+    for step, accuracy in sorted((int(s), a) for s, a in run["accuracy"].items()):
+        if accuracy >= TARGET:
+            return tokens_before(run, step)
+    return None
+
+
+def silent_share(run: dict[str, Any]) -> float:
+    """Share of groups with equal rewards."""
+    groups: int = sum(row[3] for row in run["steps"])
+    silent: int = sum(row[4] for row in run["steps"])
+    return silent / max(1, groups)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """90 % bootstrap interval of the mean over seeds (percentiles of resampled seeds)."""
+    rng = random.Random(0)
+    drawn = sorted(fmean(rng.choices(values, k=len(values))) for _ in range(_DRAWS))
+    edge = int(_DRAWS * (1 - _LEVEL) / 2)
+    return drawn[edge], drawn[-edge - 1]
+
+
+def difference(
+    runs: Mapping[tuple[Any, str], Mapping[int, dict[str, Any]]], case: Any, one: str, other: str
+) -> tuple[float, float, float, int]:
+    """Mean difference of final accuracies at equal tokens, seed by seed, its interval, and the number of seeds.
+
+    Each pair of runs is compared at the tokens that the cheaper of the two had generated at its end.
+    """
+    pairs = []
+    for seed in sorted(runs[case, one].keys() & runs[case, other].keys()):
+        a, b = runs[case, one][seed], runs[case, other][seed]
+        tokens = min(tokens_before(run, 10**9) for run in (a, b))
+        pairs.append(final_accuracy(a, tokens) - final_accuracy(b, tokens))
+    return fmean(pairs), *interval(pairs), len(pairs)

@@ -216,8 +216,8 @@ class Journal:
 
     def _entries(self, condition: str, *values: str | int) -> list[Entry]:
         rows = self._rows(f"SELECT {', '.join(_COLUMNS)} FROM entries WHERE {condition}", *values)
-        # SQLite has no type of truth values.
-        return [Entry(*row[:-3], bool(row[-3]), bool(row[-2]), row[-1]) for row in rows]
+        # SQLite has no type of truth values: `settled` and `fresh` come as numbers.
+        return [Entry(*row[:-3], *map(bool, row[-3:-1]), *row[-1:]) for row in rows]
 
     def _rows(self, statement: str, *values: str | int) -> list[Any]:
         with _naming(self._path):

@@ -69,11 +69,12 @@ def preview(
     meter = replace(spending, batch=False).meter("requests", "verified")
     with copied(store, with_journal=False) as copy:
         session = Preview(copy, store, teacher, solver, meter)
-        waiting = unfinished(session, stages, **chosen)
+        matching = copy.problem_ids(where=chosen.get("where"), limit=chosen.get("limit"))
+        left = unfinished(session, replace(stages, verify=None), matching)
+        waiting = [name for name in matching if name in left]
         ids = waiting[:count]
         if not ids:
-            matching = store.count_problems(where=chosen.get("where"), limit=chosen.get("limit"))
-            text = f"nothing to preview: none of {matching:,} problems needs a variant of these kinds"
+            text = f"nothing to preview: none of {len(matching):,} problems needs a variant of these kinds"
             conclude(text, {"problems": ids, "waiting": 0})
             return
         done: Curated | None = None

@@ -43,5 +43,5 @@ def curate(config: CurateConfig) -> Counts:
     """
     problems = chosen_problems(config)
     with running("curate", config, len(problems)) as run:
-        run.work_off(curate_shard, run.orders(problems))
+        run.work_off(curate_shard, run.orders_of(problems))
     return run.counts()

@@ -8,7 +8,7 @@ its own session. A task writes its work to the store and returns only counts, so
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -25,9 +25,9 @@ from diva_grpo.flows.released import Released
 from diva_grpo.flows.runs.hooks import Progress
 from diva_grpo.flows.runs.runners import submitting
 from diva_grpo.pipeline.session.references import References
-from diva_grpo.pipeline.session.session import Session, shards
+from diva_grpo.pipeline.session.session import Session
 from diva_grpo.pipeline.session.spending import Spending
-from diva_grpo.pipeline.stages.curate import Curated, Stages, curate_shard
+from diva_grpo.pipeline.stages.curate import Curated, Stages, curate_shard, in_shards
 from diva_grpo.pipeline.stages.top_up import Need
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.meter import Meter, shown
@@ -261,14 +261,22 @@ class Run:
         """The totals as plain dictionaries."""
         return {stage: dict(counts) for stage, counts in self.totals.items()}
 
-    def orders(self, problem_ids: Sequence[str]) -> list[Order]:
-        """Divide problems into shards, with one order for each."""
+    @property
+    def shard_size(self) -> int:
+        """Number of problems in a shard."""
         # A batch may take a day, so shards are made large: as many problems as possible share a batch.
-        size = max(self.config.shard_size, BATCH_SHARD_SIZE) if self.config.batch else self.config.shard_size
+        return max(self.config.shard_size, BATCH_SHARD_SIZE) if self.config.batch else self.config.shard_size
+
+    def orders(self, pieces: Iterable[Sequence[str]]) -> list[Order]:
+        """One order for each shard of problems."""
         return [
-            Order(number, tuple(shard), self.run_id, self.began_ns)
-            for number, shard in enumerate(shards(problem_ids, size), 1)
+            Order(number, tuple(piece), self.run_id, self.began_ns) for number, piece in enumerate(pieces, 1)
         ]
+
+    def orders_of(self, problem_ids: Sequence[str]) -> list[Order]:
+        """The orders for the stages of the configuration; problems with something left to do come first."""
+        stages = Stages.of(self.config)
+        return self.orders(in_shards(self.session, stages, problem_ids, self.shard_size))
 
     def work_off(self, task: ShardTask[Any], orders: Sequence[Order]) -> None:
         """Run a task for each order.
@@ -355,20 +363,10 @@ def running(verb: str, config: FlowConfig, problems: int, shown_stage: str = "ve
 def chosen_problems(config: ProblemsConfig) -> list[str]:
     """Ids of the problems that a flow works on, by its filter and limit.
 
-    Problems without variants and without a label come first, then those that have one of the two. So a run that is
-    stopped has not spent its time on what earlier runs did.
-
     Raises:
         ConfigError: the filter is not valid SQL.
     """
-    store = VariantStore(config.store)
-    ids = store.problem_ids(where=config.problem_filter, limit=config.limit)
-    subjects = (
-        "SELECT DISTINCT problem_id FROM variants UNION ALL "
-        "SELECT DISTINCT subject_id FROM labels WHERE subject_kind = 'original'"
-    )
-    done = Counter(problem_id for (problem_id,) in store.query(subjects))
-    return sorted(ids, key=done.__getitem__)
+    return VariantStore(config.store).problem_ids(where=config.problem_filter, limit=config.limit)
 
 
 def _finished(task: ShardTask[Any], config: FlowConfig, order: Order) -> Finished:

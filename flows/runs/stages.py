@@ -46,7 +46,7 @@ def generate(config: GenerateFlowConfig) -> Counts:
     """
     problems = chosen_problems(config)
     with running("generate", config, len(problems), "generated") as run:
-        run.work_off(generate_shard, run.orders(problems))
+        run.work_off(generate_shard, run.orders_of(problems))
     return run.counts()
 
 
@@ -69,7 +69,7 @@ def verify(config: VerifyFlowConfig) -> Counts:
     """
     problems = chosen_problems(config)
     with running("verify", config, len(problems)) as run:
-        run.work_off(verify_shard, run.orders(problems))
+        run.work_off(verify_shard, run.orders_of(problems))
     return run.counts()
 
 
@@ -92,5 +92,5 @@ def label(config: LabelFlowConfig) -> Counts:
     """
     problems = chosen_problems(config)
     with running("label", config, len(problems), "labelled") as run:
-        run.work_off(label_shard, run.orders(problems))
+        run.work_off(label_shard, run.orders_of(problems))
     return run.counts()

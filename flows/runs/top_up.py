@@ -22,7 +22,7 @@ from diva_grpo.flows.runs.shards import (
     running,
     worked,
 )
-from diva_grpo.pipeline.session.session import Session
+from diva_grpo.pipeline.session.session import Session, shards
 from diva_grpo.pipeline.stages.curate import Stages
 from diva_grpo.pipeline.stages.top_up import Journey, complete_killed, fill, record_idle
 from diva_grpo.pipeline.store import VariantStore
@@ -71,7 +71,7 @@ def top_up(config: TopUpConfig) -> Counts:
             replace(
                 order, needs=tuple(needs[name] for name in order.problem_ids), training_run=shortages.run_id
             )
-            for order in run.orders(list(needs))
+            for order in run.orders(shards(list(needs), run.shard_size))
         ]
         run.work_off(top_up_shard, orders)
     return run.counts()

@@ -15,10 +15,11 @@ from typing import Self, TypedDict, Unpack
 from diva_grpo.pipeline.session.session import Session, shards
 from diva_grpo.pipeline.stages import supply as supplying
 from diva_grpo.pipeline.stages.generate import missing_asks, write_candidates
-from diva_grpo.pipeline.stages.label import measure
+from diva_grpo.pipeline.stages.image_variants import missing_images
+from diva_grpo.pipeline.stages.label import measure, unlabelled
 from diva_grpo.pipeline.stages.solve import Solver, TeacherSolver
 from diva_grpo.pipeline.stages.supply import Wanted, by_kinds, supply
-from diva_grpo.pipeline.stages.verify import decide
+from diva_grpo.pipeline.stages.verify import decide, undecided
 from diva_grpo.pipeline.teacher.prompts import Prompt
 from diva_grpo.schemas.config import (
     IMAGE_KINDS,
@@ -31,8 +32,8 @@ from diva_grpo.schemas.config import (
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Kind, Problem, Shortage
 
-_READ_AT_ONCE = 5_000
-"""Number of problems that `unfinished` reads at once."""
+FINISHED_AT_ONCE = 5_000
+"""Largest number of problems in a shard for which nothing is left to do, and of problems that are searched for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,15 +174,24 @@ def _decide(session: Session, stages: Stages, problems: Sequence[Problem]) -> Co
     counts: Counter[str] = Counter()
     if stages.verify is None:
         return counts
-    config, allowed = stages.verify, tuple(Kind)
-    if not (stages.solver or session.solver):
-        # Without a solver, decide only on image variants. Texts, such as those of another process, wait for a solver.
-        config, allowed = config.model_copy(update={"checks": ()}), IMAGE_KINDS
+    config, allowed = _decidable(session, stages, stages.verify)
     for kinds, of_kinds in by_kinds(problems, stages.wanted):
         ids = [problem.problem_id for problem in of_kinds]
         wanted = [kind for kind in kinds if kind in allowed]
         counts += decide(session, config, ids, solver=stages.solver, kinds=wanted)
     return counts
+
+
+def _decidable(
+    session: Session, stages: Stages, config: VerifyConfig
+) -> tuple[VerifyConfig, tuple[Kind, ...]]:
+    """The checks that can run, and the kinds of variants on which they decide.
+
+    Without a solver these are image variants only. Texts, such as those of another process, wait for a solver.
+    """
+    if stages.solver or session.solver:
+        return config, tuple(Kind)
+    return config.model_copy(update={"checks": ()}), IMAGE_KINDS
 
 
 def _labeller(session: Session, stages: Stages) -> Solver:
@@ -228,37 +238,62 @@ def curate(session: Session, stages: Stages, **chosen: Unpack[Chosen]) -> Curate
         chosen.get("problem_ids"), where=chosen.get("where"), limit=chosen.get("limit")
     )
     total = Curated()
-    for done in session.over(shards(ids, size), partial(curate_shard, session, stages)):
+    for done in session.over(in_shards(session, stages, ids, size), partial(curate_shard, session, stages)):
         total.add(done)
     return total
 
 
-def unfinished(session: Session, stages: Stages, **chosen: Unpack[Chosen]) -> list[str]:
-    """Return the ids of the problems for which `curate` would ask the teacher for variants, in their order.
-
-    If only image variants are generated, which need no teacher, these are the problems with images.
+def unfinished(session: Session, stages: Stages, problem_ids: Sequence[str]) -> set[str]:
+    """Return the ids of the problems for which a stage has something left to do.
 
     Args:
         session: the session of the run.
-        stages: the stages; variants must be generated in them.
-        **chosen: the problems, see `Chosen`.
+        stages: the stages; `wanted` is not considered.
+        problem_ids: the problems.
 
     Raises:
-        ConfigError: the condition is not valid SQL, or the session has no teacher for kinds that need one.
+        ConfigError: texts are to be written, and the session has no teacher.
     """
-    config, store = stages.generate, session.store
-    assert config
-    where, limit = chosen.get("where"), chosen.get("limit")
-    ids = store.problem_ids(chosen.get("problem_ids"), where=where, limit=limit)
-    if set(config.kinds) <= set(IMAGE_KINDS):
-        return store.problem_ids(ids, where="len(images) > 0")
-    asks_of = supplying.missing_asks if stages.supplies else missing_asks
-    found: dict[str, None] = {}
-    for some in shards(ids, _READ_AT_ONCE):
-        found |= dict.fromkeys(
-            ask.problem.problem_id for ask in asks_of(session, config, store.problems(some))
+    store, found = session.store, set[str]()
+    if stages.generate:
+        problems = store.problems(problem_ids)
+        asks = (supplying.missing_asks if stages.supplies else missing_asks)(
+            session, stages.generate, problems
         )
-    return list(found)
+        found.update(ask.problem.problem_id for ask in asks)
+        found.update(image.problem_id for image in missing_images(store, stages.generate, problems))
+    if stages.verify:
+        config, kinds = _decidable(session, stages, stages.verify)
+        found |= undecided(store, config, problem_ids, kinds)
+    solver = stages.solver or session.solver
+    if stages.label and solver:
+        found |= unlabelled(store, solver.model, stages.label, problem_ids)
+    return found
+
+
+def in_shards(
+    session: Session, stages: Stages, problem_ids: Sequence[str], size: int
+) -> Iterator[Sequence[str]]:
+    """Divide problems into shards for `curate_shard`.
+
+    A shard for which nothing is left to do takes as long as its queries, however few problems it has. So the problems
+    with something left come first, in shards of the given size, and the others follow in large shards. This is done
+    anew for every `FINISHED_AT_ONCE` problems.
+
+    Args:
+        session: the session of the run.
+        stages: the stages, see `unfinished`.
+        problem_ids: the problems.
+        size: number of problems in a shard.
+
+    Raises:
+        ConfigError: see `unfinished`.
+    """
+    for some in shards(problem_ids, max(size, FINISHED_AT_ONCE)):
+        left = unfinished(session, stages, some)
+        yield from shards([name for name in some if name in left], size)
+        if len(left) < len(some):
+            yield [name for name in some if name not in left]
 
 
 def generate(session: Session, config: GenerateConfig, **chosen: Unpack[Chosen]) -> Counter[str]:

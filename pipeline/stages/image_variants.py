@@ -49,17 +49,22 @@ def perturb_images(store: VariantStore, config: GenerateConfig, problems: Sequen
     Returns:
         Number of new variants by status: `candidate`, or `rejected` if the operations do not suit the problem.
     """
+    new = missing_images(store, config, problems)
+    store.append(new)
+    return Counter(str(variant.status) for variant in new)
+
+
+def missing_images(store: VariantStore, config: GenerateConfig, problems: Sequence[Problem]) -> list[Variant]:
+    """The image variants that `perturb_images` would make."""
     kinds = [kind for kind in config.kinds if kind in IMAGE_KINDS]
-    if not kinds:
-        return Counter()
     variants = [
         variant for problem in problems for kind in kinds for variant in _variants(problem, kind, config)
     ]
+    if not variants:
+        return []
     sql = "SELECT variant_id FROM variants WHERE variant_id IN (SELECT unnest(?))"
     there = {found for (found,) in store.query(sql, [[variant.variant_id for variant in variants]])}
-    new = [variant for variant in variants if variant.variant_id not in there]
-    store.append(new)
-    return Counter(str(variant.status) for variant in new)
+    return [variant for variant in variants if variant.variant_id not in there]
 
 
 def check_recipe(variant: Variant, problem: Problem) -> Finding:

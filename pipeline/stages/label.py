@@ -96,21 +96,31 @@ def count_unlabelled(
         ConfigError: the condition is not valid SQL.
     """
     store.problems(where=where, limit=1)  # raises a one-line error if the condition is invalid
-    [(count,)] = store.query(
-        f"""
-        WITH chosen AS (
-            SELECT problem_id FROM problems WHERE ({where or "true"}) ORDER BY problem_id LIMIT ?
-        ), subjects AS (
-            SELECT problem_id AS id FROM chosen UNION ALL
-            SELECT variant_id FROM variants JOIN chosen USING (problem_id) WHERE status = 'accepted'
-        )
-        SELECT count(*) FROM subjects ANTI JOIN (
-            SELECT subject_id AS id FROM labels WHERE solver_model = ? AND samples >= ?
-        ) USING (id)
-        """,
-        [limit if limit is not None else 2**62, model, config.samples],
-    )
+    chosen = f"SELECT problem_id FROM problems WHERE ({where or 'true'}) ORDER BY problem_id LIMIT ?"
+    parameters = [limit if limit is not None else 2**62, model, config.samples]
+    [(count,)] = store.query(f"SELECT count(*) FROM ({_UNLABELLED.format(chosen=chosen)})", parameters)
     return int(count) * config.samples
+
+
+def unlabelled(store: VariantStore, model: str, config: LabelConfig, problem_ids: Sequence[str]) -> set[str]:
+    """Those of some problems that `measure` would label, or of which it would label a variant."""
+    sql = f"SELECT DISTINCT problem_id FROM ({_UNLABELLED.format(chosen='SELECT unnest(?) AS problem_id')})"
+    return {found for (found,) in store.query(sql, [list(problem_ids), model, config.samples])}
+
+
+_UNLABELLED = """
+WITH chosen AS ({chosen}), subjects AS (
+    SELECT problem_id, problem_id AS id FROM chosen UNION ALL
+    SELECT problem_id, variant_id FROM variants JOIN chosen USING (problem_id) WHERE status = 'accepted'
+)
+SELECT problem_id FROM subjects ANTI JOIN (
+    SELECT subject_id AS id FROM labels WHERE solver_model = ? AND samples >= ?
+) USING (id)
+"""
+"""SQL: a row for each question of the problems `chosen` that has no label yet.
+
+Its parameters are those of `chosen`, the solver's model, and the number of samples.
+"""
 
 
 def _has_labelled(store: VariantStore, model: str) -> bool:

@@ -137,6 +137,18 @@ def count_undecided(store: VariantStore, config: VerifyConfig, where: str | None
     return int(count)
 
 
+def undecided(
+    store: VariantStore, config: VerifyConfig, problem_ids: Sequence[str], kinds: Collection[Kind]
+) -> set[str]:
+    """Those of some problems that have variants of these kinds on which `decide` would decide."""
+    rows = store.query(
+        f"SELECT DISTINCT problem_id FROM variants WHERE {_UNDECIDED} "
+        "AND problem_id IN (SELECT unnest(?)) AND kind IN (SELECT unnest(?))",
+        [config.retry_failed, COST_NOTHING, list(problem_ids), [str(kind) for kind in kinds]],
+    )
+    return {problem_id for (problem_id,) in rows}
+
+
 def has_texts(store: VariantStore, config: VerifyConfig) -> bool:
     """Whether a variant with a rewritten text or a hint waits for a verdict. Image variants do not count."""
     rows = store.query(

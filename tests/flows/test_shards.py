@@ -13,9 +13,11 @@ from prefect.client.orchestration import get_client
 from prefect.task_runners import ProcessPoolTaskRunner
 
 from diva_grpo.flows.runs.curate import curate
-from diva_grpo.flows.runs.shards import Order, endpoint_tag, shared, worked
+from diva_grpo.flows.runs.shards import Order, Run, endpoint_tag, shared, worked
 from diva_grpo.flows.runs.stages import generate, label, verify
 from diva_grpo.pipeline.session.references import References
+from diva_grpo.pipeline.session.session import Session
+from diva_grpo.pipeline.stages.curate import Stages, curate_shard
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import (
     CurateConfig,
@@ -28,9 +30,8 @@ from diva_grpo.schemas.config import (
     VerifyFlowConfig,
 )
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError
-from diva_grpo.schemas.records import Kind, Variant
+from diva_grpo.schemas.records import Kind
 from tests.conftest import Diva
-from tests.support import store_records
 from tests.support.endpoints import Endpoint, completion, serving
 from tests.support.planted_variants import plant, teacher_of
 
@@ -275,20 +276,17 @@ def test_batches_and_workers_are_one_line(store: VariantStore, diva: Diva) -> No
     )
 
 
-def test_what_earlier_runs_did_comes_last(store: VariantStore, endpoint: TeacherConfig) -> None:
-    from diva_grpo.flows.runs.shards import chosen_problems
-
-    ids = store.problem_ids()
-    config = _generate_config(store, endpoint)
-    assert chosen_problems(config) == ids
-    made: dict[str, Any] = {"text": "t", "status": "rejected", "generator_model": "m", "prompt_version": "1"}
-    store.append(
-        [Variant(variant_id=f"{i}:reword:0", problem_id=i, kind=Kind.REWORD, **made) for i in ids[:2]]
-    )
-    measured = store_records.label(ids[0], 1, 4)
-    store.append([measured.model_copy(update={"subject_kind": "original"})])
-    assert chosen_problems(config) == [*ids[2:], ids[1], ids[0]]
-    assert chosen_problems(config.model_copy(update={"limit": 3})) == [ids[2], ids[1], ids[0]]
+def test_what_is_finished_comes_last_in_one_shard(store: VariantStore, endpoint: TeacherConfig) -> None:
+    config = _curate_config(store, endpoint)
+    ids = store.problem_ids()[:4]
+    with Session(store, endpoint) as session:
+        run = Run(config, "r", session, time.time_ns())
+        assert [order.problem_ids for order in run.orders_of(ids)] == [(*ids[:2],), (*ids[2:],)]
+        curate_shard(session, Stages.of(config), ids[:3])
+        orders = run.orders_of(ids)
+        assert [(order.number, order.problem_ids) for order in orders] == [(1, (*ids[3:],)), (2, (*ids[:3],))]
+        curate_shard(session, Stages.of(config), ids[3:])
+        assert [order.problem_ids for order in run.orders_of(ids)] == [(*ids,)]
 
 
 def test_wrong_filter_is_one_line(store: VariantStore, endpoint: TeacherConfig) -> None:

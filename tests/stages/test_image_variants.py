@@ -17,7 +17,9 @@ from diva_grpo.pipeline.difficulty.design import IMAGE_STRENGTHS
 from diva_grpo.pipeline.images.sources import open_rgb
 from diva_grpo.pipeline.ingest import ingest
 from diva_grpo.pipeline.perturb import make_operation, render
+from diva_grpo.pipeline.session.session import Session
 from diva_grpo.pipeline.stages import verify as stage_verify
+from diva_grpo.pipeline.stages.curate import Stages, curate, unfinished
 from diva_grpo.pipeline.stages.image_variants import GENERATOR
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import IMAGE_KINDS, GenerateConfig, TeacherConfig, VerifyConfig
@@ -108,6 +110,18 @@ def test_what_does_not_suit_is_kept_with_its_reason(pictures: VariantStore) -> N
         "SELECT recipe->>'$.operations[0].name' FROM variants WHERE status = 'candidate'"
     )
     assert len(accepted) > 50
+
+
+def test_images_are_left_until_they_are_made(pictures: VariantStore) -> None:
+    ids, few, more = (
+        pictures.problem_ids(),
+        *(Stages(GenerateConfig(kinds=IMAGE_KINDS, image_families=n)) for n in (1, 2)),
+    )
+    with Session(pictures) as session:
+        assert unfinished(session, few, ids) == {"pic/0", "pic/1"}
+        curate(session, few)
+        assert unfinished(session, few, ids) == set()
+        assert unfinished(session, more, ids) == {"pic/0", "pic/1"}
 
 
 def test_operations_may_be_chosen(pictures: VariantStore) -> None:

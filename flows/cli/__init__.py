@@ -90,8 +90,10 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: what was done is kept; the same command continues from there", err=True)
+    except (click.Abort, KeyboardInterrupt) as pressed:
+        # Click makes an Abort of a KeyboardInterrupt, and keeps that as its cause.
+        advice = str(pressed.__cause__ or "") or "what was done is kept; the same command continues from there"
+        click.echo(f"interrupted: {advice}", err=True)
         sys.exit(130)
     except DivaError as error:
         from diva_grpo.pipeline.store.sql import visible

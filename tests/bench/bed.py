@@ -147,7 +147,7 @@ def train_run(out: Path, bed: Bed, arm: str, seed: int, device: str) -> None:
     scratch = out / "scratch" / name
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(prepared / "store", scratch / "store")
-    store, began = VariantStore(scratch / "store"), time.monotonic()
+    store, began, cpu = VariantStore(scratch / "store"), time.monotonic(), time.process_time()
     facts = {"arm": arm, **bed.facts, "seed": seed}
     random.seed(seed)
     with store.run("train", json.dumps(facts), "warm", name) as run_id:
@@ -170,6 +170,7 @@ def train_run(out: Path, bed: Bed, arm: str, seed: int, device: str) -> None:
         **{f"accuracy_{split}": evaluations.accuracy[split] for split in others},
         "steps": [list(map(int, row)) for row in steps],
         "seconds": time.monotonic() - began,
+        "cpu_seconds": time.process_time() - cpu,
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
     }
     path = out / "runs" / f"{name}.json"

@@ -39,12 +39,12 @@ TRAINING_PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "learning_rate": 1e-6,
             "num_train_epochs": 5,
         },
-        # One prompt per problem, the original or a hint, of which half of the answers are expected to be right. It was
-        # measured on the testbed `lock`, as the arm `signal` (tests/bench/lock/results/README.md).
+        # One prompt per problem, the original or a variant, of which half of the answers are expected to be right. It
+        # was measured on the testbeds `lock` and `gap`, as the arm `response` (docs/when-it-pays.md).
         "hints": {
             "num_variants": 0,
             "selector": "signal",
-            "variant_prior": "ladder",
+            "variant_prior": "item_response",
             "aim": "all",
             "full_solutions": False,
             "difficulty_rule": "posterior",

@@ -55,6 +55,6 @@ def test_a_preset_that_is_none_is_refused(flags: list[str]) -> None:
 
 
 def test_the_hints_are_those_that_were_measured() -> None:
-    measured = ARMS["signal"]
+    measured = ARMS["response"]
     assert measured is not None
     assert measured.items() <= TRAINING_PRESETS["hints"].items()

@@ -12,6 +12,24 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+DEFAULT_PRESET: Final = "hints"
+"""The preset of `diva train` where neither a preset nor one of `METHOD` is given."""
+
+METHOD: Final = (
+    "num_variants",
+    "selector",
+    "variant_prior",
+    "aim",
+    "advantage",
+    "weight_k",
+    "balance",
+    "rescale",
+    "local_weight",
+    "global_weight",
+)
+"""Options that say how variants are chosen and compared. Who sets one of them gets no preset that he has not named, so
+that `--num_variants 0` is GRPO, and what he leaves out has the default of `DivaGRPOConfig`."""
+
 TRAINING_PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
         # The settings of the paper's experiments, where a batch has 128 prompts. Its reward is `--rewards paper`.

@@ -67,7 +67,9 @@ class TrainArguments:
     store: str = field(metadata={"help": "Folder of the store."})
     preset: str | None = field(
         default=None,
-        metadata={"help": "hints (see `diva advise`) or paper (the paper's settings); others override it."},
+        metadata={
+            "help": "hints (default if no option of the method is set) or paper; other options override it."
+        },
     )
     split: str = field(default="train", metadata={"help": "Split of the problems."})
     eval_split: str = field(default="test", metadata={"help": "Split to evaluate on (--eval_strategy)."})

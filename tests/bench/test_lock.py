@@ -53,10 +53,14 @@ def test_the_store_has_a_ladder_for_each_training_problem(tmp_path: Path) -> Non
 def test_solutions_in_two_manners_have_one_answer(tmp_path: Path) -> None:
     fill_store(Lock(length=4, seed=2), tmp_path / "store")
     store = VariantStore(tmp_path / "store")
-    policy, teacher = (examples(store, manner, 16) for manner in ("policy", "teacher"))
-    assert len(policy) == len(teacher) == 16
-    answers = [problem.answer for problem in store.problems(where="split = 'train'", limit=16)]
-    assert by_answer(policy["completion"], answers) == by_answer(teacher["completion"], answers) == [1.0] * 16
+    policy, teacher = (examples(store, manner) for manner in ("policy", "teacher"))
+    assert len(policy) == len(teacher) == SIZES["train"]
+    answers = [problem.answer for problem in store.problems(where="split = 'train'")]
+    assert (
+        by_answer(policy["completion"], answers)
+        == by_answer(teacher["completion"], answers)
+        == [1.0] * len(answers)
+    )
     assert [found(text) for text in policy["completion"]] == answers
     assert {found(text) for text in teacher["completion"]} == {""}
     assert by_answer(["1 red:a4\n2 blue:b8", "", "7 8 9"], ["a4 b8", "a4 b8", "a4 b8"]) == [1.0, 0.0, 0.0]

@@ -31,11 +31,12 @@ from diva_grpo.trainer.prompts import PromptBuilder
 from tests.bench.bed import LEARNING_RATE
 from tests.bench.lock.run import bed_of, prepare
 from tests.bench.lock.summary import write_page
+from tests.bench.lock.task import SIZES
 
 LENGTH: Final = 8
 MANNERS: Final = ("policy", "teacher")
-SOLUTIONS: Final = (16, 256)
-"""How many of the training problems have a solution."""
+SOLUTIONS: Final = SIZES["train"]
+"""All training problems have one."""
 EVALUATED: Final = (100, 300, 1_000)
 """Steps after which accuracy is measured. A thousand cost about the CPU seconds of a run of rollouts."""
 BATCH: Final = 64
@@ -64,11 +65,11 @@ def solution(problem: Problem, hint: list[str], manner: str) -> str:
     return "\n".join(f"{line}:{step[-1]}" for line, step in zip(hint, problem.solution_steps, strict=True))
 
 
-def examples(store: VariantStore, manner: str, count: int) -> Dataset:
-    """The first problems with their solutions, for supervised training."""
+def examples(store: VariantStore, manner: str) -> Dataset:
+    """The training problems with their solutions."""
     prompts = PromptBuilder(chat=False)
     hints = {v.problem_id: list(v.hint) for v in store.read(Variant, "hint_steps = hint_total")}
-    problems = store.problems(where="split = 'train'", limit=count)
+    problems = store.problems(where="split = 'train'")
     return Dataset.from_list(
         [
             {"prompt": prompts.prompt(p.text), "completion": solution(p, hints[p.problem_id], manner)}
@@ -103,9 +104,9 @@ class _Evaluations(TrainerCallback):
         self._apart += time.process_time() - began
 
 
-def train_run(out: Path, manner: str, count: int, seed: int) -> None:
+def train_run(out: Path, manner: str, seed: int) -> None:
     """Train one run from the warm model; its file is written when it has ended."""
-    path = out / "supervised" / f"{manner}-{count}-s{seed}.json"
+    path = out / "supervised" / f"{manner}-s{seed}.json"
     if path.exists():
         return
     prepare(out, LENGTH, seed, "cpu")
@@ -131,14 +132,14 @@ def train_run(out: Path, manner: str, count: int, seed: int) -> None:
             disable_tqdm=True,
             dataloader_pin_memory=False,
         ),
-        train_dataset=examples(store, manner, count),
+        train_dataset=examples(store, manner),
         processing_class=tokenizer,
         callbacks=[evaluations],
     )
     trainer.train()
     at = [{**row, "cpu_seconds": row["cpu_seconds"] - began} for row in evaluations.found]
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"manner": manner, "solutions": count, "seed": seed, "at": at}))
+    path.write_text(json.dumps({"manner": manner, "solutions": SOLUTIONS, "seed": seed, "at": at}))
     shutil.rmtree(scratch, ignore_errors=True)
     print(path.read_text(), flush=True)
 
@@ -155,8 +156,7 @@ def main() -> None:
     disable_progress_bars()
     for seed in range(1, options.seeds + 1):
         for manner in MANNERS:
-            for count in SOLUTIONS:
-                train_run(options.out.resolve(), manner, count, seed)
+            train_run(options.out.resolve(), manner, seed)
     if options.results:
         write_page(options.out.resolve(), options.results)
 

@@ -40,7 +40,11 @@ CHAT_TEMPLATE = (
 
 
 def tiny_processor(
-    phrases: Sequence[str] = (), *, image_size: int = IMAGE_SIZE, patch_size: int = PATCH_SIZE, **preprocessing: Any
+    phrases: Sequence[str] = (),
+    *,
+    image_size: int = IMAGE_SIZE,
+    patch_size: int = PATCH_SIZE,
+    **preprocessing: Any,
 ) -> Any:
     """Build a processor with byte-level tokens and a few tokens per image. It does not need torchvision.
 

@@ -14,6 +14,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -86,6 +87,9 @@ def originals(*splits: str) -> Callable[[VariantStore], Asked]:
     return ask
 
 
+_ORIGINALS_OF_TEST: Final = originals("test")
+
+
 @dataclass(frozen=True, slots=True)
 class Bed:
     """A testbed: what is equal for all of its runs.
@@ -108,7 +112,7 @@ class Bed:
     completion_tokens: int
     rollouts: int = 256
     steps: int = 100
-    asked: Callable[[VariantStore], Asked] = originals("test")
+    asked: Callable[[VariantStore], Asked] = _ORIGINALS_OF_TEST
     learning_rate: float = LEARNING_RATE
     eval_every: int = EVAL_EVERY
 
@@ -293,7 +297,7 @@ def _trainer(
     else:
         dataset = problems_dataset(problems, _PROMPTS)
     if images:
-        dataset = dataset.with_transform(lambda rows: _with_images(rows, images))
+        dataset = dataset.with_transform(partial(_with_images, images=images))
     theirs = GRPOTrainer(model, bed.reward, GRPOConfig(**settings), dataset, processing_class=processing)
     recorder = Recorder(store, run_id, flush_steps=never)
     theirs.add_callback(RecorderCallback(recorder))

@@ -12,6 +12,8 @@ from typing import Any
 RESULTS = "runs.jsonl"
 TARGET = 0.5
 """Accuracy on originals without hints that an arm must reach."""
+ENOUGH_SEEDS = 5
+"""For a verdict: the interval over two seeds is that between them."""
 _DRAWS, _LEVEL = 10_000, 0.9
 
 
@@ -68,6 +70,19 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     drawn = sorted(fmean(rng.choices(values, k=len(values))) for _ in range(_DRAWS))
     edge = int(_DRAWS * (1 - _LEVEL) / 2)
     return drawn[edge], drawn[-edge - 1]
+
+
+def mean_and_interval(values: Sequence[float]) -> str:
+    """The mean over seeds with its interval, such as `0.500 [0.400, 0.600]`."""
+    low, high = interval(values)
+    return f"{fmean(values):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def verdict(low: float, high: float, seeds: int) -> str:
+    """Whether an interval of a difference tells two arms apart; none with too few seeds."""
+    if seeds < ENOUGH_SEEDS:
+        return f"fewer than {ENOUGH_SEEDS} seeds"
+    return "not told apart" if low <= 0 <= high else "told apart"
 
 
 def difference(

@@ -23,7 +23,7 @@ FIGURES = Testbed(
     prepare=prepare,
     train_run=train_run,
     write_page=write_page,
-    arms=("grpo", "augmented", "response", "uniform", "paper"),
+    arms=("grpo", "augmented", "response", "paper"),
 )
 
 if __name__ == "__main__":

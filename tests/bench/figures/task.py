@@ -120,9 +120,7 @@ def _batches(processor: Any, rng: random.Random) -> Iterator[dict[str, Tensor]]:
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "left"
     texts = [f"<user><image>{text}\n</s><assistant>" for _, text in figures]
-    asked = processor(
-        images=[[image] for image, _ in figures], text=texts, padding=True, return_tensors="pt"
-    )
+    asked = processor(images=[[image] for image, _ in figures], text=texts, padding=True, return_tensors="pt")
     answers = torch.tensor([[*tokenizer.encode(str(count)), tokenizer.eos_token_id] for count in counts])
     tokens = torch.cat([asked["input_ids"], answers], dim=1)
     mask = torch.cat([asked["attention_mask"], torch.ones_like(answers)], dim=1)

@@ -15,15 +15,14 @@ from tests.bench.bed_results import (
     collect,
     difference,
     final_accuracy,
-    interval,
+    mean_and_interval,
     silent_share,
     tokens_before,
+    verdict,
 )
 
 COMPARED = (("response", "grpo"), ("signal", "grpo"), ("response", "uniform"), ("response", "signal"))
 """Pairs of arms whose difference is asked for."""
-ENOUGH_SEEDS = 5
-"""For a verdict: the interval over two seeds is that between them."""
 
 Runs = dict[tuple[str, str], dict[int, dict[str, Any]]]
 """By spectrum and arm, the run of each seed."""
@@ -80,9 +79,9 @@ def _table(runs: Runs, spectrum: str) -> list[str]:
         rows.append(
             (
                 arm,
-                _with_interval(finals),
+                mean_and_interval(finals),
                 " ".join(f"{a:.2f}" for a in finals),
-                _with_interval(middles),
+                mean_and_interval(middles),
                 f"{fmean(silent_share(run) for run in by_seed.values()):.2f}",
                 f"{fmean(tokens_before(run, 10**9) for run in by_seed.values()):,.0f}",
                 f"{fmean(run['seconds'] for run in by_seed.values()):.0f}",
@@ -92,18 +91,12 @@ def _table(runs: Runs, spectrum: str) -> list[str]:
     return [tabulate(rows, headers=head, tablefmt="github")]
 
 
-def _with_interval(values: list[float]) -> str:
-    low, high = interval(values)
-    return f"{fmean(values):.3f} [{low:.3f}, {high:.3f}]"
-
-
 def _differences(runs: Runs, spectrum: str) -> list[str]:
     rows = []
     for one, other in COMPARED:
         if runs.get((spectrum, one)) and runs.get((spectrum, other)):
             mean, low, high, seeds = difference(runs, spectrum, one, other)
-            verdict = "not told apart" if low <= 0 <= high else "told apart"
-            verdict = verdict if seeds >= ENOUGH_SEEDS else f"fewer than {ENOUGH_SEEDS} seeds"
-            rows.append((f"{one} - {other}", f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]", seeds, verdict))
+            told = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+            rows.append((f"{one} - {other}", told, seeds, verdict(low, high, seeds)))
     head = ("difference on hard problems, at equal tokens", "mean, 90 % interval", "seeds", "0 in it?")
     return [tabulate(rows, headers=head, tablefmt="github")]

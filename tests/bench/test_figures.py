@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +34,11 @@ IMAGE_VARIANTS = FAMILIES * (3 + 5)
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VariantStore]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> VariantStore:
     """The testbed's store."""
     root = tmp_path_factory.mktemp("figures") / "store"
     fill_store(root, seed=1)
-    yield VariantStore(root)
+    return VariantStore(root)
 
 
 @pytest.mark.parametrize("count", COUNTS)

@@ -21,7 +21,6 @@ from tests.bench.bed_results import (
     tokens_before,
     verdict,
 )
-from tests.bench.figures.run import CASE
 
 MEASURES: Final = {"perturbed": "accuracy", "clean": "accuracy_clean"}
 """By name, the key of a measure in the file of a run."""
@@ -93,7 +92,11 @@ def _starts(starts: list[dict[str, dict[str, float]]]) -> list[str]:
         (name, *(f"{fmean(rates[measure][name] for rates in starts):.3f}" for measure in ("right", "silent")))
         for name in sorted(starts[0]["right"], key=lambda name: (name != "original", name))
     ]
-    return [tabulate(rows, headers=("figures", "pass rate", "silent groups"), tablefmt="github")]
+    return [
+        tabulate(
+            rows, headers=("figures", "pass rate", "silent groups"), tablefmt="github", disable_numparse=True
+        )
+    ]
 
 
 def _table(runs: dict[str, dict[int, Run]]) -> list[str]:
@@ -128,12 +131,12 @@ def _differences(runs: dict[str, dict[int, Run]]) -> list[str]:
     rows = []
     for name, key in MEASURES.items():
         measured = {
-            (CASE, arm): {seed: {**run, "accuracy": run[key]} for seed, run in by_seed.items()}
+            (name, arm): {seed: {**run, "accuracy": run[key]} for seed, run in by_seed.items()}
             for arm, by_seed in runs.items()
         }
         for one, other in COMPARED:
-            if measured.get((CASE, one)) and measured.get((CASE, other)):
-                mean, low, high, seeds = difference(measured, CASE, one, other)
+            if measured.get((name, one)) and measured.get((name, other)):
+                mean, low, high, seeds = difference(measured, name, one, other)
                 rows.append(
                     (
                         name,

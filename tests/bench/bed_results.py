@@ -73,7 +73,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def mean_and_interval(values: Sequence[float]) -> str:
-    """The mean over seeds with its interval, such as `0.500 [0.400, 0.600]`."""
+    """The mean over seeds with its interval, such as `0.500 [0.400, 0.600]`; one seed has no interval."""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
     low, high = interval(values)
     return f"{fmean(values):.3f} [{low:.3f}, {high:.3f}]"
 

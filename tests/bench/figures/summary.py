@@ -64,9 +64,9 @@ def page(file: Path) -> str:
         "# Figures: what the runs show",
         "",
         f"Made by `python -m tests.bench.figures` from `{RESULTS}`. Seeds: {', '.join(map(str, seeds))}. One learning",
-        "rate (1e-4) for all arms; 40 steps of 64 rollouts; 128 training problems, and 256 held-out ones with one answer",
-        "each, so that the difference of two runs has a standard error of 0.04 on perturbed figures. Settings were chosen",
-        "on seed 101. The policy counts shapes in figures of 48 by 48 pixels.",
+        "rate (1e-4) for all arms; 40 steps of 64 rollouts; 128 training problems, and 256 held-out ones with one",
+        "answer each, so that the difference of two runs has a standard error of 0.04 on perturbed figures. Settings",
+        "were chosen on seed 101. The policy counts shapes in figures of 48 by 48 pixels.",
         "",
         *([] if len(seeds) >= ENOUGH_SEEDS else [f"Fewer than {ENOUGH_SEEDS} seeds: no verdict.", ""]),
         "## Before any training",
@@ -148,4 +148,4 @@ def _differences(runs: dict[str, dict[int, Run]]) -> list[str]:
                     )
                 )
     head = ("figures", "difference", "mean, 90 % interval", "seeds", "0 in it?")
-    return [tabulate(rows, headers=head, tablefmt="github")]
+    return [tabulate(rows, headers=head, tablefmt="github", disable_numparse=True)]

@@ -15,7 +15,6 @@ TARGET = 0.5
 ENOUGH_SEEDS = 5
 """For a verdict: the interval over two seeds is that between them."""
 _DRAWS, _LEVEL = 10_000, 0.9
-_SLACK = 1.001
 
 
 def collect(out: Path, file: Path, facts: Callable[[str], dict[str, Any]]) -> None:
@@ -89,16 +88,27 @@ def verdict(low: float, high: float, seeds: int) -> str:
 
 
 def difference(
-    runs: Mapping[tuple[Any, str], Mapping[int, dict[str, Any]]], case: Any, one: str, other: str
+    runs: Mapping[tuple[Any, str], Mapping[int, dict[str, Any]]],
+    case: Any,
+    one: str,
+    other: str,
+    slack: float = 0.0,
 ) -> tuple[float, float, float, int]:
     """Mean difference of final accuracies at equal tokens, seed by seed, its interval, and the number of seeds.
 
-    Each pair of runs is compared at the tokens that the cheaper of the two had generated at its end, and 1 in 1,000
-    more: a run with one token more is not set back by a whole evaluation.
+    Each pair of runs is compared at the tokens that the cheaper of the two had generated at its end.
+
+    Args:
+        runs: by case and arm, the run of each seed.
+        case: whose runs are compared.
+        one: an arm.
+        other: the arm that is subtracted.
+        slack: share of tokens that a run may have generated more. With 0, one token more sets a run back by a whole
+            evaluation.
     """
     pairs = []
     for seed in sorted(runs[case, one].keys() & runs[case, other].keys()):
         a, b = runs[case, one][seed], runs[case, other][seed]
-        tokens = round(min(tokens_before(run, 10**9) for run in (a, b)) * _SLACK)
+        tokens = round(min(tokens_before(run, 10**9) for run in (a, b)) * (1 + slack))
         pairs.append(final_accuracy(a, tokens) - final_accuracy(b, tokens))
     return fmean(pairs), *interval(pairs), len(pairs)

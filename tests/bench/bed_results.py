@@ -12,6 +12,8 @@ from typing import Any
 RESULTS = "runs.jsonl"
 TARGET = 0.5
 """Accuracy on originals without hints that an arm must reach."""
+ENOUGH_SEEDS = 5
+"""For a verdict: the interval over two seeds is that between them."""
 _DRAWS, _LEVEL = 10_000, 0.9
 _FIGURES = ("steps", "seconds", "cpu_seconds", "device", "rates", "at")
 """Entries of a line that are measured, beside accuracies."""
@@ -86,22 +88,43 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return drawn[edge], drawn[-edge - 1]
 
 
-def with_interval(values: Sequence[float]) -> str:
-    """The mean over seeds and its 90 % interval, as text."""
+def mean_and_interval(values: Sequence[float]) -> str:
+    """The mean over seeds with its interval, such as `0.500 [0.400, 0.600]`; one seed has no interval."""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
     low, high = interval(values)
     return f"{fmean(values):.3f} [{low:.3f}, {high:.3f}]"
 
 
+def verdict(low: float, high: float, seeds: int) -> str:
+    """Whether an interval of a difference tells two arms apart; none with too few seeds."""
+    if seeds < ENOUGH_SEEDS:
+        return f"fewer than {ENOUGH_SEEDS} seeds"
+    return "not told apart" if low <= 0 <= high else "told apart"
+
+
 def difference(
-    runs: Mapping[tuple[Any, str], Mapping[int, dict[str, Any]]], case: Any, one: str, other: str
+    runs: Mapping[tuple[Any, str], Mapping[int, dict[str, Any]]],
+    case: Any,
+    one: str,
+    other: str,
+    slack: float = 0.0,
 ) -> tuple[float, float, float, int]:
     """Mean difference of final accuracies at equal tokens, seed by seed, its interval, and the number of seeds.
 
     Each pair of runs is compared at the tokens that the cheaper of the two had generated at its end.
+
+    Args:
+        runs: by case and arm, the run of each seed.
+        case: whose runs are compared.
+        one: an arm.
+        other: the arm that is subtracted.
+        slack: share of tokens that a run may have generated more. With 0, one token more sets a run back by a whole
+            evaluation.
     """
     pairs = []
     for seed in sorted(runs[case, one].keys() & runs[case, other].keys()):
         a, b = runs[case, one][seed], runs[case, other][seed]
-        tokens = min(tokens_before(run, 10**9) for run in (a, b))
+        tokens = round(min(tokens_before(run, 10**9) for run in (a, b)) * (1 + slack))
         pairs.append(final_accuracy(a, tokens) - final_accuracy(b, tokens))
     return fmean(pairs), *interval(pairs), len(pairs)

@@ -13,7 +13,7 @@ import torch
 from diva_grpo.schemas.question import Question
 from diva_grpo.trainer.loading import load_tokenizer
 from tests.bench import bed
-from tests.bench.bed import Bed
+from tests.bench.bed import Bed, originals
 from tests.bench.gap.task import EASY, HARD, accuracy_reward, draw, fill_store, tested, warm_up
 
 TOKENS_PER_STEP: Final = 3
@@ -32,7 +32,7 @@ def bed_of(spectrum: str) -> Bed:
         tokens,
         rollouts=128,
         steps=60,
-        splits=("test", "middle"),
+        asked=originals("test", "middle"),
     )
 
 

@@ -15,10 +15,11 @@ from tests.bench.bed_results import (
     collect,
     difference,
     final_accuracy,
+    mean_and_interval,
     silent_share,
     steps_to,
     tokens_before,
-    with_interval,
+    verdict,
 )
 
 COMPARED = (
@@ -30,8 +31,6 @@ COMPARED = (
     ("response", "signal"),
 )
 """Pairs of arms whose difference is asked for."""
-ENOUGH_SEEDS = 5
-"""For a verdict: the interval over two seeds is that between them."""
 
 Runs = dict[tuple[str, str], dict[int, dict[str, Any]]]
 """By spectrum and arm, the run of each seed."""
@@ -91,7 +90,7 @@ def _sooner(runs: Runs) -> list[str]:
             steps.append(theirs / own if own else 0.0)
             seconds.append(_seconds(plain[seed], theirs) / _seconds(by_seed[seed], own) if own else 0.0)
         told = " ".join("-" if own is None else str(own) for own in reached)
-        rows.append((arm, told, with_interval(steps), with_interval(seconds)))
+        rows.append((arm, told, mean_and_interval(steps), mean_and_interval(seconds)))
     head = ("arm", "steps to it, by seed", "fewer steps, 90 % interval", "fewer CPU seconds, 90 % interval")
     return [tabulate(rows, headers=head, tablefmt="github")]
 
@@ -122,9 +121,9 @@ def _table(runs: Runs, spectrum: str) -> list[str]:
         rows.append(
             (
                 arm,
-                with_interval(finals),
+                mean_and_interval(finals),
                 " ".join(f"{a:.2f}" for a in finals),
-                with_interval(middles),
+                mean_and_interval(middles),
                 f"{fmean(silent_share(run) for run in by_seed.values()):.2f}",
                 f"{fmean(tokens_before(run, 10**9) for run in by_seed.values()):,.0f}",
                 f"{fmean(run['seconds'] for run in by_seed.values()):.0f}",
@@ -139,8 +138,7 @@ def _differences(runs: Runs, spectrum: str) -> list[str]:
     for one, other in COMPARED:
         if runs.get((spectrum, one)) and runs.get((spectrum, other)):
             mean, low, high, seeds = difference(runs, spectrum, one, other)
-            verdict = "not told apart" if low <= 0 <= high else "told apart"
-            verdict = verdict if seeds >= ENOUGH_SEEDS else f"fewer than {ENOUGH_SEEDS} seeds"
-            rows.append((f"{one} - {other}", f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]", seeds, verdict))
+            told = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+            rows.append((f"{one} - {other}", told, seeds, verdict(low, high, seeds)))
     head = ("difference in accuracy, at equal tokens", "mean, 90 % interval", "seeds", "0 in it?")
     return [tabulate(rows, headers=head, tablefmt="github")]

@@ -16,10 +16,10 @@ from tests.bench.bed_results import (
     collect,
     difference,
     final_accuracy,
+    mean_and_interval,
     silent_share,
     tokens_before,
     tokens_to_target,
-    with_interval,
 )
 
 NOTES = (
@@ -81,7 +81,7 @@ def page(file: Path) -> str:
             reached = sorted(t for t in to_target if t is not None)
             rows.append(
                 (
-                    arm, with_interval(finals), " ".join(f"{a:.2f}" for a in finals),
+                    arm, mean_and_interval(finals), " ".join(f"{a:.2f}" for a in finals),
                     f"{len(reached)} of {len(finals)}", f"{fmean(reached):,.0f}" if reached else "-",
                     f"{fmean(silent_share(run) for run in by_seed.values()):.2f}",
                     f"{fmean(run['seconds'] for run in by_seed.values()):.0f}",
@@ -117,7 +117,7 @@ def _solutions(supervised: Supervised) -> list[str]:
             manner,
             count,
             evaluations[0]["step"],
-            with_interval([at["answer"] for at in evaluations]),
+            mean_and_interval([at["answer"] for at in evaluations]),
             " ".join(f"{at['answer']:.2f}" for at in evaluations),
             f"{fmean(at['cpu_seconds'] for at in evaluations):.0f}",
         )

@@ -314,7 +314,7 @@ def _augmented(store: VariantStore, problems: Sequence[Problem], groups: int, se
             variant = rng.choice(variants[problem.problem_id])
             rows.append(
                 {
-                    "prompt": _PROMPTS.prompt(variant.text, problem.options, variant.hint),
+                    "prompt": _PROMPTS.prompt(variant.text or problem.text, problem.options, variant.hint),
                     "answer": problem.answer,
                     "text": problem.text,
                     "image_hashes": [image.hash for image in problem.images],

@@ -66,7 +66,9 @@ def main() -> None:
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt) as pressed:
         # Click makes an Abort of a KeyboardInterrupt, and keeps that as its cause.
-        advice = str(pressed.__cause__ or "") or "what was done is kept; the same command continues from there"
+        advice = (
+            str(pressed.__cause__ or "") or "what was done is kept; the same command continues from there"
+        )
         click.echo(f"interrupted: {advice}", err=True)
         sys.exit(130)
     except DivaError as error:

@@ -133,7 +133,8 @@ _CALCULATED = r"""
 6 + 3 is 9. == 9   6 + 3 equals 9. == 9   So 6 plus 3 makes 9 == 9   6 plus 3 is equal to 9. == 9   Six plus 3 is 9 == 9
 20 - 11 is 9 birds. == 9   12 times 3 is 36 pages == 36   5 * 6 gives 30 == 30   20 divided by 4 is 5. == 5
 1/2 + 1/4 is 3/4 == 3/4   6 + 3 is $9$. == 9   50% of 18 is 9. == 9   Half of 18 is 9 == 9
-Half of the 18 birds is 9 == 9   4 dozen minus 3 is 45 == 45   3 more than 6 is 9 == 9   6 + 3 is 9, and 9 + 1 is 10. == 10
+Half of the 18 birds is 9 == 9   4 dozen minus 3 is 45 == 45   3 more than 6 is 9 == 9
+6 + 3 is 9, and 9 + 1 is 10. == 10
 We add the apples of both. 6 plus 3 is equal to 9. == 9   <answer>6 + 3 is 9</answer> == 9
 First we count all of them, and then we see what is left of it. 20 minus 11 is equal to 9. == 9
 """

@@ -11,6 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from tests.bench.bed_results import (
+    ENOUGH_SEEDS,
     RESULTS,
     TARGET,
     collect,
@@ -100,7 +101,16 @@ def page(file: Path) -> str:
     lines += ["## Dose", "", _DOSE, "", *_dose(runs), ""]
     lines += ["## Questions fixed beforehand", "", *_answers(runs)]
     if supervised:
-        lines += ["", "## Supervised training on the solutions (F3)", "", _F3, "", *_solutions(supervised)]
+        seeds = min(len(by_seed) for by_seed in supervised.values())
+        few = f" Fewer than {ENOUGH_SEEDS} seeds: no verdict." if seeds < ENOUGH_SEEDS else ""
+        lines += [
+            "",
+            "## Supervised training on the solutions (F3)",
+            "",
+            _F3 + few,
+            "",
+            *_solutions(supervised),
+        ]
     return "\n".join(lines) + "\n"
 
 

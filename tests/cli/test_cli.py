@@ -219,6 +219,19 @@ def test_verify_fails_if_most_variants_failed(
     assert ("next: " in outcome.err) == (not code)
 
 
+@pytest.mark.parametrize(("refused", "code"), [(3, 1), (2, 0)])
+def test_label_fails_if_most_questions_got_no_label(
+    diva: Diva, store: VariantStore, refused: int, code: int
+) -> None:
+    refusals = [completion(None, refusal="no")] * refused
+    with serving(Endpoint(*refusals, completion("42"))) as served:
+        asked = ["--base-url", served.url, "--model", "m", "--concurrency", "1", "--samples", "1"]
+        outcome = diva("label", "--store", store.root, *asked)
+    assert outcome.code == code
+    assert f"{refused} unjudged" in outcome.out
+    assert (f"diva: {refused} of 5 questions got no label" in outcome.err) == bool(code)
+
+
 @pytest.mark.parametrize("verb", ["generate", "verify", "label", "status", "report", "init"])
 def test_the_next_command_repeats_the_path_as_it_was_typed(
     diva: Diva, store: VariantStore, endpoint: TeacherConfig, verb: str, monkeypatch: pytest.MonkeyPatch

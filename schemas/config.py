@@ -28,7 +28,7 @@ BATCH_SIZE = 25_000
 """Default maximum number of requests that wait for the Batch API at once. They are in memory, with their images."""
 
 StorePath = Annotated[
-    Path, BeforeValidator(lambda value: address(value) if isinstance(value, str) else value)
+    Path, BeforeValidator(lambda value: str(address(value)) if isinstance(value, str) else value)
 ]
 """The address of a store."""
 

@@ -97,12 +97,13 @@ def label(
             counts = curate(session, stages, where=problem_filter, limit=limit).labelled
         follows = diva("advise", "--store", store_dir)
         conclude(f"labels: {counted(counts)}", {"labels": counts, **spent(meter)}, follows)
+        if set(counts) != {UNJUDGED}:
+            meter.raise_for_outages()
         if mostly(UNJUDGED, counts):
             raise TeacherError(
                 f"{counts[UNJUDGED]:,} of {sum(counts.values()):,} questions got no label, since no answer to them "
                 f"could be judged: `{diva('status', '--store', store_dir)}` shows the calls"
             )
-        meter.raise_for_outages()
 
 
 def _flag(name: str) -> str:

@@ -117,11 +117,14 @@ def raise_if_most_failed(counts: Mapping[str, int], meter: Meter) -> None:
         meter: the run's meter, which has the reasons.
 
     Raises:
-        TeacherError: more than half of the variants failed. It names the most frequent reason in this run.
+        TeacherError: more than half of the variants failed. It names the most frequent reason in this run, or the
+            outage in which some of them failed.
     """
     if not mostly(Status.FAILED, counts):
         return
     failed, total = counts[Status.FAILED], sum(counts.values())
+    if failed < total:
+        meter.raise_for_outages()  # it says how many requests are asked again by the next run
     [(reason, _)] = meter.reasons.most_common(1)
     to_do = "try again with --retry-failed"
     if reason.startswith(("network", "timeout", "http_")):

@@ -306,7 +306,7 @@ def _trainer(
 
 
 def _augmented(store: VariantStore, problems: Sequence[Problem], groups: int, seed: int) -> Dataset:
-    """Rows for so many groups: epochs of all problems in random order, each as a random one of its variants."""
+    """Rows for at least `groups` groups. Each epoch has all problems in random order, each as one of its variants."""
     rng, variants = random.Random(f"augmented {seed}"), accepted_variants(store)
     rows: list[dict[str, Any]] = []
     while len(rows) < groups:

@@ -116,8 +116,7 @@ def page(file: Path) -> str:
 
 _F3 = (
     "Eight steps, from the same warm models, batches of 64 (`python -m tests.bench.lock.supervised`). Accuracy is "
-    "judged by the answer alone, the last digit, of which one in ten is right by chance; CPU seconds are those of the "
-    "training."
+    "judged by the last digit alone, which a guess gets right once in ten. CPU seconds are those of the training."
 )
 
 

@@ -196,25 +196,9 @@ async def _outcome(
         shape: the requested shape of the answer; None for plain text.
     """
     from diva_grpo.pipeline.teacher.request import Dialect, Request
-    from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_name, speaks_openai
 
-    request = Request(
-        endpoint=endpoint_name(config),
-        model=config.model,
-        system="You solve problems step by step.",
-        content=_QUESTION,
-        shape=shape,
-        output_mode=config.output_mode,
-        temperature=config.temperature,
-        max_tokens=config.max_tokens,
-        reasoning_effort=config.reasoning_effort,
-        more=config.request_fields,
-        sample=0,
-    )
-    newer = speaks_openai(config)
-    dialect: Dialect | None = Dialect(
-        output_mode=mode, limit="max_completion_tokens" if newer else "max_tokens"
-    )
+    request = Request.of(config, "You solve problems step by step.", _QUESTION, shape)
+    dialect: Dialect | None = Dialect.first(config, mode)
     while dialect:
         outcome = await exchange.send(request.parameters(dialect), request.key)
         refused = outcome.outcome in ("http_400", "http_422")

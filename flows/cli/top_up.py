@@ -40,9 +40,9 @@ def top_up(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
               diva top-up --store runs/store --model gpt-4.1-mini --dry-run
               diva top-up --store runs/store --run train-20260301-120000-1a2b3c --model qwen --kinds think_step
     """
-    from diva_grpo.flows.runs.needs import find
     from diva_grpo.pipeline.session.spending import Spending
     from diva_grpo.pipeline.stages.curate import Stages
+    from diva_grpo.pipeline.stages.top_up import plan
     from diva_grpo.pipeline.store import VariantStore
     from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_url
 
@@ -51,10 +51,9 @@ def top_up(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
     endpoint_url(config.teacher)
     store = VariantStore(store_dir)
     Spending.of(config).session(store, None, config.teacher, config.solver)
-    found = find(config, store)
-    needs = found.planned.needs
-    if dry_run and not needs:
-        nothing_sent(found.summary())
+    planned = plan(store, config)
+    if dry_run and not planned.needs:
+        nothing_sent(planned.summary())
         return
     if dry_run:
         lengths = {"rewordings": config.variants, "harder": config.variants}
@@ -65,8 +64,8 @@ def top_up(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
             config.teacher,
             config.solver,
             batch=config.batch,
-            needs=needs,
-            head=found.summary(),
+            needs=planned.needs,
+            head=planned.summary(),
         )
         return
     from diva_grpo.flows.runs.server import prefect_api
@@ -74,11 +73,11 @@ def top_up(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
 
     prefect_api()
     counts = flow(config)
-    text = f"{found.summary()}\n{stages_text(counts)}"
+    text = f"{planned.summary()}\n{stages_text(counts)}"
     if counts["decided"].get("short"):
         query = "select problem_id, kinds, outcome from decisions where outcome like 'short%'"
         text += f'\ndiva sql "{query}" --store {word(store_dir)}   says why'
-    conclude(text, {"run": found.shortages.run_id, **counts}, diva("report", "--store", store_dir))
+    conclude(text, {"run": planned.shortages.run_id, **counts}, diva("report", "--store", store_dir))
 
 
 def _config(store_dir: Path, no_labels: bool, values: dict[str, Any]) -> TopUpConfig:

@@ -27,7 +27,8 @@ from diva_grpo.flows.runs.runners import submitting
 from diva_grpo.pipeline.session.references import References
 from diva_grpo.pipeline.session.session import Session
 from diva_grpo.pipeline.session.spending import Spending
-from diva_grpo.pipeline.stages.curate import Curated, Stages, curate_shard, in_shards
+from diva_grpo.pipeline.stages.curate import Stages, curate_shard, in_shards
+from diva_grpo.pipeline.stages.supply import Curated
 from diva_grpo.pipeline.stages.top_up import Need
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.meter import Meter, shown

@@ -25,7 +25,7 @@ from diva_grpo.pipeline.store.views import (
     view_statements,
 )
 from diva_grpo.schemas.command import diva, word
-from diva_grpo.schemas.exceptions import StoreError
+from diva_grpo.schemas.exceptions import StoreError, first_line
 from diva_grpo.schemas.records import RECORDS, Variant
 
 _TABLES = tuple(record.table for record in RECORDS)
@@ -274,7 +274,7 @@ class Engine:
 
 
 def _unreadable(place: Place, error: Exception) -> StoreError:
-    line = str(error).strip().splitlines()[0]
+    line = first_line(error)
     cure = diva("doctor", "--store", place.url)
     return StoreError(f"store {word(place.url)} cannot be read: {line} (`{cure}` finds what is damaged)")
 

@@ -26,7 +26,7 @@ from diva_grpo.pipeline.store.files.places import Place
 from diva_grpo.pipeline.store.files.progress import Progress, ignore
 from diva_grpo.pipeline.store.files.published import fold
 from diva_grpo.schemas.arrow import arrow_schema
-from diva_grpo.schemas.exceptions import StoreError
+from diva_grpo.schemas.exceptions import StoreError, first_line
 from diva_grpo.schemas.migrations import SCHEMA_VERSION, migrated
 from diva_grpo.schemas.records import RECORDS, Record
 
@@ -208,7 +208,7 @@ def _holding(place: Place, table: str, parts: Sequence[Part], runs: Collection[s
                 [list(runs)],
             ).fetchall()
         except duckdb.Error as error:
-            line = str(error).strip().splitlines()[0]
+            line = first_line(error)
             raise StoreError(f"{table} cannot be compacted: {line}") from error
     names = {name for (name,) in rows}
     return frozenset(part for part in parts if part.name in names)
@@ -264,7 +264,7 @@ def _publish_merged(
                 place, record.table, schema, groups, origins, current=current, not_before_ns=newest
             )
         except duckdb.Error as error:
-            line = str(error).strip().splitlines()[0]
+            line = first_line(error)
             raise StoreError(f"{record.table} cannot be compacted: {line}") from error
     return dropped
 

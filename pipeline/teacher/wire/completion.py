@@ -38,31 +38,11 @@ def _text_of(content: object) -> tuple[str | None, bool]:
 
 
 _CUT = frozenset(
-    {
-        "incomplete",
-        "length",
-        "max_length",
-        "max_new_tokens",
-        "max_output_tokens",
-        "max_tokens",
-        "model_length",
-        "token_limit",
-    }
+    "incomplete length max_length max_new_tokens max_output_tokens max_tokens model_length token_limit".split()
 )
-_BROKEN_OFF = frozenset(
-    {"abort", "aborted", "cancelled", "canceled", "error", "insufficient_system_resource"}
-)
+_BROKEN_OFF = frozenset("abort aborted cancelled canceled error insufficient_system_resource".split())
 _FILTERED = frozenset(
-    {
-        "content_filter",
-        "content-filter",
-        "safety",
-        "sensitive",
-        "prohibited_content",
-        "blocklist",
-        "recitation",
-        "spii",
-    }
+    "content_filter content-filter safety sensitive prohibited_content blocklist recitation spii".split()
 )
 _RESTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 """Fields of a message in which servers return thoughts."""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 import time
 from collections import defaultdict
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from diva_grpo.flows.configured_server import no_answer, unreachable
-from diva_grpo.schemas.exceptions import DivaError
+from diva_grpo.schemas.exceptions import DivaError, packages_of_extras
 
 if TYPE_CHECKING:
     from diva_grpo.pipeline.teacher.request import Dialect, WireMode
@@ -46,10 +45,9 @@ class Check(NamedTuple):
 def extras() -> list[Check]:
     """Check for each extra whether its own packages are installed, without those of extras that it includes."""
     needed: defaultdict[str, list[str]] = defaultdict(list)
-    for requirement in requires("diva-grpo") or ():
-        found = re.match(r"""([\w.-]+).*extra == ['"]([\w-]+)['"]""", requirement)
-        if found and found[1] != "diva-grpo":
-            needed[found[2]].append(found[1])
+    for package, extra in packages_of_extras():
+        if package != "diva-grpo":
+            needed[extra].append(package)
     checks = []
     for extra in _EXTRAS:
         missing = [name for name in needed[extra] if not _installed(name)]

@@ -52,15 +52,18 @@ class MissingExtraError(ConfigError, ImportError):
             raise cls(message) from error
 
 
-def _extra_of(module: str) -> str | None:
-    """The first extra that contains a module, by the requirements of the installed package."""
+def packages_of_extras() -> list[tuple[str, str]]:
+    """Pairs of a package and an extra that contains it, by the requirements of the installed package."""
     from importlib.metadata import requires  # rarely needed, and slow to load
 
-    for requirement in requires("diva-grpo") or ():
-        found = re.match(r"""([\w.-]+).*extra == ['"]([\w-]+)['"]""", requirement)
-        if found and found[1].lower().replace("-", "_") == module:
-            return found[2]
-    return None
+    pattern = re.compile(r"""([\w.-]+).*extra == ['"]([\w-]+)['"]""")
+    return [(found[1], found[2]) for text in requires("diva-grpo") or () if (found := pattern.match(text))]
+
+
+def _extra_of(module: str) -> str | None:
+    """The first extra that contains a module."""
+    extras = (extra for name, extra in packages_of_extras() if name.lower().replace("-", "_") == module)
+    return next(extras, None)
 
 
 class SourceError(DivaError, ValueError):

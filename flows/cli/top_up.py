@@ -11,10 +11,10 @@ from diva_grpo.flows.cli.dry_run import nothing_sent, rehearse
 from diva_grpo.flows.cli.help import VerbCommand
 from diva_grpo.flows.cli.options import dry_run_option, no_labels_option, solver_option, store_option
 from diva_grpo.flows.cli.results import stages_text
-from diva_grpo.flows.cli.settings import made, take, teacher_of, verb_options
+from diva_grpo.flows.cli.settings import flow_config, made, verb_options
 from diva_grpo.flows.cli.summary import conclude
 from diva_grpo.schemas.command import diva, word
-from diva_grpo.schemas.config import GenerateConfig, LabelConfig, TeacherConfig, TopUpConfig, VerifyConfig
+from diva_grpo.schemas.config import TeacherConfig, TopUpConfig
 from diva_grpo.schemas.records import Kind
 
 
@@ -46,7 +46,14 @@ def top_up(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
     from diva_grpo.pipeline.store import VariantStore
     from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_url
 
-    config = _config(store_dir, no_labels, values)
+    solver = values.pop("solver_config")
+    config = flow_config(
+        TopUpConfig,
+        store_dir,
+        values | {"kinds": values["kinds"] or ",".join(Kind)},
+        no_labels=no_labels,
+        solver=made(TeacherConfig, {}, solver) if solver else None,
+    )
     # Checked here, so that an error is one line. Within the flow it would be a log with a traceback.
     endpoint_url(config.teacher)
     store = VariantStore(store_dir)
@@ -78,20 +85,3 @@ def top_up(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
         query = "select problem_id, kinds, outcome from decisions where outcome like 'short%'"
         text += f'\ndiva sql "{query}" --store {word(store_dir)}   says why'
     conclude(text, {"run": planned.shortages.run_id, **counts}, diva("report", "--store", store_dir))
-
-
-def _config(store_dir: Path, no_labels: bool, values: dict[str, Any]) -> TopUpConfig:
-    retry_failed, solver = values["retry_failed"], values.pop("solver_config")
-    kinds = values.pop("kinds") or ",".join(Kind)
-    return made(
-        TopUpConfig,
-        {
-            "store": store_dir,
-            "teacher": teacher_of(values, retry_failed=bool(retry_failed)),
-            "solver": made(TeacherConfig, {}, solver) if solver else None,
-            "generate": made(GenerateConfig, take(values, GenerateConfig) | {"kinds": kinds}),
-            "verify": made(VerifyConfig, take(values, VerifyConfig) | {"retry_failed": retry_failed}),
-            "label": made(LabelConfig, take(values, LabelConfig) | {"retry_failed": retry_failed}),
-            **take(values, TopUpConfig),
-        },
-    ).model_copy(update={"label": None} if no_labels else {})

@@ -361,13 +361,23 @@ def running(verb: str, config: FlowConfig, problems: int, shown_stage: str = "ve
             _HERE.reset(token)
 
 
-def chosen_problems(config: ProblemsConfig) -> list[str]:
-    """Ids of the problems that a flow works on, by its filter and limit.
+def over_problems(verb: str, config: ProblemsConfig, task: ShardTask[Any], shown_stage: str) -> Counts:
+    """Run a flow's task over the shards of all problems that its configuration chooses, and return its counts.
+
+    Args:
+        verb: see `running`.
+        config: the flow's configuration.
+        task: the flow's task for a shard.
+        shown_stage: see `running`.
 
     Raises:
-        ConfigError: the filter is not valid SQL.
+        ConfigError: the problem filter is not valid SQL.
+        DivaError: see `running` and `Run.work_off`.
     """
-    return VariantStore(config.store).problem_ids(where=config.problem_filter, limit=config.limit)
+    problems = VariantStore(config.store).problem_ids(where=config.problem_filter, limit=config.limit)
+    with running(verb, config, len(problems), shown_stage) as run:
+        run.work_off(task, run.orders_of(problems))
+    return run.counts()
 
 
 def _finished(task: ShardTask[Any], config: FlowConfig, order: Order) -> Finished:

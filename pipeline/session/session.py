@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import ContextVar, copy_context
 from functools import partial
-from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from diva_grpo.pipeline.session.paid import PaidExchange
@@ -360,9 +359,7 @@ class Session:
         self._interrupt.catch()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         pressed = self._interrupt.release()
         self.close()
         # Even if all requests were answered in the meantime: the caller would continue with other work.

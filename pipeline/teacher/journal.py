@@ -20,7 +20,6 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from diva_grpo.pipeline.store import VariantStore
@@ -115,9 +114,8 @@ _TABLES = (
     "CREATE TABLE learnt (endpoint TEXT, model TEXT, name TEXT, value TEXT, "
     "PRIMARY KEY (endpoint, model, name))",
 )
-_COLUMNS_0 = ", ".join(
-    _COLUMNS[:-3]
-)  # the first version had neither `settled`, `fresh` nor `reasoning_tokens`
+# The first version had neither `settled`, `fresh` nor `reasoning_tokens`.
+_COLUMNS_0 = ", ".join(_COLUMNS[:-3])
 _FROM_VERSION_0 = (
     "ALTER TABLE entries RENAME TO entries_0",
     "DROP INDEX IF EXISTS not_in_ledger",
@@ -161,9 +159,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -191,7 +191,11 @@ def flow_config(model: type[F], store_dir: Path, values: dict[str, Any], *, no_l
         **own: further fields of the configuration.
     """
     retry = {"retry_failed": values["retry_failed"]}
-    stages = {"generate": GenerateConfig, "verify": VerifyConfig, "label": LabelConfig}
+    stages: dict[str, type[Config]] = {
+        "generate": GenerateConfig,
+        "verify": VerifyConfig,
+        "label": LabelConfig,
+    }
     teacher = teacher_of(values, retry_failed=bool(retry["retry_failed"]))
     parts = {name: made(part, take(values, part) | retry) for name, part in stages.items()}
     config = made(model, {"store": store_dir, "teacher": teacher, **parts, **own, **take(values, model)})

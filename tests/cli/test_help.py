@@ -110,8 +110,10 @@ def test_a_misspelt_argument_of_training_is_found_before_torch_is_loaded() -> No
 def test_retry_failed_is_of_every_stage_of_a_flow(tmp_path: Path) -> None:
     options = [param.name for name in ("curate", "top-up") for param in cli.commands[name].params]
     values: dict[str, Any] = dict.fromkeys(map(str, options)) | {"model": "m", "retry_failed": True}
-    for model in (CurateConfig, TopUpConfig):
-        config = flow_config(model, tmp_path, dict(values), no_labels=False)
+    for config in (
+        flow_config(CurateConfig, tmp_path, dict(values), no_labels=False),
+        flow_config(TopUpConfig, tmp_path, dict(values), no_labels=False),
+    ):
         assert config.label is not None
         parts = (config.teacher, config.generate, config.verify, config.label)
         assert all(part.retry_failed for part in parts)

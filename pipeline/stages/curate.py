@@ -91,11 +91,6 @@ class Stages:
 def curate_shard(session: Session, stages: Stages, problem_ids: Sequence[str]) -> Curated:
     """Run the stages for a shard of problems. If it is called again, it does only what is missing.
 
-    Args:
-        session: the session of the run.
-        stages: the stages to run.
-        problem_ids: the problems of the shard.
-
     Raises:
         ConfigError: a stage needs an endpoint that the session does not have, or a number of accepted variants is
             requested without `verify`.

@@ -29,22 +29,10 @@ from diva_grpo.schemas.exceptions import StoreError, first_line
 from diva_grpo.schemas.records import RECORDS, Variant
 
 _TABLES = tuple(record.table for record in RECORDS)
-_OF_A_QUERY = (
-    *(
-        "Binder Error",
-        "Catalog Error",
-        "Parser Error",
-        "Syntax Error",
-        "Permission Error",
-        "Conversion Error",
-    ),
-    *(
-        "Out of Range Error",
-        "INTERRUPT Error",
-        "Out of Memory Error",
-        "Not implemented Error",
-        "Constraint Error",
-    ),
+_OF_A_QUERY = tuple(
+    f"{kind} Error"
+    for kind in "Binder|Catalog|Parser|Syntax|Permission|Conversion|Out of Range|INTERRUPT|Out of Memory|"
+    "Not implemented|Constraint".split("|")
 )
 """Parts of the messages of errors that a damaged file cannot cause: the query or the limits cause them."""
 

@@ -177,9 +177,6 @@ class Journal:
         """Hold the lock of a request while the context is open, so that nobody else sends the same request.
 
         Waits while another task of this journal or another process holds it.
-
-        Args:
-            key: see `request_hash`.
         """
         return self._claims.claim(key)
 

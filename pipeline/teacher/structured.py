@@ -48,10 +48,6 @@ def read_mended(text: str, shape: type[T]) -> tuple[T, str | None]:
     Words, thoughts and Markdown fences around the JSON object are ignored, line breaks within strings are accepted,
     and LaTeX is distinguished from escapes (see `escapes`). A truncated answer is never completed.
 
-    Args:
-        text: text of the answer.
-        shape: the requested shape.
-
     Returns:
         The answer, and one line about backslashes that were read as LaTeX instead of escapes; None if there are none.
 

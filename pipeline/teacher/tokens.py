@@ -48,9 +48,6 @@ class TokenCounter:
     which contains OpenAI's encodings, and `tiktoken`. `tiktoken` may download the encodings, so it is used only if
     TIKTOKEN_CACHE_DIR is set.
 
-    Args:
-        model: name of the model.
-
     Attributes:
         name: name of the tokenizer.
         text: function that counts the tokens of a text.

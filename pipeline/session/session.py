@@ -17,7 +17,6 @@ from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any, Self, TypeVar, cast
 
-from diva_grpo.pipeline.session.paid import PaidExchange
 from diva_grpo.pipeline.session.references import References
 from diva_grpo.pipeline.session.window import Call, Job, Window
 from diva_grpo.pipeline.store import VariantStore
@@ -25,6 +24,7 @@ from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.interrupt import Interrupt
 from diva_grpo.pipeline.teacher.journal import Journal
 from diva_grpo.pipeline.teacher.meter import Meter
+from diva_grpo.pipeline.teacher.paid import PaidExchange
 from diva_grpo.pipeline.teacher.prices import PriceTable
 from diva_grpo.pipeline.teacher.wire.batch import exchange as batches
 from diva_grpo.pipeline.teacher.wire.live import LiveExchange

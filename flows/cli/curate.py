@@ -32,12 +32,13 @@ def curate(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
               diva curate --store runs/store --model qwen --accepted reword=5,think_step=3
               diva curate --store runs/store --model gpt-4.1-mini --batch --dry-run
     """
+    config = flow_config(CurateConfig, store_dir, values, no_labels=no_labels)
+
     from diva_grpo.pipeline.session.spending import Spending
     from diva_grpo.pipeline.stages.curate import Chosen, Stages
     from diva_grpo.pipeline.store import VariantStore
     from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_url
 
-    config = flow_config(CurateConfig, store_dir, values, no_labels=no_labels)
     # Checked here, so that an error is one line. Within the flow it would be a log with a traceback.
     endpoint_url(config.teacher)
     store = VariantStore(store_dir)

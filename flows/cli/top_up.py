@@ -40,12 +40,6 @@ def top_up(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
               diva top-up --store runs/store --model gpt-4.1-mini --dry-run
               diva top-up --store runs/store --run train-20260301-120000-1a2b3c --model qwen --kinds think_step
     """
-    from diva_grpo.pipeline.session.spending import Spending
-    from diva_grpo.pipeline.stages.curate import Stages
-    from diva_grpo.pipeline.stages.top_up import plan
-    from diva_grpo.pipeline.store import VariantStore
-    from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_url
-
     solver = values.pop("solver_config")
     config = flow_config(
         TopUpConfig,
@@ -54,6 +48,13 @@ def top_up(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
         no_labels=no_labels,
         solver=made(TeacherConfig, {}, solver) if solver else None,
     )
+
+    from diva_grpo.pipeline.session.spending import Spending
+    from diva_grpo.pipeline.stages.curate import Stages
+    from diva_grpo.pipeline.stages.top_up import plan
+    from diva_grpo.pipeline.store import VariantStore
+    from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_url
+
     # Checked here, so that an error is one line. Within the flow it would be a log with a traceback.
     endpoint_url(config.teacher)
     store = VariantStore(store_dir)

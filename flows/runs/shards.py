@@ -151,13 +151,7 @@ def _references(store: str, checks: VerifyConfig, began_ns: int) -> References:
 
 
 def _session(config: FlowConfig, meter: Meter, began_ns: int, workers: int = 1) -> Session:
-    """Make a session for a flow, or for one of its tasks in another process.
-
-    Args:
-        config: the flow's configuration.
-        meter: the meter of the run or task.
-        began_ns: see `Order`.
-        workers: number of tasks that share the endpoint's limits.
+    """Make a session for a flow, or for one of `workers` tasks in other processes that share the endpoint's limits.
 
     Raises:
         ConfigError: the settings of the endpoint or of the limits are invalid.

@@ -144,7 +144,8 @@ class Session:
         self._connect = connect or (live if batch is None else batches.by_batch(self.meter, batch))
         self._endpoints: dict[str, Endpoint] = {}
         self._teacher = self.endpoint(teacher) if teacher else None
-        self._solver = self.endpoint(solver) if solver else self._teacher
+        self.solver = self.endpoint(solver) if solver else self._teacher
+        """The endpoint that verifies and labels; None if the session has none."""
         self._lock = threading.RLock()
         self._changed = threading.Condition()
         self._windows: dict[Endpoint, Window] = {}
@@ -173,11 +174,6 @@ class Session:
         if self._teacher is None:
             raise ConfigError("texts are written by a teacher: name a model")
         return self._teacher
-
-    @property
-    def solver(self) -> Endpoint | None:
-        """The endpoint that verifies and labels; None if the session has none."""
-        return self._solver
 
     def endpoint(self, config: TeacherConfig) -> Endpoint:
         """Return the endpoint with these settings, such as that of a judge. Equal settings give the same object.

@@ -235,15 +235,7 @@ def _aspects(ask: Ask, config: GenerateConfig) -> list[str]:
 
 
 class _Maker:
-    """Makes the variants of one request, with ids that are the same in every run.
-
-    Args:
-        problem: the problem.
-        kind: the kind of the variants.
-        model: the `generator_model`.
-        prompt_version: version of the prompt.
-        sample: number of the request, see `Ask`.
-    """
+    """Makes the variants of one request (see `Ask`), with ids that are the same in every run."""
 
     def __init__(
         self, problem: Problem, kind: Kind, model: str, prompt_version: str, sample: int = 0

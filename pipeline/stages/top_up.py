@@ -395,15 +395,7 @@ def _closed(
     shortages: Sequence[Shortage],
     stopped: bool,
 ) -> list[Decision]:
-    """The decisions with their results, after the work.
-
-    Args:
-        store: the store.
-        needs: the needs of the shard.
-        journey: the top-up.
-        shortages: the shortages that remain, with their reasons.
-        stopped: whether the budget was spent.
-    """
+    """The decisions with their results, after the work. `stopped` says whether the budget was spent."""
     counts = _counts(store, [need.problem_id for need in needs], journey.began_at)
     why = {(s.problem_id, s.kind): f"{s.reason} ({s.tries} tries)" for s in shortages}
     closed = []

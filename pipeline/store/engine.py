@@ -164,7 +164,7 @@ class Engine:
             views: names of the views, each after those that it reads.
             known: the sources from which each view was last prepared, by view.
             variant_parts: see `connect`.
-            offsets: whether to prepare the measured offsets of variants, see `names_offsets`.
+            offsets: see `names_offsets`.
         """
         parts = {table: self.catalogue.live(table) for table in _TABLES if table in views}
         without_rows = {table for table in parts if all(part.is_empty for part in parts[table])}

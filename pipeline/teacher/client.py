@@ -326,12 +326,7 @@ class Teacher:
 class _Asked:
     """A request in the form in which it is sent.
 
-    Attributes:
-        request: the request.
-        dialect: the form.
-        purpose: recorded in the ledger.
-        problem_id: recorded in the ledger.
-        unshaped: an answer without the asked shape, if the endpoint is asked to correct it; else None.
+    `unshaped` is an answer without the asked shape, if the endpoint is asked to correct it.
     """
 
     request: Request

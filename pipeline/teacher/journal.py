@@ -181,23 +181,13 @@ class Journal:
         return self._claims.claim(key)
 
     def answer(self, key: str, since: str = "") -> Entry | None:
-        """The answer to a request; None if there is none. Failures are not returned.
-
-        Args:
-            key: see `request_hash`.
-            since: return only an answer of this time or later (see `now_text`); empty for any.
-        """
+        """The answer to a request, not older than `since` (see `now_text`); None if there is none. Not a failure."""
         return self._first(
             f"request_hash = ? AND outcome = 'ok' AND created_at >= ? ORDER BY {_HOLDS}", key, since
         )
 
     def settled(self, key: str, since: str = "") -> Entry | None:
-        """The final entry of a request: its answer, or else its last failure; None if there is none.
-
-        Args:
-            key: see `request_hash`.
-            since: return only an entry of this time or later (see `now_text`); empty for any.
-        """
+        """The final entry of a request, not older than `since`: its answer, or else its last failure; None if none."""
         return self._first(f"request_hash = ? AND settled AND created_at >= ? ORDER BY {_HOLDS}", key, since)
 
     def exchanges(self, key: str, after_id: int = 0) -> list[Entry]:

@@ -318,7 +318,11 @@ class FlowConfig(Config):
     problem_filter: str | None = Field(
         default=None, description="SQL condition on `problems`, such as source = 'gsm8k'."
     )
-    shard_size: int = Field(default=200, ge=1, description="Problems per task.")
+    shard_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Problems per task.  [default: 50; up to 200 where there are more than 1,600 problems]",
+    )
     shard_timeout_s: float | None = Field(
         default=None,
         gt=0,

@@ -67,11 +67,12 @@ def top_up(config: TopUpConfig) -> Counts:
             store, journey, found.planned, shortages.problem_ids, shortages.wanted_S, shortages.nearest_S
         )
         run.totals["decided"].update({"nothing": sum(map(len, found.planned.idle.values()))})
+        size = run.shard_size or run.session.shard_size(len(needs))
         orders = [
             replace(
                 order, needs=tuple(needs[name] for name in order.problem_ids), training_run=shortages.run_id
             )
-            for order in run.orders(shards(list(needs), run.shard_size))
+            for order in run.orders(shards(list(needs), size))
         ]
         run.work_off(top_up_shard, orders)
     return run.counts()

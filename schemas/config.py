@@ -66,7 +66,7 @@ class Config(BaseModel):
         return url and without_secrets(url)
 
 
-OutputMode = Literal["auto", "json_schema", "json_object", "text"]
+OutputMode = Literal["auto", "json_schema", "json_object", "text", "delimited"]
 
 
 class Route(Config):
@@ -134,7 +134,8 @@ class TeacherConfig(Config):
     )
     output_mode: OutputMode = Field(
         default="auto",
-        description="How structured answers are requested; auto: the strictest mode that the endpoint supports.",
+        description="How structured answers are requested; auto: the strictest JSON mode that the endpoint "
+        "supports; delimited: plain text between marks, in which LaTeX needs no escapes.",
     )
     fresh: bool = Field(
         default=False,

@@ -66,7 +66,7 @@ class Config(BaseModel):
         return url and without_secrets(url)
 
 
-OutputMode = Literal["auto", "json_schema", "json_object", "text"]
+OutputMode = Literal["auto", "json_schema", "json_object", "text", "delimited"]
 
 
 class Route(Config):
@@ -134,7 +134,8 @@ class TeacherConfig(Config):
     )
     output_mode: OutputMode = Field(
         default="auto",
-        description="How structured answers are requested; auto: the strictest mode that the endpoint supports.",
+        description="How structured answers are requested; auto: the strictest JSON mode that the endpoint "
+        "supports; delimited: plain text between marks, in which LaTeX needs no escapes.",
     )
     fresh: bool = Field(
         default=False,
@@ -318,7 +319,11 @@ class FlowConfig(Config):
     problem_filter: str | None = Field(
         default=None, description="SQL condition on `problems`, such as source = 'gsm8k'."
     )
-    shard_size: int = Field(default=200, ge=1, description="Problems per task.")
+    shard_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Problems per task.  [default: 50; up to 200 where there are more than 1,600 problems]",
+    )
     shard_timeout_s: float | None = Field(
         default=None,
         gt=0,

@@ -216,7 +216,7 @@ class Call(Record):
     latency_s: float = Field(description="seconds from the request to its answer, retries included")
     attempts: int = Field(description="requests that were sent, retries included")
     outcome: str = Field(description="ok, or the type of the failure")
-    output_mode: str = Field(description="json_schema, json_object or text")
+    output_mode: str = Field(description="json_schema, json_object, text or delimited")
     created_at: datetime = Field(default_factory=utc_now, description="when the answer came, UTC")
 
 

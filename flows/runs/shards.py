@@ -257,10 +257,11 @@ class Run:
         return {stage: dict(counts) for stage, counts in self.totals.items()}
 
     @property
-    def shard_size(self) -> int:
-        """Number of problems in a shard."""
+    def shard_size(self) -> int | None:
+        """Number of problems in a shard; None leaves it to `Session.shard_size`."""
+        size = self.config.shard_size
         # A batch may take a day, so shards are made large: as many problems as possible share a batch.
-        return max(self.config.shard_size, BATCH_SHARD_SIZE) if self.config.batch else self.config.shard_size
+        return max(size, BATCH_SHARD_SIZE) if size and self.config.batch else size
 
     def orders(self, pieces: Iterable[Sequence[str]]) -> list[Order]:
         """One order for each shard of problems."""

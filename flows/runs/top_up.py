@@ -62,9 +62,10 @@ def top_up(config: TopUpConfig) -> Counts:
         complete_killed(store)
         record_idle(store, Journey(run.run_id, training_run, run.began_ns), planned)
         run.totals["decided"].update({"nothing": sum(map(len, planned.idle.values()))})
+        size = run.shard_size or run.session.shard_size(len(needs))
         orders = [
             replace(order, needs=tuple(needs[name] for name in order.problem_ids), training_run=training_run)
-            for order in run.orders(shards(list(needs), run.shard_size))
+            for order in run.orders(shards(list(needs), size))
         ]
         run.work_off(top_up_shard, orders)
     return run.counts()

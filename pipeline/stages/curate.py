@@ -150,7 +150,8 @@ class Chosen(TypedDict, total=False):
         problem_ids: only the problems with these ids.
         where: only problems that fulfil this SQL condition on `problems`.
         limit: only the first N problems, by id.
-        shard_size: number of problems in a shard, whose records are written together; by default the session's.
+        shard_size: number of problems in a shard, whose records are written together; by default
+            see `Session.shard_size`.
     """
 
     problem_ids: Sequence[str] | None
@@ -176,12 +177,11 @@ def curate(session: Session, stages: Stages, **chosen: Unpack[Chosen]) -> Curate
         ...     curate(session, Stages(verify=VerifyConfig())).verified  # all are decided already
         Counter()
     """
-    size = chosen.get("shard_size") or session.shard_size
     ids = session.store.problem_ids(
         chosen.get("problem_ids"), where=chosen.get("where"), limit=chosen.get("limit")
     )
-    total = Curated()
-    for done in session.over(in_shards(session, stages, ids, size), partial(curate_shard, session, stages)):
+    total, work = Curated(), partial(curate_shard, session, stages)
+    for done in session.over(in_shards(session, stages, ids, chosen.get("shard_size")), work):
         total.add(done)
     return total
 
@@ -215,7 +215,7 @@ def unfinished(session: Session, stages: Stages, problem_ids: Sequence[str]) -> 
 
 
 def in_shards(
-    session: Session, stages: Stages, problem_ids: Sequence[str], size: int
+    session: Session, stages: Stages, problem_ids: Sequence[str], size: int | None = None
 ) -> Iterator[Sequence[str]]:
     """Divide problems into shards for `curate_shard`.
 
@@ -227,14 +227,14 @@ def in_shards(
         session: the session of the run.
         stages: the stages, see `unfinished`.
         problem_ids: the problems.
-        size: number of problems in a shard.
+        size: number of problems in a shard; by default see `Session.shard_size`.
 
     Raises:
         ConfigError: see `unfinished`.
     """
-    for some in shards(problem_ids, max(size, FINISHED_AT_ONCE)):
+    for some in shards(problem_ids, max(size or session.shard_size(len(problem_ids)), FINISHED_AT_ONCE)):
         left = unfinished(session, stages, some)
-        yield from shards([name for name in some if name in left], size)
+        yield from shards([name for name in some if name in left], size or session.shard_size(len(left)))
         if len(left) < len(some):
             yield [name for name in some if name not in left]
 

@@ -7,18 +7,21 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
+from diva_grpo.pipeline.teacher import delimited
 from diva_grpo.pipeline.teacher.journal import request_hash
 from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_name, speaks_openai
 from diva_grpo.pipeline.teacher.wire.refusal import names_mode, names_role, too_long
 from diva_grpo.schemas.config import OutputMode, TeacherConfig
 from diva_grpo.schemas.replies import Reply
 
-WireMode = Literal["json_schema", "json_object", "text"]
-"""How a structured answer is asked for, from the strictest to the simplest way."""
+WireMode = Literal["json_schema", "json_object", "text", "delimited"]
+"""How a structured answer is asked for: as JSON of a schema that the endpoint enforces, as any JSON that it enforces,
+as JSON that only the prompt asks for, or as plain text between marks (see `delimited`)."""
 
-_MODES: tuple[WireMode, ...] = get_args(WireMode)
+_SIMPLER: Mapping[WireMode, WireMode] = {"json_schema": "json_object", "json_object": "text"}
+"""By output mode, the one that is tried where an endpoint refuses it or ignores it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +73,8 @@ class Dialect:
 
     def simpler(self) -> Self | None:
         """The dialect with the next simpler output mode; None if the present mode is the simplest."""
-        place = _MODES.index(self.output_mode) + 1
-        return replace(self, output_mode=_MODES[place]) if place < len(_MODES) else None
+        mode = _SIMPLER.get(self.output_mode)
+        return replace(self, output_mode=mode) if mode else None
 
     def to_json(self) -> str:
         """The dialect as JSON text, in which form the journal stores it."""
@@ -154,7 +157,7 @@ class Request:
     def _body(self, dialect: Dialect, schema: Callable[[type[Reply]], dict[str, Any]]) -> dict[str, Any]:
         content = self.content
         if self.shape and dialect.output_mode != "json_schema":
-            content = _with_text(content, f"\n\n{_in_words(self.shape)}")
+            content = _with_text(content, f"\n\n{_in_words(self.shape, dialect.output_mode)}")
         system = self.system
         if "system" in dialect.omitted and system:
             content, system = _after_text(f"{system}\n\n", content), ""
@@ -193,7 +196,10 @@ class Request:
         parameters = self.parameters(dialect)
         parameters["messages"] += [
             {"role": "assistant", "content": content},
-            {"role": "user", "content": f"That answer cannot be read: {fault}\n\n{_in_words(self.shape)}"},
+            {
+                "role": "user",
+                "content": f"That answer cannot be read: {fault}\n\n{_in_words(self.shape, dialect.output_mode)}",
+            },
         ]
         return parameters
 
@@ -236,6 +242,8 @@ def _schema(shape: type[Reply]) -> dict[str, Any]:
     return shape.model_json_schema()
 
 
-def _in_words(shape: type[Reply]) -> str:
+def _in_words(shape: type[Reply], mode: WireMode) -> str:
+    if mode == "delimited":
+        return delimited.in_words(shape)
     schema = json.dumps(_schema(shape))
     return f"Answer with one JSON object of this schema and nothing else:\n{schema}"

@@ -1,4 +1,4 @@
-"""Read structured answers: first as strict JSON, then as JSON within other text and with LaTeX in its strings."""
+"""Read structured answers: strict JSON, JSON within other text and with LaTeX in its strings, or text between marks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from diva_grpo.pipeline.quantities.escapes import read_string
+from diva_grpo.pipeline.teacher import delimited
 from diva_grpo.pipeline.teacher.thoughts import before_thoughts, without_thoughts
 from diva_grpo.pipeline.teacher.wire.outcome import fault
 from diva_grpo.schemas.replies import Reply
@@ -46,7 +47,8 @@ def read_mended(text: str, shape: type[T]) -> tuple[T, str | None]:
     """Read the structured answer in a text, and report what was corrected.
 
     Words, thoughts and Markdown fences around the JSON object are ignored, line breaks within strings are accepted,
-    and LaTeX is distinguished from escapes (see `escapes`). A truncated answer is never completed.
+    and LaTeX is distinguished from escapes (see `escapes`). A text without such an object may have the values between
+    marks (see `delimited`), whatever the output mode. A truncated answer is never completed.
 
     Returns:
         The answer, and one line about backslashes that were read as LaTeX instead of escapes; None if there are none.
@@ -80,9 +82,21 @@ def read_mended(text: str, shape: type[T]) -> tuple[T, str | None]:
             first = first or ShapeError("parse", "nested too deep")
         else:
             return value, _told(otherwise)
+    if (between := _between_marks(answer, shape)) is not None:
+        return between, None
     if first is None and text.strip() and not answer:
         raise ShapeError("no_answer", "only thoughts came: raise --max-tokens, or lower --reasoning-effort")
     raise first or strict
+
+
+def _between_marks(answer: str, shape: type[T]) -> T | None:
+    try:
+        found = delimited.blocks(answer, shape)
+        return found and shape.model_validate(found)
+    except ValidationError as error:  # which is a ValueError too
+        raise ShapeError("schema", fault(error)[1]) from None
+    except ValueError as error:
+        raise ShapeError("parse", str(error)) from None
 
 
 def _told(otherwise: list[str]) -> str | None:

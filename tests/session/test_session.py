@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from diva_grpo.pipeline.session.session import Session
-from diva_grpo.pipeline.stages.curate import Stages, curate, generate
+from diva_grpo.pipeline.stages.curate import Stages, curate, generate, in_shards
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher import client
 from diva_grpo.pipeline.teacher.client import Teacher
@@ -98,6 +98,36 @@ def test_no_shard_waits_for_the_end_of_another(forty: VariantStore) -> None:
         teacher = TeacherConfig(model="m", base_url=served.url, concurrency=8, timeout_s=60)
         with Session(forty, teacher) as session:
             assert generate(session, REWORD, shard_size=1) == {"candidate": 40}
+
+
+@pytest.mark.parametrize(("problems", "size"), [(1, 50), (1_600, 50), (3_200, 100), (10**6, 200)])
+def test_a_run_has_enough_shards_to_keep_the_endpoint_busy(
+    store: VariantStore, problems: int, size: int
+) -> None:
+    with Session(store) as session:
+        assert session.shard_size(problems) == size
+
+
+def test_a_batch_takes_as_many_problems_as_it_can(store: VariantStore) -> None:
+    with Session(store, batch=2) as session:
+        assert session.shard_size(1) == 10_000
+
+
+def test_without_a_size_the_work_is_divided_by_what_is_left(tmp_path: Path) -> None:
+    store = VariantStore(tmp_path / "many", create=True)
+    store.append(
+        [
+            Problem(problem_id=f"p/{i:03}", source="p", split="train", text=f"What is {i} + 1?", answer="7")
+            for i in range(240)
+        ]
+    )
+    with serving(Writing()) as served:
+        teacher = TeacherConfig(model="m", base_url=served.url, endpoint="e")
+        with Session(store, teacher) as session:
+            generate(session, REWORD, problem_ids=[f"p/{i:03}" for i in range(40)])
+            ids = store.problem_ids()
+            shards = [len(shard) for shard in in_shards(session, Stages(generate=REWORD), ids)]
+    assert shards == [50] * 4 + [40]
 
 
 def test_stages_of_shards_overlap_and_end_as_one_after_the_other(forty: VariantStore, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def _texts_of(name: str, reply: str) -> list[str]:
     return [steps.steps[0].removeprefix("Step 1: "), steps.answer]
 
 
-def _problem_texts(folder: Path) -> Iterator[str]:
+def problem_texts(folder: Path) -> Iterator[str]:
     for source in ("mathvision", "gsm8k"):
         with (folder / source / "problems.jsonl").open(encoding="utf-8") as lines:
             for row in map(json.loads, lines):
@@ -104,7 +104,7 @@ def _problem_texts(folder: Path) -> Iterator[str]:
 @pytest.mark.parametrize("around", AROUND)
 def test_1000_real_texts_come_through(real_data: Path, writer: str, around: str) -> None:
     # A text that itself holds the two characters of an escape, as some of the source do, says nothing of ours.
-    texts = [t for t in dict.fromkeys(_problem_texts(real_data)) if not re.search(r"(?<!\\)\\n(?![a-z])", t)]
+    texts = [t for t in dict.fromkeys(problem_texts(real_data)) if not re.search(r"(?<!\\)\\n(?![a-z])", t)]
     chosen = sorted(texts, key=lambda text: "\\" not in text)[:1_000]
     assert len(chosen) == 1_000
     wrong = [

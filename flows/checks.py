@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 import time
 from collections import defaultdict
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from diva_grpo.flows.configured_server import no_answer, unreachable
-from diva_grpo.schemas.exceptions import DivaError
+from diva_grpo.schemas.exceptions import DivaError, packages_of_extras
 
 if TYPE_CHECKING:
     from diva_grpo.pipeline.teacher.request import Dialect, WireMode
@@ -46,10 +45,9 @@ class Check(NamedTuple):
 def extras() -> list[Check]:
     """Check for each extra whether its own packages are installed, without those of extras that it includes."""
     needed: defaultdict[str, list[str]] = defaultdict(list)
-    for requirement in requires("diva-grpo") or ():
-        found = re.match(r"""([\w.-]+).*extra == ['"]([\w-]+)['"]""", requirement)
-        if found and found[1] != "diva-grpo":
-            needed[found[2]].append(found[1])
+    for package, extra in packages_of_extras():
+        if package != "diva-grpo":
+            needed[extra].append(package)
     checks = []
     for extra in _EXTRAS:
         missing = [name for name in needed[extra] if not _installed(name)]
@@ -196,25 +194,9 @@ async def _outcome(
         shape: the requested shape of the answer; None for plain text.
     """
     from diva_grpo.pipeline.teacher.request import Dialect, Request
-    from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_name, speaks_openai
 
-    request = Request(
-        endpoint=endpoint_name(config),
-        model=config.model,
-        system="You solve problems step by step.",
-        content=_QUESTION,
-        shape=shape,
-        output_mode=config.output_mode,
-        temperature=config.temperature,
-        max_tokens=config.max_tokens,
-        reasoning_effort=config.reasoning_effort,
-        more=config.request_fields,
-        sample=0,
-    )
-    newer = speaks_openai(config)
-    dialect: Dialect | None = Dialect(
-        output_mode=mode, limit="max_completion_tokens" if newer else "max_tokens"
-    )
+    request = Request.of(config, "You solve problems step by step.", _QUESTION, shape)
+    dialect: Dialect | None = Dialect.first(config, mode)
     while dialect:
         outcome = await exchange.send(request.parameters(dialect), request.key)
         refused = outcome.outcome in ("http_400", "http_422")

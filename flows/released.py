@@ -10,7 +10,6 @@ every object that still exists at exit as leaked, after the message of the error
 from __future__ import annotations
 
 import traceback
-from types import TracebackType
 
 from diva_grpo.schemas.exceptions import DivaError
 
@@ -25,9 +24,7 @@ class Released:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         chain: list[BaseException] = []
         link = error
         while link is not None and link not in chain:  # a chain may be circular: `raise error from error`

@@ -7,6 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type if the message is empty.
+
+    If the first line ends in a colon, the second line is added.
+    """
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
 class DivaError(Exception):
     """Base of every error that the command line prints as one line instead of a traceback."""
 
@@ -41,15 +52,18 @@ class MissingExtraError(ConfigError, ImportError):
             raise cls(message) from error
 
 
-def _extra_of(module: str) -> str | None:
-    """The first extra that contains a module, by the requirements of the installed package."""
+def packages_of_extras() -> list[tuple[str, str]]:
+    """Pairs of a package and an extra that contains it, by the requirements of the installed package."""
     from importlib.metadata import requires  # rarely needed, and slow to load
 
-    for requirement in requires("diva-grpo") or ():
-        found = re.match(r"""([\w.-]+).*extra == ['"]([\w-]+)['"]""", requirement)
-        if found and found[1].lower().replace("-", "_") == module:
-            return found[2]
-    return None
+    pattern = re.compile(r"""([\w.-]+).*extra == ['"]([\w-]+)['"]""")
+    return [(found[1], found[2]) for text in requires("diva-grpo") or () if (found := pattern.match(text))]
+
+
+def _extra_of(module: str) -> str | None:
+    """The first extra that contains a module."""
+    extras = (extra for name, extra in packages_of_extras() if name.lower().replace("-", "_") == module)
+    return next(extras, None)
 
 
 class SourceError(DivaError, ValueError):

@@ -103,7 +103,6 @@ PRESETS: Mapping[str, ColumnMapping] = MappingProxyType(
             name="gsm8k",
             license="mit",
             problem="question",
-            answer="answer",
             answer_format=AnswerFormat.GSM8K,
             hub="openai/gsm8k",
             hub_config="main",
@@ -114,7 +113,6 @@ PRESETS: Mapping[str, ColumnMapping] = MappingProxyType(
             license="mit",
             id="id",
             problem="question",
-            answer="answer",
             # The hub's rows have two columns: the picture itself, and its path in an archive that the hub lacks.
             images="decoded_image",
             images_fallback="image",
@@ -128,8 +126,6 @@ PRESETS: Mapping[str, ColumnMapping] = MappingProxyType(
         "sharevl": ColumnMapping(
             name="sharevl",
             id="id",
-            problem="problem",
-            answer="answer",
             images="images",
             hub="HuanjinYao/R1-ShareVL-52K",
             hub_split="train",
@@ -138,8 +134,6 @@ PRESETS: Mapping[str, ColumnMapping] = MappingProxyType(
             name="diva",
             id="id",
             id_optional=True,
-            problem="problem",
-            answer="answer",
             images="images",
             variants=("variants", "variant"),
             think_steps=("think_steps", "step2"),
@@ -152,7 +146,7 @@ PRESETS: Mapping[str, ColumnMapping] = MappingProxyType(
             images="images",
             split="extra_info.split",
         ),
-        "trl": ColumnMapping(problem="prompt", answer="answer", images="images"),
+        "trl": ColumnMapping(problem="prompt", images="images"),
         "messages": ColumnMapping(
             problem="messages", answer="messages", answer_format=AnswerFormat.SOLUTION, images="images"
         ),
@@ -165,13 +159,10 @@ PRESETS: Mapping[str, ColumnMapping] = MappingProxyType(
         "sft": ColumnMapping(
             problem="prompt", answer="completion", answer_format=AnswerFormat.SOLUTION, images="images"
         ),
-        "math": ColumnMapping(
-            problem="problem", answer="solution", answer_format=AnswerFormat.SOLUTION, level="level"
-        ),
+        "math": ColumnMapping(answer="solution", answer_format=AnswerFormat.SOLUTION, level="level"),
         "export": ColumnMapping(
             id="problem_id",
             problem="text",
-            answer="answer",
             images="images",
             options="options",
             solution="solution_steps",

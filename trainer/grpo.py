@@ -45,7 +45,7 @@ from torch.utils.data import Sampler
 
 from diva_grpo.pipeline.difficulty.scale import FloatArray
 from diva_grpo.pipeline.store import Snapshot, VariantStore
-from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.exceptions import ConfigError, first_line
 from diva_grpo.schemas.records import ORIGINAL, DifficultyEvent
 from diva_grpo.trainer.config import DivaGRPOConfig
 from diva_grpo.trainer.data import Layout, Texts, opening_of, rows_of_choice
@@ -54,7 +54,7 @@ from diva_grpo.trainer.openings import OpenedGRPOTrainer
 from diva_grpo.trainer.plain import PROBLEM_ID, VARIANTS, DatasetVariants, problem_ids_of
 from diva_grpo.trainer.prompts import PromptBuilder
 from diva_grpo.trainer.recorded import RecordedGRPOTrainer
-from diva_grpo.trainer.refusals import first_line, refusing_package
+from diva_grpo.trainer.refusals import refusing_package
 from diva_grpo.trainer.rollouts import FINISHES, RolloutBatch
 from diva_grpo.trainer.sampler import EpochRepeatSampler
 from diva_grpo.trainer.settled import accuracy_function, check_dataset, settled_config

@@ -10,9 +10,8 @@ from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedTok
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.exceptions import ConfigError, first_line
 from diva_grpo.trainer.model_path import check_path
-from diva_grpo.trainer.refusals import first_line
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

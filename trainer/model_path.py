@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 
 from huggingface_hub import constants, try_to_load_from_cache
 
-from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.exceptions import ConfigError, first_line
 from diva_grpo.trainer.arguments import config_file, settings_of
 
 SETTING = "model_name_or_path"
@@ -75,7 +75,7 @@ def check_path(path: str) -> None:
     try:
         kept = [try_to_load_from_cache(path, name) for name in ("config.json", "adapter_config.json")]
     except ValueError as error:  # an invalid name, such as `a..b`
-        raise ConfigError(f"model {path}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"model {path}: {first_line(error)}") from error
     if any(isinstance(file, str) for file in kept):
         return
     unreachable = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else hub_error()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from diva_grpo.schemas.exceptions import ConfigError, DivaError, TrainingError
+from diva_grpo.schemas.exceptions import ConfigError, DivaError, TrainingError, first_line
 
 _OURS = Path(__file__).parents[1]
 _COMMAND = {Path(__file__), Path(__file__).with_name("train.py")}
@@ -60,17 +60,6 @@ def in_one_line() -> Iterator[None]:
         said = first_line(error)
         advice = "".join(f" ({to_do})" for words, to_do in _TO_DO.items() if words in said)
         raise ConfigError(f"{package} refuses these settings: {said}{advice}") from error
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type if the message is empty.
-
-    If the first line ends in a colon, the second line is added.
-    """
-    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def _shortage(error: BaseException | None) -> str:

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.exceptions import ConfigError, first_line
 from diva_grpo.trainer.checkpoints import STATE_FILE
-from diva_grpo.trainer.refusals import first_line
 from diva_grpo.trainer.rows import Side, dealt
 
 REFERENCE_FILE = "diva_reference.pt"

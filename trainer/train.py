@@ -27,7 +27,7 @@ from diva_grpo.pipeline.diagnosis.diagnose import Diagnosis
 from diva_grpo.pipeline.images.shown import MIN_PIXELS
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import MAX_PIXELS
-from diva_grpo.schemas.exceptions import ConfigError
+from diva_grpo.schemas.exceptions import ConfigError, first_line
 from diva_grpo.schemas.policy import PolicyConfig
 from diva_grpo.trainer.arguments import config_file, preset_of
 from diva_grpo.trainer.asking import prompts_of, template_digest, unapplied
@@ -38,7 +38,7 @@ from diva_grpo.trainer.diagnosis import diagnosis_of
 from diva_grpo.trainer.grpo import DivaGRPOTrainer
 from diva_grpo.trainer.loading import load_processor, load_tokenizer, reads_images
 from diva_grpo.trainer.model_path import SETTING, beside
-from diva_grpo.trainer.refusals import first_line, in_one_line
+from diva_grpo.trainer.refusals import in_one_line
 from diva_grpo.trainer.rewards import load_rewards
 from diva_grpo.trainer.run_folder import (
     RunFile,

@@ -75,18 +75,7 @@ def advise(
 def _probe(
     store: VariantStore, path: str, samples: int, where: str | None, limit: int
 ) -> tuple[str, Perplexity | None]:
-    """Label the first problems with a local policy, and measure the perplexity of their solutions under it.
-
-    Args:
-        store: the store.
-        path: folder or hub name of the policy.
-        samples: answers to each problem.
-        where: SQL condition on `problems`.
-        limit: maximum number of problems.
-
-    Returns:
-        The name of the solver, and the perplexity as from `_perplexity`.
-    """
+    """Label the first problems with a local policy. Returns the solver's name, and the perplexity of `_perplexity`."""
     from diva_grpo.pipeline.session.session import Session
     from diva_grpo.pipeline.stages.curate import label
     from diva_grpo.schemas.config import LabelConfig

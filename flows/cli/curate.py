@@ -11,10 +11,10 @@ from diva_grpo.flows.cli.dry_run import rehearse
 from diva_grpo.flows.cli.help import VerbCommand
 from diva_grpo.flows.cli.options import dry_run_option, no_labels_option, store_option
 from diva_grpo.flows.cli.results import WHY_SHORT, mostly, stages_text
-from diva_grpo.flows.cli.settings import made, take, teacher_of, verb_options
+from diva_grpo.flows.cli.settings import flow_config, verb_options
 from diva_grpo.flows.cli.summary import conclude
 from diva_grpo.schemas.command import diva, word
-from diva_grpo.schemas.config import CurateConfig, GenerateConfig, LabelConfig, VerifyConfig
+from diva_grpo.schemas.config import CurateConfig
 from diva_grpo.schemas.exceptions import TeacherError
 from diva_grpo.schemas.records import Status
 
@@ -32,29 +32,17 @@ def curate(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
               diva curate --store runs/store --model qwen --accepted reword=5,think_step=3
               diva curate --store runs/store --model gpt-4.1-mini --batch --dry-run
     """
+    config = flow_config(CurateConfig, store_dir, values, no_labels=no_labels)
+
     from diva_grpo.pipeline.session.spending import Spending
     from diva_grpo.pipeline.stages.curate import Chosen, Stages
     from diva_grpo.pipeline.store import VariantStore
     from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_url
 
-    retry_failed = values["retry_failed"]
-    config = made(
-        CurateConfig,
-        {
-            "store": store_dir,
-            "teacher": teacher_of(values, retry_failed=bool(retry_failed)),
-            "generate": made(GenerateConfig, take(values, GenerateConfig)),
-            "verify": made(VerifyConfig, take(values, VerifyConfig) | {"retry_failed": retry_failed}),
-            "label": None if no_labels else made(LabelConfig, take(values, LabelConfig)),
-            **take(values, CurateConfig),
-        },
-    )
     # Checked here, so that an error is one line. Within the flow it would be a log with a traceback.
     endpoint_url(config.teacher)
     store = VariantStore(store_dir)
     store.count_problems(where=config.problem_filter, limit=1)
-    if no_labels:
-        config = config.model_copy(update={"label": None})
     Spending.of(config).session(store, None, config.teacher)
     if dry_run:
         chosen = Chosen(where=config.problem_filter, limit=config.limit)

@@ -66,9 +66,5 @@ def rehearse(
 
 
 def nothing_sent(why: str) -> None:
-    """Conclude a dry run that would send no request.
-
-    Args:
-        why: the reason.
-    """
+    """Conclude a dry run that would send no request."""
     conclude(f"{why}\nNothing would be sent.", {"dry_run": [], "requests": 0, "usd": 0.0})

@@ -73,14 +73,16 @@ def generate(
               diva generate --store runs/store --model gpt-4.1-mini --accepted 5
               diva generate --store runs/store --model gpt-4.1-mini --accepted reword=5,think_step=3
     """
-    from diva_grpo.pipeline.stages.curate import Stages
-    from diva_grpo.pipeline.store import VariantStore
-
-    store, config = VariantStore(store_dir), made(GenerateConfig, take(values, GenerateConfig))
-    spending = spending_of(values)
+    # First the settings: what is misspelt is said before the store and its packages are loaded.
+    config = made(GenerateConfig, take(values, GenerateConfig))
     needless = set(config.kinds) <= set(IMAGE_KINDS) and config.accepted is None
     teacher = None if needless else teacher_of(values, retry_failed=config.retry_failed)
     checks = take(values, VerifyConfig)
+
+    from diva_grpo.pipeline.stages.curate import Stages
+    from diva_grpo.pipeline.store import VariantStore
+
+    store, spending = VariantStore(store_dir), spending_of(values)
     stages, solver = Stages(config), None
     if preview or (teacher and config.accepted is not None):
         stages = Stages(config, made(VerifyConfig, checks | {"retry_failed": config.retry_failed}))

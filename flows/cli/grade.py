@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,29 +19,15 @@ _SHOWN = 20
 _WIDTH = 60
 
 
+def _column_option(name: str, text: str) -> Callable[[Any], Any]:
+    return click.option(f"--{name}-column", metavar="COLUMN", default=name, show_default=True, help=text)
+
+
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--response-column",
-    metavar="COLUMN",
-    default="response",
-    show_default=True,
-    help="Column with the response.",
-)
-@click.option(
-    "--answer-column",
-    metavar="COLUMN",
-    default="answer",
-    show_default=True,
-    help="Column with the reference answer.",
-)
-@click.option(
-    "--options-column",
-    metavar="COLUMN",
-    default="options",
-    show_default=True,
-    help="Column with the list of choices.",
-)
+@_column_option("response", "Column with the response.")
+@_column_option("answer", "Column with the reference answer.")
+@_column_option("options", "Column with the list of choices.")
 @click.option(
     "--output",
     metavar="FILE",

@@ -16,12 +16,7 @@ _MODULES = {"eval": "evaluate"}
 
 
 class _Commands(UserDict[str, click.Command]):
-    """The commands by name. `data` has those that were looked up.
-
-    Args:
-        names: names of all commands.
-        without_summary: see `Phases`.
-    """
+    """The commands by name. `data` has those that were looked up."""
 
     def __init__(self, names: Sequence[str], without_summary: Collection[str]) -> None:
         super().__init__()

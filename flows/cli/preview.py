@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from diva_grpo.flows.pages.look import Looked
     from diva_grpo.pipeline.session.preview import Asked
     from diva_grpo.pipeline.session.spending import Spending
-    from diva_grpo.pipeline.stages.curate import Chosen, Curated, Stages
+    from diva_grpo.pipeline.stages.curate import Chosen, Stages
+    from diva_grpo.pipeline.stages.supply import Curated
     from diva_grpo.pipeline.store import VariantStore
     from diva_grpo.schemas.records import Variant
 

@@ -165,12 +165,6 @@ def run_prompt(views: Sequence[View], run: Callable[[str], object]) -> None:
 def _do(name: str, argument: str | None, views: Sequence[View], run: Callable[[str], object]) -> None:
     """Run a command of the prompt other than `quit` and `exit`.
 
-    Args:
-        name: name of the command.
-        argument: its argument; None without one.
-        views: the views, for `schema`.
-        run: prints the result of a query.
-
     Raises:
         QueryError: there is no such command, view or example.
     """

@@ -14,13 +14,22 @@ from pydantic_core import PydanticUndefined
 
 from diva_grpo.flows.cli.options import dry_run_option
 from diva_grpo.flows.verbs import TEACHER, VERBS
-from diva_grpo.schemas.config import BATCH_SIZE, Config, TeacherConfig
+from diva_grpo.schemas.config import (
+    BATCH_SIZE,
+    Config,
+    FlowConfig,
+    GenerateConfig,
+    LabelConfig,
+    TeacherConfig,
+    VerifyConfig,
+)
 from diva_grpo.schemas.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from diva_grpo.pipeline.session.spending import Spending
 
 C = TypeVar("C", bound=BaseModel)
+F = TypeVar("F", bound=FlowConfig)
 Command = Callable[..., Any]
 
 _teacher_file = click.option(
@@ -167,6 +176,30 @@ def teacher_of(values: dict[str, Any], *, retry_failed: bool = False) -> Teacher
     """
     file = values.pop("teacher_config")
     return made(TeacherConfig, take(values, TeacherConfig) | {"retry_failed": retry_failed or None}, file)
+
+
+def flow_config(model: type[F], store_dir: Path, values: dict[str, Any], *, no_labels: bool, **own: Any) -> F:
+    """The configuration of a flow over several stages, from the values of its command, which are removed.
+
+    The option `retry_failed` is used for all stages.
+
+    Args:
+        model: the class of the configuration.
+        store_dir: address of the store.
+        values: the command's values by name.
+        no_labels: leave the labels out.
+        **own: further fields of the configuration.
+    """
+    retry = {"retry_failed": values["retry_failed"]}
+    stages: dict[str, type[Config]] = {
+        "generate": GenerateConfig,
+        "verify": VerifyConfig,
+        "label": LabelConfig,
+    }
+    teacher = teacher_of(values, retry_failed=bool(retry["retry_failed"]))
+    parts = {name: made(part, take(values, part) | retry) for name, part in stages.items()}
+    config = made(model, {"store": store_dir, "teacher": teacher, **parts, **own, **take(values, model)})
+    return config.model_copy(update={"label": None}) if no_labels else config
 
 
 def spending_of(values: dict[str, Any]) -> Spending:

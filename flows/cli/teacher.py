@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,23 +14,15 @@ from diva_grpo.flows.cli.summary import conclude
 from diva_grpo.schemas.command import diva
 
 
+def _share_option(name: str, default: float, text: str) -> Callable[[Any], Any]:
+    return click.option(name, default=default, show_default=True, type=click.FloatRange(0, 1), help=text)
+
+
 @click.command()
 @store_option
 @click.option("--port", default=8710, show_default=True, type=click.IntRange(0, 65535), help="0: a free one.")
-@click.option(
-    "--wrong-share",
-    default=0.1,
-    show_default=True,
-    type=click.FloatRange(0, 1),
-    help="Share of wrong answers.",
-)
-@click.option(
-    "--error-share",
-    default=0.0,
-    show_default=True,
-    type=click.FloatRange(0, 1),
-    help="Share of 429s and 503s.",
-)
+@_share_option("--wrong-share", 0.1, "Share of wrong answers.")
+@_share_option("--error-share", 0.0, "Share of 429s and 503s.")
 @click.option("--seed", default=0, show_default=True, help="Makes the slips.")
 def teacher(store_dir: Path, port: int, wrong_share: float, error_share: float, seed: int) -> None:
     """Serve the scripted teacher: an OpenAI-compatible endpoint that needs no model.

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.label_model import BY_LABEL_MODEL
-from diva_grpo.pipeline.store.terminal import visible
+from diva_grpo.pipeline.store.terminal import columns_of, visible, wrapped
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Kind, Label, Problem, Status, Variant, Verdict
 
@@ -165,7 +163,7 @@ def as_text(looked: Looked, width: int | None = None) -> str:
         looked: a problem from `look`.
         width: characters per line; default the terminal's width, up to 110.
     """
-    columns = width or min(110, shutil.get_terminal_size((100, 24)).columns)
+    columns = columns_of(width)
     problem = looked.problem
     lines = [f"{problem.problem_id}  ({problem.source}, {problem.split})  answer: {problem.answer}"]
     lines += [f"  label: {label_text(looked.label)}"] if looked.label else []
@@ -173,7 +171,7 @@ def as_text(looked: Looked, width: int | None = None) -> str:
         f"  image {number}: {image.width} x {image.height}, {image.hash[:12]}"
         for number, image in enumerate(problem.images, start=1)
     ]
-    lines += _wrapped(problem.text, columns, "  ")
+    lines += wrapped(problem.text, columns, "  ")
     lines += [f"  ({chr(ord('A') + i)}) {option}" for i, option in enumerate(problem.options)]
     for at in looked.variants:
         lines += ["", *_variant_lines(at, problem, columns)]
@@ -186,24 +184,16 @@ def _variant_lines(at: LookedAt, problem: Problem, columns: int) -> list[str]:
     variant = at.variant
     status = str(variant.status)
     lines = [f"{_MARKS[Status(status)]} {at.title}  {at.shown_delta}  {status}  by {variant.generator_model}"]
-    lines += _wrapped(f"because: {variant.reason}", columns, "    ") if variant.reason else []
+    lines += wrapped(f"because: {variant.reason}", columns, "    ") if variant.reason else []
     lines += [f"    label: {label_text(at.label)}"] if at.label else []
     if at.verdicts:
-        lines += _wrapped(f"checks: {', '.join(map(verdict_text, at.verdicts))}", columns, "    ")
-    lines += _wrapped(f"image: {at.operations}", columns, "    ") if at.operations else []
+        lines += wrapped(f"checks: {', '.join(map(verdict_text, at.verdicts))}", columns, "    ")
+    lines += wrapped(f"image: {at.operations}", columns, "    ") if at.operations else []
     if variant.text and variant.text != problem.text:
-        lines += _wrapped(variant.text, columns, "    ")
+        lines += wrapped(variant.text, columns, "    ")
     for number, step in enumerate(variant.hint, start=1):
-        lines += _wrapped(f"{number}. {step}", columns, "    ")
+        lines += wrapped(f"{number}. {step}", columns, "    ")
     return lines
-
-
-def _wrapped(text: str, columns: int, indent: str) -> list[str]:
-    return [
-        line
-        for paragraph in text.splitlines()
-        for line in textwrap.wrap(paragraph, columns, initial_indent=indent, subsequent_indent=indent)
-    ]
 
 
 def label_text(label: Label) -> str:

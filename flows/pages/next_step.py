@@ -20,12 +20,7 @@ SELECT (SELECT count(*) FROM problems), (SELECT count(*) FROM labels), (SELECT c
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A suggested step.
-
-    Attributes:
-        why: the reason.
-        command: the command to run.
-    """
+    """A suggested step."""
 
     why: str
     command: str

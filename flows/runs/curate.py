@@ -10,15 +10,7 @@ from dataclasses import replace
 from prefect import flow, task
 
 from diva_grpo.flows.runs.hooks import SHOWN, ends_in_one_line
-from diva_grpo.flows.runs.shards import (
-    SHARD_TASK,
-    Counts,
-    Order,
-    ShardDone,
-    chosen_problems,
-    running,
-    worked,
-)
+from diva_grpo.flows.runs.shards import SHARD_TASK, Counts, Order, ShardDone, over_problems, worked
 from diva_grpo.schemas.config import CurateConfig
 
 
@@ -41,7 +33,4 @@ def curate(config: CurateConfig) -> Counts:
         Counts by stage: `generated` and `verified` count variants by status, `labelled` counts labels by kind. If
         `accepted` is set, `short` counts the problems that have too few accepted variants, by kind.
     """
-    problems = chosen_problems(config)
-    with running("curate", config, len(problems)) as run:
-        run.work_off(curate_shard, run.orders_of(problems))
-    return run.counts()
+    return over_problems("curate", config, curate_shard, "verified")

@@ -27,7 +27,8 @@ from diva_grpo.flows.runs.runners import submitting
 from diva_grpo.pipeline.session.references import References
 from diva_grpo.pipeline.session.session import Session
 from diva_grpo.pipeline.session.spending import Spending
-from diva_grpo.pipeline.stages.curate import Curated, Stages, curate_shard, in_shards
+from diva_grpo.pipeline.stages.curate import Stages, curate_shard, in_shards
+from diva_grpo.pipeline.stages.supply import Curated
 from diva_grpo.pipeline.stages.top_up import Need
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.meter import Meter, shown
@@ -150,13 +151,7 @@ def _references(store: str, checks: VerifyConfig, began_ns: int) -> References:
 
 
 def _session(config: FlowConfig, meter: Meter, began_ns: int, workers: int = 1) -> Session:
-    """Make a session for a flow, or for one of its tasks in another process.
-
-    Args:
-        config: the flow's configuration.
-        meter: the meter of the run or task.
-        began_ns: see `Order`.
-        workers: number of tasks that share the endpoint's limits.
+    """Make a session for a flow, or for one of `workers` tasks in other processes that share the endpoint's limits.
 
     Raises:
         ConfigError: the settings of the endpoint or of the limits are invalid.
@@ -361,13 +356,23 @@ def running(verb: str, config: FlowConfig, problems: int, shown_stage: str = "ve
             _HERE.reset(token)
 
 
-def chosen_problems(config: ProblemsConfig) -> list[str]:
-    """Ids of the problems that a flow works on, by its filter and limit.
+def over_problems(verb: str, config: ProblemsConfig, task: ShardTask[Any], shown_stage: str) -> Counts:
+    """Run a flow's task over the shards of all problems that its configuration chooses, and return its counts.
+
+    Args:
+        verb: see `running`.
+        config: the flow's configuration.
+        task: the flow's task for a shard.
+        shown_stage: see `running`.
 
     Raises:
-        ConfigError: the filter is not valid SQL.
+        ConfigError: the problem filter is not valid SQL.
+        DivaError: see `running` and `Run.work_off`.
     """
-    return VariantStore(config.store).problem_ids(where=config.problem_filter, limit=config.limit)
+    problems = VariantStore(config.store).problem_ids(where=config.problem_filter, limit=config.limit)
+    with running(verb, config, len(problems), shown_stage) as run:
+        run.work_off(task, run.orders_of(problems))
+    return run.counts()
 
 
 def _finished(task: ShardTask[Any], config: FlowConfig, order: Order) -> Finished:

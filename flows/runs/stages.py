@@ -11,15 +11,7 @@ from __future__ import annotations
 from prefect import flow, task
 
 from diva_grpo.flows.runs.hooks import SHOWN, ends_in_one_line
-from diva_grpo.flows.runs.shards import (
-    SHARD_TASK,
-    Counts,
-    Order,
-    ShardDone,
-    chosen_problems,
-    running,
-    worked,
-)
+from diva_grpo.flows.runs.shards import SHARD_TASK, Counts, Order, ShardDone, over_problems, worked
 from diva_grpo.schemas.config import GenerateFlowConfig, LabelFlowConfig, VerifyFlowConfig
 
 
@@ -44,10 +36,7 @@ def generate(config: GenerateFlowConfig) -> Counts:
         Counts by stage: `generated`, new variants by status; with `accepted` also `verified`, variants by status,
         and `short`, problems with too few accepted variants by kind.
     """
-    problems = chosen_problems(config)
-    with running("generate", config, len(problems), "generated") as run:
-        run.work_off(generate_shard, run.orders_of(problems))
-    return run.counts()
+    return over_problems("generate", config, generate_shard, "generated")
 
 
 @task(name="verify-shard", **SHARD_TASK)
@@ -67,10 +56,7 @@ def verify(config: VerifyFlowConfig) -> Counts:
     Returns:
         `verified`: variants by their new status.
     """
-    problems = chosen_problems(config)
-    with running("verify", config, len(problems)) as run:
-        run.work_off(verify_shard, run.orders_of(problems))
-    return run.counts()
+    return over_problems("verify", config, verify_shard, "verified")
 
 
 @task(name="label-shard", **SHARD_TASK)
@@ -90,7 +76,4 @@ def label(config: LabelFlowConfig) -> Counts:
     Returns:
         `labelled`: new labels by kind.
     """
-    problems = chosen_problems(config)
-    with running("label", config, len(problems), "labelled") as run:
-        run.work_off(label_shard, run.orders_of(problems))
-    return run.counts()
+    return over_problems("label", config, label_shard, "labelled")

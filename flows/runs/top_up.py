@@ -12,7 +12,6 @@ from dataclasses import replace
 from prefect import flow, get_run_logger, task
 
 from diva_grpo.flows.runs.hooks import SHOWN, ends_in_one_line
-from diva_grpo.flows.runs.needs import find
 from diva_grpo.flows.runs.shards import (
     SHARD_TASK,
     Counts,
@@ -24,7 +23,7 @@ from diva_grpo.flows.runs.shards import (
 )
 from diva_grpo.pipeline.session.session import Session, shards
 from diva_grpo.pipeline.stages.curate import Stages
-from diva_grpo.pipeline.stages.top_up import Journey, complete_killed, fill, record_idle
+from diva_grpo.pipeline.stages.top_up import Journey, complete_killed, fill, plan, record_idle
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import TopUpConfig
 
@@ -32,7 +31,6 @@ from diva_grpo.schemas.config import TopUpConfig
 @task(name="top-up-shard", **SHARD_TASK)
 def top_up_shard(config: TopUpConfig, order: Order) -> ShardDone:
     """Generate, verify and label the needed variants of one shard, and record the decisions."""
-
     stages = Stages.of(config)
 
     def filled(session: Session) -> Counts:
@@ -56,22 +54,17 @@ def top_up(config: TopUpConfig) -> Counts:
         Counts by stage: variants by status, labels by kind, and `decided`, problems by outcome.
     """
     store = VariantStore(config.store)
-    found = find(config, store)
-    get_run_logger().info(found.summary())
-    needs = {need.problem_id: need for need in found.planned.needs}
+    planned = plan(store, config)
+    get_run_logger().info(planned.summary())
+    needs = {need.problem_id: need for need in planned.needs}
+    training_run = planned.shortages.run_id
     with running("top_up", config, len(needs)) as run:
         complete_killed(store)
-        shortages = found.shortages
-        journey = Journey(run.run_id, shortages.run_id, run.began_ns)
-        record_idle(
-            store, journey, found.planned, shortages.problem_ids, shortages.wanted_S, shortages.nearest_S
-        )
-        run.totals["decided"].update({"nothing": sum(map(len, found.planned.idle.values()))})
+        record_idle(store, Journey(run.run_id, training_run, run.began_ns), planned)
+        run.totals["decided"].update({"nothing": sum(map(len, planned.idle.values()))})
         size = run.shard_size or run.session.shard_size(len(needs))
         orders = [
-            replace(
-                order, needs=tuple(needs[name] for name in order.problem_ids), training_run=shortages.run_id
-            )
+            replace(order, needs=tuple(needs[name] for name in order.problem_ids), training_run=training_run)
             for order in run.orders(shards(list(needs), size))
         ]
         run.work_off(top_up_shard, orders)

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from diva_grpo.pipeline.checks.finding import PASSED, Finding, failed, words
-from diva_grpo.pipeline.ingest.sources import Row, open_source
+from diva_grpo.pipeline.ingest.readers import Row
+from diva_grpo.pipeline.ingest.sources import open_source
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.mapping import ColumnMapping

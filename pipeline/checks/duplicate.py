@@ -110,12 +110,10 @@ class OtherProblems:
         # The index has no order. Sorting makes the reported problem the same in every run.
         for number in sorted(map(int, self._index.query(_signature(shingles, key)))):
             problem_id, other, other_key = self._texts[number]
-            if (
-                problem_id != problem.problem_id
-                and other_key == key
-                and _jaccard(shingles, _shingles(other)) >= _LIKE
-            ):
-                return problem_id
+            if problem_id != problem.problem_id and other_key == key:
+                theirs = _shingles(other)
+                if len(shingles & theirs) / len(shingles | theirs) >= _LIKE:
+                    return problem_id
         return None
 
 
@@ -139,7 +137,3 @@ def _signature(shingles: Collection[str], key: bytes) -> RMinHash:
     signature = RMinHash(num_perm=_PERMUTATIONS, seed=1)
     signature.update([f"{salt} {shingle}" for shingle in shingles])
     return signature
-
-
-def _jaccard(a: set[str], b: set[str]) -> float:
-    return len(a & b) / len(a | b)

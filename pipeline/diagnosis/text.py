@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 from diva_grpo.pipeline.diagnosis.diagnose import Diagnosis
 from diva_grpo.pipeline.diagnosis.facts import Facts, Trend, reward_of, trend
 from diva_grpo.pipeline.diagnosis.rules import originals
-from diva_grpo.pipeline.store.terminal import visible
+from diva_grpo.pipeline.store.terminal import columns_of, visible, wrapped
 
 _TAIL = 300
 """Maximum number of characters of a completion that are printed: the last ones, because they contain the answer."""
@@ -24,14 +22,14 @@ def as_text(diagnosis: Diagnosis, width: int | None = None) -> str:
         diagnosis: the diagnosis of a run.
         width: width of the text in characters; default the terminal's width, but at most 110.
     """
-    columns = width or min(110, shutil.get_terminal_size((100, 24)).columns)
+    columns = columns_of(width)
     lines = [headline(diagnosis)]
     for number, (finding, examples) in enumerate(
         zip(diagnosis.findings, diagnosis.examples, strict=True), start=1
     ):
         lines += ["", f"{number}. {finding.rule.title} [{finding.rule.cause}]"]
-        lines += _wrapped(finding.evidence + ".", columns, "   ")
-        lines += _wrapped(f"What to do: {finding.rule.to_do}", columns, "   ")
+        lines += wrapped(finding.evidence + ".", columns, "   ")
+        lines += wrapped(f"What to do: {finding.rule.to_do}", columns, "   ")
         for example in examples:
             lines += _example(example, columns)
     if not diagnosis.findings:
@@ -105,9 +103,4 @@ def _example(row: dict[str, Any], columns: int) -> Iterator[str]:
     text = row["completion"]
     if text is not None:
         shown = text if len(text) <= _TAIL else f"... {text[-_TAIL:]}"
-        yield from _wrapped(shown or "(empty)", columns, "     | ")
-
-
-def _wrapped(text: str, columns: int, indent: str) -> Iterator[str]:
-    for line in text.splitlines():
-        yield from textwrap.wrap(line, columns, initial_indent=indent, subsequent_indent=indent)
+        yield from wrapped(shown or "(empty)", columns, "     | ")

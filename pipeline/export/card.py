@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import yaml
 from tabulate import tabulate
@@ -124,6 +124,11 @@ def card(
         ]
     header = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
     return f"---\n{header}---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
+
+
+def card_beside(folder: Path) -> Path:
+    """Return the path of the card for EasyR1: outside of the folder, because EasyR1 reads every file in it as data."""
+    return folder.with_name(f"{folder.name}.README.md")
 
 
 def _opening(config: ExportConfig, splits: Mapping[str, int]) -> str:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diva_grpo.pipeline.export.card import Tally, card
+from diva_grpo.pipeline.export.card import Tally, card, card_beside
 from diva_grpo.pipeline.export.files import JsonWriter, ParquetWriter, Writer, write_batches
 from diva_grpo.pipeline.export.rows import TRAINING, Selection, Wanted, selection
 from diva_grpo.pipeline.export.shapes import Shape
 from diva_grpo.pipeline.export.verifiers import module_name, write_package
 from diva_grpo.pipeline.export.verl import data_source, write_reward_file
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.pipeline.store.files.progress import Progress, ignore
 from diva_grpo.pipeline.store.views import view_names
 from diva_grpo.schemas.config import ExportConfig
 from diva_grpo.schemas.exceptions import ConfigError, StoreError
@@ -55,7 +56,7 @@ def export(
     store: VariantStore,
     out: Path,
     config: ExportConfig,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = ignore,
 ) -> ExportReport:
     """Write originals and accepted variants for another trainer, or the rows of a view, in bounded memory.
 
@@ -82,9 +83,7 @@ def export(
         {'train': 36}
     """
     _check(out, config)
-    bounds = _bounds(config)
-    solved = config.preset == "sft"
-    wanted = Wanted(config.what, config.where, solved, bounds)
+    wanted = Wanted(config.what, config.where, config.preset == "sft", _bounds(config))
     report = _written(store, out, config, wanted, progress)
     if not config.control:
         return report
@@ -112,12 +111,14 @@ def _written(
     out: Path,
     config: ExportConfig,
     wanted: Wanted,
-    progress: Callable[[int], None] | None,
+    progress: Progress,
 ) -> ExportReport:
     with selection(store, wanted) as chosen:
         if not chosen.splits:
             raise ConfigError(_none_fits(config))
-        _check_splits(chosen.splits)
+        if len(_named(chosen.splits)) < len(chosen.splits):
+            names = ", ".join(chosen.splits)
+            raise ConfigError(f"splits {names} have the same file name: select one with --where")
         tally = Tally()
         with _appearing(out) as path:
             if format_of(out, config) == "hf":
@@ -128,7 +129,8 @@ def _written(
                 if config.preset == "verifiers":
                     write_package(path, out, text, tally)
                 else:
-                    _card_path(path, config).write_text(text, encoding="utf-8")
+                    target = card_beside(path) if config.preset == "easyr1" else path / "README.md"
+                    target.write_text(text, encoding="utf-8")
             else:
                 _write_file(chosen, path, out, config, tally, progress)
         notes = _notes(out, config, tally)
@@ -148,15 +150,6 @@ def _data_folder(out: Path, config: ExportConfig) -> str:
     if config.preset == "verifiers":
         return f"{module_name(out)}/data"
     return "" if config.preset == "easyr1" else "data"
-
-
-def _card_path(folder: Path, config: ExportConfig) -> Path:
-    """Return the path of the card. For EasyR1 it is outside of the folder, because EasyR1 reads every file as data."""
-    return _beside(folder) if config.preset == "easyr1" else folder / "README.md"
-
-
-def _beside(out: Path) -> Path:
-    return out.with_name(f"{out.name}.README.md")
 
 
 def _notes(out: Path, config: ExportConfig, tally: Tally) -> tuple[str, ...]:
@@ -196,18 +189,13 @@ def _check(out: Path, config: ExportConfig) -> None:
         raise ConfigError(f"{taken[0]} exists already: choose another path, or delete it")
 
 
-def _check_splits(splits: dict[str, int]) -> None:
-    if len({_split_name(split) for split in splits}) < len(splits):
-        raise ConfigError(f"splits {', '.join(splits)} have the same file name: select one with --where")
-
-
 def _image_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.images")
 
 
 def _companions(out: Path) -> list[Path]:
     """Return the paths that an export may write next to its file or folder."""
-    return [_image_folder(out), _beside(out)]
+    return [_image_folder(out), card_beside(out)]
 
 
 @contextmanager
@@ -245,12 +233,12 @@ def _write_folder(
     data: Path,
     config: ExportConfig,
     tally: Tally,
-    progress: Callable[[int], None] | None,
+    progress: Progress,
 ) -> Shape | None:
     data.mkdir(parents=True)
     if not chosen.is_training:
         for done in write_batches(data / "train-00000-of-00001.parquet", chosen.batches("train"), "parquet"):
-            _tell(progress, done)
+            progress(done)
         return None
     shape = _shape(chosen, config)
     schema = shape.features().arrow_schema
@@ -264,7 +252,8 @@ def _write_folder(
             if first == 0 and shard < shards:
                 if writer:
                     writer.close()
-                writer = ParquetWriter(data / _shard_name(split, shard, shards), schema)
+                name = f"{_split_name(split)}-{shard:05d}-of-{shards:05d}.parquet"
+                writer = ParquetWriter(data / name, schema)
             assert writer is not None
             writer.write(*shape.row(row, index))
             tally.add(_split_name(split), row)
@@ -274,21 +263,17 @@ def _write_folder(
     return shape
 
 
-def _shard_name(split: str, shard: int, shards: int) -> str:
-    return f"{_split_name(split)}-{shard:05d}-of-{shards:05d}.parquet"
-
-
 def _write_file(
     chosen: Selection,
     path: Path,
     out: Path,
     config: ExportConfig,
     tally: Tally,
-    progress: Callable[[int], None] | None,
+    progress: Progress,
 ) -> None:
     if not chosen.is_training:
         for done in write_batches(path, chosen.batches("train"), format_of(out, config)):
-            _tell(progress, done)
+            progress(done)
         return
     shape = _shape(chosen, config)
     writer: Writer
@@ -310,11 +295,6 @@ def _shape(chosen: Selection, config: ExportConfig) -> Shape:
     return Shape(config.preset, chosen.with_images, config.prompt, config.instruction, config.data_source)
 
 
-def _tell(progress: Callable[[int], None] | None, rows: int) -> None:
-    if progress:
-        progress(rows)
-
-
-def _tell_some(progress: Callable[[int], None] | None, index: int) -> None:
+def _tell_some(progress: Progress, index: int) -> None:
     if index % _PROGRESS_ROWS == _PROGRESS_ROWS - 1:
-        _tell(progress, _PROGRESS_ROWS)
+        progress(_PROGRESS_ROWS)

@@ -87,7 +87,7 @@ class JsonWriter:
             target = self._folder / picture.name
             if not target.exists():  # the name is a hash of the content
                 target.write_bytes(picture.content)
-        self._file.write(json.dumps(row, ensure_ascii=False, default=_json_value) + "\n")
+        self._file.write(_line(row))
 
     def close(self) -> None:
         """Write the remaining rows."""
@@ -99,8 +99,7 @@ def write_batches(path: Path, batches: pa.RecordBatchReader, output_format: str)
     if output_format == "jsonl":
         with path.open("w", encoding="utf-8") as out:
             for batch in batches:
-                for row in batch.to_pylist():
-                    out.write(json.dumps(row, ensure_ascii=False, default=_json_value) + "\n")
+                out.writelines(map(_line, batch.to_pylist()))
                 yield batch.num_rows
         return
     with pq.ParquetWriter(path, _plain_schema(batches.schema), compression="zstd") as writer:
@@ -116,6 +115,10 @@ def _plain_schema(schema: pa.Schema) -> pa.Schema:
         for field in schema
     ]
     return pa.schema(fields)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False, default=_json_value) + "\n"
 
 
 def _json_value(value: object) -> object:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diva_grpo.schemas.exceptions import ConfigError, TargetError
+from diva_grpo.pipeline.export.card import card_beside
+from diva_grpo.schemas.exceptions import ConfigError, TargetError, first_line
 
 
 def check_token() -> None:
@@ -42,8 +43,9 @@ def push(folder: Path, repo: str, *, private: bool = True) -> str:
     try:
         address = HfApi().create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
         card = folder / "README.md"
-        beside = folder.with_name(f"{folder.name}.README.md")  # the folder of EasyR1 contains only rows
-        DatasetCard.load(card if card.exists() else beside).push_to_hub(repo, repo_type="dataset")
+        DatasetCard.load(card if card.exists() else card_beside(folder)).push_to_hub(
+            repo, repo_type="dataset"
+        )
         datasets.load_dataset(str(folder)).push_to_hub(repo, private=private)
     except (
         HfHubHTTPError,
@@ -52,6 +54,7 @@ def push(folder: Path, repo: str, *, private: bool = True) -> str:
         OSError,
         ValueError,
     ) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TargetError(f"{folder} is written, but {repo} could not be uploaded: {reason}") from error
+        raise TargetError(
+            f"{folder} is written, but {repo} could not be uploaded: {first_line(error)}"
+        ) from error
     return str(address)

@@ -17,10 +17,9 @@ from diva_grpo.pipeline.images.shown import MIN_PIXELS, Shown
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.files.database import MAX_SPILL_MB, quoted
 from diva_grpo.pipeline.store.label_model import BY_LABEL_MODEL
-from diva_grpo.pipeline.store.query_errors import first_line
 from diva_grpo.pipeline.store.sql import lock, split_statements
 from diva_grpo.schemas.config import MAX_PIXELS
-from diva_grpo.schemas.exceptions import ConfigError, QueryError, StoreError
+from diva_grpo.schemas.exceptions import ConfigError, QueryError, StoreError, first_line
 from diva_grpo.schemas.question import place_images, render_question
 from diva_grpo.schemas.records import ORIGINAL, Kind
 

@@ -67,11 +67,6 @@ class SymbolicWorker:
     def math_verify(self, response: str, reference: str, deadline: float) -> bool:
         """Return the verdict of math-verify alone, without our rules. It is used to audit the grader.
 
-        Args:
-            response: the response.
-            reference: the reference answer.
-            deadline: see `decide`.
-
         Raises:
             UndecidedError: the verdict is not known by the deadline, or the comparison failed.
         """

@@ -26,18 +26,7 @@ _LONG = 12
 # Values of `Extraction.how` for answers that the solution marks as its answer.
 _NAMED = ("tag", "boxed", "hashes", "stated")
 # Words that data sets use for a missing answer (NuminaMath: proof, notfound).
-_NO_ANSWERS = {
-    "proof",
-    "notfound",
-    "not found",
-    "see solution",
-    "n/a",
-    "nan",
-    "null",
-    "无",
-    "略",
-    "证明见解析",
-}
+_NO_ANSWERS = set("proof|notfound|not found|see solution|n/a|nan|null|无|略|证明见解析".split("|"))
 
 
 def read_answer(values: Mapping[str, object], mapping: ColumnMapping) -> tuple[list[str], str]:

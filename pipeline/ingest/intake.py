@@ -21,8 +21,9 @@ from diva_grpo.pipeline.ingest.answers import check_own_answer
 from diva_grpo.pipeline.ingest.augmented import read_variants
 from diva_grpo.pipeline.ingest.cells import RowError, has
 from diva_grpo.pipeline.ingest.opening import open_with_layout
+from diva_grpo.pipeline.ingest.readers import Row, Unreadable
 from diva_grpo.pipeline.ingest.rows import read_problem
-from diva_grpo.pipeline.ingest.sources import Part, Row, Unreadable, default_name
+from diva_grpo.pipeline.ingest.sources import Part, default_name
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import SourceError
 from diva_grpo.schemas.mapping import ColumnMapping

@@ -24,16 +24,8 @@ Rows = Sequence[Mapping[str, object]]
 # Usual column names for each field, in order of precedence. Case is ignored.
 _PLAIN: Mapping[str, tuple[str, ...]] = {
     "problem": ("problem", "question", "query", "prompt", "instruction", "input", "problem_text"),
-    "answer": (
-        "answer",
-        "final_answer",
-        "expected_answer",
-        "correct_answer",
-        "ground_truth",
-        "gt_answer",
-        "gold_answer",
-        "answerkey",
-        "target",
+    "answer": tuple(
+        "answer final_answer expected_answer correct_answer ground_truth gt_answer gold_answer answerkey target".split()
     ),
     "options": ("options", "choices"),
     "images": ("images", "image"),
@@ -115,13 +107,7 @@ _LAYOUTS: Mapping[str, Callable[[Rows], bool]] = {
 
 def _of_rows(preset: ColumnMapping, rows: Rows) -> ColumnMapping:
     """Adapt a preset to the rows of another data set: columns that the rows do not have are removed."""
-    changes: dict[str, Any] = {
-        "name": None,
-        "license": None,
-        "hub": None,
-        "hub_config": None,
-        "hub_split": None,
-    }
+    changes: dict[str, Any] = dict.fromkeys(("name", "license", "hub", "hub_config", "hub_split"))
     for field in ("id", "options", "solution", "level", "split"):
         column = getattr(preset, field)
         if column is not None and not any(has(row, column) for row in rows):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 from diva_grpo.pipeline.ingest.layouts import SAMPLE_ROWS, Layout, recognised
-from diva_grpo.pipeline.ingest.readers import Row, Unreadable
+from diva_grpo.pipeline.ingest.readers import Row
 from diva_grpo.pipeline.ingest.sources import Part, default_name, open_source
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.mapping import AnswerFormat, ColumnMapping
@@ -80,12 +80,8 @@ def _sampled(parts: list[Part]) -> tuple[list[Mapping[str, object]], list[Part]]
     parts = list(parts)
     for i, part in enumerate(parts):
         first = list(islice(part.rows, SAMPLE_ROWS))
-        parts[i] = replace(part, rows=_again(first, part.rows))
+        parts[i] = replace(part, rows=chain(first, part.rows))
         rows = [row.values for row in first if isinstance(row, Row)]
         if rows:
             return rows, parts
     return [], parts
-
-
-def _again(first: list[Row | Unreadable], rest: Iterator[Row | Unreadable]) -> Iterator[Row | Unreadable]:
-    return chain(first, rest)

@@ -87,11 +87,6 @@ def _summary(value: object) -> str:
     return f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value)
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message; its type if it has no message."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def format_of(path: Path) -> str | None:
     """Return the format of a file, by its name: `.jsonl` for `a.jsonl.gz`. None if the format is unknown."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]

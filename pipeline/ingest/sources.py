@@ -18,18 +18,13 @@ from diva_grpo.pipeline.ingest.readers import (
     DAMAGED,
     FORMATS,
     READERS,
-    Row,
     Rows,
-    Unreadable,
     dataset_rows,
-    first_line,
     format_of,
     stem_of,
 )
-from diva_grpo.schemas.exceptions import ConfigError, SourceError
+from diva_grpo.schemas.exceptions import ConfigError, SourceError, first_line
 from diva_grpo.schemas.mapping import ColumnMapping
-
-__all__ = ["Part", "Row", "Unreadable", "default_name", "open_source"]
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|testmini|test|validation|valid|val|dev)(?:ing|set)?(?![a-z])")

@@ -12,19 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
-from diva_grpo.pipeline.images.shown import NOTHING_SHOWN, Shown
 from diva_grpo.pipeline.session.session import Endpoint, Session
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.journal import Entry, Journal
 from diva_grpo.pipeline.teacher.meter import Meter
-from diva_grpo.pipeline.teacher.prompts import Prompt
 from diva_grpo.pipeline.teacher.request import Request, WireMode
 from diva_grpo.pipeline.teacher.wire.outcome import Exchange
 from diva_grpo.schemas.config import TeacherConfig
-from diva_grpo.schemas.replies import COST_NOTHING, Answer, Reply
-
-T = TypeVar("T", bound=Reply)
+from diva_grpo.schemas.replies import COST_NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,22 +156,8 @@ class _Listening(Teacher):
 
     heard: list[_Heard]
 
-    async def ask(
-        self,
-        prompt: Prompt,
-        values: dict[str, object],
-        *,
-        purpose: str,
-        problem_id: str,
-        shape: type[T] | None = None,
-        images: Shown = NOTHING_SHOWN,
-        sample: int = 0,
-    ) -> Answer[T]:
-        request = self.request(prompt, values, shape=shape, images=images, sample=sample)
+    def _note_request(self, request: Request, purpose: str, problem_id: str) -> None:
         self.heard.append(_Heard(request, purpose, problem_id, self))
-        return await super().ask(
-            prompt, values, purpose=purpose, problem_id=problem_id, shape=shape, images=images, sample=sample
-        )
 
     def messages(self, request: Request, output_mode: str | None) -> list[dict[str, Any]]:
         """The messages of a request in the present dialect of the endpoint, with the output mode of a reply to it."""

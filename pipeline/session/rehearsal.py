@@ -244,11 +244,6 @@ class Rehearsal(Session):
         return [v.model_copy(update={"status": Status.ACCEPTED.value, "reason": None}) for v in variants]
 
     @property
-    def reused(self) -> int:
-        """Number of requests that are answered by the journal and cost nothing."""
-        return self.meter.reused
-
-    @property
     def requests(self) -> int:
         """Number of requests that would be sent."""
         return sum(line.requests for line in self.lines)
@@ -284,11 +279,8 @@ class Rehearsal(Session):
         return "\n".join([table, "", *self._rests_on()])
 
     def _rests_on(self) -> Iterator[str]:
-        kept = (
-            f" {self.reused:,} requests more are in the journal already and cost nothing."
-            if self.reused
-            else ""
-        )
+        reused = self.meter.reused
+        kept = f" {reused:,} requests more are in the journal already and cost nothing." if reused else ""
         yield f"Nothing was sent.{kept}"
         for model, exchange in self._exchanges.items():
             yield f"Prompt tokens of {model} by {exchange.counter.name}; images by the price table's formula."

@@ -16,10 +16,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import ContextVar, copy_context
 from functools import partial
-from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from diva_grpo.pipeline.session.paid import PaidExchange
 from diva_grpo.pipeline.session.references import References
 from diva_grpo.pipeline.session.window import Call, Job, Window
 from diva_grpo.pipeline.store import VariantStore
@@ -27,6 +25,7 @@ from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.interrupt import Interrupt
 from diva_grpo.pipeline.teacher.journal import Journal
 from diva_grpo.pipeline.teacher.meter import Meter
+from diva_grpo.pipeline.teacher.paid import PaidExchange
 from diva_grpo.pipeline.teacher.prices import PriceTable
 from diva_grpo.pipeline.teacher.wire.batch import exchange as batches
 from diva_grpo.pipeline.teacher.wire.live import LiveExchange
@@ -150,7 +149,8 @@ class Session:
         self._connect = connect or (live if batch is None else batches.by_batch(self.meter, batch))
         self._endpoints: dict[str, Endpoint] = {}
         self._teacher = self.endpoint(teacher) if teacher else None
-        self._solver = self.endpoint(solver) if solver else self._teacher
+        self.solver = self.endpoint(solver) if solver else self._teacher
+        """The endpoint that verifies and labels; None if the session has none."""
         self._lock = threading.RLock()
         self._changed = threading.Condition()
         self._windows: dict[Endpoint, Window] = {}
@@ -179,11 +179,6 @@ class Session:
         if self._teacher is None:
             raise ConfigError("texts are written by a teacher: name a model")
         return self._teacher
-
-    @property
-    def solver(self) -> Endpoint | None:
-        """The endpoint that verifies and labels; None if the session has none."""
-        return self._solver
 
     def endpoint(self, config: TeacherConfig) -> Endpoint:
         """Return the endpoint with these settings, such as that of a judge. Equal settings give the same object.
@@ -377,9 +372,7 @@ class Session:
         self._interrupt.catch()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         pressed = self._interrupt.release()
         self.close()
         # Even if all requests were answered in the meantime: the caller would continue with other work.

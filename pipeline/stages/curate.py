@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self, TypedDict, Unpack
 
@@ -18,7 +18,7 @@ from diva_grpo.pipeline.stages.generate import missing_asks, write_candidates
 from diva_grpo.pipeline.stages.image_variants import missing_images
 from diva_grpo.pipeline.stages.label import measure, unlabelled
 from diva_grpo.pipeline.stages.solve import Solver, TeacherSolver
-from diva_grpo.pipeline.stages.supply import Wanted, by_kinds, supply
+from diva_grpo.pipeline.stages.supply import Curated, Wanted, by_kinds, supply
 from diva_grpo.pipeline.stages.verify import decide, undecided
 from diva_grpo.pipeline.teacher.prompts import Prompt
 from diva_grpo.schemas.config import (
@@ -30,7 +30,7 @@ from diva_grpo.schemas.config import (
     VerifyConfig,
 )
 from diva_grpo.schemas.exceptions import ConfigError
-from diva_grpo.schemas.records import Kind, Problem, Shortage
+from diva_grpo.schemas.records import Kind, Problem
 
 FINISHED_AT_ONCE = 5_000
 """Largest number of problems in a shard for which nothing is left to do, and of problems that are searched for them."""
@@ -88,62 +88,8 @@ class Stages:
         return (part for part, there in zip(parts, present, strict=True) if there)
 
 
-@dataclass(slots=True)
-class Curated:
-    """The results of the stages.
-
-    Attributes:
-        generated: number of new variants by status.
-        verified: number of decided variants by new status.
-        labelled: number of labels by kind, see `measure`.
-        wanted: number of pairs of problem and kind for which accepted variants were requested.
-        shortages: the pairs of these that did not get enough, each with the reason.
-    """
-
-    generated: Counter[str] = field(default_factory=Counter)
-    verified: Counter[str] = field(default_factory=Counter)
-    labelled: Counter[str] = field(default_factory=Counter)
-    wanted: int = 0
-    shortages: list[Shortage] = field(default_factory=list)
-
-    def add(self, other: Curated) -> None:
-        """Add the results of another shard."""
-        self.generated += other.generated
-        self.verified += other.verified
-        self.labelled += other.labelled
-        self.wanted += other.wanted
-        self.shortages += other.shortages
-
-    def summary(self) -> str:
-        """One line with the number of shortages, their kinds, and the most frequent reasons."""
-        if not self.shortages:
-            return f"all {self.wanted} kinds of problems have the variants asked for"
-        kinds = Counter(str(shortage.kind) for shortage in self.shortages)
-        by_kind = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
-        problems = len({shortage.problem_id for shortage in self.shortages})
-        of_problems = f"{problems} problem{'s' * (problems != 1)}"
-        return (
-            f"{len(self.shortages)} of {self.wanted} kinds of problems stayed short, in {of_problems} "
-            f"({by_kind}; most often: {self._reasons()})"
-        )
-
-    def _reasons(self) -> str:
-        """The two most frequent reasons why variants were not accepted, over all shortages, with their numbers."""
-        causes: Counter[str] = Counter()
-        for shortage in self.shortages:
-            for part in (shortage.reason or "").split(", "):
-                count, _, cause = part.partition(" ")
-                causes[cause if count.isdecimal() else part] += int(count) if count.isdecimal() else 1
-        return ", ".join(f"{n} {cause}" for cause, n in causes.most_common(2))
-
-
 def curate_shard(session: Session, stages: Stages, problem_ids: Sequence[str]) -> Curated:
     """Run the stages for a shard of problems. If it is called again, it does only what is missing.
-
-    Args:
-        session: the session of the run.
-        stages: the stages to run.
-        problem_ids: the problems of the shard.
 
     Raises:
         ConfigError: a stage needs an endpoint that the session does not have, or a number of accepted variants is
@@ -155,11 +101,8 @@ def curate_shard(session: Session, stages: Stages, problem_ids: Sequence[str]) -
     if stages.generate and stages.supplies:
         if stages.verify is None:
             raise ConfigError("how many accepted variants there are is known after their verification")
-        supplied = supply(
-            session, stages.generate, problems, partial(_decide, session, stages, problems), stages.wanted
-        )
-        done.generated, done.verified = supplied.generated, supplied.verified
-        done.wanted, done.shortages = supplied.wanted, supplied.shortages
+        decide_all = partial(_decide, session, stages, problems)
+        done = supply(session, stages.generate, problems, decide_all, stages.wanted)
     else:
         if stages.generate:
             done.generated = write_candidates(session, stages.generate, problems)

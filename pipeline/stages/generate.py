@@ -94,7 +94,12 @@ def missing_asks(session: Session, config: GenerateConfig, problems: Sequence[Pr
         return []
     done = asked(session.store, session.teacher.model, config, [p.problem_id for p in problems])
     firsts = [first_ask(problem, kind, config) for problem in problems for kind in kinds]
-    return [ask for ask in firsts if not _is_done(ask, done[ask.problem.problem_id, ask.kind])]
+    return [
+        ask
+        for ask in firsts
+        for made in [done[ask.problem.problem_id, ask.kind]]
+        if not (made if ask.from_source else made - {None})
+    ]
 
 
 def first_ask(problem: Problem, kind: Kind, config: GenerateConfig) -> Ask:
@@ -102,16 +107,6 @@ def first_ask(problem: Problem, kind: Kind, config: GenerateConfig) -> Ask:
     count = {Kind.REWORD: config.rewordings, Kind.HARDER: config.harder}.get(kind, 1)
     from_source = kind == Kind.THINK_STEP and config.steps_from == SOURCE and bool(problem.solution_steps)
     return Ask(problem, kind, count, from_source=from_source)
-
-
-def _is_done(ask: Ask, done: set[int | None]) -> bool:
-    """Whether a first request was made before.
-
-    Args:
-        ask: the request.
-        done: what was asked for this problem and kind, see `asked`.
-    """
-    return bool(done if ask.from_source else done - {None})
 
 
 def asked(
@@ -240,15 +235,7 @@ def _aspects(ask: Ask, config: GenerateConfig) -> list[str]:
 
 
 class _Maker:
-    """Makes the variants of one request, with ids that are the same in every run.
-
-    Args:
-        problem: the problem.
-        kind: the kind of the variants.
-        model: the `generator_model`.
-        prompt_version: version of the prompt.
-        sample: number of the request, see `Ask`.
-    """
+    """Makes the variants of one request (see `Ask`), with ids that are the same in every run."""
 
     def __init__(
         self, problem: Problem, kind: Kind, model: str, prompt_version: str, sample: int = 0

@@ -69,7 +69,8 @@ def measure(
     store.append(labels)
     session.meter.tell("labelled", {"labelled": len(labels), UNJUDGED: len(subjects) - len(labels)})
     label_model = store.setting(LABEL_MODEL)
-    wanted = config.label_model or (label_model is None and _has_labelled(store, solver.model))
+    labelled = "SELECT 1 FROM labels WHERE solver_model = ? LIMIT 1"
+    wanted = config.label_model or (label_model is None and store.query(labelled, [solver.model]))
     if wanted and label_model != solver.model:
         store.put_setting(LABEL_MODEL, solver.model)
     return counts
@@ -121,10 +122,6 @@ SELECT problem_id FROM subjects ANTI JOIN (
 
 Its parameters are those of `chosen`, the solver's model, and the number of samples.
 """
-
-
-def _has_labelled(store: VariantStore, model: str) -> bool:
-    return bool(store.query("SELECT 1 FROM labels WHERE solver_model = ? LIMIT 1", [model]))
 
 
 def _labelled(store: VariantStore, model: str, subject_ids: Sequence[str], samples: int) -> set[str]:

@@ -23,13 +23,62 @@ Wanted = Mapping[str, Mapping[Kind, int]]
 """Number of accepted variants to supply, by problem id and kind. Nothing is generated for other kinds."""
 
 
+@dataclass(slots=True)
+class Curated:
+    """The results of the stages.
+
+    Attributes:
+        generated: number of new variants by status.
+        verified: number of decided variants by new status.
+        labelled: number of labels by kind, see `measure`.
+        wanted: number of pairs of problem and kind for which accepted variants were requested.
+        shortages: the pairs of these that did not get enough, each with the reason.
+    """
+
+    generated: Counter[str] = field(default_factory=Counter)
+    verified: Counter[str] = field(default_factory=Counter)
+    labelled: Counter[str] = field(default_factory=Counter)
+    wanted: int = 0
+    shortages: list[Shortage] = field(default_factory=list)
+
+    def add(self, other: Curated) -> None:
+        """Add the results of another shard."""
+        self.generated += other.generated
+        self.verified += other.verified
+        self.labelled += other.labelled
+        self.wanted += other.wanted
+        self.shortages += other.shortages
+
+    def summary(self) -> str:
+        """One line with the number of shortages, their kinds, and the most frequent reasons."""
+        if not self.shortages:
+            return f"all {self.wanted} kinds of problems have the variants asked for"
+        kinds = Counter(str(shortage.kind) for shortage in self.shortages)
+        by_kind = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
+        problems = len({shortage.problem_id for shortage in self.shortages})
+        of_problems = f"{problems} problem{'s' * (problems != 1)}"
+        return (
+            f"{len(self.shortages)} of {self.wanted} kinds of problems stayed short, in {of_problems} "
+            f"({by_kind}; most often: {self._reasons()})"
+        )
+
+    def _reasons(self) -> str:
+        """The two most frequent reasons why variants were not accepted, over all shortages, with their numbers."""
+        causes: Counter[str] = Counter()
+        for shortage in self.shortages:
+            for part in (shortage.reason or "").split(", "):
+                count, _, cause = part.partition(" ")
+                causes[cause if count.isdecimal() else part] += int(count) if count.isdecimal() else 1
+        return ", ".join(f"{n} {cause}" for cause, n in causes.most_common(2))
+
+
 def supply(
     session: Session,
     config: GenerateConfig,
     problems: Sequence[Problem],
     decide: Callable[[], Counter[str]],
     wanted: Wanted | None = None,
-) -> Supply:
+) -> Curated:
     """Generate and verify until each problem has the requested number of accepted variants or its tries are used up.
 
     Accepted variants of all teachers count. Tries are counted for this teacher and its prompts, over all runs. The
@@ -50,7 +99,7 @@ def supply(
         ConfigError: the session has no teacher.
         DivaError: see `Endpoint.ask`.
     """
-    store, model, done = session.store, session.teacher.model, Supply()
+    store, model, done = session.store, session.teacher.model, Curated()
     for kinds, of_kinds in by_kinds(problems, wanted):
         asked_for = tuple(kind for kind in config.kinds if kind in kinds)
         done.generated += perturb_images(store, config.model_copy(update={"kinds": asked_for}), of_kinds)
@@ -93,23 +142,6 @@ def by_kinds(
     for problem in problems:
         groups[tuple(kind for kind in Kind if kind in wanted.get(problem.problem_id, {}))].append(problem)
     return [(kinds, of_kinds) for kinds, of_kinds in groups.items() if kinds]
-
-
-@dataclass(slots=True)
-class Supply:
-    """The results of `supply` for a shard.
-
-    Attributes:
-        generated: number of new variants by status.
-        verified: number of decided variants by new status.
-        wanted: number of pairs of problem and kind for which accepted variants were requested.
-        shortages: the pairs of these that did not get enough, each with the reason.
-    """
-
-    generated: Counter[str] = field(default_factory=Counter)
-    verified: Counter[str] = field(default_factory=Counter)
-    wanted: int = 0
-    shortages: list[Shortage] = field(default_factory=list)
 
 
 @dataclass(slots=True)

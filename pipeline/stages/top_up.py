@@ -17,15 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from diva_grpo.pipeline.difficulty.design import designed_deltas
-from diva_grpo.pipeline.difficulty.scale import FloatArray
 from diva_grpo.pipeline.session.session import Session
-from diva_grpo.pipeline.stages.curate import Curated, Stages, curate_shard
+from diva_grpo.pipeline.stages.curate import Stages, curate_shard
 from diva_grpo.pipeline.stages.generate import SOURCE, asked
 from diva_grpo.pipeline.stages.image_variants import GENERATOR
-from diva_grpo.pipeline.stages.supply import Wanted
+from diva_grpo.pipeline.stages.shortage import Shortages, find_shortages, training_run
+from diva_grpo.pipeline.stages.supply import Curated, Wanted
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.label_model import LABEL_MODEL
-from diva_grpo.schemas.config import IMAGE_KINDS, GenerateConfig, LabelConfig
+from diva_grpo.schemas.config import IMAGE_KINDS, GenerateConfig, LabelConfig, TopUpConfig
 from diva_grpo.schemas.exceptions import BudgetError
 from diva_grpo.schemas.records import Decision, Kind, Shortage
 
@@ -65,18 +65,27 @@ class Plan:
     """The decisions of one top-up.
 
     Attributes:
+        shortages: the problems of the training run that are short of variants.
         needs: the variants to generate, in the order of the problems, within `max_problems` and `max_variants`.
-        idle: problems for which no kind can be generated, as positions in `problem_ids`, by reason.
+        idle: problems for which no kind can be generated, by reason, each as a need without kinds.
         left: number of problems that are left for a later top-up, because of `max_problems` or `max_variants`.
     """
 
+    shortages: Shortages
     needs: list[Need]
-    idle: dict[str, list[int]]
+    idle: dict[str, list[Need]]
     left: int
 
-    def by_kind(self) -> Counter[str]:
-        """Number of problems by kind to generate. A problem counts for each of its kinds."""
-        return Counter(kind for need in self.needs for kind in need.kinds)
+    def summary(self) -> str:
+        """The shortages and the plan in one line of text."""
+        short, seen = len(self.shortages.problem_ids), self.shortages.seen
+        by_kind = Counter(kind for need in self.needs for kind in need.kinds)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(by_kind.items()))
+        parts = [f"run {self.shortages.run_id}: {short} of {seen} problems are short"]
+        parts += [f"{len(self.needs)} are asked for ({kinds})" if self.needs else "nothing is asked for"]
+        parts += [f"{why} ({len(idle)})" for why, idle in self.idle.items()]
+        parts += [f"{self.left} wait for a later run"] * bool(self.left)
+        return "; ".join(parts)
 
 
 @dataclass(slots=True)
@@ -94,20 +103,8 @@ class _Known:
     spent: BoolArray
 
 
-def plan(
-    store: VariantStore,
-    problem_ids: Sequence[str],
-    wanted_S: FloatArray,
-    nearest_S: FloatArray,
-    model: str,
-    config: GenerateConfig,
-    *,
-    variants: int,
-    max_problems: int,
-    max_variants: int,
-    tolerance: float,
-) -> Plan:
-    """Decide which kinds of variants to generate for problems that are short of variants.
+def plan(store: VariantStore, config: TopUpConfig) -> Plan:
+    """Find the problems of a training run that are short of variants, and decide which kinds to generate for them.
 
     For each problem it chooses the allowed kinds whose designed offset is nearest to the wanted offset. A kind must
     come nearer than the accepted variants. A kind whose designed offset is further away than the tolerance is chosen
@@ -116,51 +113,52 @@ def plan(
 
     Args:
         store: the store.
-        problem_ids: the ids of S problems, in the order of their priority.
-        wanted_S: (S,) wanted offsets, in levels.
-        nearest_S: (S,) nearest offsets of accepted variants, in levels; NaN if there is none.
-        model: name of the teacher's model.
-        config: the allowed `kinds`, and their number of `tries`.
-        variants: additional accepted variants to request per problem and kind.
-        max_problems: largest number of problems for which variants are requested.
-        max_variants: largest number of variants that are requested.
-        tolerance: a distance from the wanted offset up to this is near enough, in levels.
+        config: the training run, the kinds that may be requested, and the limits of the top-up.
+
+    Raises:
+        ConfigError: there is no such training run, or the filter is not valid SQL.
     """
-    known = _known(store, problem_ids, model, config)
-    distance_S = np.where(np.isnan(nearest_S), np.inf, np.abs(nearest_S - wanted_S))
+    short = find_shortages(
+        store,
+        training_run(store, config.run),
+        window_steps=config.window_steps,
+        tolerance=config.tolerance,
+        problem_filter=config.problem_filter,
+    )
+    kinds, wanted_S = config.generate.kinds, short.wanted_S
+    known = _known(store, short.problem_ids, config.teacher.model, config.generate)
     reach_SK = np.stack(
         [
             np.abs(np.subtract.outer(wanted_S, designed_deltas(kind))).min(axis=1, initial=np.inf)
-            for kind in config.kinds
+            for kind in kinds
         ],
         axis=1,
     )
-    nearer_SK = reach_SK < distance_S[:, None] - _EPS
+    nearer_SK = reach_SK < short.distance_S[:, None] - _EPS
     # Beyond the tolerance, a kind must be nearer than the original (offset 0) and have no accepted variant yet.
     towards_SK = (known.accepted == 0) & (reach_SK < np.abs(wanted_S)[:, None] - _EPS)
-    helpful_SK = known.possible & nearer_SK & ((reach_SK <= tolerance + _EPS) | towards_SK)
+    helpful_SK = known.possible & nearer_SK & ((reach_SK <= config.tolerance + _EPS) | towards_SK)
     open_SK = helpful_SK & ~known.spent
     best_S = np.where(open_SK, reach_SK, np.inf).min(axis=1, initial=np.inf)
     chosen_SK = open_SK & (reach_SK <= best_S[:, None] + _EPS)
     needs: list[Need] = []
-    idle: defaultdict[str, list[int]] = defaultdict(list)
-    room, left = max_variants, 0
-    for place, problem_id in enumerate(problem_ids):
+    idle: defaultdict[str, list[Need]] = defaultdict(list)
+    room, left = config.max_variants, 0
+    for place, problem_id in enumerate(short.problem_ids):
         columns = np.flatnonzero(chosen_SK[place])
-        if not len(columns):
-            spent = [str(config.kinds[i]) for i in np.flatnonzero(helpful_SK[place])]
+        near = None if np.isnan(short.nearest_S[place]) else float(short.nearest_S[place])
+        accepted = tuple((kinds[i], int(known.accepted[place, i]) + config.variants) for i in columns)
+        need = Need(problem_id, float(wanted_S[place]), near, accepted, config.variants * len(columns))
+        if not accepted:
+            spent = [str(kinds[i]) for i in np.flatnonzero(helpful_SK[place])]
             why = f"tries spent for {', '.join(spent)}" if spent else "no kind comes nearer"
-            idle[f"nothing to ask: {why}"].append(place)
-            continue
-        requested = variants * len(columns)
-        if left or len(needs) == max_problems or requested > room:
+            idle[f"nothing to ask: {why}"].append(need)
+        elif left or len(needs) == config.max_problems or need.requested > room:
             left += 1
-            continue
-        room -= requested
-        accepted = tuple((config.kinds[i], int(known.accepted[place, i]) + variants) for i in columns)
-        near = None if np.isnan(nearest_S[place]) else float(nearest_S[place])
-        needs.append(Need(problem_id, float(wanted_S[place]), near, accepted, requested))
-    return Plan(needs, dict(idle), left)
+        else:
+            room -= need.requested
+            needs.append(need)
+    return Plan(short, needs, dict(idle), left)
 
 
 def _known(store: VariantStore, problem_ids: Sequence[str], model: str, config: GenerateConfig) -> _Known:
@@ -270,25 +268,10 @@ def complete_killed(store: VariantStore) -> int:
     return len(done)
 
 
-def record_idle(
-    store: VariantStore,
-    journey: Journey,
-    planned: Plan,
-    problem_ids: Sequence[str],
-    wanted_S: FloatArray,
-    nearest_S: FloatArray,
-) -> None:
+def record_idle(store: VariantStore, journey: Journey, planned: Plan) -> None:
     """Record the problems for which no kind can be generated.
 
     A problem is left out if its last decision has the same reason.
-
-    Args:
-        store: the store.
-        journey: the top-up.
-        planned: its plan.
-        problem_ids: the ids of S problems, as given to `plan`.
-        wanted_S: (S,) wanted offsets, in levels.
-        nearest_S: (S,) nearest offsets of accepted variants, in levels; NaN if there is none.
     """
     said = dict(
         store.query(
@@ -298,11 +281,10 @@ def record_idle(
     )
     store.append(
         [
-            journey.decision(Need(problem_ids[place], float(wanted_S[place]), near, (), 0), why)
-            for why, places in planned.idle.items()
-            for place in places
-            if said.get(problem_ids[place]) != why
-            for near in [None if np.isnan(nearest_S[place]) else float(nearest_S[place])]
+            journey.decision(need, why)
+            for why, needs in planned.idle.items()
+            for need in needs
+            if said.get(need.problem_id) != why
         ]
     )
 
@@ -413,15 +395,7 @@ def _closed(
     shortages: Sequence[Shortage],
     stopped: bool,
 ) -> list[Decision]:
-    """The decisions with their results, after the work.
-
-    Args:
-        store: the store.
-        needs: the needs of the shard.
-        journey: the top-up.
-        shortages: the shortages that remain, with their reasons.
-        stopped: whether the budget was spent.
-    """
+    """The decisions with their results, after the work. `stopped` says whether the budget was spent."""
     counts = _counts(store, [need.problem_id for need in needs], journey.began_at)
     why = {(s.problem_id, s.kind): f"{s.reason} ({s.tries} tries)" for s in shortages}
     closed = []

@@ -14,7 +14,7 @@ import duckdb
 from diva_grpo.pipeline.store.files.database import quoted
 from diva_grpo.pipeline.store.store import VariantStore
 from diva_grpo.pipeline.store.views import create_views, view_names
-from diva_grpo.schemas.exceptions import StoreError
+from diva_grpo.schemas.exceptions import StoreError, first_line
 from diva_grpo.schemas.records import RECORDS, Run, Variant, columns
 from diva_grpo.schemas.views import DERIVED
 
@@ -128,7 +128,7 @@ def write_views(store: VariantStore) -> tuple[Path, Path]:
             _put(store.root / DATABASE, made.read_bytes())
         _put(store.root / SCRIPT, script.encode())
     except (OSError, duckdb.IOException) as error:
-        raise StoreError(f"{store.root} cannot be written: {str(error).splitlines()[0]}") from error
+        raise StoreError(f"{store.root} cannot be written: {first_line(error)}") from error
     return store.root / DATABASE, store.root / SCRIPT
 
 

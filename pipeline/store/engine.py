@@ -25,26 +25,14 @@ from diva_grpo.pipeline.store.views import (
     view_statements,
 )
 from diva_grpo.schemas.command import diva, word
-from diva_grpo.schemas.exceptions import StoreError
+from diva_grpo.schemas.exceptions import StoreError, first_line
 from diva_grpo.schemas.records import RECORDS, Variant
 
 _TABLES = tuple(record.table for record in RECORDS)
-_OF_A_QUERY = (
-    *(
-        "Binder Error",
-        "Catalog Error",
-        "Parser Error",
-        "Syntax Error",
-        "Permission Error",
-        "Conversion Error",
-    ),
-    *(
-        "Out of Range Error",
-        "INTERRUPT Error",
-        "Out of Memory Error",
-        "Not implemented Error",
-        "Constraint Error",
-    ),
+_OF_A_QUERY = tuple(
+    f"{kind} Error"
+    for kind in "Binder|Catalog|Parser|Syntax|Permission|Conversion|Out of Range|INTERRUPT|Out of Memory|"
+    "Not implemented|Constraint".split("|")
 )
 """Parts of the messages of errors that a damaged file cannot cause: the query or the limits cause them."""
 
@@ -176,7 +164,7 @@ class Engine:
             views: names of the views, each after those that it reads.
             known: the sources from which each view was last prepared, by view.
             variant_parts: see `connect`.
-            offsets: whether to prepare the measured offsets of variants, see `names_offsets`.
+            offsets: see `names_offsets`.
         """
         parts = {table: self.catalogue.live(table) for table in _TABLES if table in views}
         without_rows = {table for table in parts if all(part.is_empty for part in parts[table])}
@@ -274,7 +262,7 @@ class Engine:
 
 
 def _unreadable(place: Place, error: Exception) -> StoreError:
-    line = str(error).strip().splitlines()[0]
+    line = first_line(error)
     cure = diva("doctor", "--store", place.url)
     return StoreError(f"store {word(place.url)} cannot be read: {line} (`{cure}` finds what is damaged)")
 

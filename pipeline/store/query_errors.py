@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import duckdb
 
 from diva_grpo.pipeline.store.views import view_names
-from diva_grpo.schemas.exceptions import QueryError
+from diva_grpo.schemas.exceptions import QueryError, first_line
 
 _UNKNOWN_VIEW = re.compile(r"Table with name \"?(\w+)\"? does not exist")
 _UNKNOWN_COLUMN = re.compile(
@@ -44,11 +44,6 @@ def query_error(connection: duckdb.DuckDBPyConnection, sql: str, error: Exceptio
         error: the error, of DuckDB or of Arrow.
     """
     return QueryError(first_line(error).removesuffix("!") + _near_names(connection, sql, error))
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the error's type if the message is empty."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _near_names(connection: duckdb.DuckDBPyConnection, sql: str, error: Exception) -> str:

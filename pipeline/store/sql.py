@@ -26,10 +26,10 @@ from diva_grpo.pipeline.store.limits import (
     too_large,
     too_long,
 )
-from diva_grpo.pipeline.store.query_errors import first_line, query_error
+from diva_grpo.pipeline.store.query_errors import query_error
 from diva_grpo.pipeline.store.store import VariantStore
 from diva_grpo.pipeline.store.terminal import visible
-from diva_grpo.schemas.exceptions import QueryError
+from diva_grpo.schemas.exceptions import QueryError, first_line
 from diva_grpo.schemas.records import RECORDS
 
 FORMATS = ("table", "csv", "json", "parquet", "html")

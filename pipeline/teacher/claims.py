@@ -21,8 +21,8 @@ class Claims:
     """Locks on keys. Each is a lock on one byte of a file, at a position that is computed from the key.
 
     The kernel releases the locks of a process when it ends, even after a crash, so there are no stale locks. The file
-    stays empty. If the system has no locks of open files, locks of the process are used. They exclude other processes,
-    but not another `Claims` object of the same process.
+    stays empty. On Linux the locks belong to the open file. Other systems have only locks of a process, which do not
+    exclude another `Claims` object of the same process.
 
     Args:
         path: the lock file; created if it is missing.

@@ -21,7 +21,7 @@ from diva_grpo.pipeline.teacher.prices import PriceTable
 from diva_grpo.pipeline.teacher.prompts import Prompt
 from diva_grpo.pipeline.teacher.request import Dialect, Request
 from diva_grpo.pipeline.teacher.structured import ShapeError, read_mended, read_reply
-from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_name, speaks_openai
+from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_name
 from diva_grpo.pipeline.teacher.wire.live import LiveExchange, outage
 from diva_grpo.pipeline.teacher.wire.outcome import OUTAGE, Exchange, Outcome
 from diva_grpo.pipeline.teacher.wire.refusal import FORM_REFUSED, names_mode, names_role
@@ -121,6 +121,7 @@ class Teacher:
         """
         render = partial(self.request, prompt, values, shape=shape, images=images, sample=sample)
         request = await asyncio.to_thread(render) if images else render()
+        self._note_request(request, purpose, problem_id)
         entry, value = self.kept(request), None
         if entry is None:
             async with self._journal.claim(request.key):
@@ -138,6 +139,9 @@ class Teacher:
             return Answer(None, text, f"{entry.outcome}: {entry.detail or 'no detail'}")
         return Answer(value or read_reply(text, shape) if shape else None, text, None)
 
+    def _note_request(self, request: Request, purpose: str, problem_id: str) -> None:
+        """Called with each request before it is looked up in the journal; `Preview` notes them."""
+
     def request(
         self,
         prompt: Prompt,
@@ -148,19 +152,8 @@ class Teacher:
         sample: int = 0,
     ) -> Request:
         """The request that `ask` would send for the same arguments. Its `key` is the key of the journal."""
-        return Request(
-            endpoint=self.endpoint,
-            model=self.config.model,
-            system=prompt.system,
-            content=content_parts(prompt.fill(**values), replace(images, max_pixels=self.config.max_pixels)),
-            shape=shape,
-            output_mode=self.config.output_mode,
-            temperature=self.config.temperature,
-            max_tokens=self.config.max_tokens,
-            reasoning_effort=self.config.reasoning_effort,
-            more=self.config.request_fields,
-            sample=sample,
-        )
+        content = content_parts(prompt.fill(**values), replace(images, max_pixels=self.config.max_pixels))
+        return Request.of(self.config, prompt.system, content, shape, sample)
 
     def kept(self, request: Request) -> Entry | None:
         """The journal's entry for a request; None if the request must be sent.
@@ -260,10 +253,7 @@ class Teacher:
         if "dialect" in learnt:
             dialect = Dialect.from_json(learnt["dialect"])
             return dialect if mode == "auto" else replace(dialect, output_mode=mode)
-        return Dialect(
-            output_mode="json_schema" if mode == "auto" else mode,
-            limit="max_completion_tokens" if speaks_openai(self.config) else "max_tokens",
-        )
+        return Dialect.first(self.config, "json_schema" if mode == "auto" else mode)
 
     def _other_dialect(self, dialect: Dialect, outcome: Outcome) -> Dialect | None:
         if not self._is_refusal(outcome):
@@ -336,12 +326,7 @@ class Teacher:
 class _Asked:
     """A request in the form in which it is sent.
 
-    Attributes:
-        request: the request.
-        dialect: the form.
-        purpose: recorded in the ledger.
-        problem_id: recorded in the ledger.
-        unshaped: an answer without the asked shape, if the endpoint is asked to correct it; else None.
+    `unshaped` is an answer without the asked shape, if the endpoint is asked to correct it.
     """
 
     request: Request

@@ -20,7 +20,6 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from diva_grpo.pipeline.store import VariantStore
@@ -115,9 +114,8 @@ _TABLES = (
     "CREATE TABLE learnt (endpoint TEXT, model TEXT, name TEXT, value TEXT, "
     "PRIMARY KEY (endpoint, model, name))",
 )
-_COLUMNS_0 = ", ".join(
-    _COLUMNS[:-3]
-)  # the first version had neither `settled`, `fresh` nor `reasoning_tokens`
+# The first version had neither `settled`, `fresh` nor `reasoning_tokens`.
+_COLUMNS_0 = ", ".join(_COLUMNS[:-3])
 _FROM_VERSION_0 = (
     "ALTER TABLE entries RENAME TO entries_0",
     "DROP INDEX IF EXISTS not_in_ledger",
@@ -161,9 +159,7 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -181,30 +177,17 @@ class Journal:
         """Hold the lock of a request while the context is open, so that nobody else sends the same request.
 
         Waits while another task of this journal or another process holds it.
-
-        Args:
-            key: see `request_hash`.
         """
         return self._claims.claim(key)
 
     def answer(self, key: str, since: str = "") -> Entry | None:
-        """The answer to a request; None if there is none. Failures are not returned.
-
-        Args:
-            key: see `request_hash`.
-            since: return only an answer of this time or later (see `now_text`); empty for any.
-        """
+        """The answer to a request, not older than `since` (see `now_text`); None if there is none. Not a failure."""
         return self._first(
             f"request_hash = ? AND outcome = 'ok' AND created_at >= ? ORDER BY {_HOLDS}", key, since
         )
 
     def settled(self, key: str, since: str = "") -> Entry | None:
-        """The final entry of a request: its answer, or else its last failure; None if there is none.
-
-        Args:
-            key: see `request_hash`.
-            since: return only an entry of this time or later (see `now_text`); empty for any.
-        """
+        """The final entry of a request, not older than `since`: its answer, or else its last failure; None if none."""
         return self._first(f"request_hash = ? AND settled AND created_at >= ? ORDER BY {_HOLDS}", key, since)
 
     def exchanges(self, key: str, after_id: int = 0) -> list[Entry]:

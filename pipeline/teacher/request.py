@@ -11,8 +11,9 @@ from typing import Any, Literal, Self
 
 from diva_grpo.pipeline.teacher import delimited
 from diva_grpo.pipeline.teacher.journal import request_hash
+from diva_grpo.pipeline.teacher.wire.endpoint import endpoint_name, speaks_openai
 from diva_grpo.pipeline.teacher.wire.refusal import names_mode, names_role, too_long
-from diva_grpo.schemas.config import OutputMode
+from diva_grpo.schemas.config import OutputMode, TeacherConfig
 from diva_grpo.schemas.replies import Reply
 
 WireMode = Literal["json_schema", "json_object", "text", "delimited"]
@@ -40,6 +41,11 @@ class Dialect:
     limit: Literal["max_tokens", "max_completion_tokens"] = "max_completion_tokens"
     limit_changed: bool = False
     omitted: frozenset[str] = frozenset()
+
+    @classmethod
+    def first(cls, config: TeacherConfig, output_mode: WireMode) -> Self:
+        """The dialect in which a model is asked before anything is known about its endpoint."""
+        return cls(output_mode, "max_completion_tokens" if speaks_openai(config) else "max_tokens")
 
     def after_refusal(self, cause: str, *, may_change_mode: bool) -> Self | None:
         """The dialect to try after an endpoint has refused a request; None if no other dialect would help.
@@ -110,6 +116,30 @@ class Request:
     sample: int
     reasoning_effort: str | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        config: TeacherConfig,
+        system: str,
+        content: str | list[dict[str, Any]],
+        shape: type[Reply] | None,
+        sample: int = 0,
+    ) -> Self:
+        """A request with the settings of an endpoint."""
+        return cls(
+            endpoint=endpoint_name(config),
+            model=config.model,
+            system=system,
+            content=content,
+            shape=shape,
+            output_mode=config.output_mode,
+            temperature=config.temperature,
+            max_tokens=config.max_tokens,
+            sample=sample,
+            reasoning_effort=config.reasoning_effort,
+            more=config.request_fields,
+        )
 
     @cached_property
     def key(self) -> str:

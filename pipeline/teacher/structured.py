@@ -50,10 +50,6 @@ def read_mended(text: str, shape: type[T]) -> tuple[T, str | None]:
     and LaTeX is distinguished from escapes (see `escapes`). A text without such an object may have the values between
     marks (see `delimited`), whatever the output mode. A truncated answer is never completed.
 
-    Args:
-        text: text of the answer.
-        shape: the requested shape.
-
     Returns:
         The answer, and one line about backslashes that were read as LaTeX instead of escapes; None if there are none.
 

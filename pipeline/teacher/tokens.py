@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from diva_grpo.pipeline.teacher.prices import ImageRule
+from diva_grpo.pipeline.teacher.prices import ImageRule, Price
 
 # Tokens that OpenAI's chat format adds for each message, and for the beginning of the answer.
 _PER_MESSAGE, _PER_REQUEST = 4, 3
@@ -48,9 +48,6 @@ class TokenCounter:
     which contains OpenAI's encodings, and `tiktoken`. `tiktoken` may download the encodings, so it is used only if
     TIKTOKEN_CACHE_DIR is set.
 
-    Args:
-        model: name of the model.
-
     Attributes:
         name: name of the tokenizer.
         text: function that counts the tokens of a text.
@@ -74,6 +71,17 @@ class TokenCounter:
         if schema := parameters.get("response_format", {}).get("json_schema"):
             tokens += self.text(json.dumps(schema["schema"]))
         return tokens
+
+    def most(self, parameters: dict[str, Any], price: Price, share: float = 1.0) -> float:
+        """Largest possible cost of a request in dollars: its prompt, and a completion as long as it allows.
+
+        Args:
+            parameters: body of the request.
+            price: price of the model.
+            share: fraction of the price that is charged.
+        """
+        longest = parameters.get("max_completion_tokens") or parameters.get("max_tokens") or 0
+        return price.cost(self.request(parameters, price.images), longest, share)
 
 
 def _parts(content: Any) -> Iterator[str | tuple[int, int]]:

@@ -15,8 +15,8 @@ import numpy as np
 from diva_grpo.pipeline.stages.shortage import find_shortages
 from diva_grpo.pipeline.stages.top_up import plan
 from diva_grpo.pipeline.store import VariantStore
-from diva_grpo.schemas.config import GenerateConfig
-from diva_grpo.schemas.records import Attempt, DifficultyEvent, Kind, Problem, Variant
+from diva_grpo.schemas.config import TeacherConfig, TopUpConfig
+from diva_grpo.schemas.records import Attempt, DifficultyEvent, Problem, Variant
 
 DELTAS = {"reword": 0.0, "harder": 2.0, "think_step": -4.0}
 
@@ -63,7 +63,7 @@ def fill(store: VariantStore, problems: int, variants: int) -> None:
 
 
 def main() -> None:
-    """Fill a store, and time both halves three times."""
+    """Fill a store; time the search for shortages alone, and with the plan, three times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--problems", type=int, default=50_000)
     parser.add_argument("--variants", type=int, default=6, help="Accepted variants a problem.")
@@ -71,18 +71,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = VariantStore(Path(folder) / "store", create=True)
         fill(store, arguments.problems, arguments.variants)
+        config = TopUpConfig(
+            store=store.root, teacher=TeacherConfig(model="m"),
+            max_problems=arguments.problems, max_variants=10 * arguments.problems,
+        )  # fmt: skip
         for _ in range(3):
             started = time.perf_counter()
             found = find_shortages(store, "r", window_steps=200, tolerance=1.5)
             middle = time.perf_counter()
-            planned = plan(
-                store, found.problem_ids, found.wanted_S, found.nearest_S, "m", GenerateConfig(kinds=tuple(Kind)),
-                max_problems=arguments.problems, max_variants=10 * arguments.problems, variants=1, tolerance=1.5,
-            )  # fmt: skip
+            planned = plan(store, config)
             ended = time.perf_counter()
             print(
                 f"{found.seen:,} problems, {found.seen * arguments.variants:,} variants: {len(found.problem_ids):,} "
-                f"short found in {middle - started:.2f} s; {len(planned.needs):,} planned in {ended - middle:.2f} s"
+                f"short found in {middle - started:.2f} s; {len(planned.needs):,} found and planned in "
+                f"{ended - middle:.2f} s"
             )
 
 

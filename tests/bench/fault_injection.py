@@ -20,7 +20,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from diva_grpo.pipeline.ingest import ingest
-from diva_grpo.pipeline.stages.curate import Curated
+from diva_grpo.pipeline.stages.supply import Curated
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import GenerateConfig, LabelConfig, TeacherConfig, VerifyConfig
 from diva_grpo.schemas.mapping import PRESETS

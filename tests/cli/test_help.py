@@ -6,12 +6,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diva_grpo.flows.cli import cli
+from diva_grpo.flows.cli.settings import flow_config
 from diva_grpo.flows.cli.train import SELDOM
 from diva_grpo.flows.verbs import VERBS
+from diva_grpo.schemas.config import CurateConfig, TopUpConfig
 from diva_grpo.trainer.arguments import known
 from tests.conftest import Diva
 
@@ -102,3 +105,15 @@ def test_a_misspelt_argument_of_training_is_found_before_torch_is_loaded() -> No
     for arguments in (["--num_varients", "2"], ["--help"]):
         run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
         assert run.stdout.splitlines()[-1] == "set()"
+
+
+def test_retry_failed_is_of_every_stage_of_a_flow(tmp_path: Path) -> None:
+    options = [param.name for name in ("curate", "top-up") for param in cli.commands[name].params]
+    values: dict[str, Any] = dict.fromkeys(map(str, options)) | {"model": "m", "retry_failed": True}
+    for config in (
+        flow_config(CurateConfig, tmp_path, dict(values), no_labels=False),
+        flow_config(TopUpConfig, tmp_path, dict(values), no_labels=False),
+    ):
+        assert config.label is not None
+        parts = (config.teacher, config.generate, config.verify, config.label)
+        assert all(part.retry_failed for part in parts)

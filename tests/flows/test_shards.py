@@ -290,7 +290,9 @@ def test_what_is_finished_comes_last_in_one_shard(store: VariantStore, endpoint:
 
 
 def test_wrong_filter_is_one_line(store: VariantStore, endpoint: TeacherConfig) -> None:
-    from diva_grpo.flows.runs.shards import chosen_problems
+    from diva_grpo.flows.runs.shards import over_problems
+    from diva_grpo.flows.runs.stages import generate_shard
 
+    config = _generate_config(store, endpoint, problem_filter="no such column")
     with pytest.raises(ConfigError, match="problem filter"):
-        chosen_problems(_generate_config(store, endpoint, problem_filter="no such column"))
+        over_problems("generate", config, generate_shard, "generated")

@@ -20,8 +20,8 @@ from prefect.task_runners import ProcessPoolTaskRunner
 
 from diva_grpo.flows.cli import cli
 from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
-from diva_grpo.flows.runs.needs import find
 from diva_grpo.flows.runs.top_up import top_up
+from diva_grpo.pipeline.stages.top_up import plan
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.prompts import load_prompt
 from diva_grpo.schemas.config import TeacherConfig, TopUpConfig
@@ -155,7 +155,7 @@ def test_training_run_in_progress_selects_the_new_variants(tmp_path: Path, model
     ):
         steps.wait_for(10)
         config = _config(store, url)
-        assert {tuple(need.kinds) for need in find(config, store).planned.needs} == {("think_step",)}
+        assert {tuple(need.kinds) for need in plan(store, config).needs} == {("think_step",)}
         begun = steps.last
         counts = top_up(config)
         done = steps.last
@@ -233,7 +233,7 @@ def _top_up(store: VariantStore, served: Endpoint, home: Path) -> subprocess.Pop
 
 
 def test_killed_twice_it_pays_nothing_twice_and_decides_rightly(short: VariantStore, tmp_path: Path) -> None:
-    expected = {need.problem_id for need in find(_config(short, "http://x/v1"), short).planned.needs}
+    expected = {need.problem_id for need in plan(short, _config(short, "http://x/v1")).needs}
     before = {v.variant_id for v in short.read(Variant, "status = 'accepted'")}
     with serving(_Killing(short.problems())) as served:
         for kill_at in (4, 9):

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image as PillowImage
 
 from diva_grpo.pipeline.ingest import IngestReport, content_id, ingest
-from diva_grpo.pipeline.ingest.sources import Row, open_source
+from diva_grpo.pipeline.ingest.readers import Row
+from diva_grpo.pipeline.ingest.sources import open_source
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.exceptions import SourceError
 from diva_grpo.schemas.mapping import PRESETS, ColumnMapping

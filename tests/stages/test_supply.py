@@ -15,7 +15,7 @@ import pytest
 
 from diva_grpo.flows.cli import cli
 from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
-from diva_grpo.pipeline.stages.curate import Curated
+from diva_grpo.pipeline.stages.supply import Curated
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.config import GenerateConfig, TeacherConfig, VerifyConfig
 from diva_grpo.schemas.exceptions import ConfigError, TeacherError

@@ -14,17 +14,18 @@ from hypothesis import strategies as st
 
 from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
 from diva_grpo.flows.demo.wordings import harder_in
-from diva_grpo.flows.runs.needs import find
 from diva_grpo.pipeline.difficulty.design import designed_deltas
 from diva_grpo.pipeline.difficulty.target import nearest_delta, wanted_delta
 from diva_grpo.pipeline.session.session import Session
-from diva_grpo.pipeline.stages.curate import Curated, Stages
+from diva_grpo.pipeline.stages.curate import Stages
 from diva_grpo.pipeline.stages.shortage import training_run
+from diva_grpo.pipeline.stages.supply import Curated
 from diva_grpo.pipeline.stages.top_up import (
     ASKED,
     Journey,
     complete_killed,
     fill,
+    plan,
     record_idle,
 )
 from diva_grpo.pipeline.store import VariantStore
@@ -60,16 +61,16 @@ def _fill(
     store: VariantStore, config: TopUpConfig, run_id: str = "top-1", budget: Budget | None = None
 ) -> tuple[Curated, Counter[str]]:
     """Decide and make, as the flow does, in one shard."""
-    found = find(config, store)
+    found = plan(store, config)
     began_ns = time.time_ns()
     meter = Meter("problems", budget=budget)
     with Session(store, config.teacher, meter=meter, began_ns=began_ns) as session:
         journey = Journey(run_id, found.shortages.run_id, began_ns)
-        return fill(session, Stages.of(config), found.planned.needs, journey)
+        return fill(session, Stages.of(config), found.needs, journey)
 
 
 def _asked(store: VariantStore, **values: Any) -> dict[str, list[str]]:
-    return {need.problem_id: need.kinds for need in find(_config(store, **values), store).planned.needs}
+    return {need.problem_id: need.kinds for need in plan(store, _config(store, **values)).needs}
 
 
 # --- what is short
@@ -106,15 +107,15 @@ def test_what_is_not_short_is_served_by_the_trainer(difficulty: float, deltas: l
 def test_exactly_the_planted_shortages_are_asked_for(tmp_path: Path) -> None:
     store = VariantStore(tmp_path / "short", create=True)
     expected = plant_shortages(store, MODEL, load_prompt("think_step").version)
-    found = find(_config(store), store)
-    assert {need.problem_id: need.kinds for need in found.planned.needs} == expected
-    idle = {why: [found.shortages.problem_ids[i] for i in at] for why, at in found.planned.idle.items()}
+    found = plan(store, _config(store))
+    assert {need.problem_id: need.kinds for need in found.needs} == expected
+    idle = {why: [need.problem_id for need in needs] for why, needs in found.idle.items()}
     assert idle == {
         "nothing to ask: tries spent for think_step": ["p/nuts"],
         "nothing to ask: no kind comes nearer": ["p/jars"],
     }
-    assert (found.shortages.seen, found.planned.left) == (13, 0)
-    forks = next(need for need in found.planned.needs if need.problem_id == "p/forks")
+    assert (found.shortages.seen, found.left) == (13, 0)
+    forks = next(need for need in found.needs if need.problem_id == "p/forks")
     assert forks.accepted == ((Kind.THINK_STEP, 2),), "one more than there is, whose measured delta misses"
     assert found.summary() == (
         f"run {RUN}: 10 of 13 problems are short; 8 are asked for (1 composite, 4 harder, 1 reword, "
@@ -123,16 +124,14 @@ def test_exactly_the_planted_shortages_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_worst_come_first_within_the_budget(short: VariantStore) -> None:
-    whole = find(_config(short), short).planned.needs
+    whole = plan(short, _config(short)).needs
     distances = [np.inf if n.nearest_delta is None else abs(n.nearest_delta - n.wanted_delta) for n in whole]
     assert distances == sorted(distances, reverse=True)
-    few = find(_config(short, max_problems=3), short).planned
+    few = plan(short, _config(short, max_problems=3))
     assert (few.needs, few.left) == (whole[:3], 5)
-    some = find(_config(short, max_variants=2), short).planned
+    some = plan(short, _config(short, max_variants=2))
     assert some.needs == whole[:1], "the second asks for two"
-    assert (
-        sum(n.requested for n in find(_config(short, max_variants=5, variants=2), short).planned.needs) <= 5
-    )
+    assert sum(n.requested for n in plan(short, _config(short, max_variants=5, variants=2)).needs) <= 5
 
 
 def test_only_kinds_that_are_allowed(short: VariantStore) -> None:
@@ -146,9 +145,9 @@ def test_only_kinds_that_are_allowed(short: VariantStore) -> None:
 
 def test_window_tolerance_and_filter(short: VariantStore) -> None:
     assert "p/hats" in _asked(short, window_steps=201)
-    strict = find(_config(short, tolerance=0.5), short)
+    strict = plan(short, _config(short, tolerance=0.5))
     assert {"p/boxes", "p/goats"} <= set(strict.shortages.problem_ids)
-    assert "p/boxes" not in {need.problem_id for need in strict.planned.needs}, "no design is nearer"
+    assert "p/boxes" not in {need.problem_id for need in strict.needs}, "no design is nearer"
     assert set(_asked(short, problem_filter="problem_id < 'p/d'")) == {"p/apples", "p/coins"}
     with pytest.raises(ConfigError, match="problem filter"):
         _asked(short, problem_filter="nonsense")
@@ -199,7 +198,7 @@ def test_run_that_is_not_short(tmp_path: Path) -> None:
     store.append([Attempt(run_id=RUN, attempt=0, resumed_step=0)])
     store.append([event("p/apples", 6.0)])
     assert (
-        find(_config(store), store).summary()
+        plan(store, _config(store)).summary()
         == "run train-1: 0 of 1 problems are short; nothing is asked for"
     )
 
@@ -277,13 +276,12 @@ def test_tries_that_are_spent_are_said_and_not_asked_again(short: VariantStore) 
         [decision] = short.read(Decision)
         assert decision.outcome == "short of think_step: 4 answer (4 tries)"
         assert (decision.requested, decision.made, decision.accepted) == (1, 4, 0)
-        again = find(config, short)
-        assert again.planned.needs == []
-        assert list(again.planned.idle) == ["nothing to ask: tries spent for think_step"]
+        again = plan(short, config)
+        assert again.needs == []
+        assert list(again.idle) == ["nothing to ask: tries spent for think_step"]
         for number in (2, 3):
             journey = Journey(f"top-{number}", RUN, time.time_ns())
-            found = again.shortages
-            record_idle(short, journey, again.planned, found.problem_ids, found.wanted_S, found.nearest_S)
+            record_idle(short, journey, again)
         assert len(served.requests) == config.generate.tries
     rows = short.query("SELECT flow_run_id, outcome, requested FROM decisions ORDER BY 1")
     assert rows[1:] == [("top-2", "nothing to ask: tries spent for think_step", 0)], "once is enough"
@@ -291,7 +289,7 @@ def test_tries_that_are_spent_are_said_and_not_asked_again(short: VariantStore) 
 
 def test_killed_run_has_its_decisions_completed_by_the_next(short: VariantStore) -> None:
     config = _config(short, label=None)
-    needs = find(config, short).planned.needs
+    needs = plan(short, config).needs
     with short.run("top_up", "{}") as run_id:
         journey = Journey(run_id, RUN, time.time_ns())
         short.append([journey.decision(need, ASKED) for need in needs])
@@ -306,7 +304,7 @@ def test_killed_run_has_its_decisions_completed_by_the_next(short: VariantStore)
 
 
 def test_candidate_of_an_earlier_killed_run_counts_where_it_was_accepted(short: VariantStore) -> None:
-    apples = [need for need in find(_config(short), short).planned.needs if need.problem_id == "p/apples"]
+    apples = [need for need in plan(short, _config(short)).needs if need.problem_id == "p/apples"]
     for run in ("writes", "accepts"):
         with short.run("top_up", "{}", run_id=run):
             journey = Journey(run, RUN, time.time_ns())

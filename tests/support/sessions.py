@@ -8,8 +8,9 @@ from typing import TypeVar, Unpack
 
 from diva_grpo.pipeline.session.session import Session
 from diva_grpo.pipeline.stages import curate as stages
-from diva_grpo.pipeline.stages.curate import Chosen, Curated, Stages
+from diva_grpo.pipeline.stages.curate import Chosen, Stages
 from diva_grpo.pipeline.stages.solve import Solver
+from diva_grpo.pipeline.stages.supply import Curated
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.meter import Meter

@@ -141,7 +141,7 @@ def test_length_of_earlier_answers_takes_the_place_of_the_assumption(store: Vari
         measured.note("label")
     assert [line.completion_tokens for line in assumed.lines] == [20 * 300]
     assert [line.completion_tokens for line in measured.lines] == [10 * 20]
-    assert (measured.requests, measured.reused) == (10, 10)
+    assert (measured.requests, measured.meter.reused) == (10, 10)
     assert "the mean of this store's calls" in measured.render()
 
 

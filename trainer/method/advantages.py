@@ -17,7 +17,7 @@ padding; this module balances one value per response.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Final, Literal, Protocol, get_args
 
@@ -273,16 +273,8 @@ def dgpo_advantages(
     D_s comes from the whole reward, and the loss is that of the trainer. Each variant of a problem is a question of its
     own.
 
-    Args:
-        rewards: Reward of each response, NaN where it was not judged; shape (B,).
-        local_group: Integer id of each response's prompt; shape (B,).
-        global_group: Not used.
-        difficulty: Not used.
-        settings: `r_max`, `eps` and `dgpo_temperature` are used.
-
-    Raises:
-        ValueError: For an `r_max` or a `dgpo_temperature` that is not positive, group ids that are not integers,
-            or inputs that are not vectors of one length.
+    See `AdvantageFn` for arguments and errors. Neither `global_group` nor `difficulty` is used, and of the settings
+    only `r_max`, `eps` and `dgpo_temperature`.
     """
     _check_r_max(settings.r_max)
     if settings.dgpo_temperature <= 0:
@@ -313,16 +305,8 @@ def grpo_advantages(
     Source: Shao et al., "DeepSeekMath", arXiv 2402.03300, equation 4 (`group`); "Part I: Tricks or Traps?", arXiv
     2508.08221 (`batch`); Dr. GRPO (`none`).
 
-    Args:
-        rewards: Reward of each response, NaN where it was not judged; shape (B,).
-        local_group: Integer id of each response's prompt; shape (B,).
-        global_group: Not used.
-        difficulty: Not used.
-        settings: `scale` and `eps` are used.
-
-    Raises:
-        ValueError: For an unknown `scale`, group ids that are not integers, or inputs that are not vectors of one
-            length.
+    See `AdvantageFn` for arguments and errors. Neither `global_group` nor `difficulty` is used, and of the settings
+    only `scale` and `eps`.
     """
     _check_choice("scale", settings.scale, get_args(Scale))
     _check_shapes(rewards, local_group)
@@ -375,19 +359,10 @@ def dr_grpo_advantages(
     Source: Liu et al., "Understanding R1-Zero-Like Training", arXiv 2503.20783. Their other change is a loss that is
     divided by a constant instead of the response's length; that is TRL's `loss_type="dr_grpo"`.
 
-    Args:
-        rewards: Reward of each response, NaN where it was not judged; shape (B,).
-        local_group: Integer id of each response's prompt; shape (B,).
-        global_group: Not used.
-        difficulty: Not used.
-        settings: Not used.
-
-    Raises:
-        ValueError: For group ids that are not integers, or inputs that are not vectors of one length.
+    See `AdvantageFn` for arguments and errors. Only `rewards` and `local_group` are used.
     """
-    _check_shapes(rewards, local_group)
-    judged, rewards, local_group = _judged_only(rewards, local_group)
-    return Advantages(_over_all(judged, _RewardGroups(local_group, rewards).centred))
+    settings = replace(settings, scale="none")
+    return grpo_advantages(rewards, local_group, global_group, difficulty, settings)
 
 
 def _judged_only(rewards: Tensor, *others: Tensor) -> tuple[Tensor, ...]:

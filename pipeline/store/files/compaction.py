@@ -12,9 +12,10 @@ twice. The parts that a checkpoint names can still be read.
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from types import MappingProxyType
 
 import duckdb
@@ -26,7 +27,7 @@ from diva_grpo.pipeline.store.files.places import Place
 from diva_grpo.pipeline.store.files.progress import Progress, ignore
 from diva_grpo.pipeline.store.files.published import fold
 from diva_grpo.schemas.arrow import arrow_schema
-from diva_grpo.schemas.exceptions import StoreError
+from diva_grpo.schemas.exceptions import StoreError, first_line
 from diva_grpo.schemas.migrations import SCHEMA_VERSION, migrated
 from diva_grpo.schemas.records import RECORDS, Record
 
@@ -68,15 +69,7 @@ class Compacted:
     dropped: int = 0
 
     def __add__(self, other: Compacted) -> Compacted:
-        return Compacted(
-            self.merged + other.merged,
-            self.made + other.made,
-            self.removed + other.removed,
-            self.waiting + other.waiting,
-            self.leftovers + other.leftovers,
-            self.damaged + other.damaged,
-            self.dropped + other.dropped,
-        )
+        return Compacted(*map(operator.add, astuple(self), astuple(other)))
 
 
 def compact(
@@ -184,9 +177,8 @@ def _merge_group(
 ) -> Compacted:
     table = record.table
     # A damaged part is not merged: the merged part would have a valid hash, and hide the damage.
-    there = [
-        part for part in group if place.exists(f"{table}/{part.name}")
-    ]  # another compaction may remove some
+    # Another compaction may have removed some.
+    there = [part for part in group if place.exists(f"{table}/{part.name}")]
     whole = [part for part in there if is_whole(place, table, part)]
     done = Compacted(damaged=tuple(f"{table}/{part.name}" for part in there if part not in whole))
     if len(whole) > 1 or any(part.version < SCHEMA_VERSION or part in holding for part in whole):
@@ -208,7 +200,7 @@ def _holding(place: Place, table: str, parts: Sequence[Part], runs: Collection[s
                 [list(runs)],
             ).fetchall()
         except duckdb.Error as error:
-            line = str(error).strip().splitlines()[0]
+            line = first_line(error)
             raise StoreError(f"{table} cannot be compacted: {line}") from error
     names = {name for (name,) in rows}
     return frozenset(part for part in parts if part.name in names)
@@ -250,7 +242,7 @@ def _publish_merged(
         dropped = 0
         try:
             if without:
-                runs = ", ".join(f"'{run}'" for run in (name.replace("'", "''") for name in sorted(without)))
+                runs = ", ".join(map(quoted, sorted(without)))
                 [(dropped,)] = connection.execute(
                     f"SELECT count(*) FROM ({rows}) WHERE run_id IN ({runs})"
                 ).fetchall()
@@ -264,7 +256,7 @@ def _publish_merged(
                 place, record.table, schema, groups, origins, current=current, not_before_ns=newest
             )
         except duckdb.Error as error:
-            line = str(error).strip().splitlines()[0]
+            line = first_line(error)
             raise StoreError(f"{record.table} cannot be compacted: {line}") from error
     return dropped
 

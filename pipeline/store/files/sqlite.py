@@ -66,10 +66,6 @@ def is_cut_off(connection: sqlite3.Connection, path: Path) -> bool:
     This function does not open the file itself. Closing it would release the locks of all connections of this process
     (sqlite.org/howtocorrupt.html, 2.2), and another process could then delete the log that these connections use.
 
-    Args:
-        connection: connection to the file.
-        path: path of the file.
-
     Raises:
         sqlite3.Error: the file cannot be read.
     """

@@ -38,63 +38,42 @@ def _text_of(content: object) -> tuple[str | None, bool]:
 
 
 _CUT = frozenset(
-    {
-        "incomplete",
-        "length",
-        "max_length",
-        "max_new_tokens",
-        "max_output_tokens",
-        "max_tokens",
-        "model_length",
-        "token_limit",
-    }
+    "incomplete length max_length max_new_tokens max_output_tokens max_tokens model_length token_limit".split()
 )
-_BROKEN_OFF = frozenset(
-    {"abort", "aborted", "cancelled", "canceled", "error", "insufficient_system_resource"}
-)
+_BROKEN_OFF = frozenset("abort aborted cancelled canceled error insufficient_system_resource".split())
 _FILTERED = frozenset(
-    {
-        "content_filter",
-        "content-filter",
-        "safety",
-        "sensitive",
-        "prohibited_content",
-        "blocklist",
-        "recitation",
-        "spii",
-    }
+    "content_filter content-filter safety sensitive prohibited_content blocklist recitation spii".split()
 )
 _RESTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 """Fields of a message in which servers return thoughts."""
 
 
-def read_completion(body: bytes, *, attempts: int = 1, price_share: float = 1.0) -> Outcome:
+def read_completion(body: bytes, *, price_share: float = 1.0) -> Outcome:
     """Read the body of a response with status 200.
 
     Some servers send errors with this status. They become failures with the status that the body names or implies.
 
     Args:
         body: the received bytes; they need not be valid.
-        attempts: see `Outcome`.
         price_share: see `Outcome`.
     """
     try:
         # This parser refuses unpaired surrogates, which cannot be written to a file.
         value = from_json(body.removeprefix(codecs.BOM_UTF8))
     except ValueError as error:
-        return _unread(body, f"Invalid JSON: {error}", attempts)
+        return _unread(body, f"Invalid JSON: {error}")
     if not isinstance(value, dict):
-        return _unread(body, "Input should be an object", attempts)
+        return _unread(body, "Input should be an object")
     choices = value.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     told = first.get("error") if isinstance(first, dict) else None
     wrong = not isinstance(first, dict) or told
     if wrong and (failure := error_within({"error": told} if told else value)):
-        return replace(failure, attempts=attempts)
+        return failure
     if choices == []:
         made = Outcome(None, "parse", "the answer has no choices")
     elif not isinstance(first, dict) or (message := _message_of(first)) is None:
-        return _unread(body, "choices: no message", attempts)
+        return _unread(body, "choices: no message")
     else:
         made = _read_choice(first | {"message": message})
     usage = value.get("usage")
@@ -108,14 +87,13 @@ def read_completion(body: bytes, *, attempts: int = 1, price_share: float = 1.0)
             usage.get("completion_tokens", usage.get("output_tokens")), least=1 if made.content else 0
         ),
         reasoning_tokens=_count(details.get("reasoning_tokens")) if isinstance(details, dict) else None,
-        attempts=attempts,
         price_share=price_share,
     )
 
 
-def _unread(body: bytes, why: str, attempts: int) -> Outcome:
+def _unread(body: bytes, why: str) -> Outcome:
     evidence = body[:10_000].decode("utf-8", "replace")
-    return Outcome(evidence, "parse", f"no chat completion: {one_line(why)}", attempts=attempts)
+    return Outcome(evidence, "parse", f"no chat completion: {one_line(why)}")
 
 
 def _message_of(choice: dict[str, Any]) -> dict[str, Any] | None:

@@ -108,10 +108,6 @@ def cannot_pass(outcome: Outcome, *, comes_back: bool = False) -> str | None:
     """What the user must do about a failure that every further request would have; None if others may succeed.
 
     Such failures are a wrong key, missing credit, an unknown model or URL, and a quota that is used up.
-
-    Args:
-        outcome: the failure.
-        comes_back: see `used_up`.
     """
     words = f"{outcome.detail} {outcome.said}"
     of_form = outcome.outcome in FORM_REFUSED

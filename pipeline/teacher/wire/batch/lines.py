@@ -52,13 +52,11 @@ class Allowance:
     counter: TokenCounter
     bound: dict[str, float] = field(default_factory=dict)
 
-    def most(self, parameters: Mapping[str, Any]) -> float:
+    def most(self, parameters: dict[str, Any]) -> float:
         """Largest possible cost of a request in dollars; 0 if the budget has no limit or the price is unknown."""
         if self.budget.limit is None or self.price is None:
             return 0.0
-        longest = parameters.get("max_completion_tokens") or parameters.get("max_tokens") or 0
-        prompt = self.counter.request(dict(parameters), self.price.images)
-        return self.price.cost(prompt, longest, BATCH_SHARE)
+        return self.counter.most(parameters, self.price, BATCH_SHARE)
 
     @property
     def left(self) -> float:

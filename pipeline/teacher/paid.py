@@ -55,7 +55,8 @@ class PaidExchange:
         if not self._budget.strict:
             self._budget.admit()
             return await self._sent(parameters, key)
-        most = self._most(parameters)
+        price = self._prices.of(self._config.model) if self._budget.limit is not None else None
+        most = self._counter.most(parameters, price) if price else 0.0
         while not self._budget.bind(most):
             if not self._in_flight:
                 raise self._budget.exhausted(most)
@@ -69,17 +70,6 @@ class PaidExchange:
             self._in_flight -= 1
             self._ended.set()
             self._ended = asyncio.Event()
-
-    def _most(self, parameters: dict[str, Any]) -> float:
-        """The largest possible cost of a request, in dollars; 0 without a price or a limit.
-
-        The prompt tokens are counted locally. The completion is assumed to be as long as the request allows.
-        """
-        price = self._prices.of(self._config.model)
-        if price is None or self._budget.limit is None:
-            return 0.0
-        longest = parameters.get("max_completion_tokens") or parameters.get("max_tokens") or 0
-        return price.cost(self._counter.request(parameters, price.images), longest)
 
     async def _sent(self, parameters: dict[str, Any], key: str) -> Outcome:
         outcome = await self._inner.send(parameters, key)

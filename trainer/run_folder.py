@@ -53,17 +53,7 @@ UNRELATED = frozenset(
     "load_best_model_at_end metric_for_best_model greater_is_better use_cpu local_rank push_to_hub skip_memory_metrics "
     "num_completions_to_print trackio_space_id trackio_bucket_id trackio_static_space_id".split()
 )
-UNRELATED_PREFIXES = (
-    "logging_",
-    "log_",
-    "save_",
-    "eval_",
-    "dataloader_",
-    "hub_",
-    "ddp_",
-    "include_",
-    "wandb_",
-)
+UNRELATED_PREFIXES = tuple("logging_ log_ save_ eval_ dataloader_ hub_ ddp_ include_ wandb_".split())
 """Prefixes of further settings such as those in `UNRELATED`. None of these settings affects what a run learns, so no
 warning is given if a resumed run changes one."""
 

@@ -78,12 +78,22 @@ class Engine:
             QueryError: DuckDB reports an error in the query.
             StoreError: a part file is damaged or missing.
         """
+        with self.cursor(sql) as cursor, in_one_line(cursor, sql), self.naming_damage(sql):
+            return cursor.execute(sql, parameters).fetchall()
+
+    def cursor(self, sql: str) -> duckdb.DuckDBPyConnection:
+        """Return a connection to the database of `query`, for trusted queries. The caller must close it.
+
+        Args:
+            sql: text of all queries. The views that it names are prepared.
+
+        Raises:
+            StoreError: a part file is damaged or missing.
+        """
         with self._lock:
             database, known = self._database()
             self._prepare(database, named_views(sql), known, offsets=names_offsets(sql))
-            cursor = database.cursor()
-        with cursor, in_one_line(cursor, sql), self.naming_damage(sql):
-            return cursor.execute(sql, parameters).fetchall()
+            return database.cursor()
 
     @contextmanager
     def naming_damage(self, query: str) -> Iterator[None]:

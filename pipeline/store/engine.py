@@ -18,6 +18,8 @@ from diva_grpo.pipeline.store.sources import Source, source
 from diva_grpo.pipeline.store.views import (
     PREPARED,
     any_left_out,
+    hidden_rows,
+    hidden_table,
     named_views,
     names_offsets,
     prepared,
@@ -229,7 +231,13 @@ class Engine:
             rows = Source(f"{PREPARED}.rows_{name}")
         ask = any_left_out(name)
         left_out = ask is not None and connection.execute(ask).fetchall() == [(True,)]
-        tables, view = prepared(name, rows, without_rows, offsets=offsets, left_out=left_out)
+        hidden = None if name in without_rows else hidden_rows(name, rows, left_out=left_out)
+        hides = False
+        if hidden is not None:
+            connection.execute(f"CREATE OR REPLACE TABLE {hidden_table(name)} AS {hidden}")
+            [(hides,)] = connection.execute(f"SELECT EXISTS (FROM {hidden_table(name)})").fetchall()
+        # Without hidden rows the view is a plain scan, and DuckDB need not number the rows of the files.
+        tables, view = prepared(name, rows, without_rows, offsets=offsets, hides=hides)
         for table, select in tables.items():
             connection.execute(f"CREATE OR REPLACE TABLE {PREPARED}.{table} AS {select}")
         connection.execute(f"CREATE OR REPLACE VIEW {name} AS {view}")

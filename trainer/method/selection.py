@@ -17,7 +17,7 @@ from hashlib import blake2b
 from itertools import islice
 from statistics import NormalDist
 from types import MappingProxyType
-from typing import Final, Protocol, TypeAlias, overload
+from typing import Any, Final, Protocol, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -136,7 +136,7 @@ def uniforms(draw_P: Sequence[Draw], slot: int, purposes_P: Sequence[Sequence[st
 def _to_unit_interval(number: int) -> float: ...
 @overload
 def _to_unit_interval(number: npt.NDArray[np.uint64]) -> FloatArray: ...
-def _to_unit_interval(number: int | npt.NDArray[np.uint64]) -> float | FloatArray:
+def _to_unit_interval(number: Any) -> Any:
     """Map an integer of 64 bits, or an array of them, to floats between 0 and 1, both excluded."""
     # (52-bit integer + 0.5) / 2**52 is never 0 or 1, and is exact as a float.
     return ((number >> 12) + 0.5) * 2.0**-52

@@ -35,7 +35,7 @@ class ColumnMapping(BaseModel):
         >>> mapping = ColumnMapping(problem="question", answer="answer", answer_format="gsm8k")
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     name: str | None = Field(default=None, description="the preset's name, default of the source's name")
     id: str | None = Field(default=None, description="id within the source; None: a hash of the content")

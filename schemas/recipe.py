@@ -33,7 +33,7 @@ class Operation(BaseModel):
     The renderer uses only `parameters`. The selection and the designed offsets use `strength`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     name: OperationName
     strength: float = Field(ge=0, le=1, description="dose from 0 to 1, comparable within one operation")
@@ -43,7 +43,7 @@ class Operation(BaseModel):
 class Recipe(BaseModel):
     """Operations on the images of one problem, in order. Rendering always gives the same pixels."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     operations: tuple[Operation, ...] = Field(min_length=1)
     seed: int = Field(ge=0, lt=2**63, description="of all random choices")

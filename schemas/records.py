@@ -61,7 +61,8 @@ Json = Annotated[str, JsonText()]
 class Record(BaseModel):
     """Base of all records. Subclasses name their table and the columns of its key."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=True)
+    # Validators are built when a record of their type is first made: most commands make records of one type or none.
+    model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=True, defer_build=True)
     table: ClassVar[str]
     key: ClassVar[tuple[str, ...]]
     holds: ClassVar[str] = ""
@@ -71,7 +72,7 @@ class Record(BaseModel):
 class Image(BaseModel):
     """An image. Its file is stored once, named by the SHA-256 of its bytes."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
     hash: str
     width: int
     height: int

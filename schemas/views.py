@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class DerivedView(BaseModel):
     """Base of all derived views. Subclasses give the name of their view, and of the tables and views that it reads."""
 
+    model_config = ConfigDict(
+        defer_build=True
+    )  # only its fields are read, so that no validator is ever built
     view: ClassVar[str]
     reads: ClassVar[tuple[str, ...]]
 

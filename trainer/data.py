@@ -121,7 +121,7 @@ class Layout:
 
     def place_of(self, row: int) -> tuple[int, int]:
         """Return the place of the problem and the slot of the prompt of a row of the batch."""
-        return row // self.block, row // self.generations % (self.variants + 1)
+        return divmod(row // self.generations, self.variants + 1)
 
 
 def rows_of_choice(
@@ -149,15 +149,16 @@ def rows_of_choice(
     """
     rows: list[dict[str, Any]] = []
     openings: list[str] = []
-    built: dict[tuple[int, int], tuple[dict[str, Any], str]] = {}  # shared by the n rows of a prompt
+    built: dict[int, tuple[dict[str, Any], str]] = {}  # shared by the n rows of a prompt
     for position, row in enumerate(inputs, first_row):
-        place, slot = layout.place_of(position)
-        if (place, slot) not in built:
+        prompt = position // layout.generations
+        if prompt not in built:
+            place, slot = layout.place_of(position)
             variant = choice.variant_PV[place][slot]
             text = texts[variant.number] if variant else None
-            built[place, slot] = _prompt_columns(row, text, prompts, images)
-        columns, opening = built[place, slot]
-        rows.append({**row, **columns})
+            built[prompt] = _prompt_columns(row, text, prompts, images)
+        columns, opening = built[prompt]
+        rows.append(row | columns)
         openings.append(opening)
     return rows, openings
 

@@ -18,6 +18,8 @@ from diva_grpo.pipeline.store.sources import Source, source
 from diva_grpo.pipeline.store.views import (
     PREPARED,
     any_left_out,
+    hidden_rows,
+    hidden_table,
     named_views,
     names_offsets,
     prepared,
@@ -66,12 +68,22 @@ class Engine:
             QueryError: DuckDB reports an error in the query.
             StoreError: a part file is damaged or missing.
         """
+        with self.cursor(sql) as cursor, in_one_line(cursor, sql), self.naming_damage(sql):
+            return cursor.execute(sql, parameters).fetchall()
+
+    def cursor(self, sql: str) -> duckdb.DuckDBPyConnection:
+        """Return a connection to the database of `query`, for trusted queries. The caller must close it.
+
+        Args:
+            sql: text of all queries. The views that it names are prepared.
+
+        Raises:
+            StoreError: a part file is damaged or missing.
+        """
         with self._lock:
             database, known = self._database()
             self._prepare(database, named_views(sql), known, offsets=names_offsets(sql))
-            cursor = database.cursor()
-        with cursor, in_one_line(cursor, sql), self.naming_damage(sql):
-            return cursor.execute(sql, parameters).fetchall()
+            return database.cursor()
 
     @contextmanager
     def naming_damage(self, query: str) -> Iterator[None]:
@@ -207,7 +219,13 @@ class Engine:
             rows = Source(f"{PREPARED}.rows_{name}")
         ask = any_left_out(name)
         left_out = ask is not None and connection.execute(ask).fetchall() == [(True,)]
-        tables, view = prepared(name, rows, without_rows, offsets=offsets, left_out=left_out)
+        hidden = None if name in without_rows else hidden_rows(name, rows, left_out=left_out)
+        hides = False
+        if hidden is not None:
+            connection.execute(f"CREATE OR REPLACE TABLE {hidden_table(name)} AS {hidden}")
+            [(hides,)] = connection.execute(f"SELECT EXISTS (FROM {hidden_table(name)})").fetchall()
+        # Without hidden rows the view is a plain scan, and DuckDB need not number the rows of the files.
+        tables, view = prepared(name, rows, without_rows, offsets=offsets, hides=hides)
         for table, select in tables.items():
             connection.execute(f"CREATE OR REPLACE TABLE {PREPARED}.{table} AS {select}")
         connection.execute(f"CREATE OR REPLACE VIEW {name} AS {view}")

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from diva_grpo.pipeline.store import VariantStore, render
 from diva_grpo.pipeline.store.queries import Query, queries
-from diva_grpo.pipeline.store.sql import locked, select
+from diva_grpo.pipeline.store.sql import select
 
 EMPTY = "The store is empty: `diva ingest` brings problems into it."
 
@@ -26,7 +26,7 @@ def sections(store: VariantStore, asked: Iterable[Query] | None = None) -> Itera
         StoreError: a part file is damaged.
     """
     asked = [*(queries().values() if asked is None else asked)]
-    with locked(store, "\n".join(query.sql for query in asked)) as connection:
+    with store.cursor("\n".join(query.sql for query in asked)) as connection:
         for query in asked:
             table = select(store, connection, query.sql)
             if table.num_rows:

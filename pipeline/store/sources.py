@@ -6,10 +6,10 @@ In a merged part that compaction has sorted, the first rows have all keys once, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from diva_grpo.pipeline.store.files.database import key_of, latest_first, parquet, quoted
+from diva_grpo.pipeline.store.files.database import STEP, key_of, latest_first, parquet, quoted
 from diva_grpo.pipeline.store.files.parts import Catalogue, Part
 from diva_grpo.schemas.migrations import migrated
 from diva_grpo.schemas.records import Record
@@ -18,8 +18,6 @@ PLACE = "diva_place"
 """A column that identifies a row of a source: the number of its file in the high bits, and the number of the row within
 the file in the low bits."""
 _ROW_BITS = 40
-
-_STEP = ("run_id", "step")
 
 NO_PLACE = f"SELECT NULL::BIGINT AS {PLACE} WHERE false"
 
@@ -32,11 +30,14 @@ class Source:
         rows: all rows.
         settled: number of settled parts. Their files have the first numbers in `PLACE`.
         loose: the rows of the other parts; None if these have no rows.
+        shared: SQL conditions; each row of a step that is in several settled parts meets one of them. None if the
+            steps of a part are not known.
     """
 
     rows: str
     settled: int = 0
     loose: str | None = None
+    shared: Sequence[str] | None = None
 
 
 def source(
@@ -85,7 +86,29 @@ def source(
     number = first
     of_others = [select(group, version, where) for (version, where), group in sorted(others.items())]
     loose = any(not part.is_empty for group in others.values() for part in group)
-    return Source(_union([*of_settled, *of_others]), number, _union(of_others) if loose else None)
+    shared = _shared_steps([catalogue.steps(table, part) for group in settled.values() for part in group])
+    return Source(_union([*of_settled, *of_others]), number, _union(of_others) if loose else None, shared)
+
+
+def _shared_steps(of_parts: Sequence[Mapping[str, tuple[int, int]] | None]) -> list[str] | None:
+    """Return SQL conditions for the steps that may be in several parts; None if the steps of a part are not known.
+
+    Args:
+        of_parts: first and last step of each run, for each part.
+    """
+    ranges: list[tuple[str, int, int]] = []
+    for steps in of_parts:
+        if steps is None:
+            return None
+        ranges += [(run_id, first, last) for run_id, (first, last) in steps.items()]
+    shared: list[str] = []
+    latest: dict[str, int] = {}
+    for run_id, first, last in sorted(ranges):
+        before = latest.get(run_id, first - 1)
+        if first <= before:
+            shared.append(f"run_id = {quoted(run_id)} AND step BETWEEN {first} AND {min(last, before)}")
+        latest[run_id] = max(last, before)
+    return shared
 
 
 def _union(selects: Sequence[str]) -> str:
@@ -128,9 +151,11 @@ def _comparable(of: Source, record: type[Record]) -> str | None:
         return of.rows
     if of.settled == 1 and of.loose is None:
         return None
-    if set(_STEP) <= set(record.key):
+    if set(STEP) <= set(record.key):
         # Parts are merged in the order of time, so that few steps of a run are in several of them.
-        columns = ", ".join(_STEP)
+        if of.loose is None and of.shared is not None:
+            return f"(SELECT * FROM {of.rows} WHERE {' OR '.join(of.shared)})" if of.shared else None
+        columns = ", ".join(STEP)
         shared = (
             f"SELECT {columns} FROM {of.rows} GROUP BY ALL HAVING max({PLACE}) >= {of.settled << _ROW_BITS} "
             f"OR min({PLACE}) >> {_ROW_BITS} < max({PLACE}) >> {_ROW_BITS}"

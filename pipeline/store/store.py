@@ -236,6 +236,14 @@ class VariantStore:
         """
         return self._engine.connect(query=query, memory_mb=memory_mb)
 
+    def cursor(self, query: str) -> duckdb.DuckDBPyConnection:
+        """Return a connection to the database of `query`, whose views stay prepared. The caller must close it.
+
+        Args:
+            query: text of all trusted queries that will run on it. Only views that it names are there.
+        """
+        return self._engine.cursor(query)
+
     def naming_damage(self, query: str) -> AbstractContextManager[None]:
         """Return a context for queries on a connection from `connect`.
 

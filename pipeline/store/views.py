@@ -23,7 +23,7 @@ from diva_grpo.pipeline.difficulty.scale import LEVELS
 from diva_grpo.pipeline.store.derived import DERIVED_SQL, SCORES
 from diva_grpo.pipeline.store.files.database import key_of, latest_first, literal, parquet_glob, quoted
 from diva_grpo.pipeline.store.label_model import JOIN_LABEL_MODEL
-from diva_grpo.pipeline.store.sources import NO_PLACE, PLACE, Source, superseded
+from diva_grpo.pipeline.store.sources import PLACE, Source, superseded
 from diva_grpo.schemas.records import (
     OF_RUNS,
     RECORDS,
@@ -209,13 +209,30 @@ def view_statements(url: str, sources: Mapping[str, str] | None = None) -> dict[
     return {name: f"CREATE OR REPLACE VIEW {name} AS {body}" for name, body in bodies.items()}
 
 
+def hidden_table(name: str) -> str:
+    """Return the name of the table of the rows that a prepared view leaves out."""
+    return f"{PREPARED}.superseded_{name}"
+
+
+def hidden_rows(name: str, source: Source, *, left_out: bool) -> str | None:
+    """Return a SELECT of the rows that a prepared view leaves out, for `hidden_table`; None for a derived view.
+
+    Args:
+        name: name of the view.
+        source: the rows of its table.
+        left_out: whether the view may leave rows out regardless of their key, see `any_left_out`.
+    """
+    record = next((record for record in RECORDS if record.table == name), None)
+    return None if record is None else superseded(source, record, _left_out(record) if left_out else None)
+
+
 def prepared(
     name: str,
     source: Source,
     without_rows: Collection[str] = (),
     *,
     offsets: bool = True,
-    left_out: bool = True,
+    hides: bool = True,
 ) -> tuple[dict[str, str], str]:
     """Return the SQL that prepares a view. The views that it reads must be prepared before.
 
@@ -224,24 +241,24 @@ def prepared(
         source: the rows of its table; not used for a derived view.
         offsets: whether to prepare the measured offsets of variants, see `names_offsets`. Otherwise each query that
             reads them computes them again.
-        left_out: whether the view may leave rows out regardless of their key, see `any_left_out`.
+        hides: whether the table of hidden rows (see `hidden_rows`) has any rows.
         without_rows: tables that are known to have no rows. Queries that depend on them are replaced by empty
             results, because only planning them takes longer than reading a small store.
 
     Returns:
-        A SELECT for each table of the schema `prepared` that must be created first, by the table's name; and the
-        SELECT of the view.
+        A SELECT for each other table of the schema `prepared` that must be created first, by the table's name; and
+        the SELECT of the view.
     """
     if name == LiveDifficulty.view:
         return {name: DERIVED_SQL[name]}, f"SELECT * FROM {PREPARED}.{name}"
     if name in DERIVED_SQL:
         return {}, DERIVED_SQL[name]
     record = next(record for record in RECORDS if record.table == name)
-    hidden = f"superseded_{name}"
     columns = _column_list(record) + (f", t.{PLACE}" if record is Variant else "")
-    latest = f"SELECT {columns} FROM {source.rows} t ANTI JOIN {PREPARED}.{hidden} s ON s.{PLACE} = t.{PLACE}"
-    where = _left_out(record) if left_out else None
-    tables = {hidden: NO_PLACE if name in without_rows else superseded(source, record, where)}
+    latest = f"SELECT {columns} FROM {source.rows} t"
+    if hides:
+        latest += f" ANTI JOIN {hidden_table(name)} s ON s.{PLACE} = t.{PLACE}"
+    tables = {}
     if record is Variant:
         measured = f"({_MEASURED.format(latest=latest, key=PLACE)})"
         if not {name, *_READS[name]}.isdisjoint(without_rows):

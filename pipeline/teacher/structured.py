@@ -92,7 +92,7 @@ def read_mended(text: str, shape: type[T]) -> tuple[T, str | None]:
 def _between_marks(answer: str, shape: type[T]) -> T | None:
     try:
         found = delimited.blocks(answer, shape)
-        return found and shape.model_validate(found)
+        return shape.model_validate(found) if found else None
     except ValidationError as error:  # which is a ValueError too
         raise ShapeError("schema", fault(error)[1]) from None
     except ValueError as error:

@@ -1,6 +1,6 @@
 """Many rollouts with texts: appends, compaction, and queries about one problem and one step.
 
-    python -m tests.bench.bench_rollouts [--rollouts 10000000] [--append 20000]
+    python -m tests.bench.bench_rollouts [--rollouts 10000000] [--append 20480]
 
 Each query is run by a store that was opened for it (as by `diva sql`) and again on the same store. Prints wall seconds
 and processor seconds of all threads, and never fails on time.
@@ -106,7 +106,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rollouts", type=int, default=10_000_000)
-    parser.add_argument("--append", type=int, default=20_000, help="rollouts of one append")
+    parser.add_argument(
+        "--append",
+        type=int,
+        default=5 * ROLLOUTS_A_STEP,
+        help="rollouts of one append: a trainer appends whole steps",
+    )
     parser.add_argument("--store", type=Path, help="folder of a store to make, or to query if it is there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

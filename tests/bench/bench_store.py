@@ -11,6 +11,7 @@ and never fails on time.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -19,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,10 @@ import numpy as np
 from diva_grpo.pipeline.store import VariantStore, VariantText
 from diva_grpo.schemas.records import DifficultyEvent, Problem, Record, Variant
 from diva_grpo.trainer.data import Layout, rows_of_choice
+from diva_grpo.trainer.heap import settled_heap
 from diva_grpo.trainer.method.curriculum import Choice, Curriculum, CurriculumSettings
 from diva_grpo.trainer.method.live import LiveDifficulty
+from diva_grpo.trainer.method.selection import SELECTORS
 from diva_grpo.trainer.prompts import PromptBuilder
 
 BATCH = 512
@@ -143,17 +147,14 @@ def bench_size(root: Path, variants: int, rounds: int) -> Figures:
     snapshot = store.snapshot()
     ids = [f"bench/{i:08d}" for i in range(problems)]
     rng = np.random.default_rng(0)
-    curriculum = Curriculum(
-        ids, CurriculumSettings(), dict(zip(ids, rng.uniform(1, 9, problems), strict=True))
-    )
-    batches: Iterator[Any] = iter(
-        [rng.choice(problems, BATCH, replace=False) for _ in range(6 * rounds + 20)]
-    )
+    labels = dict(zip(ids, rng.uniform(1, 9, problems), strict=True))
+    curricula = {name: Curriculum(ids, CurriculumSettings(selector=name), labels) for name in SELECTORS}
+    batches = itertools.cycle([rng.choice(problems, BATCH, replace=False) for _ in range(rounds)])
 
     def candidates() -> None:
         snapshot.candidates([ids[i] for i in next(batches)])
 
-    def selection() -> tuple[Choice, Mapping[int, VariantText]]:
+    def selection(curriculum: Curriculum) -> tuple[Choice, Mapping[int, VariantText]]:
         choice = curriculum.choose(next(batches), snapshot, step=0)
         return choice, snapshot.texts(choice.variant_numbers())
 
@@ -162,18 +163,20 @@ def bench_size(root: Path, variants: int, rounds: int) -> Figures:
         {"problem_id": "bench/0", "prompt": prompts.prompt(TEXT), "answer": "1"} for _ in range(2 * BATCH)
     ]
 
-    def rows() -> None:
-        rows_of_choice(inputs, *selection(), layout, 0, prompts)
+    def rows(curriculum: Curriculum) -> None:
+        rows_of_choice(inputs, *selection(curriculum), layout, 0, prompts)
 
+    acts: dict[str, Callable[[], object]] = {
+        "candidates of 512 problems": candidates,
+        "choice and texts for 512 problems": partial(selection, curricula["paper"]),
+        **{f"with the trainer's rows, {name}": partial(rows, made) for name, made in curricula.items()},
+    }
     _timed(candidates, 10)
-    for name, act in (
-        ("candidates of 512 problems", candidates),
-        ("choice and texts for 512 problems", selection),
-        ("the same with the trainer's rows", rows),
-    ):
-        for unit, times in (("", _timed(act, rounds)), (", CPU", _cpu(act, rounds))):
-            figures[f"{name}, p50{unit}"] = statistics.median(times)
-            figures[f"{name}, p99{unit}"] = times[int(0.99 * len(times))]
+    with settled_heap():  # as in training
+        for name, act in acts.items():
+            for unit, times in (("", _timed(act, rounds)), (", CPU", _cpu(act, rounds))):
+                figures[f"{name}, p50{unit}"] = statistics.median(times)
+                figures[f"{name}, p99{unit}"] = times[int(0.99 * len(times))]
     steps = iter(range(10**6, 10**7))
 
     def append() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.files.compaction import _remove_replaced, compact
-from diva_grpo.pipeline.store.files.parts import Catalogue, Part, publish_stream
+from diva_grpo.pipeline.store.files.parts import Catalogue, Merged, Part, publish_stream
 from diva_grpo.pipeline.store.files.places import LocalPlace
 from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.records import RECORDS, Variant
@@ -172,7 +172,7 @@ def test_parts_merged_twice_in_different_company_give_each_row_once(store: Varia
     tables = {part: pq.read_table(store.root / "variants" / part.name) for part in parts}
     for group in (parts[:2], parts[1:]):
         marked = [tables[p].append_column("part", [[p.name] * tables[p].num_rows]) for p in group]
-        publish_stream(place, "variants", marked[0].schema, marked, [p.name for p in group])
+        publish_stream(place, "variants", marked[0].schema, marked, Merged(frozenset(p.name for p in group)))
     assert store.query("SELECT count(*) FROM variants") == [(3,)]
     compact(place, catalogue, grace_s=0)
     compact(place, catalogue, grace_s=0)

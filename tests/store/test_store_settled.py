@@ -12,9 +12,11 @@ import pytest
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.files.compaction import compact
+from diva_grpo.pipeline.store.files.parts import Part
 from diva_grpo.pipeline.store.removal import remove_run, restore_run
+from diva_grpo.pipeline.store.sources import NO_PLACE, source, superseded
 from diva_grpo.pipeline.store.views import create_views
-from diva_grpo.schemas.records import Attempt, Call, Record, utc_now
+from diva_grpo.schemas.records import Attempt, Call, Record, Rollout, utc_now
 from tests.support.store_records import event, label, rollout, variant
 
 _NAMED = ("calls rollouts difficulty_events variants delta", "calls rollouts difficulty_events variants")
@@ -110,10 +112,11 @@ def test_current_rows_come_first(store: VariantStore) -> None:
     assert store.query(by_status) == [("accepted", 2), ("candidate", 1)]
 
 
-def test_a_key_may_be_in_several_merged_parts(store: VariantStore, tmp_path: Path) -> None:
+def _merged_apart(store: VariantStore, tmp_path: Path, *of_parts: tuple[int, int]) -> list[Part]:
+    """Make a merged part of each two steps. The reward of their rollouts is the first of these."""
     folder, aside = store.root / "rollouts", tmp_path / "aside"
     aside.mkdir()
-    for steps in ((0, 1), (1, 2)):
+    for steps in of_parts:
         for step in steps:
             store.append([rollout(step, 0).model_copy(update={"reward": float(steps[0])})])
         store.compact(grace_s=0)
@@ -123,9 +126,23 @@ def test_a_key_may_be_in_several_merged_parts(store: VariantStore, tmp_path: Pat
                 (folder / part.name).rename(aside / part.name)
     for path in aside.iterdir():
         path.rename(folder / path.name)
-    parts = [part for part in store.catalogue.live("rollouts") if not part.is_empty]
+    return [part for part in store.catalogue.live("rollouts") if not part.is_empty]
+
+
+def test_a_key_may_be_in_several_merged_parts(store: VariantStore, tmp_path: Path) -> None:
+    parts = _merged_apart(store, tmp_path, (0, 1), (1, 2))
     assert [store.catalogue.current("rollouts", part) for part in parts] == [2, 2]
     assert store.query("SELECT step, reward FROM rollouts ORDER BY ALL") == [(0, 0.0), (1, 1.0), (2, 1.0)]
+
+
+def test_only_steps_that_several_merged_parts_may_have_are_compared(
+    store: VariantStore, tmp_path: Path
+) -> None:
+    parts = _merged_apart(store, tmp_path, (0, 1), (2, 5), (3, 7), (6, 9))
+    assert [store.catalogue.steps("rollouts", part) for part in parts[:2]] == [{"r": (0, 1)}, {"r": (2, 5)}]
+    two, four = (source(store.catalogue, str(store.root), "rollouts", some) for some in (parts[:2], parts))
+    assert superseded(two, Rollout, None) == NO_PLACE
+    assert four.shared == [f"run_id = 'r' AND step BETWEEN {steps}" for steps in ("3 AND 5", "6 AND 7")]
 
 
 def test_an_old_snapshot_reads_the_rows_that_were_current_then(store: VariantStore) -> None:

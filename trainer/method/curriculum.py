@@ -235,7 +235,7 @@ class Curriculum:
         steps_P = np.full(len(problem_P), np.nan)
         shortage = 0
         if variants is not None and not warmup and (options.variants or options.aim == "all"):
-            found = variants.candidates([self.problem_ids[number] for number in problem_P])
+            found = variants.candidates(self._ids(problem_P))
             if not options.full_solutions:
                 found = found.where(found.steps_left_V != 0)  # also keeps NaN, which means "no hint"
             steps_P = _solution_steps(found)
@@ -256,16 +256,19 @@ class Curriculum:
         # With aim=all the original is a candidate too: it takes place 0, and the variants start at place 1.
         first = int(options.aim == "all")
         candidates = self._candidates(problem_P, found, first)
-        ids = [self.problem_ids[number] for number in problem_P]
         place_PM = SELECTORS[options.selector](
             self.live.difficulty[problem_P],
             candidates,
             options.variants + first,
-            [Draw(options.seed, step, problem_id) for problem_id in ids],
+            [Draw(options.seed, step, problem_id) for problem_id in self._ids(problem_P)],
         )
         first_row_P = np.cumsum(found.count_P) - found.count_P
         row_PM = np.where(place_PM >= first, first_row_P[:, None] + place_PM - first, -1)
         return row_PM if first else np.insert(row_PM, 0, -1, axis=1)
+
+    def _ids(self, problem_P: IntArray) -> list[str]:
+        """Return the ids of problems, given by their row numbers."""
+        return [self.problem_ids[number] for number in problem_P.tolist()]
 
     def _candidates(self, problem_P: IntArray, found: AcceptedVariants, first: int) -> Candidates:
         """Return the candidates for the selector.
@@ -288,7 +291,7 @@ class Curriculum:
 
         variant_id_PK = filled(found.variant_id_V, "")
         for number in range(first):
-            variant_id_PK[:, number] = [self.problem_ids[problem] for problem in problem_P]
+            variant_id_PK[:, number] = self._ids(problem_P)
         pass_rate_PK = filled(found.pass_rate_V, np.nan)
         delta_PK = filled(found.delta_V, 0.0)
         if self.settings.variant_prior != "delta":

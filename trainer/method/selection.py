@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from statistics import NormalDist
 from types import MappingProxyType
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -95,13 +96,22 @@ class Draw:
     step: int
     problem_id: str
 
+    def hashes(self, slot: int, purposes: Sequence[str]) -> list[bytes]:
+        """Return a hash of 8 bytes for a slot and each of some purposes."""
+        # The length of the id prevents two different (problem_id, purpose) from giving the same key.
+        key = f"{self.seed},{self.step},{slot},{len(self.problem_id)},{self.problem_id},"
+        start = blake2b(key.encode(), digest_size=8)
+        hashes = []
+        for purpose in purposes:
+            one = start.copy()
+            one.update(purpose.encode())
+            hashes.append(one.digest())
+        return hashes
+
     def uniform(self, slot: int, purpose: str) -> float:
         """Return a uniform random number between 0 and 1, both excluded, for a slot and a purpose."""
-        # The length of the id prevents two different (problem_id, purpose) from giving the same key.
-        key = f"{self.seed},{self.step},{slot},{len(self.problem_id)},{self.problem_id},{purpose}"
-        digest = blake2b(key.encode(), digest_size=8).digest()
-        # (52-bit integer + 0.5) / 2**52 is never 0 or 1, and is exact as a float.
-        return ((int.from_bytes(digest, "little") >> 12) + 0.5) * 2.0**-52
+        [digest] = self.hashes(slot, [purpose])
+        return _to_unit_interval(int.from_bytes(digest, "little"))
 
     def index(self, count: int, slot: int, purpose: str) -> int:
         """Return a random integer from 0 to count - 1, all equally likely."""
@@ -110,6 +120,26 @@ class Draw:
     def normal(self, mean: float, deviation: float, slot: int, purpose: str) -> float:
         """Return a draw from Normal(mean, deviation)."""
         return mean + deviation * _NORMAL.inv_cdf(self.uniform(slot, purpose))
+
+
+def uniforms(draw_P: Sequence[Draw], slot: int, purposes_P: Sequence[Sequence[str]]) -> FloatArray:
+    """Return what `Draw.uniform` gives for each purpose of each problem, in one array in their order."""
+    hashes = [
+        digest
+        for draw, purposes in zip(draw_P, purposes_P, strict=True)
+        for digest in draw.hashes(slot, purposes)
+    ]
+    return _to_unit_interval(np.frombuffer(b"".join(hashes), "<u8"))
+
+
+@overload
+def _to_unit_interval(number: int) -> float: ...
+@overload
+def _to_unit_interval(number: npt.NDArray[np.uint64]) -> FloatArray: ...
+def _to_unit_interval(number: Any) -> Any:
+    """Map an integer of 64 bits, or an array of them, to floats between 0 and 1, both excluded."""
+    # (52-bit integer + 0.5) / 2**52 is never 0 or 1, and is exact as a float.
+    return ((number >> 12) + 0.5) * 2.0**-52
 
 
 class Selector(Protocol):
@@ -148,8 +178,10 @@ def _any_of(pool_PK: BoolArray, slot: int, draw_P: Sequence[Draw]) -> npt.NDArra
     """Return (P,) a random place among those of `pool_PK` for each problem; 0 if it has none."""
     size_P = pool_PK.sum(axis=1)
     number_P = np.zeros(len(size_P), np.int64)
-    for problem in np.flatnonzero(size_P > 1).tolist():
-        number_P[problem] = draw_P[problem].index(int(size_P[problem]), slot, "variant")
+    tied = np.flatnonzero(size_P > 1)
+    draws = [draw_P[problem] for problem in tied.tolist()]
+    uniform_T = uniforms(draws, slot, [("variant",)] * len(draws))
+    number_P[tied] = (uniform_T * size_P[tied]).astype(np.int64)
     place_P: npt.NDArray[np.intp] = (pool_PK.cumsum(axis=1) > number_P[:, None]).argmax(axis=1)
     return place_P
 
@@ -273,16 +305,11 @@ def _posterior(
     alpha_PK, beta_PK = posterior_parameters(
         candidates.right_PK, candidates.wrong_PK, _prior(candidates, difficulty_P)
     )
-    uniforms = [
-        draw.uniform(1, variant_id)
-        for draw, ids, there in zip(draw_P, candidates.variant_id_PK, there_PK, strict=True)
-        for variant_id in ids[there].tolist()
-    ]
-    distance_PK = np.full(there_PK.shape, np.inf)
-    distance_PK[there_PK] = np.abs(
-        special.betaincinv(alpha_PK[there_PK], beta_PK[there_PK], np.array(uniforms)) - 0.5
-    )
     size_P = there_PK.sum(axis=1)
+    ids = iter(candidates.variant_id_PK[there_PK].tolist())
+    uniform_V = uniforms(draw_P, 1, [[*islice(ids, size)] for size in size_P.tolist()])
+    distance_PK = np.full(there_PK.shape, np.inf)
+    distance_PK[there_PK] = np.abs(special.betaincinv(alpha_PK[there_PK], beta_PK[there_PK], uniform_V) - 0.5)
     ranked_PK = distance_PK.argsort(axis=1, kind="stable")
     place_PM = np.arange(count) % np.maximum(size_P, 1)[:, None]
     if not there_PK.shape[1]:

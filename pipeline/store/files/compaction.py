@@ -21,8 +21,22 @@ from types import MappingProxyType
 import duckdb
 import pyarrow as pa
 
-from diva_grpo.pipeline.store.files.database import key_of, latest_first, open_database, parquet, quoted
-from diva_grpo.pipeline.store.files.parts import ORIGIN_FIELD, Catalogue, Part, is_whole, publish_stream
+from diva_grpo.pipeline.store.files.database import (
+    STEP,
+    key_of,
+    latest_first,
+    open_database,
+    parquet,
+    quoted,
+)
+from diva_grpo.pipeline.store.files.parts import (
+    ORIGIN_FIELD,
+    Catalogue,
+    Merged,
+    Part,
+    is_whole,
+    publish_stream,
+)
 from diva_grpo.pipeline.store.files.places import Place
 from diva_grpo.pipeline.store.files.progress import Progress, ignore
 from diva_grpo.pipeline.store.files.published import fold
@@ -248,17 +262,29 @@ def _publish_merged(
                 ).fetchall()
                 rows = f"SELECT * FROM ({rows}) WHERE run_id NOT IN ({runs})"
             schema = _merged_schema(record, connection.sql(f"{rows} LIMIT 0").to_arrow_table().schema)
+            steps = _steps(connection, record, rows)
             rows, current = _current_first(connection, record, rows)
             groups = _row_groups(connection, rows, schema)
             origins = frozenset[str]().union(*(catalogue.origins(record.table, part) for part in group))
             newest = max(Part.named(name).written_ns or 0 for name in origins)
-            publish_stream(
-                place, record.table, schema, groups, origins, current=current, not_before_ns=newest
-            )
+            merged = Merged(origins, current, steps)
+            publish_stream(place, record.table, schema, groups, merged, not_before_ns=newest)
         except duckdb.Error as error:
             line = first_line(error)
             raise StoreError(f"{record.table} cannot be compacted: {line}") from error
     return dropped
+
+
+def _steps(
+    connection: duckdb.DuckDBPyConnection, record: type[Record], rows: str
+) -> dict[str, tuple[int, int]] | None:
+    """Return the first and the last step of each run (`parts.Merged.steps`)."""
+    if not set(STEP) <= set(record.key):
+        return None
+    found = connection.execute(
+        f"SELECT run_id, min(step), max(step) FROM ({rows}) GROUP BY run_id"
+    ).fetchall()
+    return {run_id: (first, last) for run_id, first, last in found}
 
 
 def _current_first(

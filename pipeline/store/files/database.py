@@ -14,6 +14,9 @@ from diva_grpo.schemas.command import word
 from diva_grpo.schemas.exceptions import StoreError
 from diva_grpo.schemas.records import Record
 
+STEP = ("run_id", "step")
+"""Columns that name a step of a training run."""
+
 MAX_SPILL_MB = 20_000
 """MiB that a connection may spill to disk."""
 

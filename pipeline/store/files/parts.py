@@ -9,7 +9,8 @@ a change of any byte is detected. In a part that was merged by compaction, the c
 part in which the row was first written (its *origin*). The metadata of the merged part lists all origins. A reader
 therefore knows which parts a merged part replaces, and can still read the rows of a snapshot whose parts were merged.
 The metadata also has the number of *current* rows: the first rows of the part, one for each key. The rows after them
-are of the same keys and older, so that no view shows them.
+are of the same keys and older, so that no view shows them. If the rows are of training steps, it has the first and the
+last step of each run.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import json
 import re
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 from typing import Any
@@ -104,6 +105,21 @@ def as_time(ns: int) -> datetime:
 # --- reading
 
 
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What the metadata of a merged part says about its rows.
+
+    Attributes:
+        origins: names of the parts in which the rows were first written.
+        current: number of rows at the start of the part of which no two have the same key; None if it is not known.
+        steps: first and last step of each run; None if it is not known, or if the key of the rows has no step.
+    """
+
+    origins: frozenset[str]
+    current: int | None = None
+    steps: Mapping[str, tuple[int, int]] | None = None
+
+
 class Catalogue:
     """Lists the parts of a store. Each call lists the files again; only the metadata of merged parts is cached.
 
@@ -113,7 +129,7 @@ class Catalogue:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._facts: dict[str, tuple[frozenset[str], int | None]] = {}
+        self._facts: dict[str, Merged] = {}
         self._newest_ns: dict[str, int] = {}
 
     def now_ns(self, table: str) -> int:
@@ -210,7 +226,7 @@ class Catalogue:
             StoreError: the part is damaged.
             FileNotFoundError: the part does not exist any more; a compaction deletes replaced parts.
         """
-        return self._merged(table, part)[0] if part.merged else frozenset([part.name])
+        return self._merged(table, part).origins if part.merged else frozenset([part.name])
 
     def current(self, table: str, part: Part) -> int | None:
         """Return the number of rows at the start of a part of which no two have the same key; None if it is not known.
@@ -221,15 +237,25 @@ class Catalogue:
             StoreError, FileNotFoundError: see `origins`.
         """
         known = part.merged and part.version == SCHEMA_VERSION
-        return self._merged(table, part)[1] if known else None
+        return self._merged(table, part).current if known else None
 
-    def _merged(self, table: str, part: Part) -> tuple[frozenset[str], int | None]:
-        """Return the origins of a merged part and the number of its current rows."""
+    def steps(self, table: str, part: Part) -> Mapping[str, tuple[int, int]] | None:
+        """Return the first and the last step of each run in a part; None if they are not known.
+
+        Raises:
+            StoreError, FileNotFoundError: see `origins`.
+        """
+        return self._merged(table, part).steps if part.merged else None
+
+    def _merged(self, table: str, part: Part) -> Merged:
         path = f"{table}/{part.name}"
         if path not in self._facts:
             try:
                 facts = about(self._place, table, part)
-                self._facts[path] = frozenset(facts["origins"]), facts.get("current")
+                steps = facts.get("steps") and {
+                    run: (low, high) for run, (low, high) in facts["steps"].items()
+                }
+                self._facts[path] = Merged(frozenset(facts["origins"]), facts.get("current"), steps)
             except FileNotFoundError:
                 raise
             except (OSError, pa.ArrowException, KeyError, ValueError) as error:
@@ -240,8 +266,7 @@ class Catalogue:
 def about(place: Place, table: str, part: Part) -> dict[str, Any]:
     """Read the metadata of a part.
 
-    These are its `table`, its `origins` (if merged), `current` (if merged, see `Catalogue.current`), and `listed` (if
-    its writer lists parts).
+    These are its `table`, and `listed` (if its writer lists parts); if it is merged, the attributes of `Merged`.
 
     Raises:
         KeyError: the part has no such metadata, as in version 1.
@@ -290,9 +315,8 @@ def publish_stream(
     table: str,
     schema: pa.Schema,
     batches: Iterable[pa.Table],
-    origins: Iterable[str] = (),
+    merged: Merged | None = None,
     *,
-    current: int | None = None,
     not_before_ns: int = 0,
 ) -> Part:
     """Write a part one row group at a time. Unlike `publish`, this does not add it to the list of published parts.
@@ -302,13 +326,11 @@ def publish_stream(
         table: name of the table.
         schema: schema of the rows.
         batches: the row groups.
-        origins: for a merged part, the names of the parts in which its rows were first written; otherwise empty.
-        current: for a merged part, the number of its current rows, see `Catalogue.current`.
+        merged: for a merged part, what its metadata says about its rows.
         not_before_ns: see `publish`.
     """
-    merged = sorted(origins)
     said: dict[str, object] = {"table": table, "schema_version": SCHEMA_VERSION}
-    said |= {"origins": merged, "current": current} if merged else {"listed": True}
+    said |= asdict(merged) | {"origins": sorted(merged.origins)} if merged else {"listed": True}
     rows = 0
     with place.draft(table) as draft:
         with pq.ParquetWriter(draft, schema.with_metadata(_about(said)), compression="zstd") as writer:

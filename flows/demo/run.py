@@ -162,9 +162,8 @@ def run_demo(data_dir: Path | None, store_dir: Path | None, *, short: bool) -> t
     scores = []
     for path, step in ((model, 0), (output, result.step)):
         solver = PolicySolver(path, max_new_tokens=96)
-        scores.append(
-            evaluate(store, solver, test, samples=size.test_samples, run_id=result.run_id, step=step)
-        )
+        report = evaluate(store, solver, test, samples=size.test_samples, run_id=result.run_id, step=step)
+        scores.append(report.overall)
 
     _say(
         f"Train a tiny vision-language model on the figures, {size.vision_steps} steps "

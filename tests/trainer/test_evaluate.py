@@ -33,7 +33,6 @@ from diva_grpo.trainer.evaluation.score import (
     accepted_variants,
     chosen_kinds,
     evaluate,
-    evaluate_fully,
     score,
 )
 from tests.support.sessions import label
@@ -107,7 +106,7 @@ def test_variants_weigh_by_problem_and_are_compared_with_their_own_originals(tmp
     correct |= {f"sums/00{i}:think_step:{j}": 4 for i in range(2) for j in (1, 2)}
     correct["sums/000:think_step:2"] = 2
     solver: Any = Scripted(correct)
-    report = evaluate_fully(store, solver, problems, samples=4, run_id="r", step=3, variants=variants)
+    report = evaluate(store, solver, problems, samples=4, run_id="r", step=3, variants=variants)
     assert report.overall.pass_at_1 == pytest.approx(0.5)
     reworded, hinted = report.by_kind["reword"], report.by_kind["think_step"]
     assert reworded.gain == pytest.approx(0)
@@ -141,7 +140,7 @@ def test_bands_are_of_the_label_else_of_the_sources_level(tmp_path: Path) -> Non
     )
     store.append([Setting(name="label_model", value="mine")])
     solver: Any = Scripted({"a": 2, "c": 1, "g": 1})
-    report = evaluate_fully(store, solver, store.problems(), samples=2, run_id="r", step=0)
+    report = evaluate(store, solver, store.problems(), samples=2, run_id="r", step=0)
     found = {band: (of.problems, of.pass_at_1) for band, of in report.by_difficulty.items()}
     assert list(found.items()) == [
         ("easy (below 4)", (1, 0.0)),
@@ -163,7 +162,7 @@ def test_answers_that_could_not_be_made_are_counted(tmp_path: Path, model_path: 
     picture = Image(hash="ab" * 32, width=1, height=1)
     problem = store.problems()[0].model_copy(update={"images": [picture]})
     solver = PolicySolver(str(model_path), max_new_tokens=2)
-    report = evaluate_fully(store, solver, [problem], samples=3, run_id="r", step=0)
+    report = evaluate(store, solver, [problem], samples=3, run_id="r", step=0)
     assert (report.ungraded, report.overall.pass_at_1) == (3, 0.0)
     assert math.isnan(report.overall.standard_error)
 
@@ -224,10 +223,10 @@ def test_the_instruction_stands_behind_the_question(
 def test_evaluations_and_labels_of_a_policy(model_path: Path, tmp_path: Path) -> None:
     store = planted_store(tmp_path / "store", problems=3)
     solver = PolicySolver(str(model_path), max_new_tokens=3, name="policy")
-    result = evaluate(store, solver, store.problems(), samples=2, run_id="r", step=7)
+    report = evaluate(store, solver, store.problems(), samples=2, run_id="r", step=7)
     rows = store.query("SELECT run_id, step, split, count(*), sum(samples) FROM evaluations GROUP BY ALL")
     assert rows == [("r", 7, "train", 3, 6)]
-    assert result.problems == 3
+    assert report.overall.problems == 3
     counts = label(store, solver, LabelConfig(samples=2))
     assert counts == {"original": 3, "reword": 3, "think_step": 6}
     assert {row.solver_model for row in store.read(Label)} == {"policy"}
@@ -293,7 +292,7 @@ def test_a_vision_policy_is_scored_on_our_figures(
         return generate(**inputs)
 
     monkeypatch.setattr(solver._model, "generate", watched)
-    report = evaluate_fully(figures, solver, figures.problems(), samples=2, run_id="r", step=1)
+    report = evaluate(figures, solver, figures.problems(), samples=2, run_id="r", step=1)
     assert seen == [((8, 3, 28, 28), 8 * IMAGE_TOKENS)]
     assert (report.overall.problems, report.ungraded) == (4, 0)
     assert [(row.samples, row.split) for row in figures.read(Evaluation)] == [(2, "test")] * 4
@@ -362,7 +361,7 @@ def test_a_lost_image_is_one_line(vision_path: Path, figures: VariantStore) -> N
     figures.image_path(problems[1].images[0].hash).unlink()
     solver = PolicySolver(str(vision_path), max_new_tokens=2, images=figures.image_path)
     with pytest.raises(StoreError, match=r"is missing from .*: ingest its source again"):
-        evaluate_fully(figures, solver, problems, samples=1, run_id="r", step=0)
+        evaluate(figures, solver, problems, samples=1, run_id="r", step=0)
 
 
 def test_a_processor_without_a_chat_template_is_refused(vision_path: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from diva_grpo.trainer.evaluation.score import (
     Report,
     accepted_variants,
     chosen_kinds,
-    evaluate_fully,
+    evaluate,
     readable_problems,
     select_problems,
 )
@@ -107,7 +107,7 @@ def _scored(
         progress_bar(total, "answers") as progress,
     ):
         run_id, step = training_step(settings.model) or (own_id, 0)
-        return evaluate_fully(
+        return evaluate(
             store,
             solver,
             problems,

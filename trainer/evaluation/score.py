@@ -1,7 +1,8 @@
 """Accuracy of a model on the problems of a split: overall, by difficulty and by kind of variant.
 
-report = evaluate_fully(store, solver, problems, samples=4, run_id="eval-1", step=0, kinds=["reword"])
-print(report.tables())
+    variants = accepted_variants(store, problems, ["reword"])
+    report = evaluate(store, solver, problems, samples=4, run_id="eval-1", step=0, variants=variants)
+    print(report.tables())
 
 All means and standard errors are over problems, because several answers to a problem, or answers to its variants, are
 not independent of each other.
@@ -248,7 +249,7 @@ def _difficulty_bands(store: VariantStore, problems: Sequence[Problem]) -> dict[
 # --- evaluation
 
 
-def evaluate_fully(
+def evaluate(
     store: VariantStore,
     solver: PolicySolver,
     problems: Sequence[Problem],
@@ -297,23 +298,6 @@ def evaluate_fully(
         by_kind=_by_kind(variants, correct, samples),
         ungraded=ungraded,
     )
-
-
-def evaluate(
-    store: VariantStore,
-    solver: PolicySolver,
-    problems: Sequence[Problem],
-    *,
-    samples: int,
-    run_id: str,
-    step: int,
-    progress: Callable[[int], None] | None = None,
-) -> Score:
-    """Evaluate a model on problems as `evaluate_fully` does, and return only the overall score."""
-    report = evaluate_fully(
-        store, solver, problems, samples=samples, run_id=run_id, step=step, progress=progress
-    )
-    return report.overall
 
 
 def _outcome(answer: Answer[Reply], question: Question) -> str:

@@ -113,7 +113,9 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
         given_BT = inputs["given_mask"].bool() if "given_mask" in inputs else _given(inputs)
         assert self._entropy_BT is not None  # TRL computes it with each loss
         total = self._entropy_BT.detach()[given_BT].sum()
-        total, count = self.accelerator.reduce(torch.stack([total, given_BT.sum().to(total)]), reduction="sum")
+        total, count = self.accelerator.reduce(
+            torch.stack([total, given_BT.sum().to(total)]), reduction="sum"
+        )
         if count:
             self._metrics["train"]["diva/given_entropy"].append((total / count).item())
 

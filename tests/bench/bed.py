@@ -217,13 +217,11 @@ def _hint_style(arm: str) -> Any:
     return (ARMS[arm] or {}).get("hint_style", "prompt")
 
 
-def _give_own_steps(store: VariantStore) -> None:
+def give_own_steps(store: VariantStore) -> None:
     """Let each hint give the solution's steps in the policy's manner, in which alone they can open its answer."""
     steps = {problem.problem_id: problem.solution_steps for problem in store.problems()}
     variants = store.read(Variant, "hint_steps > 0")
-    store.append(
-        [v.model_copy(update={"hint": list(steps[v.problem_id][: v.hint_steps])}) for v in variants]
-    )
+    store.append([v.model_copy(update={"hint": list(steps[v.problem_id][: v.hint_steps])}) for v in variants])
 
 
 def train_run(out: Path, bed: Bed, arm: str, seed: int, device: str) -> None:
@@ -237,7 +235,7 @@ def train_run(out: Path, bed: Bed, arm: str, seed: int, device: str) -> None:
     shutil.copytree(prepared / "store", scratch / "store")
     store, began, cpu = VariantStore(scratch / "store"), time.monotonic(), time.process_time()
     if _hint_style(arm) == "prefix":
-        _give_own_steps(store)
+        give_own_steps(store)
     facts = {"arm": arm, **bed.facts, "seed": seed}
     random.seed(seed)
     with store.run("train", json.dumps(facts), "warm", name) as run_id:

@@ -6,8 +6,8 @@ among the four at random, and follows a hint that names the rules of the first s
 rate without a hint is 4^-L, and with all steps but one given it is 1/4. Steps are numbered: else a model this small
 does not learn which line of a hint belongs to which step.
 
-With rules of their own, a cue stands for another rule at each step. What a rollout learns about the last steps then says
-nothing about the first, so hints must be taken away step by step.
+With own rules, each step has another table. What a rollout learns about the last steps then says nothing about the
+first, so hints must be taken away step by step.
 """
 
 from __future__ import annotations

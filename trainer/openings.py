@@ -142,7 +142,8 @@ def _given(side: dict[str, Any]) -> torch.Tensor:
     completion_BT: torch.Tensor = side["completion_mask"].bool()
     if "tool_mask" not in side:
         return torch.zeros_like(completion_BT)
-    return completion_BT & (side["tool_mask"].cumsum(dim=1) == 0)
+    before_own_BT: torch.Tensor = side["tool_mask"].cumsum(dim=1) == 0
+    return completion_BT & before_own_BT
 
 
 def _opened(opening: str, completion: Any) -> Any:

@@ -79,7 +79,17 @@ ARMS: Final[Mapping[str, Mapping[str, Any] | None]] = MappingProxyType(
 """Settings of each arm; hints stand in the question, as in the paper, unless `hint_style` says otherwise. Only `paper`
 has full solutions."""
 
-_PROMPTS: Final = PromptBuilder(chat=False)
+
+class _Prompts(PromptBuilder):
+    """Prompts whose openings end with a whole token: the toy tokenizers join a line break and what follows it."""
+
+    __slots__ = ()
+
+    def prefix(self, hint: Sequence[str]) -> str:
+        return PromptBuilder.prefix(self, hint).removesuffix("\n")
+
+
+_PROMPTS: Final = _Prompts(chat=False)
 
 Asked = Mapping[str, list[Question]]
 """By the name of a measure, the questions of its accuracy. The arms are compared by the first measure."""

@@ -59,7 +59,9 @@ def test_hints_in_both_styles(
 
 
 @pytest.mark.parametrize("advantage", [0.0, 2.5])
-def test_gradient_of_given_steps(advantage: float, model_path: Path, tmp_path: Path) -> None:
+def test_gradient_of_given_steps(
+    advantage: float, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = planted_store(tmp_path / "store", problems=2)
     keep_hints_alone(store)
     trainer = make_trainer(
@@ -80,8 +82,9 @@ def test_gradient_of_given_steps(advantage: float, model_path: Path, tmp_path: P
     )
     logps.retain_grad()
     trainer.model.eval()  # no metrics: they need the real entropies
-    trainer._get_per_token_logps_and_entropies = lambda *a, **k: (logps, torch.zeros_like(logps), None)
-    trainer._compute_loss(trainer.model, batch).backward()
+    known = (logps, torch.zeros_like(logps), None)
+    monkeypatch.setattr(trainer, "_get_per_token_logps_and_entropies", lambda *a, **k: known)
+    torch.autograd.backward(trainer._compute_loss(trainer.model, batch))
     assert logps.grad is not None
     assert torch.any(logps.grad[~given] != 0)
     # That of a mean log-likelihood, times the advantage: GRPO's loss is the mean over rows of means over tokens.
@@ -193,7 +196,7 @@ ANCHORS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("anchor", ANCHORS, ids=str)
 def test_an_anchor_acts_on_given_steps_and_rewards_do_not(
-    anchor: dict[str, Any], model_path: Path, tmp_path: Path
+    anchor: dict[str, Any], model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = planted_store(tmp_path / "store", problems=2)
     keep_hints_alone(store)
@@ -221,8 +224,9 @@ def test_an_anchor_acts_on_given_steps_and_rewards_do_not(
         if "ref_per_token_logps" in batch:
             batch["ref_per_token_logps"] = torch.full(shape, -1.0)
         trainer.model.eval()  # no metrics: they need the real entropies
-        trainer._get_per_token_logps_and_entropies = lambda *a, found=(logps, entropies), **k: (*found, None)
-        trainer._compute_loss(trainer.model, batch).backward()
+        known = (logps, entropies, None)
+        monkeypatch.setattr(trainer, "_get_per_token_logps_and_entropies", lambda *a, known=known, **k: known)
+        torch.autograd.backward(trainer._compute_loss(trainer.model, batch))
         pull = logps if "beta" in anchor else entropies
         assert pull.grad is not None
         pulled[anchored] = pull.grad[given]

@@ -17,6 +17,7 @@ from tests.bench.bed_results import (
     collect,
     difference,
     final_accuracy,
+    interval,
     mean_and_interval,
     silent_share,
     tokens_before,
@@ -34,7 +35,7 @@ NOTES = (
 
 Runs = dict[tuple[Case, str], dict[int, dict[str, Any]]]
 """By case and arm, the run of each seed."""
-Supervised = dict[tuple[str, int], list[list[dict[str, float]]]]
+Supervised = dict[tuple[str, int], dict[int, list[dict[str, float]]]]
 """By manner and number of solutions, the evaluations of each seed."""
 
 
@@ -48,13 +49,13 @@ def read(file: Path) -> tuple[Runs, dict[Case, list[dict[str, float]]], Supervis
     """Runs, by case what the warm models do by the number of given steps, and runs of supervised training."""
     runs: Runs = defaultdict(dict)
     starts: dict[Case, list[dict[str, float]]] = defaultdict(list)
-    supervised: Supervised = defaultdict(list)
+    supervised: Supervised = defaultdict(dict)
     for line in map(json.loads, file.read_text().splitlines()):
         case = Case(line.get("own", False), line.get("length", 0))
         if line["kind"] == "run":
             runs[case, line["arm"]][line["seed"]] = line
         elif line["kind"] == "supervised":
-            supervised[line["manner"], line["solutions"]].append(line["at"])
+            supervised[line["manner"], line["solutions"]][line["seed"]] = line["at"]
         else:
             starts[case].append(line["rates"])
     return runs, starts, supervised
@@ -113,6 +114,8 @@ def page(file: Path) -> str:
             _F3 + few,
             "",
             *_solutions(supervised),
+            "",
+            *_imitated(runs, supervised),
         ]
     return "\n".join(lines) + "\n"
 
@@ -147,9 +150,25 @@ def _solutions(supervised: Supervised) -> list[str]:
             f"{fmean(at['cpu_seconds'] for at in evaluations):.0f}",
         )
         for (manner, count), by_seed in sorted(supervised.items())
-        for evaluations in zip(*by_seed, strict=True)
+        for evaluations in zip(*by_seed.values(), strict=True)
     ]
     head = ("in whose manner", "solutions", "steps", "accuracy, 90 % interval", "by seed", "CPU s")
+    return [tabulate(rows, headers=head, tablefmt="github")]
+
+
+def _imitated(runs: Runs, supervised: Supervised) -> list[str]:
+    """Compare the last evaluation of supervised training with the end of the runs with hints, seed by seed."""
+    rows, hints = [], runs.get((Case(own=False, length=8), "response"), {})
+    for (manner, _), by_seed in sorted(supervised.items()):
+        seeds = sorted(by_seed.keys() & hints.keys())
+        if not seeds:
+            continue
+        pairs = [by_seed[seed][-1]["answer"] - final_accuracy(hints[seed]) for seed in seeds]
+        low, high = interval(pairs)
+        name = f"({manner} after {by_seed[seeds[0]][-1]['step']} steps - response)"
+        told = verdict(low, high, len(pairs))
+        rows.append((name, f"{fmean(pairs):+.3f} [{low:+.3f}, {high:+.3f}]", len(pairs), told))
+    head = ("difference in accuracy", "mean, 90 % interval", "seeds", "0 in it?")
     return [tabulate(rows, headers=head, tablefmt="github")]
 
 
@@ -185,6 +204,9 @@ def times_fewer_tokens(runs: Runs, case: Case, arm: str) -> str:
     return f"{'≥ ' * censored}{middle:.1f}" if middle else "-"
 
 
+_ANCHORED = "response_prefix_entropy_anchor"
+
+
 def _answers(runs: Runs) -> list[str]:
     asked = [
         ("F1 mechanism: (signal - grpo); refuted below 0.3", "signal", "grpo"),
@@ -198,6 +220,10 @@ def _answers(runs: Runs) -> list[str]:
         ("Problems by predicted signal: (difficulty - grpo)", "difficulty", "grpo"),
         ("Problems without silent ones: (pool - grpo)", "pool", "grpo"),
         ("Problems by predicted signal, against DAPO: (difficulty - dapo)", "difficulty", "dapo"),
+        ("Hints open the answer, no anchor: (response_prefix - response)", "response_prefix", "response"),
+        ("Anchor: (response_prefix_entropy_anchor - response_prefix)", _ANCHORED, "response_prefix"),
+        ("Its given steps alone: (... - response_prefix_entropy)", _ANCHORED, "response_prefix_entropy"),
+        ("Anchor, against GRPO: (... - grpo)", _ANCHORED, "grpo"),
         ("F6 global part: (whole - local alone)", "paper_ladder", "paper_ladder_local"),
         ("F6 difficulty weight: (whole - without)", "paper_ladder", "paper_ladder_no_weight"),
         ("F6 balance: (whole - without)", "paper_ladder", "paper_ladder_no_balance"),

@@ -160,6 +160,14 @@ class DivaGRPOConfig(GRPOConfig):
             "are not."
         },
     )
+    opening_anchor: bool = field(
+        default=False,
+        metadata={
+            "help": "With hint_style=prefix, the KL penalty (beta) and the entropy bonus (entropy_coef, or "
+            "use_adaptive_entropy with entropy_target) cover the given steps too, which keeps the policy from becoming "
+            "sure of steps that no rollout has written."
+        },
+    )
     advantage: str | None = field(
         default=None,
         metadata={
@@ -321,21 +329,31 @@ class DivaGRPOConfig(GRPOConfig):
                     raise ConfigError(f"{name}={value}: give a finite number")
 
     def _check_opening(self) -> None:
-        advantage = f"opening_advantage={self.opening_advantage}"
         if self.opening_advantage < 0:
-            raise ConfigError(f"{advantage}: not negative")
-        if not self.opening_advantage:
+            raise ConfigError(f"opening_advantage={self.opening_advantage}: not negative")
+        if not self.openings_in_loss:
             return
+        if self.opening_anchor and self.opening_advantage:
+            raise ConfigError(
+                "opening_anchor has no effect with opening_advantage, with which KL and entropy cover the given steps "
+                "already: leave one of them out"
+            )
+        if self.opening_anchor and not (self.beta or self.entropy_coef or self.use_adaptive_entropy):
+            raise ConfigError(
+                "opening_anchor extends a KL penalty or an entropy bonus, and there is neither: set --beta, "
+                "--entropy_coef or --use_adaptive_entropy"
+            )
+        option = "opening_anchor" if self.opening_anchor else f"opening_advantage={self.opening_advantage}"
         if self.hint_style != "prefix":
             raise ConfigError(
-                f"{advantage} trains on steps that open the answer, and hint_style={self.hint_style} puts them in "
-                "the question: set hint_style=prefix"
+                f"{option} is about steps that open the answer, and hint_style={self.hint_style} puts them in the "
+                "question: set hint_style=prefix"
             )
         # With one probability ratio per answer, the tokens of an opening cannot have an advantage of their own.
         if self.importance_sampling_level != "token" or self.loss_type == "vespo":
             raise ConfigError(
-                f"{advantage} is an advantage of single tokens: set importance_sampling_level=token, and a "
-                "loss_type other than vespo"
+                f"{option} gives single tokens an advantage: set importance_sampling_level=token, and a loss_type "
+                "other than vespo"
             )
 
     def _check_scaling(self) -> None:
@@ -374,6 +392,11 @@ class DivaGRPOConfig(GRPOConfig):
                 raise ConfigError(
                     f"accelerator_config {name}=true: each process reads its own rows of a batch; leave it out"
                 )
+
+    @property
+    def openings_in_loss(self) -> bool:
+        """Whether the loss covers the tokens of openings, if only by its KL penalty and its entropy bonus."""
+        return bool(self.opening_advantage) or self.opening_anchor
 
     @property
     def rollouts_per_problem(self) -> int:

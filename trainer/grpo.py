@@ -11,7 +11,8 @@ These methods of TRL and transformers are overridden:
   infinite reward, and adds columns to TRL's table of completions.
 - `_generate_and_score_completions`, `_generate` (also in `trainer.vision`): images are decoded only when they are used.
 - `_tokenize_prompts`, `_generate` (in `trainer.openings`): with `hint_style="prefix"` the think steps are the start of
-  the answer. They are trained on if `opening_advantage` is not 0.
+  the answer. They are trained on if `opening_advantage` is not 0, and anchored with `opening_anchor`.
+- `_compute_loss`, `_get_per_token_logps_and_entropies` (in `trainer.openings`): log the entropy at the given tokens.
 - `train` (in `trainer.recorded`): records a new run if the trainer has a store and the caller gave no `run_id`.
 - `_load_from_checkpoint`, `_load_best_model` (in `trainer.resumable`): load all weights of a vision-language model. The
   methods of transformers skip most of them.
@@ -235,7 +236,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, RecordedGRPOTrainer):
                 break
             batch = self._refilled(batch, silent_P, inputs, round_number)
         self._put_advantages(batch)
-        if self.args.refill_rounds or self.args.opening_advantage:
+        if self.args.refill_rounds or self.args.openings_in_loss:
             self._count_items(batch.output)
         self.recorder.maybe_flush(self.state.global_step)
         return batch.output
@@ -429,7 +430,7 @@ class DivaGRPOTrainer(OpenedGRPOTrainer, RecordedGRPOTrainer):
         theirs = batch.output["advantages"]
         first_row = self.accelerator.process_index * len(theirs)
         batch.output["advantages"] = total_B[first_row : first_row + len(theirs)].to(theirs)
-        if self.args.opening_advantage:
+        if self.args.openings_in_loss:
             self._train_on_openings(batch.output, self.args.opening_advantage)
         self._logs["advantages"].extend(total_B.tolist())  # holds one batch, so TRL's values drop out
         of_curriculum = self.curriculum.metrics(batch.choice, batch.accuracy_PVN)

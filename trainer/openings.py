@@ -29,6 +29,7 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
     openings: list[str]
     written: list[int]
     ended: list[bool]
+    _entropy_BT: torch.Tensor | None = None
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, dict[str, Any]]:
         prompt_ids, images, fields = super()._tokenize_prompts(prompts)
@@ -64,20 +65,23 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
     def _train_on_openings(self, output: dict[str, Any], advantage: float) -> None:
         """Include the tokens of the openings in the loss, all with the same advantage.
 
+        With the advantage 0 they are anchored alone: only the KL penalty and the entropy bonus act on them.
+
         If the probability ratio is 1, the gradient of a clipped loss is that of the log-likelihood times the advantage.
         So the openings are learned as in supervised training, and the other tokens from the rewards. Source: UFT, arXiv
         2505.16984, where the hint length also decreases during training.
 
         Args:
             output: TRL's tensors after a generation; changed in place. If any row has an opening, `advantages` gets the
-                shape (B, T), and `tool_mask` becomes 1 for the tokens of openings.
+                shape (B, T), `tool_mask` becomes 1 for the tokens of openings, and `given_mask` (B, T) marks them.
             advantage: advantage of each token of an opening.
         """
         written_BT = output.get("tool_mask")
         if written_BT is None:
+            output["given_mask"] = torch.zeros_like(output["completion_mask"])
             return
-        # If TRL leaves a truncated answer out of the loss, its `completion_mask` is 0, so its opening is left out too.
-        given_BT = (written_BT.cumsum(dim=1) == 0) & output["completion_mask"].bool()
+        given_BT = _given(output)
+        output["given_mask"] = given_BT.to(output["completion_mask"])
         output["advantages"] = output["advantages"][:, None].masked_fill(given_BT, advantage)
         output["tool_mask"] = written_BT.masked_fill(given_BT, 1)
         # vLLM did not sample these tokens. TRL uses NaN for a token without a sampling probability; its ratio is 1.
@@ -88,6 +92,32 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
         if "importance_sampling_ratio" in output:
             ratio_BT = output["importance_sampling_ratio"].expand(given_BT.shape)
             output["importance_sampling_ratio"] = ratio_BT.masked_fill(given_BT, 1.0)
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        logps, entropy_BT, *others = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self._entropy_BT = entropy_BT
+        return logps, entropy_BT, *others
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        loss: torch.Tensor = super()._compute_loss(model, inputs)
+        if self.model.training and self.args.hint_style == "prefix":
+            self._log_entropy(inputs)
+        self._entropy_BT = None
+        return loss
+
+    def _log_entropy(self, inputs: dict[str, Any]) -> None:
+        """Log the mean entropy of the policy at the given tokens, which TRL's `entropy` leaves out unless trained on.
+
+        Collective call: every process must make it, even if none of its rows has an opening.
+        """
+        given_BT = inputs["given_mask"].bool() if "given_mask" in inputs else _given(inputs)
+        assert self._entropy_BT is not None  # TRL computes it with each loss
+        total = self._entropy_BT.detach()[given_BT].sum()
+        total, count = self.accelerator.reduce(
+            torch.stack([total, given_BT.sum().to(total)]), reduction="sum"
+        )
+        if count:
+            self._metrics["train"]["diva/given_entropy"].append((total / count).item())
 
     def _count_items(self, output: dict[str, Any]) -> None:
         """Recompute the number by which TRL divides some losses: the trained tokens of all processes.
@@ -102,6 +132,18 @@ class OpenedGRPOTrainer(SeeingGRPOTrainer):
             self._tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
             for text in self.openings
         ]
+
+
+def _given(side: dict[str, Any]) -> torch.Tensor:
+    """Return (B, T) whether a token is one of an opening that is not trained on.
+
+    If TRL leaves a truncated answer out of the loss, its `completion_mask` is 0, so its opening is left out too.
+    """
+    completion_BT: torch.Tensor = side["completion_mask"].bool()
+    if "tool_mask" not in side:
+        return torch.zeros_like(completion_BT)
+    before_own_BT: torch.Tensor = side["tool_mask"].cumsum(dim=1) == 0
+    return completion_BT & before_own_BT
 
 
 def _opened(opening: str, completion: Any) -> Any:

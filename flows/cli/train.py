@@ -39,6 +39,7 @@ SELDOM = (
     "pool_revisit",
     "dgpo_temperature",
     "advantage_eps",
+    "opening_anchor",
     "store_refresh_steps",
     "store_flush_steps",
     "log_rollouts_mb",

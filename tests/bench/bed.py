@@ -13,7 +13,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -47,6 +47,8 @@ _ONE_PROMPT: Mapping[str, Any] = {
     "difficulty_rule": "posterior",
     "variant_prior": "pooled",
 }
+_RESPONSE: Mapping[str, Any] = {**_ONE_PROMPT, "selector": "signal", "variant_prior": "item_response"}
+_PREFIX: Mapping[str, Any] = {**_RESPONSE, "hint_style": "prefix"}
 
 ARMS: Final[Mapping[str, Mapping[str, Any] | None]] = MappingProxyType(
     {
@@ -61,15 +63,33 @@ ARMS: Final[Mapping[str, Mapping[str, Any] | None]] = MappingProxyType(
         "paper_ladder_no_weight": {**_PAPER, "weight_k": 0.0},
         "paper_ladder_no_balance": {**_PAPER, "balance": "none"},
         "signal": {**_ONE_PROMPT, "selector": "signal", "variant_prior": "ladder"},
-        "response": {**_ONE_PROMPT, "selector": "signal", "variant_prior": "item_response"},
+        "response": _RESPONSE,
+        "response_entropy": {**_RESPONSE, "entropy_coef": 0.02},
+        "response_kl": {**_RESPONSE, "beta": 0.02},
+        "response_prefix": _PREFIX,
+        "response_prefix_entropy": {**_PREFIX, "entropy_coef": 0.02},
+        "response_prefix_entropy_anchor": {**_PREFIX, "entropy_coef": 0.02, "opening_anchor": True},
+        "response_prefix_kl": {**_PREFIX, "beta": 0.02},
+        "response_prefix_kl_anchor": {**_PREFIX, "beta": 0.02, "opening_anchor": True},
         "signal_pooled": {**_ONE_PROMPT, "selector": "signal"},
         "posterior": {**_ONE_PROMPT, "selector": "posterior"},
         "uniform": {**_ONE_PROMPT, "selector": "uniform"},
     }
 )
-"""Settings of each arm; hints stand in the question, as in the paper. Only `paper` has full solutions."""
+"""Settings of each arm; hints stand in the question, as in the paper, unless `hint_style` says otherwise. Only `paper`
+has full solutions."""
 
-_PROMPTS: Final = PromptBuilder(chat=False)
+
+class _Prompts(PromptBuilder):
+    """Prompts whose openings end with a whole token: the toy tokenizers join a line break and what follows it."""
+
+    __slots__ = ()
+
+    def prefix(self, hint: Sequence[str]) -> str:
+        return PromptBuilder.prefix(self, hint).removesuffix("\n")
+
+
+_PROMPTS: Final = _Prompts(chat=False)
 
 Asked = Mapping[str, list[Question]]
 """By the name of a measure, the questions of its accuracy. The arms are compared by the first measure."""
@@ -203,6 +223,17 @@ def accepted_variants(store: VariantStore) -> dict[str, list[Variant]]:
     return variants
 
 
+def _hint_style(arm: str) -> Any:
+    return (ARMS[arm] or {}).get("hint_style", "prompt")
+
+
+def give_own_steps(store: VariantStore) -> None:
+    """Let each hint give the solution's steps in the policy's manner, in which alone they can open its answer."""
+    steps = {problem.problem_id: problem.solution_steps for problem in store.problems()}
+    variants = store.read(Variant, "hint_steps > 0")
+    store.append([v.model_copy(update={"hint": list(steps[v.problem_id][: v.hint_steps])}) for v in variants])
+
+
 def train_run(out: Path, bed: Bed, arm: str, seed: int, device: str) -> None:
     """Train one run from the warm model; its file is written when it has ended."""
     torch.set_num_threads(1)
@@ -213,6 +244,8 @@ def train_run(out: Path, bed: Bed, arm: str, seed: int, device: str) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(prepared / "store", scratch / "store")
     store, began, cpu = VariantStore(scratch / "store"), time.monotonic(), time.process_time()
+    if _hint_style(arm) == "prefix":
+        give_own_steps(store)
     facts = {"arm": arm, **bed.facts, "seed": seed}
     random.seed(seed)
     with store.run("train", json.dumps(facts), "warm", name) as run_id:
@@ -286,8 +319,9 @@ def _trainer(
     never = bed.steps + 1  # once, at the end: a run that is cut short starts again
     if ARMS[arm] is not None:
         config = DivaGRPOConfig(**settings, store_flush_steps=never, store_refresh_steps=never)
+        prompts = replace(_PROMPTS, hint_style=config.hint_style)
         ours = DivaGRPOTrainer(
-            model, bed.reward, config, problems_dataset(problems, _PROMPTS), store=store, prompts=_PROMPTS,
+            model, bed.reward, config, problems_dataset(problems, prompts), store=store, prompts=prompts,
             run_id=run_id, processing_class=processing, images=images,
         )  # fmt: skip
         return ours, ours.recorder

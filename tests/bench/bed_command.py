@@ -28,7 +28,7 @@ class Testbed:
         prepare: called with (out, case, seed, device).
         train_run: called with (out, case, arm, seed, device).
         write_page: called with (out, folder of the results).
-        arms: by default.
+        arms: by default; those of anchors (`response_...`) are asked for by name.
     """
 
     module: str
@@ -40,7 +40,7 @@ class Testbed:
     prepare: Callable[..., None]
     train_run: Callable[..., None]
     write_page: Callable[[Path, Path], None]
-    arms: Sequence[str] = tuple(arm for arm in ARMS if arm != "augmented")
+    arms: Sequence[str] = tuple(arm for arm in ARMS if arm != "augmented" and not arm.startswith("response_"))
 
 
 def run(testbed: Testbed) -> None:

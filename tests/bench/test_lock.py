@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from diva_grpo.pipeline.store import VariantStore
+from diva_grpo.schemas.records import Variant
+from tests.bench.bed import give_own_steps
 from tests.bench.bed_results import (
     RESULTS,
     collect,
@@ -18,6 +20,7 @@ from tests.bench.bed_results import (
     tokens_before,
     tokens_to_target,
 )
+from tests.bench.lock.run import Case
 from tests.bench.lock.summary import page, read, times_fewer_tokens
 from tests.bench.lock.supervised import by_answer, examples
 from tests.bench.lock.task import RULES, SIZES, Lock, accuracy_reward, fill_store, found, hint_lines, worked
@@ -34,6 +37,31 @@ def test_only_the_hidden_rules_are_right() -> None:
         rules = [other, *right[1:]]
         said = "\n".join(worked(start, cues, rules))
         assert accuracy_reward([said], [answer]) == [float(other == right[0])]
+
+
+def test_own_rules_differ_from_step_to_step() -> None:
+    cues = ("red", "blue", "green", "red")
+    shared, own = Lock(length=4, seed=1), Lock(length=4, seed=1, own=True)
+    assert shared.rules_of(cues)[0] == shared.rules_of(cues)[3]
+    assert len({tuple(own.table(step).items()) for step in range(1, 5)}) == 4
+    assert own.rules_of(cues) == [own.table(step)[cue] for step, cue in enumerate(cues, 1)]
+
+
+@pytest.mark.parametrize(("text", "own", "length"), [("8", False, 8), ("4-own", True, 4)])
+def test_names_of_cases(text: str, own: bool, length: int) -> None:
+    case = Case.parse(text)
+    assert case == (own, length)
+    assert Case.parse(case.name.removeprefix("L")) == case
+
+
+def test_hints_that_open_the_answer_are_in_the_policys_manner(tmp_path: Path) -> None:
+    fill_store(Lock(length=4, seed=2), tmp_path / "store")
+    store = VariantStore(tmp_path / "store")
+    give_own_steps(store)
+    steps = {problem.problem_id: problem.solution_steps for problem in store.problems()}
+    hints = store.read(Variant, "hint_steps > 0")
+    assert len(hints) == 4 * SIZES["train"]
+    assert all(list(hint.hint) == steps[hint.problem_id][: hint.hint_steps] for hint in hints)
 
 
 def test_a_hint_names_rules_in_other_words_than_the_answer() -> None:
@@ -90,16 +118,18 @@ def test_ratio_of_tokens_to_the_target() -> None:
         return {"accuracy": {str(5 * i): a for i, a in enumerate(accuracies)}, "steps": steps}
 
     slow, fast, never = run(0, 0, 0, 0, 0.6), run(0, 0.6, 0.6, 0.6, 0.6), run(0, 0, 0, 0, 0)
-    both = {(2, "grpo"): {1: slow, 2: slow, 3: slow}, (2, "signal"): {1: fast, 2: fast, 3: never}}
-    assert times_fewer_tokens(both, 2, "signal") == "4.0"
-    assert times_fewer_tokens(both | {(2, "grpo"): dict.fromkeys((1, 2, 3), never)}, 2, "signal") == "≥ 4.0"
-    assert times_fewer_tokens(both | {(2, "signal"): dict.fromkeys((1, 2, 3), never)}, 2, "signal") == "-"
-    assert times_fewer_tokens(both, 2, "dapo") == "-"
+    two = Case(own=False, length=2)
+    grpo, signal = (two, "grpo"), (two, "signal")
+    both = {grpo: {1: slow, 2: slow, 3: slow}, signal: {1: fast, 2: fast, 3: never}}
+    assert times_fewer_tokens(both, two, "signal") == "4.0"
+    assert times_fewer_tokens(both | {grpo: dict.fromkeys((1, 2, 3), never)}, two, "signal") == "≥ 4.0"
+    assert times_fewer_tokens(both | {signal: dict.fromkeys((1, 2, 3), never)}, two, "signal") == "-"
+    assert times_fewer_tokens(both, two, "dapo") == "-"
 
 
 def test_the_page_is_made_of_the_figures() -> None:
     assert (FOLDER / "README.md").read_text("utf-8") == page(FOLDER / RESULTS)
     runs, starts, _ = read(FOLDER / RESULTS)
     assert all(len(by_seed) == 5 for by_seed in runs.values())
-    for length, seeds in starts.items():
-        assert all(rates[str(length)] >= 0.9 for rates in seeds), "the warm models follow a hint"
+    for case, seeds in starts.items():
+        assert all(rates[str(case.length)] >= 0.9 for rates in seeds), "the warm models follow a hint"

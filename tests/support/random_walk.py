@@ -97,6 +97,7 @@ def drawn(seed: int) -> Walk:
         "log_rollouts": draw.choice(["4", "all", "none"]),
         "seed": seed,
     }
+    options["opening_anchor"] = bool(by_token and beta and not options["opening_advantage"])
     return Walk(
         seed, processes, vision, lora, draw.random() < 0.5, draw.randint(1, stop), stop, options
     )  # fmt: skip

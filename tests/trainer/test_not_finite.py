@@ -26,16 +26,18 @@ class _Overflow(TrainerCallback):
 
 @pytest.mark.parametrize("what", ["gradients", "weights"])
 def test_the_run_ends_and_the_last_checkpoint_stays(
-    what: str, sums: VariantStore, model_path: Path, tmp_path: Path
+    what: str, sums: VariantStore, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(sums, model_path, tmp_path / "out", **SAVING)
     if what == "weights":
         trainer.add_callback(_Overflow())
     else:
         compute = trainer._compute_loss
-        trainer._compute_loss = lambda model, inputs: (
-            compute(model, inputs) * (torch.nan if trainer.state.global_step == 2 else 1)
-        )
+
+        def with_nan(model: Any, inputs: Any) -> torch.Tensor:
+            return compute(model, inputs) * (torch.nan if trainer.state.global_step == 2 else 1)
+
+        monkeypatch.setattr(trainer, "_compute_loss", with_nan)
     checkpoint = tmp_path / "out" / "checkpoint-2"
     with pytest.raises(
         DivaError, match=f"{what} that are not finite end the run; the last checkpoint is {checkpoint}"

@@ -59,7 +59,9 @@ def test_hints_in_both_styles(
 
 
 @pytest.mark.parametrize("advantage", [0.0, 2.5])
-def test_gradient_of_given_steps(advantage: float, model_path: Path, tmp_path: Path) -> None:
+def test_gradient_of_given_steps(
+    advantage: float, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = planted_store(tmp_path / "store", problems=2)
     keep_hints_alone(store)
     trainer = make_trainer(
@@ -79,8 +81,10 @@ def test_gradient_of_given_steps(advantage: float, model_path: Path, tmp_path: P
         batch["completion_ids"].size(1),
     )
     logps.retain_grad()
-    trainer._get_per_token_logps_and_entropies = lambda *a, **k: (logps, torch.zeros_like(logps), None)
-    trainer._compute_loss(trainer.model, batch).backward()
+    trainer.model.eval()  # no metrics: they need the real entropies
+    known = (logps, torch.zeros_like(logps), None)
+    monkeypatch.setattr(trainer, "_get_per_token_logps_and_entropies", lambda *a, **k: known)
+    torch.autograd.backward(trainer._compute_loss(trainer.model, batch))
     assert logps.grad is not None
     assert torch.any(logps.grad[~given] != 0)
     # That of a mean log-likelihood, times the advantage: GRPO's loss is the mean over rows of means over tokens.
@@ -181,6 +185,69 @@ def test_given_steps_are_trained_on_whatever_else_is_asked_for(
         cut = [batch["completion_mask"].sum(dim=1) == 0 for batch in seen]
         assert any(c.any() for c in cut), "a random model hardly ever ends"
         assert not any(g[c].any() for g, c in zip(given, cut, strict=True))
+
+
+ANCHORS: list[dict[str, Any]] = [
+    {"entropy_coef": 0.3},
+    {"use_adaptive_entropy": True, "entropy_target": 9.0, "entropy_coef": 0.3},
+    {"beta": 0.3},
+]
+
+
+@pytest.mark.parametrize("anchor", ANCHORS, ids=str)
+def test_an_anchor_acts_on_given_steps_and_rewards_do_not(
+    anchor: dict[str, Any], model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = planted_store(tmp_path / "store", problems=2)
+    keep_hints_alone(store)
+    pulled = {}
+    for anchored in (False, True):
+        trainer = make_trainer(
+            store, model_path, tmp_path / "out", hint_style="prefix", max_steps=1, loss_type="grpo",
+            opening_anchor=anchored, **anchor,
+        )  # fmt: skip
+        seen = loss_inputs(trainer)
+        trainer.train()
+        [batch] = seen
+        given = (
+            batch["given_mask"].bool()
+            if anchored
+            else (batch["completion_mask"] * (1 - batch["tool_mask"])) == 1
+        )
+        assert given.any()
+        if anchored:
+            assert torch.all(batch["advantages"][given] == 0)
+        # After a step the policy differs from the reference, so that a KL penalty has a gradient.
+        shape = batch["completion_ids"].shape
+        logps = torch.full(shape, -2.0, requires_grad=True)
+        entropies = torch.full(shape, 0.5, requires_grad=True)
+        if "ref_per_token_logps" in batch:
+            batch["ref_per_token_logps"] = torch.full(shape, -1.0)
+        trainer.model.eval()  # no metrics: they need the real entropies
+        known = (logps, entropies, None)
+        monkeypatch.setattr(trainer, "_get_per_token_logps_and_entropies", lambda *a, known=known, **k: known)
+        torch.autograd.backward(trainer._compute_loss(trainer.model, batch))
+        pull = logps if "beta" in anchor else entropies
+        assert pull.grad is not None
+        pulled[anchored] = pull.grad[given]
+        if "beta" not in anchor and logps.grad is not None:
+            assert torch.all(logps.grad[given] == 0)
+    assert torch.all(pulled[False] == 0)
+    assert torch.all(pulled[True] < 0), "towards more entropy, or the reference's higher probability"
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+def test_entropy_at_given_steps_is_logged(anchored: bool, model_path: Path, tmp_path: Path) -> None:
+    store = planted_store(tmp_path / "store", problems=2)
+    keep_hints_alone(store)
+    trainer = make_trainer(
+        store, model_path, tmp_path / "out", rewards=always_wrong(), hint_style="prefix", max_steps=6,
+        entropy_coef=0.5, opening_anchor=anchored,
+    )  # fmt: skip
+    trainer.train()
+    logged = [row["diva/given_entropy"] for row in trainer.state.log_history if "diva/given_entropy" in row]
+    assert len(logged) == 6
+    assert all(0 < entropy < np.log(trainer.model.config.vocab_size) for entropy in logged)
 
 
 def test_what_vllm_says_of_sampling_says_nothing_of_given_steps(

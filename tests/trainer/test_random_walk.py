@@ -28,4 +28,12 @@ def test_seeds_draw_all_of_the_settings() -> None:
         {getattr(walk, name) for walk in walks} == {False, True} for name in ("vision", "lora", "evaluates")
     )
     several = {name for name in walks[0].options if len({str(walk.options[name]) for walk in walks}) > 1}
-    assert {"loss_type", "advantage", "refill_rounds", "opening_advantage", "sync_ref_model"} <= several
+    wanted = {
+        "loss_type",
+        "advantage",
+        "refill_rounds",
+        "opening_advantage",
+        "opening_anchor",
+        "sync_ref_model",
+    }
+    assert wanted <= several

@@ -403,6 +403,15 @@ def test_lora(sums: VariantStore, model_path: Path, tmp_path: Path) -> None:
         ({"generation_kwargs": {"num_return_sequences": 2}}, "set --num_generations"),
         ({"opening_advantage": 1.0}, "hint_style=prefix"),
         ({"opening_advantage": -1.0, "hint_style": "prefix"}, "not negative"),
+        ({"opening_anchor": True, "beta": 0.1}, "hint_style=prefix"),
+        (
+            {"opening_anchor": True, "hint_style": "prefix"},
+            "set --beta, --entropy_coef or --use_adaptive_entropy",
+        ),
+        (
+            {"opening_anchor": True, "opening_advantage": 1.0, "beta": 0.1, "hint_style": "prefix"},
+            "leave one of them out",
+        ),
         (
             {"opening_advantage": 1.0, "hint_style": "prefix", "importance_sampling_level": "sequence"},
             "importance_sampling_level=token",

@@ -61,6 +61,12 @@ def test_the_loss_takes_advantages_by_token() -> None:
     assert "if advantages.dim() == 1:" in inspect.getsource(GRPOTrainer._compute_loss)
 
 
+def test_each_loss_computes_the_entropies() -> None:
+    source = inspect.getsource(GRPOTrainer._compute_loss)
+    assert "per_token_logps, entropies, aux_loss = self._get_per_token_logps_and_entropies(" in source
+    assert "compute_entropy=True," in source
+
+
 def test_orders_of_epochs_are_those_of_trl() -> None:
     rows = list(range(12))
     theirs = RepeatSampler(rows, mini_repeat_count=3, batch_size=4, repeat_count=2, seed=5)

@@ -17,11 +17,14 @@ from tests.bench.bed_results import (
     collect,
     difference,
     final_accuracy,
+    interval,
     mean_and_interval,
     silent_share,
     tokens_before,
     tokens_to_target,
+    verdict,
 )
+from tests.bench.lock.run import Case
 
 NOTES = (
     "One learning rate (7e-4), not tuned by arm; 100 steps of 256 rollouts; hints in the question; five seeds. The",
@@ -30,30 +33,31 @@ NOTES = (
 )
 """What a reader must know of these figures."""
 
-Runs = dict[tuple[int, str], dict[int, dict[str, Any]]]
-"""By length and arm, the run of each seed."""
-Supervised = dict[tuple[str, int], list[list[dict[str, float]]]]
+Runs = dict[tuple[Case, str], dict[int, dict[str, Any]]]
+"""By case and arm, the run of each seed."""
+Supervised = dict[tuple[str, int], dict[int, list[dict[str, float]]]]
 """By manner and number of solutions, the evaluations of each seed."""
 
 
 def write_page(out: Path, folder: Path) -> None:
     """Gather a folder's runs into the results, and make the page of them."""
-    collect(out, folder / RESULTS, lambda bed: {"length": int(bed.removeprefix("L"))})
+    collect(out, folder / RESULTS, lambda bed: Case.parse(bed.removeprefix("L")).facts())
     (folder / "README.md").write_text(page(folder / RESULTS), "utf-8")
 
 
-def read(file: Path) -> tuple[Runs, dict[int, list[dict[str, float]]], Supervised]:
-    """Runs, by length what the warm models do by the number of given steps, and runs of supervised training."""
+def read(file: Path) -> tuple[Runs, dict[Case, list[dict[str, float]]], Supervised]:
+    """Runs, by case what the warm models do by the number of given steps, and runs of supervised training."""
     runs: Runs = defaultdict(dict)
-    starts: dict[int, list[dict[str, float]]] = defaultdict(list)
-    supervised: Supervised = defaultdict(list)
+    starts: dict[Case, list[dict[str, float]]] = defaultdict(list)
+    supervised: Supervised = defaultdict(dict)
     for line in map(json.loads, file.read_text().splitlines()):
+        case = Case(line.get("own", False), line.get("length", 0))
         if line["kind"] == "run":
-            runs[line["length"], line["arm"]][line["seed"]] = line
+            runs[case, line["arm"]][line["seed"]] = line
         elif line["kind"] == "supervised":
-            supervised[line["manner"], line["solutions"]].append(line["at"])
+            supervised[line["manner"], line["solutions"]][line["seed"]] = line["at"]
         else:
-            starts[line["length"]].append(line["rates"])
+            starts[case].append(line["rates"])
     return runs, starts, supervised
 
 
@@ -68,14 +72,14 @@ def page(file: Path) -> str:
         *NOTES,
         "",
     ]
-    for length in sorted({key[0] for key in runs}, reverse=True):
-        rates = starts[length]
+    for case in _cases(runs):
+        length, rates = case.length, starts[case]
         told = ", ".join(f"{given}: {fmean(r[given] for r in rates):.3f}" for given in rates[0])
-        lines += [f"## {length} steps", "", f"Start pass rate 4^-{length} = {4.0**-length:.1e}. "
+        lines += [f"## {_title(case)}", "", f"Start pass rate 4^-{length} = {4.0**-length:.1e}. "
                   f"Warm model's pass rate by the number of steps given in the question: {told}.", ""]  # fmt: skip
         rows = []
         for (at, arm), by_seed in sorted(runs.items()):
-            if at != length:
+            if at != case:
                 continue
             finals = [final_accuracy(run) for run in by_seed.values()]
             to_target = [tokens_to_target(run) for run in by_seed.values()]
@@ -110,8 +114,23 @@ def page(file: Path) -> str:
             _F3 + few,
             "",
             *_solutions(supervised),
+            "",
+            *_imitated(runs, supervised),
         ]
     return "\n".join(lines) + "\n"
+
+
+def _cases(runs: Runs) -> list[Case]:
+    """Return the cases, shared rules first, and the longest first."""
+    return sorted({case for case, _ in runs}, key=lambda case: (case.own, -case.length))
+
+
+def _title(case: Case) -> str:
+    return f"{case.length} steps" + ", each with its own rules" * case.own
+
+
+def _short(case: Case) -> str:
+    return f"{case.length}" + " own" * case.own
 
 
 _F3 = (
@@ -131,9 +150,25 @@ def _solutions(supervised: Supervised) -> list[str]:
             f"{fmean(at['cpu_seconds'] for at in evaluations):.0f}",
         )
         for (manner, count), by_seed in sorted(supervised.items())
-        for evaluations in zip(*by_seed, strict=True)
+        for evaluations in zip(*by_seed.values(), strict=True)
     ]
     head = ("in whose manner", "solutions", "steps", "accuracy, 90 % interval", "by seed", "CPU s")
+    return [tabulate(rows, headers=head, tablefmt="github")]
+
+
+def _imitated(runs: Runs, supervised: Supervised) -> list[str]:
+    """Compare the last evaluation of supervised training with the end of the runs with hints, seed by seed."""
+    rows, hints = [], runs.get((Case(own=False, length=8), "response"), {})
+    for (manner, _), by_seed in sorted(supervised.items()):
+        seeds = sorted(by_seed.keys() & hints.keys())
+        if not seeds:
+            continue
+        pairs = [by_seed[seed][-1]["answer"] - final_accuracy(hints[seed]) for seed in seeds]
+        low, high = interval(pairs)
+        name = f"({manner} after {by_seed[seeds[0]][-1]['step']} steps - response)"
+        told = verdict(low, high, len(pairs))
+        rows.append((name, f"{fmean(pairs):+.3f} [{low:+.3f}, {high:+.3f}]", len(pairs), told))
+    head = ("difference in accuracy", "mean, 90 % interval", "seeds", "0 in it?")
     return [tabulate(rows, headers=head, tablefmt="github")]
 
 
@@ -146,27 +181,30 @@ _DOSE = (
 def _dose(runs: Runs) -> list[str]:
     arms = ("paper_ladder", "signal", "response", "uniform", "dapo")
     rows = []
-    for length in sorted({key[0] for key in runs}):
-        ratios = [times_fewer_tokens(runs, length, arm) for arm in arms]
-        rows.append((length, f"{4.0**-length:.1e}", *ratios))
+    for case in sorted(_cases(runs)):
+        ratios = [times_fewer_tokens(runs, case, arm) for arm in arms]
+        rows.append((_short(case), f"{4.0**-case.length:.1e}", *ratios))
     head = ("L", "start pass rate", *arms)
     return [tabulate(rows, headers=head, tablefmt="github")]
 
 
-def times_fewer_tokens(runs: Runs, length: int, arm: str) -> str:
+def times_fewer_tokens(runs: Runs, case: Case, arm: str) -> str:
     """Median over seeds of GRPO's tokens to the target over an arm's, as text.
 
     `≥` marks a median that rests on runs of GRPO that did not reach the target. A seed in which the arm itself did not
     reach it counts as 0; `-` is a median of 0, or an arm that was not run.
     """
     ratios, censored = [], False
-    for seed, run in runs.get((length, arm), {}).items():
-        plain = runs[length, "grpo"][seed]
+    for seed, run in runs.get((case, arm), {}).items():
+        plain = runs[case, "grpo"][seed]
         tokens, of_grpo = tokens_to_target(run), tokens_to_target(plain)
         censored |= of_grpo is None
         ratios.append((of_grpo or tokens_before(plain, 10**9)) / tokens if tokens else 0.0)
     middle = median(ratios) if ratios else 0.0
     return f"{'≥ ' * censored}{middle:.1f}" if middle else "-"
+
+
+_ANCHORED = "response_prefix_entropy_anchor"
 
 
 def _answers(runs: Runs) -> list[str]:
@@ -182,17 +220,21 @@ def _answers(runs: Runs) -> list[str]:
         ("Problems by predicted signal: (difficulty - grpo)", "difficulty", "grpo"),
         ("Problems without silent ones: (pool - grpo)", "pool", "grpo"),
         ("Problems by predicted signal, against DAPO: (difficulty - dapo)", "difficulty", "dapo"),
+        ("Hints open the answer, no anchor: (response_prefix - response)", "response_prefix", "response"),
+        ("Anchor: (response_prefix_entropy_anchor - response_prefix)", _ANCHORED, "response_prefix"),
+        ("Its given steps alone: (... - response_prefix_entropy)", _ANCHORED, "response_prefix_entropy"),
+        ("Anchor, against GRPO: (... - grpo)", _ANCHORED, "grpo"),
         ("F6 global part: (whole - local alone)", "paper_ladder", "paper_ladder_local"),
         ("F6 difficulty weight: (whole - without)", "paper_ladder", "paper_ladder_no_weight"),
         ("F6 balance: (whole - without)", "paper_ladder", "paper_ladder_no_balance"),
     ]
     rows = []
-    for length in sorted({key[0] for key in runs}, reverse=True):
+    for case in _cases(runs):
         for name, one, other in asked:
-            if runs.get((length, one)) and runs.get((length, other)):
-                mean, low, high, seeds = difference(runs, length, one, other)
-                verdict = "not told apart" if low <= 0 <= high else "told apart"
-                rows.append((length, name, f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]", seeds, verdict))
+            if runs.get((case, one)) and runs.get((case, other)):
+                mean, low, high, seeds = difference(runs, case, one, other)
+                shown = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+                rows.append((_short(case), name, shown, seeds, verdict(low, high, seeds)))
     head = (
         "L",
         "difference in accuracy without hints, at equal tokens",

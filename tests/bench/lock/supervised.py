@@ -29,11 +29,11 @@ from diva_grpo.schemas.records import Problem, Variant
 from diva_grpo.trainer.loading import load_tokenizer
 from diva_grpo.trainer.prompts import PromptBuilder
 from tests.bench.bed import LEARNING_RATE
-from tests.bench.lock.run import bed_of, prepare
+from tests.bench.lock.run import Case, bed_of, prepare
 from tests.bench.lock.summary import write_page
 from tests.bench.lock.task import SIZES
 
-LENGTH: Final = 8
+CASE: Final = Case(own=False, length=8)
 MANNERS: Final = ("policy", "teacher")
 SOLUTIONS: Final = SIZES["train"]
 """All training problems have one."""
@@ -83,8 +83,8 @@ class _Evaluations(TrainerCallback):
 
     def __init__(self, store: VariantStore, tokenizer: Any, manner: str, seed: int) -> None:
         self._asked = [question_of(problem) for problem in store.problems(where="split = 'test'")]
-        whole = bed_of(LENGTH)
-        answer = replace(whole, reward=by_answer, completion_tokens=TOKENS_PER_STEP * LENGTH)
+        whole = bed_of(CASE)
+        answer = replace(whole, reward=by_answer, completion_tokens=TOKENS_PER_STEP * CASE.length)
         self._beds = {"answer": answer} | ({"whole": whole} if manner == "policy" else {})
         self._tokenizer, self._seed, self._apart = tokenizer, seed, 0.0
         self.found: list[dict[str, float]] = []
@@ -109,8 +109,8 @@ def train_run(out: Path, manner: str, seed: int) -> None:
     path = out / "supervised" / f"{manner}-s{seed}.json"
     if path.exists():
         return
-    prepare(out, LENGTH, seed, "cpu")
-    prepared, scratch = out / f"L{LENGTH}-s{seed}", out / "scratch" / f"supervised-{path.stem}"
+    prepare(out, CASE, seed, "cpu")
+    prepared, scratch = out / f"{CASE.name}-s{seed}", out / "scratch" / f"supervised-{path.stem}"
     store, tokenizer = VariantStore(prepared / "store"), load_tokenizer(str(prepared / "warm"))
     random.seed(seed)
     evaluations, began = _Evaluations(store, tokenizer, manner, seed), time.process_time()

@@ -5,6 +5,9 @@ which. The answer names, for each cue, the rule and the digit that it gives. The
 among the four at random, and follows a hint that names the rules of the first steps in the teacher's words. So the pass
 rate without a hint is 4^-L, and with all steps but one given it is 1/4. Steps are numbered: else a model this small
 does not learn which line of a hint belongs to which step.
+
+With own rules, each step has another table. What a rollout learns about the last steps then says nothing about the
+first, so hints must be taken away step by step.
 """
 
 from __future__ import annotations
@@ -55,20 +58,21 @@ _STEP = re.compile(r":([a-d]\d)")
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """Problems of one length, with one hidden table of rules.
+    """Problems of one length, with one hidden table of rules, or one for each step.
 
     Attributes:
         length: number of steps, L.
-        seed: of the table and the problems.
+        seed: of the tables and the problems.
+        own: whether each step has a table of its own.
     """
 
     length: int
     seed: int
+    own: bool = False
 
-    @property
-    def table(self) -> dict[str, str]:
-        """The rule that each cue asks for."""
-        rng = random.Random(f"table {self.seed}")
+    def table(self, step: int) -> dict[str, str]:
+        """The rule that each cue asks for at a step, counted from 1."""
+        rng = random.Random(f"table {self.seed}" + f" step {step}" * self.own)
         return {cue: rng.choice(sorted(RULES)) for cue in CUES}
 
     def draw(self, rng: random.Random) -> tuple[int, tuple[str, ...]]:
@@ -77,8 +81,7 @@ class Lock:
 
     def rules_of(self, cues: Sequence[str]) -> list[str]:
         """The right rules."""
-        table = self.table
-        return [table[cue] for cue in cues]
+        return [self.table(step)[cue] for step, cue in enumerate(cues, 1)]
 
 
 def question(start: int, cues: Sequence[str]) -> str:

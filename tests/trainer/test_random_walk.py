@@ -9,7 +9,8 @@ import pytest
 from tests.bench.random_walk import walk_of
 from tests.support.random_walk import drawn
 
-SEEDS = (0, 2, 3, 5, 212, 230)  # 230: a process whose prompts have no images, beside one whose prompts do
+SEEDS = (0, 2, 3, 5, 85, 212, 230)
+"""85 anchors given steps. In 230 a process has prompts without images, beside one whose prompts have some."""
 
 
 @pytest.mark.slow

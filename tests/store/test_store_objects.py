@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ BUCKET = "diva"
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """An S3 server on loopback."""
+    # Its lines of requests would go to the handlers of a flow that an earlier test has run, whose stream is closed.
+    logging.getLogger("werkzeug").propagate = False
     made = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     made.start()
     host, port = made.get_host_and_port()

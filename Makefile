@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # Processes that run tests at the same time.
 JOBS ?= 2
+# Of `make bench-llm`: a model folder, or a GGUF file.
+MODEL ?= runs/smollm2
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
@@ -74,8 +76,8 @@ bench-lock: $(INSTALLED)  ## do hints pay where the start pass rate falls to 4^-
 bench-gap: $(INSTALLED)  ## do variants pay where problems are all too easy or all too hard? killed, it goes on
 	$(BIN)/python -m tests.bench.gap --out runs/gap --at-once $(JOBS)
 
-bench-llm: $(INSTALLED)  ## hints against GRPO on a real small model (MODEL=folder or .gguf); killed, it goes on
-	$(BIN)/python -m tests.bench.llm --out runs/llm --model $(MODEL)
+bench-llm: $(INSTALLED)  ## hints against GRPO on a real small model (MODEL=folder or .gguf file); killed, it goes on
+	$(BIN)/python -m tests.bench.llm --out runs/llm --models $(MODEL)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,7 +1,7 @@
 """One run of a testbed of hints: a warm model, a store of problems and variants, an arm, a seed.
 
 The testbeds say what their problems are (`Bed`); here are the arms, the training by our trainer or TRL's own, and the
-evaluations. `tests/bench/lock` and `tests/bench/gap` use it.
+evaluations. `tests/bench/lock`, `gap` and `llm` use it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import torch
 from datasets import disable_progress_bars
+from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 
@@ -77,6 +78,9 @@ class Bed:
         rollouts: of a step.
         steps: of a run.
         splits: of its store that are evaluated; the first is what the arms are compared by.
+        chat: whether prompts are conversations.
+        lora_rank: of the adapters that are trained; 0 trains all weights.
+        learning_rate: of all arms.
     """
 
     name: str
@@ -86,12 +90,24 @@ class Bed:
     rollouts: int = 256
     steps: int = 100
     splits: tuple[str, ...] = ("test",)
+    chat: bool = False
+    lora_rank: int = 0
+    learning_rate: float = LEARNING_RATE
+
+    @property
+    def prompts(self) -> PromptBuilder:
+        """Builds its prompts."""
+        return PromptBuilder(chat=self.chat)
 
     @torch.no_grad()
     def rate(self, model: Any, tokenizer: Any, questions: list[Question]) -> float:
         """Share of right answers, one sampled answer (temperature 1) to each question."""
-        prompts = PromptBuilder(chat=False)
-        texts = [prompts.prompt(q.text, (), q.hint) for q in questions]
+        asked = [self.prompts.prompt(q.text, (), q.hint) for q in questions]
+        texts = (
+            tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+            if self.chat
+            else asked
+        )
         inputs = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
         inputs = inputs.to(model.device)
         answers = model.generate(
@@ -189,7 +205,7 @@ def _settings(bed: Bed, arm: str, seed: int, scratch: Path, device: str) -> dict
         "beta": 0.0,
         "loss_type": "grpo",
         "lr_scheduler_type": "constant",
-        "learning_rate": LEARNING_RATE,
+        "learning_rate": bed.learning_rate,
         "max_steps": bed.steps,
         "seed": seed,
         "bf16": False,
@@ -208,17 +224,20 @@ def _settings(bed: Bed, arm: str, seed: int, scratch: Path, device: str) -> dict
 def _trainer(
     bed: Bed, arm: str, settings: dict[str, Any], model: str, store: VariantStore, run_id: str
 ) -> tuple[GRPOTrainer, Recorder]:
-    tokenizer, prompts = load_tokenizer(model), PromptBuilder(chat=False)
+    tokenizer, prompts = load_tokenizer(model), bed.prompts
+    lora = LoraConfig(r=bed.lora_rank, task_type="CAUSAL_LM") if bed.lora_rank else None
     dataset = problems_dataset(store.problems(where="split = 'train'"), prompts)
     never = bed.steps + 1  # once, at the end: a run that is cut short starts again
     if ARMS[arm] is not None:
         config = DivaGRPOConfig(**settings, store_flush_steps=never, store_refresh_steps=never)
         ours = DivaGRPOTrainer(
             model, bed.reward, config, dataset, store=store, prompts=prompts, run_id=run_id,
-            processing_class=tokenizer,
+            processing_class=tokenizer, peft_config=lora,
         )  # fmt: skip
         return ours, ours.recorder
-    theirs = GRPOTrainer(model, bed.reward, GRPOConfig(**settings), dataset, processing_class=tokenizer)
+    theirs = GRPOTrainer(
+        model, bed.reward, GRPOConfig(**settings), dataset, processing_class=tokenizer, peft_config=lora
+    )
     recorder = Recorder(store, run_id, flush_steps=never)
     theirs.add_callback(RecorderCallback(recorder))
     return theirs, recorder

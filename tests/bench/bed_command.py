@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ class Testbed:
         prepare: called with (out, case, seed, device).
         train_run: called with (out, case, arm, seed, device).
         write_page: called with (out, folder of the results).
+        arms: by default.
     """
 
     module: str
@@ -39,6 +41,7 @@ class Testbed:
     prepare: Callable[..., None]
     train_run: Callable[..., None]
     write_page: Callable[[Path, Path], None]
+    arms: Sequence[str] = tuple(ARMS)
 
 
 def run(testbed: Testbed) -> None:
@@ -47,7 +50,7 @@ def run(testbed: Testbed) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of models, stores and runs")
     cases = ",".join(map(str, testbed.cases))
     parser.add_argument(f"--{testbed.option}", dest="cases", default=cases, help=f"(default: {cases})")
-    parser.add_argument("--arms", default=",".join(ARMS), help=f"of {','.join(ARMS)}")
+    parser.add_argument("--arms", default=",".join(testbed.arms), help=f"of {','.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 1 (default: 5)")
     parser.add_argument("--first-seed", type=int, default=1, help="another than 1, for trials")
     parser.add_argument("--at-once", type=int, default=2, help="runs at once, a core each (default: 2)")
@@ -57,7 +60,7 @@ def run(testbed: Testbed) -> None:
     parser.add_argument(
         "--until",
         type=float,
-        help="start no further stage after this many seconds; the same command continues",
+        help="start no further run after this many seconds; the same command continues",
     )
     parser.add_argument("--results", type=Path, help="write figures and page into this folder")
     options = parser.parse_args()
@@ -74,17 +77,16 @@ def run(testbed: Testbed) -> None:
             for case in wanted
             for seed in seeds
         ]
-        in_processes(testbed.prepare, ready, options.at_once, preload)
+        ends = began + options.until if options.until else math.inf
+        in_processes(testbed.prepare, ready, options.at_once, preload, ends)
         for case in wanted:
-            if options.until and time.monotonic() - began > options.until:
-                break
             jobs = [
                 (f"{arm}-{testbed.name(case)}-s{seed}", (out, case, arm, seed, device))
                 for seed in seeds
                 for arm in options.arms.split(",")
             ]
             left = [job for job in jobs if not (out / "runs" / f"{job[0]}.json").exists()]
-            in_processes(testbed.train_run, left, options.at_once, preload)
+            in_processes(testbed.train_run, left, options.at_once, preload, ends)
     except FailedError as failure:
         parser.exit(1, f"{failure}\n")
     finally:

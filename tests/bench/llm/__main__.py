@@ -1,0 +1,33 @@
+"""Hints (`--preset hints`, the arm `signal`) against TRL's GRPO on a real language model, at equal tokens.
+
+python -m tests.bench.llm --out runs/llm --models runs/smollm2                    a model folder, or a .gguf file
+python -m tests.bench.llm --out runs/llm --models runs/smollm2 --device cuda --until 480
+python -m tests.bench.llm --out runs/llm --models runs/smollm2 --results tests/bench/llm/results
+
+It may be killed at any time: what is done stays, and a run that was cut short starts again. Where transfers are small,
+`split -b 60M` and `cat` carry the file; a .gguf file needs the package `gguf`, which is pure Python.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.bench.bed_command import Testbed, run
+from tests.bench.llm.run import name_of, prepare, train_run
+from tests.bench.llm.summary import write_page
+
+LLM = Testbed(
+    module="tests.bench.llm",
+    description=__doc__.splitlines()[0],
+    option="models",
+    cases=("runs/smollm2",),
+    parse=Path,
+    name=name_of,
+    prepare=prepare,
+    train_run=train_run,
+    write_page=write_page,
+    arms=("grpo", "signal"),
+)
+
+if __name__ == "__main__":
+    run(LLM)

@@ -108,7 +108,13 @@ class Bed:
             if self.chat
             else asked
         )
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
+        inputs = tokenizer(
+            texts,
+            return_tensors="pt",
+            padding=True,
+            return_token_type_ids=False,
+            add_special_tokens=not self.chat,  # a chat template has them
+        )
         inputs = inputs.to(model.device)
         answers = model.generate(
             **inputs, max_new_tokens=self.completion_tokens, do_sample=True, top_k=0, top_p=1.0

@@ -133,6 +133,7 @@ def test_twenty_steps_with_its_own_chat_template(
     settings = {
         "model_name_or_path": smollm2,
         "output_dir": tmp_path / "out",
+        "num_variants": 0,
         "use_peft": True,
         "lora_r": 8,
         "learning_rate": 1e-4,

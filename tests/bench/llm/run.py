@@ -17,7 +17,7 @@ from tests.bench.bed import Bed
 from tests.bench.llm.task import LENGTH, Guests, accuracy_reward, fill_store
 
 ANSWER_TOKENS = 24
-ASKED, SAMPLES = 16, 64
+ASKED, SAMPLES = 8, 64
 """Problems whose pass rates are measured, and answers to each without a hint."""
 LORA_RANK, LEARNING_RATE = 16, 1e-4
 

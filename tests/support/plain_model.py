@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def write_plain_model(gguf: Path, folder: Path) -> None:
@@ -22,15 +23,10 @@ def write_plain_model(gguf: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     del read.config.quantization_config  # else the copy counts as quantised, and cannot be trained
-    plain = AutoModelForCausalLM.from_config(read.config)
+    models: Any = AutoModelForCausalLM  # untyped there
+    plain = models.from_config(read.config)
     plain.load_state_dict(read.state_dict())
-    plain.generation_config = GenerationConfig(
-        do_sample=True,
-        top_k=0,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    plain.generation_config.update(do_sample=True, top_k=0)
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

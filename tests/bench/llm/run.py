@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -67,7 +68,8 @@ def _preconditions(folder: Path, model: Path, device: str) -> dict[str, float]:
 
     store, testbed = VariantStore(folder / "store"), bed_of(model)
     tokenizer = load_tokenizer(str(folder / "warm"))
-    policy = AutoModelForCausalLM.from_pretrained(folder / "warm", dtype=torch.float32).to(device)
+    policy: Any = AutoModelForCausalLM.from_pretrained(folder / "warm", dtype=torch.float32)
+    policy = policy.to(device)
     torch.manual_seed(0)
     problems = {p.problem_id: p for p in store.problems(where="split = 'train'", limit=ASKED)}
     alone = [

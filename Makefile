@@ -12,7 +12,7 @@ PACKAGES := schemas pipeline trainer flows
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: help demo test pytest test-slow test-all test-real coverage lint type docs format wheel bench-convergence bench-lock bench-gap bench-llm clean
+.PHONY: help demo test pytest test-slow test-all test-real coverage lint type docs format wheel bench-convergence bench-lock bench-gap bench-figures bench-llm clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ bench-lock: $(INSTALLED)  ## do hints pay where the start pass rate falls to 4^-
 
 bench-gap: $(INSTALLED)  ## do variants pay where problems are all too easy or all too hard? killed, it goes on
 	$(BIN)/python -m tests.bench.gap --out runs/gap --at-once $(JOBS)
+
+bench-figures: $(INSTALLED)  ## do perturbed images pay where clean ones are nearly all solved? killed, it goes on
+	$(BIN)/python -m tests.bench.figures --out runs/figures --at-once $(JOBS)
 
 bench-llm: $(INSTALLED)  ## hints against GRPO on a real small model (MODEL=folder or .gguf file); killed, it goes on
 	$(BIN)/python -m tests.bench.llm --out runs/llm --models $(MODEL)

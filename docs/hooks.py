@@ -62,14 +62,15 @@ def _notebook(path: Path) -> Iterator[str]:
 
 def _commands() -> Iterator[str]:
     yield "# Commands\n\nEvery command with all of its options, as `--help-all` prints them.\n"
-    for title, commands in PHASES.items():
+    for title, names in PHASES.items():
         yield f"## {title}\n"
-        for command in commands:
+        for name in names:
+            command = cli.commands[name]
             # All of TRL's options are TRL's to document, and take seconds to load.
-            flag = "--help" if command.name == "train" else "--help-all"
+            flag = "--help" if name == "train" else "--help-all"
             flag = flag if any(flag in option.opts for option in command.params) else "--help"
-            shown = CliRunner().invoke(cli, [str(command.name), flag], prog_name="diva", terminal_width=100)
-            yield f"### diva {command.name}\n\n```text\n{shown.output.rstrip()}\n```\n"
+            shown = CliRunner().invoke(cli, [name, flag], prog_name="diva", terminal_width=100)
+            yield f"### diva {name}\n\n```text\n{shown.output.rstrip()}\n```\n"
 
 
 def _configuration() -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
+from diva_grpo.schemas.address import address
 from diva_grpo.schemas.nearest import unknown
 from diva_grpo.schemas.recipe import OperationName
 from diva_grpo.schemas.records import Aspect, Kind
@@ -26,8 +27,10 @@ MAX_PIXELS = 1280 * 28 * 28
 BATCH_SIZE = 25_000
 """Default maximum number of requests that wait for the Batch API at once. They are in memory, with their images."""
 
-SQL_TIMEOUT_S, SQL_MEMORY_MB = 60.0, 2_048
-"""Default limits of a user's query: seconds, and MiB of memory."""
+StorePath = Annotated[
+    Path, BeforeValidator(lambda value: str(address(value)) if isinstance(value, str) else value)
+]
+"""The address of a store."""
 
 CheckName = Literal["format", "leak", "numbers", "duplicate", "decontamination", "answer", "judge"]
 """Checks in the order in which they run, the cheapest first."""
@@ -310,7 +313,7 @@ class FlowConfig(Config):
     strict_budget: ClassVar[bool] = False
     """Whether `max_cost` is never exceeded, not even by requests in flight."""
 
-    store: Path = Field(description="Folder of the store.")
+    store: StorePath = Field(description="Folder of the store.")
     teacher: TeacherConfig = Field(description="Endpoint of the teacher.")
     problem_filter: str | None = Field(
         default=None, description="SQL condition on `problems`, such as source = 'gsm8k'."

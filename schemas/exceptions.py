@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import requires
 
 
 class DivaError(Exception):
@@ -44,6 +43,8 @@ class MissingExtraError(ConfigError, ImportError):
 
 def _extra_of(module: str) -> str | None:
     """The first extra that contains a module, by the requirements of the installed package."""
+    from importlib.metadata import requires  # rarely needed, and slow to load
+
     for requirement in requires("diva-grpo") or ():
         found = re.match(r"""([\w.-]+).*extra == ['"]([\w-]+)['"]""", requirement)
         if found and found[1].lower().replace("-", "_") == module:

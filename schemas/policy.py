@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from diva_grpo.schemas.config import Config, json_object
+from diva_grpo.schemas.config import Config, StorePath, json_object
 
 HintStyle = Literal["prompt", "prefix"]
 
@@ -134,7 +133,7 @@ class PolicyOptions(Config):
 class EvaluateConfig(PolicyOptions):
     """Settings of an evaluation: the model, the problems of a split or a benchmark, and the sampling."""
 
-    store: Path = Field(description="Folder of the store.")
+    store: StorePath = Field(description="Folder of the store.")
     model: str = Field(description="Model folder, checkpoint or hub name.")
     split: str = Field(default="test", description="Split of the problems.")
     problem_filter: str | None = Field(default=None, description="SQL condition on `problems`.")

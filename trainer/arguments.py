@@ -18,7 +18,7 @@ import yaml
 
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.nearest import unknown
-from diva_grpo.trainer.presets import TRAINING_PRESETS
+from diva_grpo.trainer.presets import DEFAULT_PRESET, METHOD, TRAINING_PRESETS
 
 OWN = (("diva_grpo.trainer.train", "TrainArguments"), ("diva_grpo.trainer.config", "DivaGRPOConfig"))
 """Modules and names of this project's dataclasses."""
@@ -158,25 +158,27 @@ def preset_of(arguments: Sequence[str]) -> tuple[str | None, list[str], Mapping[
 
     Returns:
         Its name; its settings as flags if it is on the command line, where it overrides the file; and its settings as
-        defaults if it is in the file, whose other settings override it.
+        defaults if it is in the file, whose other settings override it. If none is named, it is `DEFAULT_PRESET`, or
+        None where an option of the method is set.
 
     Raises:
         ConfigError: there is no such preset.
     """
     by_flag = next(_values(arguments, "preset"), None)
     file = config_file(arguments)
-    in_file = settings_of(file).get("preset") if file else None
-    name = by_flag or in_file
+    in_file = settings_of(file) if file else {}
+    name = by_flag if by_flag is not None else in_file.get("preset")
     if name is None:
-        return None, [], {}
+        given = {flag.replace("-", "_") for flag in _flags(arguments)} | in_file.keys()
+        if given & set(METHOD):
+            return None, [], {}
+        name = DEFAULT_PRESET
     if name not in TRAINING_PRESETS:
         raise ConfigError(f"preset={name!r}: choose one of {', '.join(TRAINING_PRESETS)}")
     settings = TRAINING_PRESETS[name]
-    return (
-        (name, [f"--{key}={value}" for key, value in settings.items()], {})
-        if by_flag
-        else (name, [], settings)
-    )
+    if by_flag is not None:
+        return name, [f"--{key}={value}" for key, value in settings.items()], {}
+    return name, [], {"preset": name, **settings}
 
 
 def settings_of(file: Path) -> dict[str, Any]:

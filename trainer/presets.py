@@ -12,6 +12,24 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+DEFAULT_PRESET: Final = "hints"
+"""The preset of `diva train` where neither a preset nor one of `METHOD` is given."""
+
+METHOD: Final = (
+    "num_variants",
+    "selector",
+    "variant_prior",
+    "aim",
+    "advantage",
+    "weight_k",
+    "balance",
+    "rescale",
+    "local_weight",
+    "global_weight",
+)
+"""Options that say how variants are chosen and compared. Who sets one of them gets no preset that he has not named, so
+that `--num_variants 0` is GRPO, and what he leaves out has the default of `DivaGRPOConfig`."""
+
 TRAINING_PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
         # The settings of the paper's experiments, where a batch has 128 prompts. Its reward is `--rewards paper`.
@@ -39,12 +57,12 @@ TRAINING_PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "learning_rate": 1e-6,
             "num_train_epochs": 5,
         },
-        # One prompt per problem, the original or a hint, of which half of the answers are expected to be right. It was
-        # measured on the testbed `lock`, as the arm `signal` (tests/bench/lock/results/README.md).
+        # One prompt per problem, the original or a variant, of which half of the answers are expected to be right. It
+        # was measured on the testbeds `lock` and `gap`, as the arm `response` (docs/when-it-pays.md).
         "hints": {
             "num_variants": 0,
             "selector": "signal",
-            "variant_prior": "ladder",
+            "variant_prior": "item_response",
             "aim": "all",
             "full_solutions": False,
             "difficulty_rule": "posterior",

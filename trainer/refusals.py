@@ -50,7 +50,7 @@ def in_one_line() -> Iterator[None]:
         yield
     except DivaError:
         raise
-    except Exception as error:
+    except Exception as error:  # other packages raise errors of any class; what is not theirs is raised again
         shortage = _shortage(error)
         if shortage:
             raise TrainingError(shortage) from error

@@ -45,11 +45,11 @@ class ResumableGRPOTrainer(FiniteGRPOTrainer):
 
     def _own_state(self) -> dict[str, Any]:
         """Return further state for a checkpoint. It must be the same on all processes."""
-        raise NotImplementedError
+        raise NotImplementedError  # each trainer has a state of its own
 
     def _restore_own_state(self, state: dict[str, Any]) -> None:
         """Restore a state that `_own_state` returned; other keys are ignored."""
-        raise NotImplementedError
+        raise NotImplementedError  # each trainer has a state of its own
 
     def _run_epoch(self, **kwargs: Any) -> None:
         # transformers compares with max_steps only after a step, so it would do one step too many.

@@ -189,6 +189,22 @@ def find_resumed(output_dir: str, named: str | None = None, *, resume: bool) -> 
     return max(mine, key=lambda found: found.step, default=None)
 
 
+@contextmanager
+def told_how_to_continue(output_dir: str) -> Iterator[None]:
+    """Give a KeyboardInterrupt a message that says how the interrupted run can be continued."""
+    try:
+        yield
+    except KeyboardInterrupt as pressed:
+        own = read_run_file(output_dir)
+        steps = [c.step for c in checkpoints_of(output_dir) if c.whole and own and c.run_id == own.run_id]
+        advice = (
+            f"the same command with --resume true continues from step {max(steps)}"
+            if steps
+            else "there was no checkpoint yet, so the same command begins anew"
+        )
+        raise KeyboardInterrupt(advice) from pressed
+
+
 def superseded_checkpoints(output_dir: str, resumed: Checkpoint | None, *, overwrite: bool) -> list[Path]:
     """Return the checkpoints in a folder that must be deleted before a run begins there.
 

@@ -49,6 +49,7 @@ from diva_grpo.trainer.run_folder import (
     find_resumed,
     read_run_file,
     superseded_checkpoints,
+    told_how_to_continue,
 )
 from diva_grpo.trainer.steps import StepRecorder
 from diva_grpo.trainer.terminal import progress_of
@@ -66,7 +67,9 @@ class TrainArguments:
     store: str = field(metadata={"help": "Folder of the store."})
     preset: str | None = field(
         default=None,
-        metadata={"help": "hints (see `diva advise`) or paper (the paper's settings); others override it."},
+        metadata={
+            "help": "hints (default if no option of the method is set) or paper; other options override it."
+        },
     )
     split: str = field(default="train", metadata={"help": "Split of the problems."})
     eval_split: str = field(default="test", metadata={"help": "Split to evaluate on (--eval_strategy)."})
@@ -198,7 +201,11 @@ def train(train_args: TrainArguments, config: DivaGRPOConfig, model_args: ModelC
     settings = as_json({**vars(train_args), **config.to_dict(), **vars(model_args)})
     store = VariantStore(train_args.store)
     reading = _reading(train_args, store, model_args.model_name_or_path)
-    with _begun(train_args, config, settings) as start, in_one_line():
+    with (
+        _begun(train_args, config, settings) as start,
+        told_how_to_continue(config.output_dir),
+        in_one_line(),
+    ):
         return _train(train_args, config, model_args, store, reading, settings, start)
 
 

@@ -1,7 +1,7 @@
 """The `diva` command: a thin layer over documented functions.
 
-Commands import what they need when they run. So `diva --help` and the verbs without a flow never load Prefect, and
-only the verbs that use a model load torch.
+The module of a command is imported when the command is looked up, and imports the rest when the command runs. So
+`diva --help` and the verbs without a flow never load Prefect, and only the verbs that use a model load torch.
 """
 
 from __future__ import annotations
@@ -10,43 +10,17 @@ import sys
 
 import click
 
-from diva_grpo.flows.cli.advise import advise
-from diva_grpo.flows.cli.check import check
-from diva_grpo.flows.cli.compact import compact
-from diva_grpo.flows.cli.curate import curate
-from diva_grpo.flows.cli.demo import demo
-from diva_grpo.flows.cli.diagnose import diagnose
-from diva_grpo.flows.cli.doctor import doctor
-from diva_grpo.flows.cli.evaluate import evaluate
-from diva_grpo.flows.cli.export import export
-from diva_grpo.flows.cli.generate import generate
-from diva_grpo.flows.cli.grade import grade
-from diva_grpo.flows.cli.help import Phases
-from diva_grpo.flows.cli.ingest import ingest
-from diva_grpo.flows.cli.init import init
-from diva_grpo.flows.cli.label import label
-from diva_grpo.flows.cli.lake import lake
-from diva_grpo.flows.cli.remove import remove
-from diva_grpo.flows.cli.report import report
-from diva_grpo.flows.cli.serve import serve
-from diva_grpo.flows.cli.show import show
-from diva_grpo.flows.cli.sql import sql
-from diva_grpo.flows.cli.status import status
-from diva_grpo.flows.cli.teacher import teacher
-from diva_grpo.flows.cli.top_up import top_up
-from diva_grpo.flows.cli.train import train
-from diva_grpo.flows.cli.verify import verify
-from diva_grpo.flows.cli.watch import watch
+from diva_grpo.flows.cli.phases import Phases
 from diva_grpo.flows.released import Released
 from diva_grpo.schemas.exceptions import ConfigError, DivaError, MissingExtraError
 
 PHASES = {
-    "Try it": (demo, teacher, check),
-    "Data": (init, ingest, export),
-    "Variants": (generate, verify, label, grade, curate, serve),
-    "Training": (advise, train, top_up, evaluate),
-    "Looking": (status, diagnose, report, watch, show, sql),
-    "Keeping": (compact, remove, doctor, lake),
+    "Try it": ("demo", "teacher", "check"),
+    "Data": ("init", "ingest", "export"),
+    "Variants": ("generate", "verify", "label", "grade", "curate", "serve"),
+    "Training": ("advise", "train", "top-up", "eval"),
+    "Looking": ("status", "diagnose", "report", "watch", "show", "sql"),
+    "Keeping": ("compact", "remove", "doctor", "lake"),
 }
 """The commands by phase, in the order in which they are used."""
 
@@ -90,11 +64,15 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: what was done is kept; the same command continues from there", err=True)
+    except (click.Abort, KeyboardInterrupt) as pressed:
+        # Click makes an Abort of a KeyboardInterrupt, and keeps that as its cause.
+        advice = (
+            str(pressed.__cause__ or "") or "what was done is kept; the same command continues from there"
+        )
+        click.echo(f"interrupted: {advice}", err=True)
         sys.exit(130)
     except DivaError as error:
-        from diva_grpo.pipeline.store.sql import visible
+        from diva_grpo.pipeline.store.terminal import visible
 
         click.echo(visible(f"diva: {error}"), err=True)  # it may quote a value of a data set
         sys.exit(2 if isinstance(error, ConfigError) else 1)

@@ -9,16 +9,15 @@ from typing import Any
 import click
 
 from diva_grpo.flows.cli.help import VerbCommand
-from diva_grpo.flows.cli.options import teacher_of, verb_options
+from diva_grpo.flows.cli.options import Address
+from diva_grpo.flows.cli.settings import teacher_of, verb_options
 from diva_grpo.flows.cli.summary import conclude
 
 _MARKS = {True: "ok", False: "FAILED", None: "-"}
 
 
 @click.command(cls=VerbCommand)
-@click.option(
-    "--store", "store_dir", type=click.Path(path_type=Path), help="Folder of the store, to check it too."
-)
+@click.option("--store", "store_dir", type=Address(), help="Folder of the store, to check it too.")
 @verb_options("check")
 def check(store_dir: Path | None, **values: Any) -> None:
     """Check endpoint, store, disk, torch, extras and Prefect, one line each.

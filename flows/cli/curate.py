@@ -9,16 +9,9 @@ import click
 
 from diva_grpo.flows.cli.dry_run import rehearse
 from diva_grpo.flows.cli.help import VerbCommand
-from diva_grpo.flows.cli.options import (
-    dry_run_option,
-    made,
-    no_labels_option,
-    store_option,
-    take,
-    teacher_of,
-    verb_options,
-)
-from diva_grpo.flows.cli.results import WHY_SHORT, stages_text
+from diva_grpo.flows.cli.options import dry_run_option, no_labels_option, store_option
+from diva_grpo.flows.cli.results import WHY_SHORT, mostly, stages_text
+from diva_grpo.flows.cli.settings import made, take, teacher_of, verb_options
 from diva_grpo.flows.cli.summary import conclude
 from diva_grpo.schemas.command import diva, word
 from diva_grpo.schemas.config import CurateConfig, GenerateConfig, LabelConfig, VerifyConfig
@@ -76,5 +69,8 @@ def curate(store_dir: Path, no_labels: bool, dry_run: bool, **values: Any) -> No
     if "short" in counts:
         text += f'\ndiva sql "{WHY_SHORT}" --store {word(store_dir)}   says why'
     conclude(text, counts, diva("advise" if config.label else "label", "--store", store_dir))
-    if set(counts.get("generated", {})) == {Status.FAILED}:
-        raise TeacherError(f"no variant was written: `{diva('status', '--store', store_dir)}` shows why")
+    for stage in ("generated", "verified"):
+        if mostly(Status.FAILED, counts.get(stage, {})):
+            raise TeacherError(
+                f"most variants failed ({stage}): `{diva('status', '--store', store_dir)}` shows why"
+            )

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from diva_grpo.flows.cli.help import VerbCommand
-from diva_grpo.flows.cli.options import made, store_option, verb_options
+from diva_grpo.flows.cli.options import store_option
+from diva_grpo.flows.cli.settings import made, verb_options
 from diva_grpo.flows.cli.summary import conclude
 from diva_grpo.pipeline.session.progress import progress_bar
 from diva_grpo.schemas.config import ExportConfig

@@ -9,22 +9,19 @@ import click
 
 from diva_grpo.flows.cli.dry_run import rehearse
 from diva_grpo.flows.cli.help import VerbCommand
-from diva_grpo.flows.cli.options import (
-    filter_option,
-    limit_option,
-    made,
-    solver_option,
-    spending_of,
-    spending_options,
-    store_option,
-    take,
-    teacher_of,
-    verb_options,
-)
+from diva_grpo.flows.cli.options import filter_option, limit_option, solver_option, store_option
 from diva_grpo.flows.cli.preview import preview as show_preview
 from diva_grpo.flows.cli.preview import preview_option
 from diva_grpo.flows.cli.progress import watched
-from diva_grpo.flows.cli.results import WHY_SHORT, conclude_variants, spent, stages_text, then
+from diva_grpo.flows.cli.results import (
+    WHY_SHORT,
+    conclude_variants,
+    raise_if_most_failed,
+    spent,
+    stages_text,
+    then,
+)
+from diva_grpo.flows.cli.settings import made, spending_of, spending_options, take, teacher_of, verb_options
 from diva_grpo.flows.cli.summary import conclude
 from diva_grpo.schemas.command import word
 from diva_grpo.schemas.config import (
@@ -33,8 +30,7 @@ from diva_grpo.schemas.config import (
     TeacherConfig,
     VerifyConfig,
 )
-from diva_grpo.schemas.exceptions import ConfigError, TeacherError
-from diva_grpo.schemas.records import Status
+from diva_grpo.schemas.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from diva_grpo.pipeline.session.spending import Spending
@@ -112,11 +108,12 @@ def generate(
             raise ConfigError("variants of images cost nothing: leave --dry-run out")
         rehearse(store, stages, teacher, solver, batch=spending.batch, where=problem_filter, limit=limit)
         return
-    _run(store, stages, spending, teacher, solver, where=problem_filter, limit=limit)
+    _run(store, store_dir, stages, spending, teacher, solver, where=problem_filter, limit=limit)
 
 
 def _run(
     store: VariantStore,
+    store_dir: Path,
     stages: Stages,
     spending: Spending,
     teacher: TeacherConfig | None,
@@ -136,17 +133,15 @@ def _run(
         with watched(store, run_id, "generate", meter), session:
             done = curate(session, stages, **chosen)
         if not stages.supplies:
-            follows = then("verify", store, teacher)
+            follows = then("verify", store_dir, teacher)
             conclude_variants(store, done.generated, meter, follows, written=False)
             return
         counts = {"written": done.generated, "verified": done.verified}
         lines = [stages_text(counts), done.summary()]
         if done.shortages:
-            lines.append(f'diva sql "{WHY_SHORT}" --store {word(store.root)}   says why')
+            lines.append(f'diva sql "{WHY_SHORT}" --store {word(store_dir)}   says why')
         figures = {**counts, "shortages": done.shortages, **spent(meter)}
-        conclude("\n".join(lines), figures, then("label", store, teacher))
-        if set(done.generated) == {Status.FAILED} and not done.verified:
-            raise TeacherError(
-                "no variant was written: the lines above say why; try again with --retry-failed"
-            )
+        conclude("\n".join(lines), figures, then("label", store_dir, teacher))
+        raise_if_most_failed(done.generated, meter)
+        raise_if_most_failed(done.verified, meter)
         meter.raise_for_outages()

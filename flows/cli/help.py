@@ -1,13 +1,11 @@
-"""Help texts in groups: commands by phase, options by topic. Rarely used options appear only in `--help-all`."""
+"""Help texts with the options in groups by topic. Rarely used options appear only in `--help-all`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import click
 
-from diva_grpo.flows.cli.summary import with_summary
 from diva_grpo.flows.verbs import VERBS
 
 
@@ -64,36 +62,3 @@ def _show_all(ctx: click.Context, flag: click.Parameter, given: bool) -> None:
         ctx.meta[_ALL] = True
         click.echo(ctx.get_help())
         ctx.exit()
-
-
-class Phases(click.Group):
-    """A group of commands whose help lists the commands by phase.
-
-    Args:
-        phases: for the title of each phase, its commands.
-        without_summary: names of the commands that make no summary. The others get `--quiet` and `--json`.
-    """
-
-    command_class = VerbCommand
-
-    def __init__(
-        self,
-        *args: Any,
-        phases: Mapping[str, Sequence[click.Command]],
-        without_summary: Collection[str] = (),
-        **values: Any,
-    ) -> None:
-        super().__init__(*args, **values)
-        self._phases = phases
-        for commands in phases.values():
-            for command in commands:
-                self.add_command(command)
-                if command.name not in without_summary:
-                    with_summary(command)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands of each phase under the phase's title."""
-        for title, commands in self._phases.items():
-            width = formatter.width - 6 - max(map(len, self.commands))
-            with formatter.section(title):
-                formatter.write_dl([(str(c.name), c.get_short_help_str(width)) for c in commands])

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from diva_grpo.flows.cli.options import limit_option
+from diva_grpo.flows.cli.options import Address, limit_option
 from diva_grpo.flows.cli.summary import conclude, next_of
 from diva_grpo.pipeline.session.progress import progress_bar
 from diva_grpo.schemas.command import word
@@ -28,7 +28,7 @@ def _column_options(command: Any) -> Any:
 @click.option(
     "--store",
     "store_dir",
-    type=click.Path(path_type=Path),
+    type=Address(),
     help="Folder of the store; needed but for --preview.",
 )
 @click.option(
@@ -129,6 +129,6 @@ def ingest(
         line += f"; {report.variants} variants, to be checked by `diva verify`"
     if report.rejected:
         line += f': diva sql "select row_number, reason from rejects" --store {word(store_dir)}'
-    conclude(line, {"rows": report.rows, **asdict(report)}, next_of(store))
+    conclude(line, {"rows": report.rows, **asdict(report)}, next_of(store, store_dir))
     if report.rejected == report.rows > 0:
         raise SourceError(f"nothing came in of {source}; most often: {report.commonest}")

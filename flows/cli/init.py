@@ -28,4 +28,4 @@ def init(store_dir: Path) -> None:
     store = VariantStore(store_dir, create=True)
     database, script = write_views(store)
     text = f"{database} and {script.name} written: `duckdb -readonly {database}` opens the store"
-    conclude(text, {"database": database, "views": script}, next_of(store))
+    conclude(text, {"database": database, "views": script}, next_of(store, store_dir))

@@ -10,19 +10,10 @@ import click
 
 from diva_grpo.flows.cli.dry_run import rehearse
 from diva_grpo.flows.cli.help import VerbCommand
-from diva_grpo.flows.cli.options import (
-    filter_option,
-    limit_option,
-    made,
-    spending_of,
-    spending_options,
-    store_option,
-    take,
-    teacher_of,
-    verb_options,
-)
+from diva_grpo.flows.cli.options import filter_option, limit_option, store_option
 from diva_grpo.flows.cli.progress import watched
-from diva_grpo.flows.cli.results import counted, spent
+from diva_grpo.flows.cli.results import counted, mostly, spent
+from diva_grpo.flows.cli.settings import made, spending_of, spending_options, take, teacher_of, verb_options
 from diva_grpo.flows.cli.summary import conclude
 from diva_grpo.schemas.command import diva
 from diva_grpo.schemas.config import MAX_PIXELS, LabelConfig, TeacherConfig
@@ -106,11 +97,13 @@ def label(
             counts = curate(session, stages, where=problem_filter, limit=limit).labelled
         follows = diva("advise", "--store", store_dir)
         conclude(f"labels: {counted(counts)}", {"labels": counts, **spent(meter)}, follows)
-        if set(counts) == {UNJUDGED}:
+        if set(counts) != {UNJUDGED}:
+            meter.raise_for_outages()
+        if mostly(UNJUDGED, counts):
             raise TeacherError(
-                f"no answer could be judged: `{diva('status', '--store', store_dir)}` shows the calls"
+                f"{counts[UNJUDGED]:,} of {sum(counts.values()):,} questions got no label, since no answer to them "
+                f"could be judged: `{diva('status', '--store', store_dir)}` shows the calls"
             )
-        meter.raise_for_outages()
 
 
 def _flag(name: str) -> str:

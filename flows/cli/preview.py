@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from diva_grpo.flows.cli.progress import watched
-from diva_grpo.flows.cli.results import raise_if_all_failed, spent, stages_text
+from diva_grpo.flows.cli.results import raise_if_most_failed, spent, stages_text
 from diva_grpo.flows.cli.summary import conclude
 from diva_grpo.flows.cli.verify import verify
 from diva_grpo.schemas.command import diva
@@ -87,7 +87,8 @@ def preview(
         figures = {"problems": ids, "waiting": len(waiting), **counts, **spent(meter)}
         conclude(stages_text(counts), figures)
         _show_costs(session.asked(), ids, len(waiting), spending, reused=meter.reused)
-        raise_if_all_failed(done.generated, meter)
+        raise_if_most_failed(done.generated, meter)
+        raise_if_most_failed(done.verified, meter)
         meter.raise_for_outages()
         click.echo("next:")
         for command in _following(supplies=stages.supplies):
@@ -99,7 +100,7 @@ def _show(
 ) -> None:
     from diva_grpo.flows.pages.exchanges import exchanges_as_text, heading
     from diva_grpo.flows.pages.look import as_text, look
-    from diva_grpo.pipeline.store.sql import visible
+    from diva_grpo.pipeline.store.terminal import visible
 
     columns = min(110, shutil.get_terminal_size((80, 24)).columns)
     of_problem: defaultdict[str, list[Asked]] = defaultdict(list)

@@ -122,7 +122,7 @@ def _history() -> History:
     return FileHistory(str(file))
 
 
-def run_prompt(views: Sequence[View], run: Callable[[str], None]) -> None:
+def run_prompt(views: Sequence[View], run: Callable[[str], object]) -> None:
     """Read statements and run each, until the end of the input. An error is printed as one line, and reading goes on.
 
     Args:
@@ -162,7 +162,7 @@ def run_prompt(views: Sequence[View], run: Callable[[str], None]) -> None:
             click.echo("the query was stopped", err=True)
 
 
-def _do(name: str, argument: str | None, views: Sequence[View], run: Callable[[str], None]) -> None:
+def _do(name: str, argument: str | None, views: Sequence[View], run: Callable[[str], object]) -> None:
     """Run a command of the prompt other than `quit` and `exit`.
 
     Args:

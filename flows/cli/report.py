@@ -43,7 +43,7 @@ def report(store_dir: Path, runs: tuple[str, ...], page: Path | None) -> None:
             for section in sections(store):
                 found.append(section)
                 progress(1)
-        conclude(as_text(found) or EMPTY, as_rows(found), next_of(store))
+        conclude(as_text(found) or EMPTY, as_rows(found), next_of(store, store_dir))
         return
     from diva_grpo.flows.pages.page import write_report
 
@@ -52,4 +52,4 @@ def report(store_dir: Path, runs: tuple[str, ...], page: Path | None) -> None:
     left_out = written.problems - written.detailed
     rest = f" ({left_out:,} of them without variants and rollouts: the page is full)" if left_out else ""
     text = f"{written.problems:,} problems{rest} in {page} ({written.size / 1e6:.1f} MB)"
-    conclude(text, {"page": page, **asdict(written)}, next_of(store))
+    conclude(text, {"page": page, **asdict(written)}, next_of(store, store_dir))

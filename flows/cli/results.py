@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -45,11 +46,11 @@ def spent(meter: Meter) -> dict[str, float]:
     return figures
 
 
-def then(verb: str, store: VariantStore, teacher: TeacherConfig | None) -> str:
+def then(verb: str, store_dir: Path, teacher: TeacherConfig | None) -> str:
     """The command line of a verb that asks the same endpoint; a placeholder stands for the model if there is none."""
     if teacher is None:
-        return diva(verb, "--store", store.place.url, "--model", "NAME")
-    return command_line(verb, CurateConfig(store=store.root, teacher=teacher))
+        return diva(verb, "--store", store_dir, "--model", "NAME")
+    return command_line(verb, CurateConfig(store=store_dir, teacher=teacher))
 
 
 def _passed_over(store: VariantStore, *, written: bool) -> str:
@@ -88,31 +89,45 @@ def conclude_variants(
         written: whether the verb works on variants that are already written (`verify`).
 
     Raises:
-        TeacherError: all variants failed, or requests failed because of credit, key, model or network. A script that
-            calls the verb then stops.
+        TeacherError: most variants failed, or requests failed because of credit, key, model or network. A script
+            that calls the verb then stops.
     """
     text = f"variants: {counted(counts)}{'' if counts else _passed_over(store, written=written)}"
-    conclude(text, {"variants": counts, **spent(meter)}, "" if set(counts) == {Status.FAILED} else follows)
-    raise_if_all_failed(counts, meter)
+    conclude(text, {"variants": counts, **spent(meter)}, "" if mostly(Status.FAILED, counts) else follows)
+    raise_if_most_failed(counts, meter)
     if counts.get(Status.FAILED):
         click.echo("`diva status` says why some failed; --retry-failed tries them again", err=True)
     meter.raise_for_outages()
 
 
-def raise_if_all_failed(counts: Mapping[str, int], meter: Meter) -> None:
-    """Fail a run of which all variants failed.
+def mostly(name: str, counts: Mapping[str, int]) -> bool:
+    """Whether more than half of what a run worked on came to this result. If it is a failure, so is the run.
+
+    >>> mostly("failed", {"failed": 49, "accepted": 1}), mostly("failed", {"failed": 3, "accepted": 47})
+    (True, False)
+    """
+    return 2 * counts.get(name, 0) > sum(counts.values())
+
+
+def raise_if_most_failed(counts: Mapping[str, int], meter: Meter) -> None:
+    """Fail a run of which most variants failed.
 
     Args:
         counts: variants by status.
         meter: the run's meter, which has the reasons.
 
     Raises:
-        TeacherError: all variants failed. It names the most frequent reason in this run.
+        TeacherError: more than half of the variants failed. It names the most frequent reason in this run, or the
+            outage in which some of them failed.
     """
-    if set(counts) != {Status.FAILED}:
+    if not mostly(Status.FAILED, counts):
         return
+    failed, total = counts[Status.FAILED], sum(counts.values())
+    if failed < total:
+        meter.raise_for_outages()  # it says how many requests are asked again by the next run
     [(reason, _)] = meter.reasons.most_common(1)
     to_do = "try again with --retry-failed"
     if reason.startswith(("network", "timeout", "http_")):
         to_do = "check --base-url (most end in /v1), the key and --model, and run the same command again"
-    raise TeacherError(f"all failed, most often by {reason!r}: {to_do}")
+    how_many = "all" if failed == total else f"{failed:,} of {total:,}"
+    raise TeacherError(f"{how_many} failed, most often by {reason!r}: {to_do}")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from diva_grpo.schemas.config import SQL_MEMORY_MB, SQL_TIMEOUT_S
+from diva_grpo.flows.cli.options import Address
+from diva_grpo.pipeline.store.limits import SQL_MEMORY_MB, SQL_TIMEOUT_S
+from diva_grpo.pipeline.store.terminal import visible
 from diva_grpo.schemas.exceptions import QueryError
 
 if TYPE_CHECKING:
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("query", required=False)
-@click.option("--store", "store_dir", type=click.Path(path_type=Path), help="Folder of the store.")
+@click.option("--store", "store_dir", type=Address(), help="Folder of the store.")
 @click.option(
     "--file",
     "query_file",
@@ -76,41 +79,36 @@ def sql(
               diva sql --schema --store runs/store
               diva sql --file queries.sql --format csv --store runs/store
     """
-    from diva_grpo.flows.cli.prompt import example, examples_text, run_prompt
-    from diva_grpo.pipeline.store import VariantStore, render, run_apart
-    from diva_grpo.pipeline.store.catalog import describe_views
-    from diva_grpo.pipeline.store.sandbox import text_apart
-    from diva_grpo.pipeline.store.sql import split_statements, visible, write_text
-
     if sum(given is not None for given in (query, query_file, name)) + schema + examples > 1:
         raise click.UsageError("give one of QUERY, --file, --schema, --examples and --example")
     if examples:
+        from diva_grpo.flows.cli.prompt import examples_text
+
         click.echo(examples_text())
         return
     if store_dir is None:
         raise click.UsageError("give --store DIR")
     if output_format == "parquet" and output is None:
         raise click.UsageError("--format parquet needs --output FILE")
+    run = partial(_run, store_dir, output_format, output, timeout_s, memory_mb)
+    if name is not None:
+        from diva_grpo.flows.cli.prompt import example
+
+        query = example(name)
+    if query is not None:
+        # Only the process of the query opens the store: without DuckDB, this one starts in a tenth of a second.
+        click.echo(run(query), err=True, nl=False)
+        return
+    from diva_grpo.pipeline.store import VariantStore
+    from diva_grpo.pipeline.store.catalog import describe_views
+    from diva_grpo.pipeline.store.sql import split_statements
+
     store = VariantStore(store_dir)
-
-    def run(statement: str) -> None:
-        if output is not None and output_format == "parquet":
-            table = run_apart(store, statement, timeout_s=timeout_s, memory_mb=memory_mb)
-            rows = table.num_rows
-            render(table, output_format, output)
-        else:
-            rows, text = text_apart(store, statement, output_format, timeout_s=timeout_s, memory_mb=memory_mb)
-            if output is None:
-                click.echo(visible(text) if sys.stdout.isatty() else text)
-                return
-            write_text(text, output)
-        click.echo(f"{rows} rows written to {output}")
-
     if schema:
         _show_schema(describe_views(store), output_format, output)
-    elif query is not None or name is not None:
-        run(query if query is not None else example(str(name)))
     elif query_file is None and sys.stdin.isatty():
+        from diva_grpo.flows.cli.prompt import run_prompt
+
         run_prompt(describe_views(store), run)
     else:
         statements = split_statements(_text_of(query_file))
@@ -118,6 +116,37 @@ def sql(
             raise click.UsageError("--output takes the result of one query, and there are several")
         for statement in statements:
             run(statement)
+
+
+def _run(
+    store_dir: Path,
+    output_format: str,
+    output: Path | None,
+    timeout_s: float,
+    memory_mb: int,
+    statement: str,
+) -> str:
+    """Run a query and print or write its result. Returns the warnings that came with it."""
+    from diva_grpo.pipeline.store.sandbox import run_apart, text_apart
+
+    if output is not None and output_format == "parquet":
+        from diva_grpo.pipeline.store import VariantStore, render
+
+        table = run_apart(VariantStore(store_dir), statement, timeout_s=timeout_s, memory_mb=memory_mb)
+        render(table, output_format, output)
+        rows, warnings = table.num_rows, ""
+    else:
+        rows, text, warnings = text_apart(
+            store_dir, statement, output_format, timeout_s=timeout_s, memory_mb=memory_mb
+        )
+        if output is None:
+            click.echo(visible(text) if sys.stdout.isatty() else text)
+            return warnings
+        from diva_grpo.pipeline.store.sql import write_text
+
+        write_text(text, output)
+    click.echo(f"{rows} rows written to {output}")
+    return warnings
 
 
 def _text_of(file: Path | None) -> str:

@@ -36,7 +36,7 @@ def status(store_dir: Path) -> None:
     from diva_grpo.pipeline.store.files.liveness import unended_runs
     from diva_grpo.pipeline.store.queries import Query, queries
     from diva_grpo.pipeline.store.report import as_rows, sections
-    from diva_grpo.pipeline.teacher.wire.batch.book import pending_batches
+    from diva_grpo.pipeline.teacher.wire.batch.pending import pending_batches
 
     store = VariantStore(store_dir)
     left = unended_runs(store.root)
@@ -47,7 +47,7 @@ def status(store_dir: Path) -> None:
     found = [*sections(store, [*(queries()[name] for name in _QUERIES), last])]
     batches = [*pending_batches(store.root)]
     blocks = [f"{query.title}\n{render(table.slice(length=_MOST_ROWS), 'table')}" for query, table in found]
-    if not store.count_problems(limit=1):
+    if queries()["problems"] not in dict(found):
         ingest = diva("ingest", "SOURCE", "--store", store_dir)
         blocks.insert(0, f"The store is empty: `{ingest}` brings problems into it.")
     else:
@@ -63,7 +63,7 @@ def status(store_dir: Path) -> None:
         kept = "What they had done is kept: the same commands continue from there."
         blocks.append("\n".join(["Killed", *map(_progress, dead), kept]))
     figures = {**as_rows(found), "batches": batches, "at_work": working, "killed": dead}
-    conclude("\n\n".join(blocks), figures, next_of(store))
+    conclude("\n\n".join(blocks), figures, next_of(store, store_dir))
 
 
 def _progress(run: UnendedRun) -> str:

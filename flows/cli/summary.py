@@ -14,10 +14,10 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
-from pydantic_core import to_json
 
 if TYPE_CHECKING:
     from diva_grpo.pipeline.store import VariantStore
@@ -35,6 +35,8 @@ def conclude(text: str, figures: object, then: str = "") -> None:
     """
     meta = click.get_current_context().meta
     if meta[_JSON]:
+        from pydantic_core import to_json
+
         click.echo(to_json(figures, indent=1, inf_nan_mode="null", fallback=str), file=meta[_OUT])
         return
     click.echo(text, file=meta[_OUT])
@@ -42,11 +44,16 @@ def conclude(text: str, figures: object, then: str = "") -> None:
         click.echo(f"next: {then}", err=True)
 
 
-def next_of(store: VariantStore) -> str:
-    """Return the most urgent command for a store (see `flows.pages.next_step`); empty if there is none."""
+def next_of(store: VariantStore, store_dir: Path) -> str:
+    """Return the most urgent command for a store (see `flows.pages.next_step`); empty if there is none.
+
+    Args:
+        store: the store.
+        store_dir: its address as the user wrote it, which the command repeats.
+    """
     from diva_grpo.flows.pages.next_step import next_steps
 
-    return next((step.command for step in next_steps(store)), "")
+    return next((step.command for step in next_steps(store, store_dir)), "")
 
 
 def with_summary(command: click.Command) -> None:

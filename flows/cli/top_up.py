@@ -9,17 +9,9 @@ import click
 
 from diva_grpo.flows.cli.dry_run import nothing_sent, rehearse
 from diva_grpo.flows.cli.help import VerbCommand
-from diva_grpo.flows.cli.options import (
-    dry_run_option,
-    made,
-    no_labels_option,
-    solver_option,
-    store_option,
-    take,
-    teacher_of,
-    verb_options,
-)
+from diva_grpo.flows.cli.options import dry_run_option, no_labels_option, solver_option, store_option
 from diva_grpo.flows.cli.results import stages_text
+from diva_grpo.flows.cli.settings import made, take, teacher_of, verb_options
 from diva_grpo.flows.cli.summary import conclude
 from diva_grpo.schemas.command import diva, word
 from diva_grpo.schemas.config import GenerateConfig, LabelConfig, TeacherConfig, TopUpConfig, VerifyConfig

@@ -9,18 +9,10 @@ import click
 
 from diva_grpo.flows.cli.dry_run import nothing_sent, rehearse
 from diva_grpo.flows.cli.help import VerbCommand
-from diva_grpo.flows.cli.options import (
-    filter_option,
-    made,
-    spending_of,
-    spending_options,
-    store_option,
-    take,
-    teacher_of,
-    verb_options,
-)
+from diva_grpo.flows.cli.options import filter_option, store_option
 from diva_grpo.flows.cli.progress import watched
 from diva_grpo.flows.cli.results import conclude_variants, then
+from diva_grpo.flows.cli.settings import made, spending_of, spending_options, take, teacher_of, verb_options
 from diva_grpo.schemas.config import VerifyConfig
 
 
@@ -71,4 +63,4 @@ def verify(store_dir: Path, problem_filter: str | None, dry_run: bool, **values:
     with store.run("verify", config.model_dump_json(), teacher.model if teacher else None) as run_id:
         with watched(store, run_id, "verify", meter), session:
             done = curate(session, stages, where=problem_filter)
-        conclude_variants(store, done.verified, meter, then("label", store, teacher), written=True)
+        conclude_variants(store, done.verified, meter, then("label", store_dir, teacher), written=True)

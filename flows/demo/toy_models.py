@@ -12,7 +12,13 @@ from typing import NamedTuple
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 BATCH, LEARNING_RATE = 32, 3e-3
 POOL = 8  # batches that are drawn together and sorted by length; less padding saves a third of the time
@@ -130,9 +136,7 @@ def train(
     name: str,
     learning_rate: float = LEARNING_RATE,
 ) -> None:
-    """Train a model in place with AdamW.
-
-    The learning rate rises linearly at first, then stays constant, and falls to 0 in the last quarter of the steps.
+    """Train a model in place on examples, see `fit`.
 
     Args:
         model: The model.
@@ -143,13 +147,38 @@ def train(
         name: Name of the model, for the printed progress.
         learning_rate: Learning rate after the rise.
     """
+    inputs = (encode(batch, tokenizer) for batch in drawn)
+    fit(model, inputs, steps=steps, ramp=ramp, name=name, learning_rate=learning_rate)
+
+
+def fit(
+    model: PreTrainedModel,
+    inputs: Iterator[dict[str, Tensor]],
+    *,
+    steps: int,
+    ramp: int,
+    name: str,
+    learning_rate: float = LEARNING_RATE,
+) -> None:
+    """Train a model in place with AdamW.
+
+    The learning rate rises linearly at first, then stays constant, and falls to 0 in the last quarter of the steps.
+
+    Args:
+        model: The model.
+        inputs: Arguments of its forward pass for each batch, with labels; without end.
+        steps: Number of training steps, with one batch each.
+        ramp: Number of steps in which the learning rate rises.
+        name: Name of the model, for the printed progress.
+        learning_rate: Learning rate after the rise.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / ramp, 1.0, (steps - step) / (0.25 * steps))
     )
     model.train()
-    for step, batch in enumerate(itertools.islice(drawn, steps), start=1):
-        loss = model(**encode(batch, tokenizer)).loss
+    for step, batch in enumerate(itertools.islice(inputs, steps), start=1):
+        loss = model(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

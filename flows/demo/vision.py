@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -39,13 +39,27 @@ CHAT_TEMPLATE = (
 )
 
 
-def tiny_processor() -> Any:
-    """Build a processor with byte-level tokens and four tokens per image. It does not need torchvision."""
+def tiny_processor(
+    phrases: Sequence[str] = (),
+    *,
+    image_size: int = IMAGE_SIZE,
+    patch_size: int = PATCH_SIZE,
+    **preprocessing: Any,
+) -> Any:
+    """Build a processor with byte-level tokens and a few tokens per image. It does not need torchvision.
+
+    Args:
+        phrases: texts that are one token each.
+        image_size: side to which an image is scaled and cropped, in pixels.
+        patch_size: side of the patch that is one token, in pixels.
+        **preprocessing: further settings of the image processor, such as `image_mean`.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {sign: i for i, sign in enumerate(["<pad>", "</s>", "<image>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in phrases])
     tokenizer_class: Any = PreTrainedTokenizerFast
     fast = tokenizer_class(
         tokenizer_object=tokenizer,
@@ -53,16 +67,57 @@ def tiny_processor() -> Any:
         eos_token="</s>",
         extra_special_tokens={"image_token": "<image>"},
     )
-    side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    side = {"height": image_size, "width": image_size}
     processor_class: Any = LlavaProcessor
     return processor_class(
-        image_processor=CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=side),
+        image_processor=CLIPImageProcessorPil(
+            size={"shortest_edge": image_size}, crop_size=side, **preprocessing
+        ),
         tokenizer=fast,
-        patch_size=PATCH_SIZE,
+        patch_size=patch_size,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def build_vision_model(processor: Any, *, hidden_size: int, heads: int, **text_settings: Any) -> Any:
+    """Build an untrained LLaVA with two layers for the image and two for the text.
+
+    Args:
+        processor: its processor, see `tiny_processor`.
+        hidden_size: width of the hidden states.
+        heads: number of attention heads.
+        **text_settings: further settings of the text model.
+    """
+    image_size: int = processor.image_processor.crop_size["height"]
+    sizes: dict[str, Any] = {
+        "num_hidden_layers": 2,
+        "num_attention_heads": heads,
+        "hidden_size": hidden_size,
+        "intermediate_size": 2 * hidden_size,
+    }
+    vision = CLIPVisionConfig(
+        **sizes, image_size=image_size, patch_size=processor.patch_size, projection_dim=16
+    )
+    ends: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    text = Qwen2Config(
+        **sizes,
+        **ends,
+        vocab_size=len(processor.tokenizer),
+        num_key_value_heads=heads,
+        max_position_embeddings=2048,
+        **text_settings,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=2,
+        image_seq_length=(image_size // processor.patch_size) ** 2,
+        vision_feature_layer=-1,
+        **ends,
+    )
+    return LlavaForConditionalGeneration(config)
 
 
 def tiny_vision_model(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
@@ -77,33 +132,14 @@ def tiny_vision_model(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch
         The folder.
     """
     processor = tiny_processor()
-    heads: dict[str, Any] = {
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "hidden_size": 16,
-        "intermediate_size": 32,
-    }
-    vision = CLIPVisionConfig(**heads, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, projection_dim=16)
-    ends: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
-    text = Qwen2Config(
-        **heads,
-        **ends,
-        vocab_size=len(processor.tokenizer),
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
+    torch.manual_seed(seed)
+    model = build_vision_model(
+        processor,
+        hidden_size=16,
+        heads=2,
         tie_word_embeddings=True,
         initializer_range=0.5,  # large, so that the image changes the output
     )
-    torch.manual_seed(seed)
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=2,
-        image_seq_length=IMAGE_TOKENS,
-        vision_feature_layer=-1,
-        **ends,
-    )
-    model: Any = LlavaForConditionalGeneration(config)
     model.to(dtype).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

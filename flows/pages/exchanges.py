@@ -11,7 +11,7 @@ import click
 from tabulate import tabulate
 
 from diva_grpo.pipeline.session.preview import Asked, Spent
-from diva_grpo.pipeline.store.sql import visible
+from diva_grpo.pipeline.store.terminal import visible
 from diva_grpo.pipeline.teacher.journal import Entry
 
 _INDENT = "    "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.label_model import BY_LABEL_MODEL
-from diva_grpo.pipeline.store.sql import visible
+from diva_grpo.pipeline.store.terminal import visible
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.schemas.records import Kind, Label, Problem, Status, Variant, Verdict
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from diva_grpo.pipeline.diagnosis.diagnose import read_facts
-from diva_grpo.pipeline.diagnosis.rules import find
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.command import diva
 
 MOST_STEPS = 3
+
+_COUNTS = """
+SELECT (SELECT count(*) FROM problems), (SELECT count(*) FROM labels), (SELECT count(*) FROM attempts),
+       (SELECT coalesce(map_from_entries(list((status, n))), MAP {})
+        FROM (SELECT status, count(*) AS n FROM variants GROUP BY status))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +31,20 @@ class Step:
     command: str
 
 
-def next_steps(store: VariantStore, runs: Sequence[str] = ()) -> list[Step]:
+def next_steps(store: VariantStore, store_dir: str | Path, runs: Sequence[str] = ()) -> list[Step]:
     """Up to `MOST_STEPS` suggested steps, the most urgent first.
 
     Args:
         store: the store.
+        store_dir: the address of the store in the commands.
         runs: ids of the training runs that are examined.
 
     Raises:
         QueryError: a query takes too long.
         StoreError: a part file is damaged.
     """
-    at = ("--store", store.place.url)
-    [(problems, labels)] = store.query(
-        "SELECT (SELECT count(*) FROM problems), (SELECT count(*) FROM labels)"
-    )
-    statuses = dict(store.query("SELECT status, count(*) FROM variants GROUP BY status"))
-    trained = store.query("SELECT count(*) FROM attempts")[0][0]
+    at = ("--store", store_dir)
+    [(problems, labels, trained, statuses)] = store.query(_COUNTS)
     steps = []
     if not problems:
         steps.append(Step("The store has no problems.", diva("ingest", "SOURCE", *at)))
@@ -60,13 +62,15 @@ def next_steps(store: VariantStore, runs: Sequence[str] = ()) -> list[Step]:
     if statuses.get("accepted") and not trained:
         steps.append(Step("No training run yet.", diva("train", "--config", "FILE", *at)))
     for run in runs:
-        steps += _of_run(store, run)
+        steps += _of_run(store, at, run)
     return steps[:MOST_STEPS]
 
 
-def _of_run(store: VariantStore, run: str) -> list[Step]:
+def _of_run(store: VariantStore, at: tuple[str, str | Path], run: str) -> list[Step]:
     """The first finding of the run's diagnosis, with what to do about it, and an evaluation if there is none."""
-    at = ("--store", store.place.url)
+    from diva_grpo.pipeline.diagnosis.diagnose import read_facts
+    from diva_grpo.pipeline.diagnosis.rules import find
+
     facts = read_facts(store, run)
     steps = []
     for finding in find(facts)[:1]:

@@ -101,7 +101,7 @@ def summary(store: VariantStore, runs: Sequence[str], *, tables: bool = True) ->
         "made": f"{utc_now():%Y-%m-%d %H:%M:%S} UTC",
         "runs": [_run(store, run) for run in runs],
         "headline": _headline(found, of_runs),
-        "next": [asdict(step) for step in next_steps(store, runs)],
+        "next": [asdict(step) for step in next_steps(store, store.place.url, runs)],
         "curves": {run: rows | {"levels": _levels(store, run)} for run, rows in of_runs.items()},
         "scores": [row for row in found["scores"] if row["run_id"] in runs],
         "store_rows": {name: found[name] for name in OF_THE_STORE if name != "rate"},

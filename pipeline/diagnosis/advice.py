@@ -188,7 +188,9 @@ def advise(spectrum: Spectrum) -> list[Recommendation]:
             Recommendation(
                 "drop the easiest problems, or request harder variants: diva generate --kinds harder",
                 f"{spectrum.always():.0%} of the problems were right in every answer: their groups will be silent",
-                f"Not measured: the testbeds have no easy problems ({EVIDENCE})",
+                "Where half of the problems were always right and half never, harder variants of the ones and hints "
+                f"of the others brought the hard ones to 0.92, GRPO stayed at 0.00 ({EVIDENCE}, What was measured). "
+                + _SMALL,
             )
         )
     return found or [_plain(spectrum)]
@@ -259,7 +261,6 @@ def _hints(spectrum: Spectrum, never: Sequence[Labelled], why: str) -> Recommend
     return Recommendation(
         "DIVA with hints: diva train --preset hints",
         why,
-        "Where no rollout without a hint was right, this configuration ended at an accuracy of 0.82 (90 % interval "
-        f"0.47 to 1.00), GRPO at 0.00; where 4 in 1,000 were right, both ended at 0.99 ({EVIDENCE}, What was "
-        "measured). " + _SMALL,
+        "Where no rollout without a hint was right, this configuration ended at an accuracy of 0.99 (90 % interval "
+        f"0.99 to 1.00), GRPO at 0.00 ({EVIDENCE}, What was measured). " + _SMALL,
     )

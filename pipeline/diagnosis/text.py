@@ -11,7 +11,7 @@ from typing import Any
 from diva_grpo.pipeline.diagnosis.diagnose import Diagnosis
 from diva_grpo.pipeline.diagnosis.facts import Facts, Trend, reward_of, trend
 from diva_grpo.pipeline.diagnosis.rules import originals
-from diva_grpo.pipeline.store.sql import visible
+from diva_grpo.pipeline.store.terminal import visible
 
 _TAIL = 300
 """Maximum number of characters of a completion that are printed: the last ones, because they contain the answer."""

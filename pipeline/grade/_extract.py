@@ -93,6 +93,15 @@ _NUMERAL = re.compile(
     re.VERBOSE,
 )
 _SENTENCE_END = re.compile(r"\.(?=\s|$)|!(?=\s*$|\s+[A-Z])|\n")
+_CALCULATED = re.compile(
+    r"""
+    (?: \d[\d.,]* \s* [-+*/×÷·] \s* \d
+      | \b(?:plus|minus|times|(?:divided|multiplied)\s+by|(?:more|less|fewer)\s+than) \s+ \d
+      | (?: % | \b(?:percent|half|third|quarter)) \s+ of \s+ (?:(?:the|these|those) \s+)? \d )
+    [^?=]*? \b(?:is|are|equals?|makes?|gives?|leaves?) \s+ (?:equal\s+to\s+)? (?P<value>[^?]+)$
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
 _CLAUSE_END = re.compile(
     r",?\s(?:because|since|which|so|as|where|when|if|for|after)\s|\s\((?![A-J]\))|;\s(?=[A-Za-z]{2})"
 )
@@ -151,6 +160,9 @@ def _find(text: str, options: Sequence[str]) -> Extraction | None:
         chosen = _chosen_option(end, options)
         if chosen:
             return chosen
+    result = _calculated(end)
+    if result:
+        return Extraction(result, "stated")
     if _is_short_and_hedged(text):
         return Extraction(text, "whole")
     value = _last_value(end)
@@ -166,6 +178,19 @@ def _is_short_and_hedged(text: str) -> bool:
     plain = bare_answer(_MATHS.sub("1", text))
     numbers = len(_NUMERAL.findall(plain)) if len(text.split()) <= _FEW_WORDS - 2 else 0
     return (numbers > 1 and "=" not in plain) or (numbers > 0 and bool(hedges(plain)))
+
+
+def _calculated(text: str) -> str | None:
+    """Return the result of a calculation that the last sentence states, such as 9 in "6 + 3 is 9."; else None.
+
+    The numbers of the calculation are not among those that the response gives as its answer.
+    """
+    sentence = re.split(r"(?<=[.!?])\s|\n", text[-_WHOLE_CHARS:])[-1]
+    found = _CALCULATED.search(sentence)
+    if not found:
+        return None
+    value = found["value"].strip()
+    return value if _is_bare_answer(value) else None
 
 
 def _tagged(text: str) -> str | None:

@@ -19,16 +19,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diva_grpo.pipeline.store.files.database import literal, quoted
+from diva_grpo.pipeline.store.limits import (
+    MAX_RESULT_BYTES,
+    SQL_MEMORY_MB,
+    SQL_TIMEOUT_S,
+    too_large,
+    too_long,
+)
 from diva_grpo.pipeline.store.query_errors import first_line, query_error
 from diva_grpo.pipeline.store.store import VariantStore
-from diva_grpo.schemas.config import SQL_MEMORY_MB, SQL_TIMEOUT_S
+from diva_grpo.pipeline.store.terminal import visible
 from diva_grpo.schemas.exceptions import QueryError
 from diva_grpo.schemas.records import RECORDS
 
 FORMATS = ("table", "csv", "json", "parquet", "html")
-
-MAX_RESULT_BYTES = 2**30
-"""Maximum size of a result in memory. A query with a larger result is stopped."""
 
 _BATCH_ROWS = 8_192
 _INTERRUPT_EVERY_S = 0.1
@@ -140,16 +144,6 @@ def _without_end(statement: str) -> str:
             break
         end = start
     return content[:end].decode().strip()
-
-
-def too_long(timeout_s: float) -> str:
-    """Return the error message for a query that exceeded its time limit."""
-    return f"the query took longer than {timeout_s:g} s: narrow it, or raise --timeout"
-
-
-def too_large(memory_mb: int) -> str:
-    """Return the error message for a query that exceeded its memory limit."""
-    return f"the query needs more than {memory_mb} MiB of memory: narrow it, or raise --memory"
 
 
 def lock(
@@ -267,24 +261,6 @@ def as_text(table: pa.Table, output_format: str) -> str:
     return visible(
         tabulate(cells, headers=table.column_names, tablefmt=form, disable_numparse=True, missingval="")
     )
-
-
-_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
-_CONTROLS |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-_CONTROLS |= dict.fromkeys(
-    [*range(0x2028, 0x202F), *range(0x2066, 0x206A)], 0xFFFD
-)  # breaks of lines, turned text
-
-
-def visible(text: str) -> str:
-    """Replace control characters by visible symbols, except tab and line break; also those that turn the text around.
-
-    In a terminal, control characters from a data set could hide or fake output.
-
-    >>> visible("1\\x1b[8m2")
-    '1␛[8m2'
-    """
-    return text.translate(_CONTROLS)
 
 
 def render(table: pa.Table, output_format: str, out: Path | None = None) -> str | None:

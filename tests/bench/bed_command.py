@@ -41,7 +41,7 @@ class Testbed:
     prepare: Callable[..., None]
     train_run: Callable[..., None]
     write_page: Callable[[Path, Path], None]
-    arms: Sequence[str] = tuple(ARMS)
+    arms: Sequence[str] = tuple(arm for arm in ARMS if arm != "augmented")
 
 
 def run(testbed: Testbed) -> None:
@@ -50,7 +50,8 @@ def run(testbed: Testbed) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of models, stores and runs")
     cases = ",".join(map(str, testbed.cases))
     parser.add_argument(f"--{testbed.option}", dest="cases", default=cases, help=f"(default: {cases})")
-    parser.add_argument("--arms", default=",".join(testbed.arms), help=f"of {','.join(ARMS)}")
+    arms = ",".join(testbed.arms)
+    parser.add_argument("--arms", default=arms, help=f"of {','.join(ARMS)} (default: {arms})")
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 1 (default: 5)")
     parser.add_argument("--first-seed", type=int, default=1, help="another than 1, for trials")
     parser.add_argument("--at-once", type=int, default=2, help="runs at once, a core each (default: 2)")

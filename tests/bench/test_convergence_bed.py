@@ -89,9 +89,10 @@ def test_the_plan_does_what_matters_most_first() -> None:
     assert len(runs) == len(TASKS) * len(MAIN) * len(plan.FULL.seeds)
     assert [r.seed for r in runs] == sorted(r.seed for r in runs), "breadth first"
     every = [*plan.grid(plan.FULL, {}), *runs, *plan.ablation(plan.FULL, rates), *plan.trials(plan.FULL)]
+    every += plan.presets(plan.FULL)
     assert len({(r.task, r.run_id) for r in every}) == len(every)
     assert {r.contender for r in every} == set(CONTENDERS)
-    assert {r.split for r in every if r.group in ("main", "ablation")} == {"test"}
+    assert {r.split for r in every if r.group in ("main", "ablation", "preset")} == {"test"}
     assert {r.split for r in every if r.group in ("grid", "trial")} == {"validation"}
     assert plan.grid(plan.SHORT, {}) == [], "nothing to choose"
 

@@ -15,9 +15,10 @@ from tests.bench.gap.summary import page
 from tests.bench.gap.task import (
     EASY,
     HARD,
+    HELD_OUT,
     HIGHEST,
     MORE_STEPS,
-    SIZES,
+    RARE,
     TRAIN_SIZE,
     Sum,
     accuracy_reward,
@@ -72,14 +73,25 @@ def test_only_variants_lie_in_the_gap(spectrum: str, tmp_path: Path) -> None:
     assert sum(count for _, count in lengths) == TRAIN_SIZE
     between = {steps for steps, _ in lengths} - {*EASY, *HARD}
     assert bool(between) == (spectrum == "smooth")
-    (held_out,) = store.query("SELECT count(*) FROM problems WHERE split != 'train'")
-    assert held_out == (sum(size for size, _ in SIZES.values()),)
+    held_out = store.query(
+        "SELECT split, count(*) FROM problems WHERE split != 'train' GROUP BY 1 ORDER BY 1"
+    )
+    assert held_out == [("middle", HELD_OUT), ("test", HELD_OUT)]
     kinds = dict(
         store.query(
             "SELECT kind, count(DISTINCT problem_id) FROM variants WHERE status = 'accepted' GROUP BY 1"
         )
     )
     assert kinds == {"think_step": TRAIN_SIZE, "harder": TRAIN_SIZE // 2}
+
+
+def test_rare_problems_have_hints_alone(tmp_path: Path) -> None:
+    fill_store(tmp_path / "store", "rare", seed=1)
+    rows = VariantStore(tmp_path / "store").query(
+        "SELECT DISTINCT split, len(solution_steps), kind FROM problems LEFT JOIN variants USING (problem_id) "
+        "WHERE split != 'middle' ORDER BY ALL"
+    )
+    assert rows == [(s, n, k) for s, k in (("test", None), ("train", "think_step")) for n in RARE]
 
 
 def test_the_page_is_made_of_the_figures() -> None:

@@ -22,7 +22,7 @@ from PIL import Image as Picture
 from diva_grpo.flows.cli import cli
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.store.queries import queries
-from diva_grpo.schemas.config import TeacherConfig
+from diva_grpo.schemas.config import CurateConfig, TeacherConfig
 from diva_grpo.schemas.records import Problem
 from tests.conftest import Diva
 from tests.support.endpoints import Endpoint, Reply, completion, serving
@@ -186,7 +186,7 @@ def test_unreachable_endpoint_fails_each_verb_and_keeps_the_reason(diva: Diva, s
     assert store.query("SELECT count(*) FROM variants WHERE reason LIKE 'network: %'") == [(5,)]
     labelled = diva("label", *unreachable, "--samples", "1")
     assert (labelled.code, labelled.out) == (1, "labels: 5 unjudged\n")
-    assert "no answer could be judged" in labelled.err
+    assert "5 of 5 questions got no label" in labelled.err
     assert "says why some failed" not in generated.err
     assert store.query("SELECT DISTINCT outcome FROM runs") == [("failed",)]
 
@@ -201,6 +201,62 @@ def test_reasons_of_a_run_that_failed_are_those_of_this_run(diva: Diva, store: V
     nobody = ["--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--max-retries", "0"]
     outcome = diva("generate", "--store", store.root, *nobody, "--kinds", "harder", "--limit", 1)
     assert re.fullmatch(r"diva: all failed, most often by 'network: [^']*': check .*\n", outcome.err)
+
+
+@pytest.mark.parametrize(("refused", "code"), [(11, 1), (7, 1), (6, 0), (1, 0)])
+def test_verify_fails_if_most_variants_failed(
+    diva: Diva, store: VariantStore, endpoint: TeacherConfig, refused: int, code: int
+) -> None:
+    written = ["--kinds", "reword", "--limit", "3", "--rewordings", "4", "--base-url", endpoint.base_url]
+    diva("generate", "--store", store.root, "--model", "m", *written)
+    refusals = [completion(None, refusal="no")] * refused
+    with serving(Endpoint(*refusals, completion("42"))) as served:
+        asked = ["--base-url", served.url, "--model", "m", "--concurrency", "1", "--solver-samples", "1"]
+        outcome = diva("verify", "--store", store.root, *asked)
+    assert outcome.code == code
+    assert f"{refused} failed" in outcome.out
+    assert (f"diva: {refused} of 12 failed, most often by" in outcome.err) == bool(code)
+    assert ("next: " in outcome.err) == (not code)
+
+
+@pytest.mark.parametrize(("refused", "code"), [(3, 1), (2, 0)])
+def test_label_fails_if_most_questions_got_no_label(
+    diva: Diva, store: VariantStore, refused: int, code: int
+) -> None:
+    refusals = [completion(None, refusal="no")] * refused
+    with serving(Endpoint(*refusals, completion("42"))) as served:
+        asked = ["--base-url", served.url, "--model", "m", "--concurrency", "1", "--samples", "1"]
+        outcome = diva("label", "--store", store.root, *asked)
+    assert outcome.code == code
+    assert f"{refused} unjudged" in outcome.out
+    assert (f"diva: {refused} of 5 questions got no label" in outcome.err) == bool(code)
+
+
+@pytest.mark.parametrize("verb", ["generate", "verify", "label", "status", "report", "init"])
+def test_the_next_command_repeats_the_path_as_it_was_typed(
+    diva: Diva, store: VariantStore, endpoint: TeacherConfig, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(store.root.parent)
+    asked = ["--base-url", endpoint.base_url, "--model", "m"]
+    diva("generate", "--store", store.root, *asked, "--kinds", "reword")
+    outcome = diva(
+        verb, "--store", store.root.name, *asked if verb in ("generate", "verify", "label") else ()
+    )
+    [line] = re.findall(r"^next: (.*)$", outcome.err, re.MULTILINE)
+    assert re.search(rf"--store {store.root.name}( |$)", line)
+
+
+@pytest.mark.parametrize("name", ["~", "s3:/x"])
+def test_a_folder_in_the_working_folder_may_have_any_name(
+    diva: Diva, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert diva("init", "--store", f"./{name}").code == 0
+    assert (tmp_path / name / "problems").is_dir()
+    counted = diva("sql", "select count(*) as n from problems", "--store", f"./{name}", "--format", "csv")
+    assert counted.out == "n\n0\n"
+    teacher = TeacherConfig(model="m")
+    assert CurateConfig.model_validate({"store": f"./{name}", "teacher": teacher}).store == tmp_path / name
 
 
 @pytest.mark.parametrize("verb", ["generate", "verify", "label"])

@@ -17,8 +17,7 @@ import pytest
 import yaml
 
 from diva_grpo.flows.cli import WITHOUT_SUMMARY, cli
-from diva_grpo.flows.cli.help import Phases
-from diva_grpo.flows.cli.summary import conclude
+from diva_grpo.flows.cli.summary import conclude, with_summary
 from diva_grpo.flows.demo.scripted_teacher import ScriptedTeacher, create_app, serve
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.records import Attempt
@@ -199,7 +198,8 @@ def test_what_goes_where(capfd: pytest.CaptureFixture[str]) -> None:
         if fail:
             raise click.ClickException("it failed")
 
-    group = Phases("works", phases={"All": [work]})
+    with_summary(work)
+    group = click.Group("works", commands={"work": work})
 
     def run(*words: str) -> tuple[str, str]:
         try:

@@ -85,6 +85,9 @@ def test_what_is_cited_is_there() -> None:
     for heading in re.findall(rf"{EVIDENCE}, ([A-Z][\w ]+)\)", " ".join(said)):
         assert f"## {heading}\n" in page
     assert "0.07 to 0.11" in page
-    assert "GRPO: 0.000. The selector `signal`: 0.82, 90 % interval 0.47 to 1.00." in page
+    assert "The same with `item_response`: 0.99, 0.99 to 1.00." in page
+    assert "GRPO stayed at 0.000 on the hard ones, and variants brought them to 0.92" in page.replace(
+        "\n", " "
+    )
     lock = (ROOT / "tests/bench/lock/results/README.md").read_text("utf-8")
     assert "0: 0.006, 1: 0.018, 2: 0.067, 3: 0.248" in lock

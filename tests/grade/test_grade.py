@@ -129,6 +129,22 @@ def _pairs(table: str, sign: str) -> list[tuple[str, str]]:
     return [(answer, reference) for answer, reference in pairs]
 
 
+_CALCULATED = r"""
+6 + 3 is 9. == 9   6 + 3 equals 9. == 9   So 6 plus 3 makes 9 == 9   6 plus 3 is equal to 9. == 9   Six plus 3 is 9 == 9
+20 - 11 is 9 birds. == 9   12 times 3 is 36 pages == 36   5 * 6 gives 30 == 30   20 divided by 4 is 5. == 5
+1/2 + 1/4 is 3/4 == 3/4   6 + 3 is $9$. == 9   50% of 18 is 9. == 9   Half of 18 is 9 == 9
+Half of the 18 birds is 9 == 9   4 dozen minus 3 is 45 == 45   3 more than 6 is 9 == 9
+6 + 3 is 9, and 9 + 1 is 10. == 10
+We add the apples of both. 6 plus 3 is equal to 9. == 9   <answer>6 + 3 is 9</answer> == 9
+First we count all of them, and then we see what is left of it. 20 minus 11 is equal to 9. == 9
+"""
+_NOT_CALCULATED = r"""
+6 + 3 is 9 or 10 != 9   6 + 3 is 9 or 10 != 10   6 + 3 is not 9 != 9   6 + 3 is between 8 and 9 != 9   6 + 3 is 19. != 9
+6 + 3 is more than 9 != 9   6 + 3 is at least 9 != 9   6 + 3 is 9, not 8 != 8   6 + 3 is 10 - 1 != 1   6 + 3 is 9? != 9
+8 + 9 is less than 20 != 20   6 + 3 is greater than or equal to 9 != 9   x + 3 is 9 when x is 6 != 9
+6 + 3 is about 9 != 9   6 + 3 is 9 and 8 != 8   6 + 3 is 9 plus 1 != 1   5 is 9 minus 4 and 4 is 9 minus 5 != 5
+6 + 3 is 9 if it is not 8 != 8   3 more than 6 is 9 or 8 != 8   6 versus 9 != 9
+"""
 _CHOSEN = r"""
 # The letter, in the ways that models write it.
 The correct answer is (B). == B   B == B   b == B   **Answer: B** == B   B) 2.5 == B   (B) is correct == B
@@ -176,6 +192,33 @@ class TestComparison:
 
     def test_an_empty_reference_is_an_error(self) -> None:
         assert grade("5", " ") == Grade("error", None, "the reference is empty")
+
+
+class TestCalculations:
+    """A last sentence that works out the answer: the numbers that it works with are no answers."""
+
+    @pytest.mark.parametrize(("response", "reference"), _pairs(_CALCULATED, "=="))
+    def test_the_result_is_the_answer(self, response: str, reference: str) -> None:
+        assert grade(response, reference).outcome == "correct"
+
+    @pytest.mark.parametrize(("response", "reference"), _pairs(_NOT_CALCULATED, "!="))
+    def test_what_is_denied_bounded_or_left_open_is_none(self, response: str, reference: str) -> None:
+        assert grade(response, reference).outcome == "wrong"
+
+    @given(
+        st.integers(0, 999),
+        st.sampled_from(
+            ["+", "-", "*", "×", "/", "plus", "minus", "times", "divided by", "more than", "% of"]
+        ),
+        st.integers(1, 999),
+        st.sampled_from(["is", "equals", "makes", "gives", "is equal to"]),
+        st.integers(0, 999),
+    )
+    @settings(max_examples=200, deadline=None)
+    def test_no_number_but_the_result_counts(self, a: int, sign: str, b: int, verb: str, result: int) -> None:
+        said = f"{a} {sign} {b} {verb} {result}."
+        for number in {a, b, result}:
+            assert (grade(said, str(number)).outcome == "correct") == (number == result)
 
 
 class TestChoices:

@@ -147,8 +147,8 @@ def test_the_trainer_names_its_extra(tmp_path: Path) -> None:
     assert last.endswith("DivaGRPOTrainer needs the extra train: pip install 'diva-grpo[train]'")
 
 
-def test_a_broken_base_is_no_missing_extra(tmp_path: Path) -> None:
-    done = process({"duckdb"}, [["sql", "SELECT 1", "--store", "store"]], tmp_path)
+def test_a_broken_base_is_no_missing_extra(store: VariantStore) -> None:
+    done = process({"duckdb"}, [["show", "w/0", "--store", store.root.name]], store.root.parent)
     assert "ModuleNotFoundError: No module named 'duckdb'" in done.stderr
 
 

@@ -15,6 +15,7 @@ from diva_grpo.pipeline.store.files.address import place_of
 from diva_grpo.pipeline.store.files.database import literal
 from diva_grpo.pipeline.store.lake.catalogue import sync_lake
 from diva_grpo.pipeline.teacher.journal import Entry, Journal, now_text
+from diva_grpo.schemas.address import address
 from diva_grpo.schemas.command import diva as command
 from diva_grpo.schemas.exceptions import ConfigError, StoreError
 from diva_grpo.schemas.records import Problem
@@ -101,6 +102,8 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert place_of("~/a").url == place_of("a").url == place_of("./b/../a").url == str(tmp_path / "a")
     assert place_of(tmp_path / "~").url == str(tmp_path / "~")
     assert place_of(f"file://{tmp_path}/a%20b").url == place_of(Path(f"file://{tmp_path}/a b")).url
+    for name in ("~", "~/a", "s3:/x", "file:/a"):
+        assert place_of(f"./{name}").url == place_of(address(f"./{name}")).url == str(tmp_path / name)
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="file is a file"):
         VariantStore("file", create=True)

@@ -24,8 +24,9 @@ from diva_grpo.pipeline.teacher.meter import Meter
 from diva_grpo.pipeline.teacher.prices import Budget
 from diva_grpo.pipeline.teacher.prompts import Prompt
 from diva_grpo.pipeline.teacher.wire.batch import exchange as module
-from diva_grpo.pipeline.teacher.wire.batch.book import BatchBook, pending_batches
+from diva_grpo.pipeline.teacher.wire.batch.book import BatchBook
 from diva_grpo.pipeline.teacher.wire.batch.exchange import Pace, by_batch
+from diva_grpo.pipeline.teacher.wire.batch.pending import pending_batches
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome
 from diva_grpo.schemas.config import TeacherConfig
 from diva_grpo.schemas.exceptions import BudgetError, ConfigError, StoreError, TeacherError

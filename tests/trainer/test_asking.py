@@ -37,6 +37,7 @@ ASKED: dict[str, Any] = {
     "instruction": "\nFor $1, box it.",
     "chat_template_kwargs": '{"enable_thinking": false}',
     "hint_style": "prefix",
+    "num_variants": 1,
     "hint_opening": "<think>",
     "difficulty_init": "labels",
 }

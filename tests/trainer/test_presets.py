@@ -9,7 +9,7 @@ import yaml
 
 from diva_grpo.schemas.exceptions import ConfigError
 from diva_grpo.trainer.config import DivaGRPOConfig
-from diva_grpo.trainer.presets import TRAINING_PRESETS
+from diva_grpo.trainer.presets import METHOD, TRAINING_PRESETS
 from diva_grpo.trainer.train import parse
 from tests.bench.bed import ARMS
 
@@ -48,13 +48,39 @@ def test_what_overrides_a_preset(tmp_path: Path) -> None:
     assert config_of("--selector", "tier", file=file, preset="hints").selector == "tier"
 
 
-@pytest.mark.parametrize("flags", [["--preset", "hint"], ["--preset="], ["--pres", "hints"], ["--preset"]])
+def test_who_sets_nothing_of_the_method_gets_the_hints(tmp_path: Path) -> None:
+    file, hints, plain = (
+        tmp_path / "train.yaml",
+        TRAINING_PRESETS["hints"],
+        DivaGRPOConfig.__dataclass_fields__,
+    )
+    for config in (
+        config_of(),
+        config_of("--hint_style", "prefix"),
+        config_of(file=file, learning_rate=2e-5),
+    ):
+        assert {key: getattr(config, key) for key in METHOD} == {key: hints[key] for key in METHOD}
+    assert config_of("--hint_style", "prefix").hint_style == "prefix"
+    assert config_of(file=file, learning_rate=2e-5).learning_rate == 2e-5
+    for config in (
+        config_of("--num-variants", "0"),
+        config_of("--num_variants=0"),
+        config_of(file=file, num_variants=0),
+    ):
+        left_out = set(METHOD) - {"num_variants", "advantage"}
+        assert (config.num_variants, config.advantage) == (0, "grpo")
+        assert {key: getattr(config, key) for key in left_out} == {
+            key: plain[key].default for key in left_out
+        }
+
+
+@pytest.mark.parametrize("flags", [["--preset", "hint"], ["--preset="], ["--pres", "paper"], ["--preset"]])
 def test_a_preset_that_is_none_is_refused(flags: list[str]) -> None:
     with pytest.raises(ConfigError, match="preset"):
         config_of(*flags)
 
 
 def test_the_hints_are_those_that_were_measured() -> None:
-    measured = ARMS["signal"]
+    measured = ARMS["response"]
     assert measured is not None
     assert measured.items() <= TRAINING_PRESETS["hints"].items()

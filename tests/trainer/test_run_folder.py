@@ -235,10 +235,10 @@ def test_a_resume_with_other_settings_names_them(
     folder: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    other = {"num_variants": 0, "selector": "uniform", "num_generations": 8}
+    other = {"num_variants": 1, "selector": "uniform", "num_generations": 8}
     with pytest.raises(ConfigError) as refused:
         _train(store, model_path, folder, resume="true", **other)
-    for name in ("num_variants was 1 and is 0", 'selector was "paper" and is "uniform"', "num_generations"):
+    for name in ("num_variants was 0 and is 1", 'selector was "signal" and is "uniform"', "num_generations"):
         assert name in str(refused.value)
     assert "\n" not in str(refused.value)
     _train(store, model_path, folder, resume="true", max_steps=3, learning_rate=1e-5, logging_steps=7)

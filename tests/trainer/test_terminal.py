@@ -155,11 +155,21 @@ def in_terminal(command: list[str], interrupt_at: str | None = None) -> tuple[in
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("interrupted", [False, True])
-def test_a_run_in_a_terminal_draws_one_table(interrupted: bool, model_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("interrupted", "save_steps", "advice"),
+    [
+        (False, 500, ""),
+        (True, 500, "there was no checkpoint yet, so the same command begins anew"),
+        (True, 1, r"the same command with --resume true continues from step \d+"),
+    ],
+)
+def test_a_run_in_a_terminal_draws_one_table(
+    interrupted: bool, save_steps: int, advice: str, model_path: Path, tmp_path: Path
+) -> None:
     steps = 500 if interrupted else 3
     diva = str(Path(sys.executable).with_name("diva"))
     command = [diva, "train", *arguments(tmp_path, model_path, steps, "--report_to", "none")]
+    command += ["--save_steps", str(save_steps)]
     code, shown = in_terminal(command, "step 2 of" if interrupted else None)
     assert code == (130 if interrupted else 0)
     assert not DICTIONARY.search(shown)
@@ -169,7 +179,7 @@ def test_a_run_in_a_terminal_draws_one_table(interrupted: bool, model_path: Path
     assert "│    2 │" in drawn
     assert "\x1b[1A" not in after, "nothing is drawn after the table's last state"
     if interrupted:
-        assert after.endswith("interrupted: what was done is kept; the same command continues from there\r\n")
+        assert re.search(f"interrupted: {advice}\r\n$", after)
     else:
         assert "step 3: Completions are truncated: " in after, "a warning beneath the table"
         assert "3 steps done, the model is in" in after

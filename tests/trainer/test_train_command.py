@@ -80,7 +80,7 @@ def test_a_resume_without_the_problems_of_the_run_is_refused(arguments: list[str
         (["--split", "validation"], "train"),
         (["--problem_filter", "colour = 1"], "colour"),
         (["--no_such_flag", "1"], "no_such_flag"),
-        (["--per_device_train_batch_size", "12"], "8 or 16 would work"),
+        (["--num_variants", "1", "--per_device_train_batch_size", "12"], "8 or 16 would work"),
     ],
 )
 def test_mistakes_end_in_one_line(extra: list[str], words: str, arguments: list[str]) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+from diva_grpo.trainer.presets import TRAINING_PRESETS
+
 ROLLOUTS = 64
 GENERATIONS = 8
 
@@ -200,4 +202,9 @@ TRIALS: Final[Mapping[str, Contender]] = MappingProxyType(
 )
 """What was tried to make it better; TRIED.md says with which outcome."""
 
-CONTENDERS: Final[Mapping[str, Contender]] = MappingProxyType({**MAIN, **ABLATIONS, **TRIALS})
+PRESETS: Final[Mapping[str, Contender]] = MappingProxyType(
+    {"grpo": MAIN["grpo"], **_named({"preset_hints": TRAINING_PRESETS["hints"]})}
+)
+"""What `diva train --preset hints` does, and GRPO: does the preset harm where it was not made for?"""
+
+CONTENDERS: Final[Mapping[str, Contender]] = MappingProxyType({**MAIN, **ABLATIONS, **TRIALS, **PRESETS})

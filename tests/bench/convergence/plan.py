@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diva_grpo.pipeline.store import VariantStore
-from tests.bench.convergence.contenders import ABLATIONS, MAIN, TRIALS
+from tests.bench.convergence.contenders import ABLATIONS, MAIN, PRESETS, TRIALS
 from tests.bench.convergence.run import RunSpec
 from tests.bench.convergence.tasks import TASKS
 
-GROUPS = ("grid", "main", "ablation", "trial")
+GROUPS = ("grid", "main", "ablation", "trial", "preset")
 GRID_SEED = 101
 ABLATED = "sums"
 """The task of the ablations."""
@@ -97,6 +97,17 @@ def trials(size: Size) -> list[RunSpec]:
     ]
 
 
+def presets(size: Size) -> list[RunSpec]:
+    """The presets and GRPO on all tasks, one seed after another, at the middle learning rate of the grid."""
+    rate = size.rates[len(size.rates) // 2]
+    return [
+        RunSpec(task, contender, seed, rate, "preset", size.steps, size.eval_every)
+        for seed in size.seeds
+        for contender in PRESETS
+        for task in TASKS
+    ]
+
+
 _VALIDATED = """
 SELECT contender, arg_max(rate, accuracy) FROM (
     SELECT config->>'$.bench.contender' AS contender, (config->>'$.bench.learning_rate')::DOUBLE AS rate,
@@ -141,5 +152,7 @@ def stage(group: str, size: Size, out: Path) -> Sequence[RunSpec]:
         return grid(size, chosen_rates(out, size))
     if group == "trial":
         return trials(size)
+    if group == "preset":
+        return presets(size)
     rates = chosen_rates(out, size)
     return main(size, rates) if group == "main" else ablation(size, rates)

@@ -13,8 +13,8 @@ import torch
 from diva_grpo.schemas.question import Question
 from diva_grpo.trainer.loading import load_tokenizer
 from tests.bench import bed
-from tests.bench.bed import Bed
-from tests.bench.gap.task import EASY, HARD, accuracy_reward, draw, fill_store, warm_up
+from tests.bench.bed import Bed, originals
+from tests.bench.gap.task import EASY, HARD, accuracy_reward, draw, fill_store, tested, warm_up
 
 TOKENS_PER_STEP: Final = 3
 """Number, term and total."""
@@ -32,7 +32,7 @@ def bed_of(spectrum: str) -> Bed:
         tokens,
         rollouts=128,
         steps=60,
-        splits=("test", "middle"),
+        asked=originals("test", "middle"),
     )
 
 
@@ -49,7 +49,7 @@ def prepare(out: Path, spectrum: str, seed: int, device: str) -> None:
 
 
 def _preconditions(folder: Path, spectrum: str, seed: int) -> dict[str, dict[str, float]]:
-    """Pass rates of the warm model on originals by their steps, and on hard ones by the steps that a hint leaves."""
+    """Pass rates of the warm model on originals by their steps, and on those tested by the steps that a hint leaves."""
     from transformers import AutoModelForCausalLM
 
     tokenizer: Any = load_tokenizer(str(folder / "warm"))
@@ -68,7 +68,7 @@ def _preconditions(folder: Path, spectrum: str, seed: int) -> dict[str, dict[str
 
     return {
         "originals": {str(n): rate(range(n, n + 1)) for n in range(min(EASY), max(HARD) + 1)},
-        "left": {str(n): rate(HARD, n) for n in range(1, min(HARD))},
+        "left": {str(n): rate(tested(spectrum), n) for n in range(1, min(tested(spectrum)))},
     }
 
 

@@ -4,7 +4,8 @@ A problem is a start and terms to add. The answer names each term and the total 
 are. The warm model works out all steps, but is the less sure the later a step is. Half of the training problems have 1
 or 2 steps, which it gets right, and half have 13 to 15, which it does not: the groups of either half are silent. Only
 variants lie between: of an easy problem those with more steps to the same answer, and of a hard one those whose first
-totals are given. `smooth` is the control: problems of all lengths.
+totals are given. `smooth` is the control: problems of all lengths. In `rare` all have 8 or 9 steps, which the warm
+model does once in 100 to 500 answers: there GRPO has little to learn from, but something.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ from tests.bench.ladders import hint_ladder
 
 HIGHEST: Final = 9
 """Totals are 0 to this."""
-EASY, HARD = range(1, 3), range(13, 16)
-"""Steps of the two halves."""
+EASY, RARE, HARD = range(1, 3), range(8, 10), range(13, 16)
+"""Steps of problems that the warm model does nearly always, once in 100 to 500 answers, and never."""
 SPECTRA: Final[Mapping[str, tuple[range, range]]] = MappingProxyType(
-    {"gap": (EASY, HARD), "smooth": (range(1, 8), range(8, 16))}
+    {"gap": (EASY, HARD), "smooth": (range(1, 8), range(8, 16)), "rare": (RARE, RARE)}
 )
 """Steps of the training problems, half of each range."""
-SIZES: Final[Mapping[str, tuple[int, range]]] = MappingProxyType(
-    {"test": (128, HARD), "middle": (128, range(4, 8))}
-)
-"""Held-out splits: how many problems, and their steps."""
+HELD_OUT: Final = 128
+"""Problems of each held-out split."""
+MIDDLE: Final = range(4, 8)
+"""Steps of the second held-out split."""
 TRAIN_SIZE, MORE_STEPS = 256, range(1, 6)
 """Training problems, and by how many steps the variants of easy ones are longer."""
 LAYERS, HIDDEN_SIZE, MAX_LENGTH, RAMP = 2, 64, 256, 50
@@ -87,6 +88,11 @@ class Sum:
     def hints(self) -> list[str]:
         """The totals in the teacher's words, such as `1 total 13`."""
         return [f"{n} total {total}" for n, total in enumerate(self.totals, 1)]
+
+
+def tested(spectrum: str) -> range:
+    """Steps of the held-out problems by which arms are compared."""
+    return RARE if spectrum == "rare" else HARD
 
 
 def draw(rng: random.Random, steps: int) -> Sum:
@@ -190,8 +196,8 @@ def fill_store(root: Path, spectrum: str, seed: int) -> None:
         )
         return problem, drawn
 
-    for split, (size, steps) in SIZES.items():
-        store.append([new(split, number, steps)[0] for number in range(size)])
+    for split, steps in (("test", tested(spectrum)), ("middle", MIDDLE)):
+        store.append([new(split, number, steps)[0] for number in range(HELD_OUT)])
     halves = itertools.cycle(SPECTRA[spectrum])
     training = [new("train", number, next(halves)) for number in range(TRAIN_SIZE)]
     store.append([problem for problem, _ in training])

@@ -11,12 +11,13 @@ from typing import Any
 from tabulate import tabulate
 
 from tests.bench.bed_results import (
+    ENOUGH_SEEDS,
     RESULTS,
     TARGET,
     collect,
     difference,
     final_accuracy,
-    interval,
+    mean_and_interval,
     silent_share,
     tokens_before,
     tokens_to_target,
@@ -31,6 +32,8 @@ NOTES = (
 
 Runs = dict[tuple[int, str], dict[int, dict[str, Any]]]
 """By length and arm, the run of each seed."""
+Supervised = dict[tuple[str, int], list[list[dict[str, float]]]]
+"""By manner and number of solutions, the evaluations of each seed."""
 
 
 def write_page(out: Path, folder: Path) -> None:
@@ -39,21 +42,24 @@ def write_page(out: Path, folder: Path) -> None:
     (folder / "README.md").write_text(page(folder / RESULTS), "utf-8")
 
 
-def read(file: Path) -> tuple[Runs, dict[int, list[dict[str, float]]]]:
-    """Runs, and by length what the warm models do by the number of given steps."""
+def read(file: Path) -> tuple[Runs, dict[int, list[dict[str, float]]], Supervised]:
+    """Runs, by length what the warm models do by the number of given steps, and runs of supervised training."""
     runs: Runs = defaultdict(dict)
     starts: dict[int, list[dict[str, float]]] = defaultdict(list)
+    supervised: Supervised = defaultdict(list)
     for line in map(json.loads, file.read_text().splitlines()):
         if line["kind"] == "run":
             runs[line["length"], line["arm"]][line["seed"]] = line
+        elif line["kind"] == "supervised":
+            supervised[line["manner"], line["solutions"]].append(line["at"])
         else:
             starts[line["length"]].append(line["rates"])
-    return runs, starts
+    return runs, starts, supervised
 
 
 def page(file: Path) -> str:
     """The page, in Markdown."""
-    runs, starts = read(file)
+    runs, starts, supervised = read(file)
     lines = [
         "# Lock: what the runs show",
         "",
@@ -74,10 +80,9 @@ def page(file: Path) -> str:
             finals = [final_accuracy(run) for run in by_seed.values()]
             to_target = [tokens_to_target(run) for run in by_seed.values()]
             reached = sorted(t for t in to_target if t is not None)
-            low, high = interval(finals)
             rows.append(
                 (
-                    arm, f"{fmean(finals):.3f} [{low:.3f}, {high:.3f}]", " ".join(f"{a:.2f}" for a in finals),
+                    arm, mean_and_interval(finals), " ".join(f"{a:.2f}" for a in finals),
                     f"{len(reached)} of {len(finals)}", f"{fmean(reached):,.0f}" if reached else "-",
                     f"{fmean(silent_share(run) for run in by_seed.values()):.2f}",
                     f"{fmean(run['seconds'] for run in by_seed.values()):.0f}",
@@ -95,7 +100,41 @@ def page(file: Path) -> str:
         lines += [tabulate(rows, headers=head, tablefmt="github"), ""]
     lines += ["## Dose", "", _DOSE, "", *_dose(runs), ""]
     lines += ["## Questions fixed beforehand", "", *_answers(runs)]
+    if supervised:
+        seeds = min(len(by_seed) for by_seed in supervised.values())
+        few = f" Fewer than {ENOUGH_SEEDS} seeds: no verdict." if seeds < ENOUGH_SEEDS else ""
+        lines += [
+            "",
+            "## Supervised training on the solutions (F3)",
+            "",
+            _F3 + few,
+            "",
+            *_solutions(supervised),
+        ]
     return "\n".join(lines) + "\n"
+
+
+_F3 = (
+    "Eight steps, from the same warm models, batches of 64 (`python -m tests.bench.lock.supervised`). Accuracy is "
+    "judged by the last digit alone, which a guess gets right once in ten. CPU seconds are those of the training."
+)
+
+
+def _solutions(supervised: Supervised) -> list[str]:
+    rows = [
+        (
+            manner,
+            count,
+            evaluations[0]["step"],
+            mean_and_interval([at["answer"] for at in evaluations]),
+            " ".join(f"{at['answer']:.2f}" for at in evaluations),
+            f"{fmean(at['cpu_seconds'] for at in evaluations):.0f}",
+        )
+        for (manner, count), by_seed in sorted(supervised.items())
+        for evaluations in zip(*by_seed, strict=True)
+    ]
+    head = ("in whose manner", "solutions", "steps", "accuracy, 90 % interval", "by seed", "CPU s")
+    return [tabulate(rows, headers=head, tablefmt="github")]
 
 
 _DOSE = (

@@ -7,16 +7,15 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from diva_grpo.pipeline.store.files.sqlite import reading
 from diva_grpo.pipeline.teacher.journal import now_text
+from diva_grpo.pipeline.teacher.wire.batch.pending import FILE, Batch, batches_of
 from diva_grpo.pipeline.teacher.wire.outcome import Outcome
 from diva_grpo.schemas.command import word
 from diva_grpo.schemas.exceptions import ConfigError, StoreError
 
-_FILE = "batches.sqlite"
 _SET_UP = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",  # what is committed survives a crash of the machine
@@ -25,33 +24,6 @@ _SET_UP = (
     "CREATE TABLE IF NOT EXISTS requests (key TEXT PRIMARY KEY, batch TEXT, outcome TEXT)",
     "CREATE INDEX IF NOT EXISTS requests_by_batch ON requests (batch)",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A batch that has not ended.
-
-    Attributes:
-        name: the name that we gave it; stored in the metadata of the batch at the API.
-        endpoint: name of the endpoint.
-        model: name of the model.
-        batch_id: the id that the API gave it; None if it is not known whether the API has accepted the batch.
-        status: the last status that the API reported; `unsent` before the first report.
-        requests: number of requests in the batch.
-        done: number of requests that were answered so far.
-        failed: number of requests that failed so far.
-        created_at: when we created the batch, as text.
-    """
-
-    name: str
-    endpoint: str
-    model: str
-    batch_id: str | None
-    status: str
-    requests: int
-    done: int
-    failed: int
-    created_at: str
 
 
 class BatchBook:
@@ -76,7 +48,7 @@ class BatchBook:
         except BlockingIOError as error:
             self._lock.close()
             raise ConfigError("another run of this store uses --batch: wait until it has ended") from error
-        self.path = root / _FILE
+        self.path = root / FILE
         self._connection = sqlite3.connect(self.path, isolation_level=None)
         try:
             with self._named_errors():
@@ -176,27 +148,5 @@ class BatchBook:
         """The batches of an endpoint that have not ended, oldest first; None gives those of all endpoints."""
         with self._named_errors():
             if endpoint is None:
-                return _batches(self._connection, "", [])
-            return _batches(self._connection, "WHERE endpoint = ?", [endpoint])
-
-
-def pending_batches(root: Path) -> list[Batch]:
-    """All batches of a store that have not ended. It also works while another process has the `BatchBook` open.
-
-    Raises:
-        StoreError: the file cannot be read.
-    """
-    if not (root / _FILE).exists():
-        return []
-    try:
-        with reading((root / _FILE).absolute()) as connection:
-            made = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'batches'").fetchone()
-            return _batches(connection, "", []) if made else []
-    except sqlite3.Error as error:
-        raise StoreError(f"the batches in {word(root / _FILE)} cannot be read: {error}") from error
-
-
-def _batches(connection: sqlite3.Connection, where: str, values: Sequence[str]) -> list[Batch]:
-    columns = "name, endpoint, model, batch_id, status, requests, done, failed, created_at"
-    rows = connection.execute(f"SELECT {columns} FROM batches {where} ORDER BY created_at", values)
-    return [Batch(*row) for row in rows]
+                return batches_of(self._connection, "", [])
+            return batches_of(self._connection, "WHERE endpoint = ?", [endpoint])

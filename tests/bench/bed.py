@@ -86,6 +86,7 @@ def originals(*splits: str) -> Callable[[VariantStore], Asked]:
     return ask
 
 
+_TEXT: Final = PromptBuilder(chat=False)
 _ORIGINALS_OF_TEST: Final = originals("test")
 
 
@@ -103,8 +104,9 @@ class Bed:
         asked: returns what is evaluated, from its store.
         learning_rate: of all arms.
         eval_every: steps from one evaluation to the next.
-        chat: whether prompts are conversations.
+        prompts: builds its prompts.
         lora_rank: of the adapters that are trained; 0 trains all weights.
+        dtype: of the weights, adapters apart.
     """
 
     name: str
@@ -116,13 +118,9 @@ class Bed:
     asked: Callable[[VariantStore], Asked] = _ORIGINALS_OF_TEST
     learning_rate: float = LEARNING_RATE
     eval_every: int = EVAL_EVERY
-    chat: bool = False
+    prompts: PromptBuilder = _TEXT
     lora_rank: int = 0
-
-    @property
-    def prompts(self) -> PromptBuilder:
-        """Builds its prompts."""
-        return PromptBuilder(chat=self.chat)
+    dtype: str = "float32"
 
     def rate(
         self, model: Any, processing: Any, questions: Sequence[Question], images: ImageRows | None = None
@@ -270,6 +268,7 @@ def _settings(bed: Bed, arm: str, seed: int, scratch: Path, device: str) -> dict
         "lr_scheduler_type": "constant",
         "learning_rate": bed.learning_rate,
         "max_steps": bed.steps,
+        "model_init_kwargs": {"dtype": bed.dtype},
         "seed": seed,
         "bf16": False,
         "gradient_checkpointing": False,
@@ -295,7 +294,11 @@ def _trainer(
 ) -> tuple[GRPOTrainer, Recorder]:
     processing = load_processor(model) if images else load_tokenizer(model)
     problems, prompts = store.problems(where="split = 'train'"), bed.prompts
-    lora = LoraConfig(r=bed.lora_rank, task_type="CAUSAL_LM") if bed.lora_rank else None
+    lora = None
+    if bed.lora_rank:
+        lora = LoraConfig(
+            r=bed.lora_rank, lora_alpha=2 * bed.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
     never = bed.steps + 1  # once, at the end: a run that is cut short starts again
     if ARMS[arm] is not None:
         config = DivaGRPOConfig(**settings, store_flush_steps=never, store_refresh_steps=never)

@@ -1,4 +1,4 @@
-"""Hints (`--preset hints`, the arm `signal`) against TRL's GRPO on a real language model, at equal tokens.
+"""Hints (`--preset hints`, the arm `response`) against TRL's GRPO on a real language model, at equal tokens.
 
 python -m tests.bench.llm --out runs/llm --models runs/smollm2                    a model folder, or a .gguf file
 python -m tests.bench.llm --out runs/llm --models runs/smollm2 --device cuda --until 480
@@ -26,7 +26,7 @@ LLM = Testbed(
     prepare=prepare,
     train_run=train_run,
     write_page=write_page,
-    arms=("grpo", "signal"),
+    arms=("response", "grpo"),
 )
 
 if __name__ == "__main__":

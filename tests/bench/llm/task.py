@@ -1,32 +1,41 @@
-"""The task `llm`: tell the colours of guests, where nothing but the whole answer tells.
+"""The task `llm`: tell the colours that guests wear, where nothing but the whole answer tells.
 
-Each guest always wears one of four colours, and only the verifier knows which. A problem names L guests and asks for
-their colours in order. Hints describe the colours of the first guests without naming them ("Mira wears the colour of
-snow"), so that they cannot be copied. A model that guesses is right in 4^-L of its answers, and with all guests but one
-described in 1/4 of them, if it follows hints at all: that is measured before the runs.
+Each guest always wears one of four colours, and only the verifier knows which. A problem names all six guests in some
+order and asks for their colours in this order. Hints tell the colours of the first guests by what has that colour, such
+as "Tom: snow", so that they cannot be copied. A policy that guesses is right in 4^-6 of its answers, and with all but
+one guest told in 1/4 of them, if it follows hints. A small model does not by itself, so examples whose colours are
+random teach it the form of question, hint and answer (`warm_up`), and nothing about the hidden table. What has which
+colour it knows from its pretraining.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+import torch
+
+from diva_grpo.flows.demo.toy_models import Example, batches, train
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.schemas.records import Problem, Variant
+from diva_grpo.trainer.loading import load_tokenizer
+from diva_grpo.trainer.prompts import PromptBuilder
 from tests.bench.ladders import hint_ladder
 
-COLOURS: Final = MappingProxyType({"red": "blood", "blue": "the sky", "green": "grass", "white": "snow"})
+COLOURS: Final = MappingProxyType({"red": "blood", "blue": "sky", "green": "grass", "white": "snow"})
 """By the colour, what a hint says instead."""
-GUESTS: Final = ("Mira", "Tom", "Ada", "Ben", "Eva", "Leo", "Nina", "Sam")
-LENGTH: Final = 6
-"""Guests of a problem; an answer has two or three tokens for each."""
-SIZES: Final = MappingProxyType({"train": 128, "test": 64})
-"""Problems of each split."""
+GUESTS: Final = ("Tom", "Ben", "Sam", "Mary", "John", "Peter")
+"""One token each. An answer has a token for each of them, and the end."""
+SIZES: Final = MappingProxyType({"train": 128, "test": 32})
+"""Problems of each split: different orders of the guests."""
+PROMPTS: Final = PromptBuilder(chat=True, system="You name colours.")
+"""The model's own chat template, with a short system message in place of its own: on a CPU each token counts."""
+WARM_STEPS, WARM_BATCH, WARM_LEARNING_RATE = 48, 8, 1e-3
 _COLOUR = re.compile("|".join(COLOURS))
 
 
@@ -49,19 +58,12 @@ class Guests:
 
 def question(guests: Sequence[str]) -> str:
     """The problem's text."""
-    listed = ", ".join(guests)
-    return (
-        f"Each guest always wears one colour: {', '.join(COLOURS)}. "
-        f"Which colours do these guests wear: {listed}? Answer with {len(guests)} colours in this order and no more."
-    )
+    return f"Colours of {', '.join(guests)}?"
 
 
 def hint_lines(guests: Sequence[str], colours: Sequence[str]) -> list[str]:
     """A step for each guest, which does not name the colour."""
-    return [
-        f"{guest} wears the colour of {COLOURS[colour]}."
-        for guest, colour in zip(guests, colours, strict=True)
-    ]
+    return [f"{guest}: {COLOURS[colour]}" for guest, colour in zip(guests, colours, strict=True)]
 
 
 def found(text: str) -> str:
@@ -75,8 +77,44 @@ def accuracy_reward(completions: list[Any], answer: list[str], **columns: Any) -
     return [float(found(text) == wanted) for text, wanted in zip(texts, answer, strict=True)]
 
 
+def warm_up(model: Path, folder: Path) -> None:
+    """Teach a model the form of question, hint and answer, and save it with its tokenizer.
+
+    Its multiplications, forward and backward, are of bfloat16.
+    """
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(str(model))
+    policy: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    rng = random.Random("warm-up")
+    with torch.autocast("cpu", torch.bfloat16):
+        train(
+            policy,
+            tokenizer,
+            batches(_examples(tokenizer, rng), rng, WARM_BATCH),
+            steps=WARM_STEPS,
+            ramp=5,
+            name=model.name,
+            learning_rate=WARM_LEARNING_RATE,
+        )
+    policy.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _examples(tokenizer: Any, rng: random.Random) -> Iterator[Example]:
+    """Questions with a hint of 0 to 6 steps, and answers whose colours are drawn anew for each of them."""
+    while True:
+        guests = rng.sample(GUESTS, len(GUESTS))
+        colours = [rng.choice(sorted(COLOURS)) for _ in guests]
+        given = rng.randint(0, len(guests))
+        asked = PROMPTS.prompt(question(guests), (), hint_lines(guests, colours)[:given])
+        prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+        yield Example(prompt, " ".join(colours))
+
+
 def fill_store(task: Guests, root: Path) -> None:
-    """Make the store: problems of both splits, and for those to train on a hint of each length, 1 to L."""
+    """Make the store: problems of both splits, and a hint of each length, 1 to 6, for each of them."""
     store, table = VariantStore(root, create=True), task.table
     rng = random.Random(f"problems {task.seed}")
     orders: set[tuple[str, ...]] = set()
@@ -84,9 +122,9 @@ def fill_store(task: Guests, root: Path) -> None:
     variants: list[Variant] = []
     for split, size in SIZES.items():
         for number in range(size):
-            guests = tuple(rng.sample(GUESTS, LENGTH))
+            guests = tuple(rng.sample(GUESTS, len(GUESTS)))
             while guests in orders:
-                guests = tuple(rng.sample(GUESTS, LENGTH))
+                guests = tuple(rng.sample(GUESTS, len(GUESTS)))
             orders.add(guests)
             colours = [table[guest] for guest in guests]
             problem = Problem(
@@ -98,7 +136,6 @@ def fill_store(task: Guests, root: Path) -> None:
                 solution_steps=[f"{guest}: {colour}" for guest, colour in zip(guests, colours, strict=True)],
             )
             problems.append(problem)
-            if split == "train":
-                variants += hint_ladder(problem, hint_lines(guests, colours), "llm-1")
+            variants += hint_ladder(problem, hint_lines(guests, colours), "llm-1")
     store.append(problems)
     store.append(variants)

@@ -30,12 +30,12 @@ from tests.bench.ladders import hint_ladder
 COLOURS: Final = MappingProxyType({"red": "blood", "blue": "sky", "green": "grass", "white": "snow"})
 """By the colour, what a hint says instead."""
 GUESTS: Final = ("Tom", "Ben", "Sam", "Mary", "John", "Peter")
-"""One token each. An answer has a token for each of them, and the end."""
+"""One token each. An answer such as "Tom: white" has four tokens for each of them, the last of which is the end."""
 SIZES: Final = MappingProxyType({"train": 128, "test": 32})
 """Problems of each split: different orders of the guests."""
 PROMPTS: Final = PromptBuilder(chat=True, system="You name colours.")
 """The model's own chat template, with a short system message in place of its own: on a CPU each token counts."""
-WARM_STEPS, WARM_BATCH, WARM_LEARNING_RATE = 48, 8, 1e-3
+WARM_STEPS, WARM_BATCH, WARM_LEARNING_RATE = 40, 8, 4e-4
 _COLOUR = re.compile("|".join(COLOURS))
 
 
@@ -64,6 +64,11 @@ def question(guests: Sequence[str]) -> str:
 def hint_lines(guests: Sequence[str], colours: Sequence[str]) -> list[str]:
     """A step for each guest, which does not name the colour."""
     return [f"{guest}: {COLOURS[colour]}" for guest, colour in zip(guests, colours, strict=True)]
+
+
+def worked(guests: Sequence[str], colours: Sequence[str]) -> str:
+    """The answer in the policy's words."""
+    return "\n".join(f"{guest}: {colour}" for guest, colour in zip(guests, colours, strict=True))
 
 
 def found(text: str) -> str:
@@ -110,7 +115,7 @@ def _examples(tokenizer: Any, rng: random.Random) -> Iterator[Example]:
         given = rng.randint(0, len(guests))
         asked = PROMPTS.prompt(question(guests), (), hint_lines(guests, colours)[:given])
         prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
-        yield Example(prompt, " ".join(colours))
+        yield Example(prompt, worked(guests, colours))
 
 
 def fill_store(task: Guests, root: Path) -> None:
@@ -133,7 +138,7 @@ def fill_store(task: Guests, root: Path) -> None:
                 split=split,
                 text=question(guests),
                 answer=" ".join(colours),
-                solution_steps=[f"{guest}: {colour}" for guest, colour in zip(guests, colours, strict=True)],
+                solution_steps=worked(guests, colours).splitlines(),
             )
             problems.append(problem)
             variants += hint_ladder(problem, hint_lines(guests, colours), "llm-1")

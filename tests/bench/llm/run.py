@@ -62,7 +62,7 @@ def bed_of(model: Path) -> Bed:
         steps=20,
         asked=held_out,
         learning_rate=5e-4,
-        eval_every=5,
+        eval_every=10,
         prompts=PROMPTS,
         lora_rank=16,
         dtype="bfloat16",

@@ -35,7 +35,7 @@ SIZES: Final = MappingProxyType({"train": 128, "test": 32})
 """Problems of each split: different orders of the guests."""
 PROMPTS: Final = PromptBuilder(chat=True, system="You name colours.")
 """The model's own chat template, with a short system message in place of its own: on a CPU each token counts."""
-WARM_STEPS, WARM_BATCH, WARM_LEARNING_RATE = 40, 8, 4e-4
+WARM_STEPS, WARM_BATCH, WARM_LEARNING_RATE = 24, 8, 3e-4
 _COLOUR = re.compile("|".join(COLOURS))
 
 
@@ -93,13 +93,14 @@ def warm_up(model: Path, folder: Path) -> None:
     tokenizer = load_tokenizer(str(model))
     policy: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     rng = random.Random("warm-up")
-    with torch.autocast("cpu", torch.bfloat16):
+    # Autocast keeps what it has cast until it is left: with its cache, all steps would see the weights of the first.
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         train(
             policy,
             tokenizer,
             batches(_examples(tokenizer, rng), rng, WARM_BATCH),
             steps=WARM_STEPS,
-            ramp=5,
+            ramp=3,
             name=model.name,
             learning_rate=WARM_LEARNING_RATE,
         )

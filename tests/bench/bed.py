@@ -1,7 +1,7 @@
 """One run of a testbed of hints: a warm model, a store of problems and variants, an arm, a seed.
 
 The testbeds say what their problems are (`Bed`); here are the arms, the training by our trainer or TRL's own, and the
-evaluations. `tests/bench/lock`, `tests/bench/gap` and `tests/bench/figures` use it.
+evaluations. `tests/bench/lock`, `gap`, `figures` and `llm` use it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import torch
 from datasets import Dataset, disable_progress_bars
+from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 
@@ -79,18 +80,6 @@ ARMS: Final[Mapping[str, Mapping[str, Any] | None]] = MappingProxyType(
 """Settings of each arm; hints stand in the question, as in the paper, unless `hint_style` says otherwise. Only `paper`
 has full solutions."""
 
-
-class _Prompts(PromptBuilder):
-    """Prompts whose openings end with a whole token: the toy tokenizers join a line break and what follows it."""
-
-    __slots__ = ()
-
-    def prefix(self, hint: Sequence[str]) -> str:
-        return PromptBuilder.prefix(self, hint).removesuffix("\n")
-
-
-_PROMPTS: Final = _Prompts(chat=False)
-
 Asked = Mapping[str, list[Question]]
 """By the name of a measure, the questions of its accuracy. The arms are compared by the first measure."""
 
@@ -107,6 +96,16 @@ def originals(*splits: str) -> Callable[[VariantStore], Asked]:
     return ask
 
 
+class _Prompts(PromptBuilder):
+    """Prompts whose openings end with a whole token: the toy tokenizers join a line break and what follows it."""
+
+    __slots__ = ()
+
+    def prefix(self, hint: Sequence[str]) -> str:
+        return PromptBuilder.prefix(self, hint).removesuffix("\n")
+
+
+_TEXT: Final = _Prompts(chat=False)
 _ORIGINALS_OF_TEST: Final = originals("test")
 
 
@@ -124,6 +123,9 @@ class Bed:
         asked: returns what is evaluated, from its store.
         learning_rate: of all arms.
         eval_every: steps from one evaluation to the next.
+        prompts: builds its prompts.
+        lora_rank: of the adapters that are trained; 0 trains all weights.
+        dtype: of the weights, adapters apart.
     """
 
     name: str
@@ -135,6 +137,9 @@ class Bed:
     asked: Callable[[VariantStore], Asked] = _ORIGINALS_OF_TEST
     learning_rate: float = LEARNING_RATE
     eval_every: int = EVAL_EVERY
+    prompts: PromptBuilder = _TEXT
+    lora_rank: int = 0
+    dtype: str = "float32"
 
     def rate(
         self, model: Any, processing: Any, questions: Sequence[Question], images: ImageRows | None = None
@@ -155,7 +160,7 @@ class Bed:
             questions: what it is asked.
             images: loads their images; None if the policy reads text alone.
         """
-        prompts = [_PROMPTS.prompt(q.text, (), q.hint) for q in questions]
+        prompts = [self.prompts.prompt(q.text, (), q.hint) for q in questions]
         inputs = _inputs(processing, prompts, questions, images).to(model.device)
         answers = model.generate(
             **inputs, max_new_tokens=self.completion_tokens, do_sample=True, top_k=0, top_p=1.0
@@ -170,7 +175,11 @@ def _inputs(
     processing: Any, prompts: Sequence[Any], questions: Sequence[Question], images: ImageRows | None
 ) -> Any:
     if images is None:
-        return processing(list(prompts), return_tensors="pt", padding=True, return_token_type_ids=False)
+        if isinstance(prompts[0], str):
+            return processing(list(prompts), return_tensors="pt", padding=True, return_token_type_ids=False)
+        return processing.apply_chat_template(
+            list(prompts), add_generation_prompt=True, return_dict=True, return_tensors="pt", padding=True
+        )
     rows = [
         images.columns({"image_hashes": q.image_hashes, "text": q.original}, prompt, q.recipe)
         for prompt, q in zip(prompts, questions, strict=True)
@@ -291,6 +300,7 @@ def _settings(bed: Bed, arm: str, seed: int, scratch: Path, device: str) -> dict
         "lr_scheduler_type": "constant",
         "learning_rate": bed.learning_rate,
         "max_steps": bed.steps,
+        "model_init_kwargs": {"dtype": bed.dtype},
         "seed": seed,
         "bf16": False,
         "gradient_checkpointing": False,
@@ -315,31 +325,40 @@ def _trainer(
     run_id: str,
 ) -> tuple[GRPOTrainer, Recorder]:
     processing = load_processor(model) if images else load_tokenizer(model)
-    problems = store.problems(where="split = 'train'")
+    problems, prompts = store.problems(where="split = 'train'"), bed.prompts
+    lora = None
+    if bed.lora_rank:
+        lora = LoraConfig(
+            r=bed.lora_rank, lora_alpha=2 * bed.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
     never = bed.steps + 1  # once, at the end: a run that is cut short starts again
     if ARMS[arm] is not None:
         config = DivaGRPOConfig(**settings, store_flush_steps=never, store_refresh_steps=never)
-        prompts = replace(_PROMPTS, hint_style=config.hint_style)
+        prompts = replace(prompts, hint_style=config.hint_style)
         ours = DivaGRPOTrainer(
             model, bed.reward, config, problems_dataset(problems, prompts), store=store, prompts=prompts,
-            run_id=run_id, processing_class=processing, images=images,
+            run_id=run_id, processing_class=processing, images=images, peft_config=lora,
         )  # fmt: skip
         return ours, ours.recorder
     if arm == "augmented":
         groups = bed.steps * bed.rollouts // GENERATIONS
-        dataset = _augmented(store, problems, groups, settings["seed"])
+        dataset = _augmented(store, problems, prompts, groups, settings["seed"])
         settings = {**settings, "shuffle_dataset": False}
     else:
-        dataset = problems_dataset(problems, _PROMPTS)
+        dataset = problems_dataset(problems, prompts)
     if images:
         dataset = dataset.with_transform(partial(_with_images, images=images))
-    theirs = GRPOTrainer(model, bed.reward, GRPOConfig(**settings), dataset, processing_class=processing)
+    theirs = GRPOTrainer(
+        model, bed.reward, GRPOConfig(**settings), dataset, processing_class=processing, peft_config=lora
+    )
     recorder = Recorder(store, run_id, flush_steps=never)
     theirs.add_callback(RecorderCallback(recorder))
     return theirs, recorder
 
 
-def _augmented(store: VariantStore, problems: Sequence[Problem], groups: int, seed: int) -> Dataset:
+def _augmented(
+    store: VariantStore, problems: Sequence[Problem], prompts: PromptBuilder, groups: int, seed: int
+) -> Dataset:
     """Rows for at least `groups` groups. Each epoch has all problems in random order, each as one of its variants."""
     rng, variants = random.Random(f"augmented {seed}"), accepted_variants(store)
     rows: list[dict[str, Any]] = []
@@ -348,7 +367,7 @@ def _augmented(store: VariantStore, problems: Sequence[Problem], groups: int, se
             variant = rng.choice(variants[problem.problem_id])
             rows.append(
                 {
-                    "prompt": _PROMPTS.prompt(variant.text or problem.text, problem.options, variant.hint),
+                    "prompt": prompts.prompt(variant.text or problem.text, problem.options, variant.hint),
                     "answer": problem.answer,
                     "text": problem.text,
                     "image_hashes": [image.hash for image in problem.images],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -60,7 +61,7 @@ def run(testbed: Testbed) -> None:
     parser.add_argument(
         "--until",
         type=float,
-        help="start no further stage after this many seconds; the same command continues",
+        help="start no further run after this many seconds; the same command continues",
     )
     parser.add_argument("--results", type=Path, help="write figures and page into this folder")
     options = parser.parse_args()
@@ -77,17 +78,16 @@ def run(testbed: Testbed) -> None:
             for case in wanted
             for seed in seeds
         ]
-        in_processes(testbed.prepare, ready, options.at_once, preload)
+        ends = began + options.until if options.until else math.inf
+        in_processes(testbed.prepare, ready, options.at_once, preload, ends)
         for case in wanted:
-            if options.until and time.monotonic() - began > options.until:
-                break
             jobs = [
                 (f"{arm}-{testbed.name(case)}-s{seed}", (out, case, arm, seed, device))
                 for seed in seeds
                 for arm in options.arms.split(",")
             ]
             left = [job for job in jobs if not (out / "runs" / f"{job[0]}.json").exists()]
-            in_processes(testbed.train_run, left, options.at_once, preload)
+            in_processes(testbed.train_run, left, options.at_once, preload, ends)
     except FailedError as failure:
         parser.exit(1, f"{failure}\n")
     finally:

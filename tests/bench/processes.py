@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable
@@ -15,7 +16,11 @@ class FailedError(Exception):
 
 
 def in_processes(
-    work: Callable[..., None], jobs: Iterable[tuple[str, tuple[Any, ...]]], at_once: int, preload: str
+    work: Callable[..., None],
+    jobs: Iterable[tuple[str, tuple[Any, ...]]],
+    at_once: int,
+    preload: str,
+    ends: float = math.inf,
 ) -> None:
     """Do jobs in processes of their own, a few at once, and print how they go.
 
@@ -24,6 +29,7 @@ def in_processes(
         jobs: a name and the arguments of each.
         at_once: how many processes.
         preload: module that is imported once, before the processes are forked.
+        ends: by `time.monotonic`, when no further job is started.
 
     Raises:
         FailedError: a process ended with an error; the others were done all the same.
@@ -35,6 +41,8 @@ def in_processes(
     running: dict[int, tuple[str, float, BaseProcess]] = {}
     failed: list[str] = []
     while waiting or running:
+        if time.monotonic() > ends:
+            waiting.clear()
         while waiting and len(running) < at_once:
             name, arguments = waiting.pop(0)
             process = context.Process(target=work, args=arguments, name=name)

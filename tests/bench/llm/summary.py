@@ -116,7 +116,7 @@ def _differences(runs: Runs, model: str) -> list[str]:
         between = f" [{low:+.3f}, {high:+.3f}]" if seeds > 1 else ""
         few = f"; fewer than {ENOUGH_SEEDS} seeds: no verdict" if seeds < ENOUGH_SEEDS else ""
         lines.append(
-            f"- {model}, {name}: response - grpo at equal tokens: {mean:+.3f}{between}, {seeds} seeds{few}."
+            f"- {model}, {name}: response - grpo at equal tokens: {mean:+.3f}{between}, seeds: {seeds}{few}."
         )
     return lines
 

@@ -73,6 +73,6 @@ def test_both_arms_train_adapters_on_conversations(
     (tmp_path / "results").mkdir()
     write_page(tmp_path, tmp_path / "results")
     told = (tmp_path / "results" / "README.md").read_text("utf-8")
-    assert "response - grpo at equal tokens: +0.000, 1 seeds" in told
+    assert "response - grpo at equal tokens: +0.000, seeds: 1" in told
     assert json.loads((tmp_path / f"{name}-s1" / "preconditions.json").read_text())["pass@64"] == 0.0
     assert (tmp_path / "results" / CURVE).exists()

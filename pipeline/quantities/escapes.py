@@ -59,7 +59,7 @@ def read_string(raw: str) -> Mended:
         return Mended(raw)
     mended = Mended(raw)
     for number in range(_MOST_PASSES):
-        if number and not _is_escaped_again(mended.text):
+        if number and not is_escaped(mended.text):
             break
         mended.otherwise += [r"\\"] * bool(number)
         mended.text = _once(mended.text, mended.otherwise)
@@ -198,8 +198,8 @@ def _ends_row(run: re.Match[str], raw: str, *, alone: bool) -> bool:
     return _in_rows(raw, run.start()) and run[2][:1] not in tuple("{}$%#_,;:!")
 
 
-def _is_escaped_again(text: str) -> bool:
-    """Whether the escapes of a text must be resolved once more.
+def is_escaped(text: str) -> bool:
+    """Whether the backslashes of a text are those of a JSON string, although it is none or was read already.
 
     This is the case if its commands still have two backslashes, or if all of its backslashes begin JSON escapes.
     """

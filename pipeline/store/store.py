@@ -241,6 +241,9 @@ class VariantStore:
 
         Args:
             query: text of all trusted queries that will run on it. Only views that it names are there.
+
+        Raises:
+            StoreError: a part file is damaged or missing.
         """
         return self._engine.cursor(query)
 

@@ -14,12 +14,8 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any, get_args, get_origin
 
-from diva_grpo.pipeline.quantities.commands import COMMANDS
-from diva_grpo.pipeline.quantities.escapes import read_string
+from diva_grpo.pipeline.quantities.escapes import is_escaped, read_string
 from diva_grpo.schemas.replies import Reply
-
-_SINGLE = re.compile(r"(?<!\\)(?:\\\\)*\\(?!\\)")
-_DOUBLED = re.compile(r"\\\\([A-Za-z]+)")
 
 
 def in_words(shape: type[Reply]) -> str:
@@ -30,7 +26,7 @@ def in_words(shape: type[Reply]) -> str:
     )
 
 
-def blocks(text: str, shape: type[Reply]) -> dict[str, Any] | None:
+def blocks(text: str, shape: type[Reply], otherwise: list[str]) -> dict[str, Any] | None:
     """Return the values between the marks of a text, by field; None if it has no mark of the shape.
 
     A field that is no list gets the text of its first block.
@@ -38,6 +34,7 @@ def blocks(text: str, shape: type[Reply]) -> dict[str, Any] | None:
     Args:
         text: text of the answer.
         shape: the requested shape.
+        otherwise: `\\\\` is appended to it for each text that was read as a JSON string.
 
     Raises:
         ValueError: a mark is not closed.
@@ -47,17 +44,22 @@ def blocks(text: str, shape: type[Reply]) -> dict[str, Any] | None:
         if len(re.findall(rf"<\s*{name}\s*>", text)) > len(re.findall(rf"</\s*{name}\s*>", text)):
             raise ValueError(f"<{name}> is not closed")
         bodies = re.findall(rf"<\s*{name}\s*>(.*?)</\s*{name}\s*>", text, re.DOTALL)
-        values = [blocks(body, inner) or {} if _is_shape(inner) else _plain(body) for body in bodies]
+        values = [
+            blocks(body, inner, otherwise) or {} if _is_shape(inner) else _plain(body, otherwise)
+            for body in bodies
+        ]
         if values:
             found[name] = values if is_list else values[0]
     return found or None
 
 
-def _plain(body: str) -> str:
-    """The text of a block. If a model has doubled all backslashes, by habit, it is read as a string of JSON is."""
+def _plain(body: str, otherwise: list[str]) -> str:
+    """The text of a block. If a model doubled its backslashes as in JSON, by habit, it is read as a JSON string."""
     text = body.strip()
-    doubled = not _SINGLE.search(text) and any(name in COMMANDS for name in _DOUBLED.findall(text))
-    return read_string(text).text if doubled else text
+    if r"\\" not in text or not is_escaped(text):
+        return text
+    otherwise.append(r"\\")
+    return read_string(text).text
 
 
 def _form(shape: type[Reply]) -> str:

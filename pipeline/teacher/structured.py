@@ -82,16 +82,17 @@ def read_mended(text: str, shape: type[T]) -> tuple[T, str | None]:
             first = first or ShapeError("parse", "nested too deep")
         else:
             return value, _told(otherwise)
-    if (between := _between_marks(answer, shape)) is not None:
-        return between, None
+    marked: list[str] = []
+    if (between := _between_marks(answer, shape, marked)) is not None:
+        return between, _told(marked)
     if first is None and text.strip() and not answer:
         raise ShapeError("no_answer", "only thoughts came: raise --max-tokens, or lower --reasoning-effort")
     raise first or strict
 
 
-def _between_marks(answer: str, shape: type[T]) -> T | None:
+def _between_marks(answer: str, shape: type[T], otherwise: list[str]) -> T | None:
     try:
-        found = delimited.blocks(answer, shape)
+        found = delimited.blocks(answer, shape, otherwise)
         return shape.model_validate(found) if found else None
     except ValidationError as error:  # which is a ValueError too
         raise ShapeError("schema", fault(error)[1]) from None

@@ -3,7 +3,8 @@
     python -m tests.bench.output_modes --base-url http://127.0.0.1:8000/v1 --model NAME --problems 50
 
 Asks for one rewording of each of the first problems of MathVision (DIVA_REAL_DATA) that have a LaTeX command, in each
-mode by turns. A text is damaged if it has control characters, or a doubled backslash before a command. Prints a table.
+mode by turns. A text is damaged if it has control characters, or if its backslashes are still those of JSON. Prints a
+table.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from diva_grpo.pipeline.quantities.commands import COMMANDS
-from diva_grpo.pipeline.quantities.escapes import damage
+from diva_grpo.pipeline.quantities.escapes import damage, is_escaped
 from diva_grpo.pipeline.store import VariantStore
 from diva_grpo.pipeline.teacher.client import Teacher
 from diva_grpo.pipeline.teacher.prompts import load_prompt
@@ -29,7 +29,6 @@ from diva_grpo.schemas.replies import Answer, Rewordings
 from tests.support.sessions import ask
 
 MODES: tuple[OutputMode, ...] = ("json_schema", "json_object", "text", "delimited")
-_DOUBLED = re.compile(r"\\\\([A-Za-z]+)")
 
 
 def latex_problems(number: int) -> list[str]:
@@ -41,7 +40,7 @@ def latex_problems(number: int) -> list[str]:
 
 def is_damaged(text: str) -> bool:
     """Whether LaTeX was lost in a text, or stands there as a model escaped it."""
-    return damage(text) is not None or any(name in COMMANDS for name in _DOUBLED.findall(text))
+    return damage(text) is not None or is_escaped(text)
 
 
 async def _reword(problem: str, teacher: Teacher) -> Answer[Rewordings]:

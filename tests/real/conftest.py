@@ -1,13 +1,12 @@
-"""A real language model from the package index, as a folder and behind a server."""
+"""Fixtures: SmolLM2-135M-Instruct from the package index, in a folder, and the URL of a server that answers with it."""
 
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -15,6 +14,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.support.other_environments import ROOT, environment
+from tests.support.prefect_processes import free_port, until
 
 # SmolLM2-135M-Instruct as GGUF, and what reads it. Without their dependencies: the model's package asks for an engine
 # that has to be compiled.
@@ -36,9 +36,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def served(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of `transformers serve` with this model; the model's name there is its folder."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = tmp_path_factory.mktemp("server") / "log"
     command: list[str | Path] = [
         Path(sys.executable).parent / "transformers",
@@ -53,19 +51,19 @@ def served(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         subprocess.Popen([*command, *options], stdout=output, stderr=output) as server,
     ):
         try:
-            _wait(f"http://127.0.0.1:{port}/health", server, log)
+            until(
+                partial(_answers, f"http://127.0.0.1:{port}/health", server, log), 300, "the server answers"
+            )
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             server.terminate()
 
 
-def _wait(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Return once the server answers."""
-    for _ in range(600):
-        try:
-            with urlopen(url):
-                return
-        except URLError:
-            assert server.poll() is None, log.read_text("utf-8")[-4_000:]
-            time.sleep(0.5)
-    raise AssertionError(log.read_text("utf-8")[-4_000:])
+def _answers(url: str, server: subprocess.Popen[bytes], log: Path) -> bool:
+    """Whether the server answers. It fails with the server's log if the server has ended."""
+    assert server.poll() is None, log.read_text("utf-8")[-4_000:]
+    try:
+        with urlopen(url):
+            return True
+    except URLError:
+        return False

@@ -1,5 +1,6 @@
-"""SmolLM2-135M-Instruct through the whole loop: teacher behind a server, policy by folder and by server, training.
+"""One real model, SmolLM2-135M-Instruct, in each part that a model can have.
 
+It writes variants as the teacher, is labelled as the policy (from its folder, and behind a server), and is trained.
 `make test-real` runs it. The figures that it prints are those of docs/training.md.
 """
 
@@ -76,18 +77,8 @@ def say(capsys: pytest.CaptureFixture[str], line: str) -> None:
 def test_a_weak_teacher_is_rejected_with_reasons(
     store: VariantStore, served: str, smollm2: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    endpoint = [
-        "--base-url",
-        served,
-        "--model",
-        smollm2,
-        "--max-tokens",
-        96,
-        "--concurrency",
-        2,
-        "--limit",
-        PROBLEMS,
-    ]
+    endpoint = ["--base-url", served, "--model", smollm2, "--max-tokens", 96, "--concurrency", 2]
+    endpoint += ["--limit", PROBLEMS]
     asked = ["--kinds", "reword,think_step", "--rewordings", 1]
     status = diva("generate", store, *endpoint, *asked, ends=(0, 1))
     written = store.query("SELECT count(*) FILTER (status != 'failed') FROM variants")
@@ -110,18 +101,8 @@ def test_a_weak_teacher_is_rejected_with_reasons(
 def test_folder_and_server_have_the_same_pass_rate(
     store: VariantStore, served: str, smollm2: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = [
-        "--limit",
-        PROBLEMS,
-        "--samples",
-        SAMPLES,
-        "--max-tokens",
-        ANSWER_TOKENS,
-        "--temperature",
-        0.7,
-        "--instruction",
-        INSTRUCTION,
-    ]
+    asked = ["--limit", PROBLEMS, "--samples", SAMPLES, "--max-tokens", ANSWER_TOKENS]
+    asked += ["--temperature", 0.7, "--instruction", INSTRUCTION]
     diva("label", store, "--policy", smollm2, *asked)
     diva("label", store, "--as-policy", "--base-url", served, "--model", smollm2, "--concurrency", 4, *asked)
     rows = store.query("SELECT solver_model, sum(correct), sum(samples) FROM labels GROUP BY 1 ORDER BY 1")

@@ -128,6 +128,13 @@ REFUSED: dict[str, tuple[str, type[Reply], str, str]] = {
 }
 
 
+def test_what_was_read_as_json_is_recorded() -> None:
+    told = read_mended(r"<rewordings>\\frac{1}{2}</rewordings>", Rewordings)[1]
+    assert told is not None
+    assert told.startswith("mended: 1 ")
+    assert read_mended(r"<rewordings>\frac{1}{2}</rewordings>", Rewordings)[1] is None
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_whole_is_refused_with_its_reason(name: str) -> None:
     text, shape, kind, said = REFUSED[name]
